@@ -1,0 +1,1 @@
+//! Disk image files and block devices as backup sources.

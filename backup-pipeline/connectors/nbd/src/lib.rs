@@ -1,0 +1,1 @@
+//! An NBD server as a backup source, with its dirty bitmap.

@@ -1,0 +1,1 @@
+//! Backup and restore: plan, bounded stages, resume, progress.

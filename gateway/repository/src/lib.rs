@@ -1,0 +1,1 @@
+//! Restore points as block-indexed, deduplicated, sealed images on a destination.

@@ -1,0 +1,1 @@
+//! FUSE mount that shows restore points as raw image files.

@@ -1,0 +1,1 @@
+//! NBD export server over any block device.

@@ -1,0 +1,1 @@
+//! NBD protocol bytes: no sockets, no files.
