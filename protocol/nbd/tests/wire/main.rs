@@ -1,0 +1,4 @@
+//! The wire crate as its users see it.
+
+mod hostile;
+mod replies;
