@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 /// What a destination was seen to do when it was probed.
 ///
 /// Stored in the repository's `format` object, so that every later user knows without asking.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
     /// A second create of one key is refused, one after the other and in a race of eight.
@@ -18,19 +18,6 @@ pub struct Capabilities {
     pub checksum_verified: bool,
     /// The store's clock minus ours, in whole seconds, where the store tells its time.
     pub clock_offset_seconds: Option<i64>,
-}
-
-impl Default for Capabilities {
-    fn default() -> Self {
-        Self {
-            put_if_absent: false,
-            read_after_write: false,
-            list_after_write: false,
-            ranged_get: false,
-            checksum_verified: false,
-            clock_offset_seconds: None,
-        }
-    }
 }
 
 impl Capabilities {

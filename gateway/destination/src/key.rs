@@ -23,7 +23,10 @@ impl Key {
         if fits {
             Ok(Self(text))
         } else {
-            Err(DestinationError::new(ErrorKind::InvalidKey, format!("not an object key: {text:?}")))
+            Err(DestinationError::new(
+                ErrorKind::InvalidKey,
+                format!("not an object key: {text:?}"),
+            ))
         }
     }
 
@@ -33,7 +36,17 @@ impl Key {
     }
 }
 
-fn is_segment(segment: &str) -> bool {
+/// Whether some key starts with `prefix`, which may end within a segment.
+///
+/// Every listing asks this first, so that no destination has to make sense of `../` or `//`.
+pub(crate) fn may_start_key(prefix: &str) -> bool {
+    let (folders, last) = prefix.rsplit_once('/').map_or((None, prefix), |(f, l)| (Some(f), l));
+    prefix.len() <= MAX_KEY
+        && folders.is_none_or(|folders| folders.split('/').all(is_segment))
+        && (last.is_empty() || is_segment(last))
+}
+
+pub(crate) fn is_segment(segment: &str) -> bool {
     !segment.is_empty()
         && !segment.starts_with('.')
         && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -58,5 +71,15 @@ mod tests {
             assert_eq!(Key::new(bad).unwrap_err().kind(), ErrorKind::InvalidKey, "{bad:?}");
         }
         assert!(Key::new("k".repeat(MAX_KEY + 1)).is_err());
+    }
+
+    #[test]
+    fn prefixes_end_anywhere_in_a_key() {
+        for good in ["", "d", "d/", "d/0", "d/0a/abc."] {
+            assert!(may_start_key(good), "{good:?}");
+        }
+        for bad in ["/", "../", "d//", "d/../", ".", "d/.t", "a b", "d\0"] {
+            assert!(!may_start_key(bad), "{bad:?}");
+        }
     }
 }

@@ -25,6 +25,7 @@ pub mod url;
 pub mod wrap;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -50,6 +51,56 @@ pub enum ByteRange {
     Suffix(u64),
 }
 
+impl ByteRange {
+    /// The bytes this range means in an object of `size` bytes; none when a span is empty or
+    /// starts at or beyond the end.
+    pub fn within(self, size: u64) -> Option<Range<u64>> {
+        match self {
+            Self::Full => Some(0..size),
+            Self::Suffix(length) => Some(size - length.min(size)..size),
+            Self::Span { offset, length } if length > 0 && offset < size => {
+                Some(offset..offset.saturating_add(length).min(size))
+            }
+            Self::Span { .. } => None,
+        }
+    }
+
+    /// The error of a range that lies outside of the object under `key`.
+    pub(crate) fn invalid(self, key: &Key) -> DestinationError {
+        let context = match self {
+            Self::Span { offset, length } => {
+                format!("{key} has no {length} bytes at offset {offset}")
+            }
+            _ => format!("{key} does not have the range {self:?}"),
+        };
+        DestinationError::new(ErrorKind::InvalidRange, context)
+    }
+}
+
+/// The largest body one get returns, in bytes. A pack has 32 MiB; a store that answers with more
+/// than this is not believed, so that it cannot fill our memory.
+pub const MAX_GET: u64 = 1 << 30;
+
+/// Refuses an answer that is too large to hold.
+pub(crate) fn check_length(key: &Key, length: u64) -> Result<()> {
+    if length <= MAX_GET {
+        return Ok(());
+    }
+    let context = format!(
+        "{key} would send {length} bytes, more than the {MAX_GET} of any object written here; \
+         something else put it there"
+    );
+    Err(DestinationError::new(ErrorKind::Other, context))
+}
+
+/// The most objects one page of a listing holds.
+pub const MAX_PAGE: usize = 1000;
+
+/// A page size every store takes: at least one, at most [`MAX_PAGE`].
+pub(crate) fn page_limit(limit: usize) -> usize {
+    limit.clamp(1, MAX_PAGE)
+}
+
 /// What a destination tells of an object without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -71,6 +122,9 @@ pub struct ListPage {
 }
 
 /// A flat store of objects.
+///
+/// No key may go on where another one ends (`a` and `a/b`): on a file system a name is either a
+/// file or a folder. Dropping a future may leave its operation running: a put may still happen.
 #[async_trait]
 pub trait Destination: Send + Sync + fmt::Debug {
     /// Its URL, for messages; holds no secret.
@@ -103,7 +157,8 @@ pub trait Destination: Send + Sync + fmt::Debug {
     async fn head(&self, key: &Key) -> Result<ObjectMeta>;
 
     /// Objects whose key starts with `prefix` and sorts after `after`, at most `limit`
-    /// (never more than 1000) in a page.
+    /// (never more than [`MAX_PAGE`]) in a page. The prefix may end within a segment; one that
+    /// no key starts with has an empty listing.
     ///
     /// # Errors
     /// What the store reports.
@@ -136,7 +191,7 @@ pub async fn list_after(
     let mut all = Vec::new();
     let mut after = after;
     loop {
-        let page = destination.list(prefix, after.as_ref(), 1000).await?;
+        let page = destination.list(prefix, after.as_ref(), MAX_PAGE).await?;
         after = page.objects.last().map(|object| object.key.clone());
         all.extend(page.objects);
         if !page.more || after.is_none() {
