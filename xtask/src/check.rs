@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
-use crate::{deny, fuzz, rooms, rust, test, tidy};
+use crate::{deny, fuzz, rooms, rust, shell, test, tidy};
 
 /// One step of the gate.
 pub struct Step {
@@ -21,6 +21,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "tidy", about: "text rules over all tracked files", run: |_| tidy::run() },
     Step { name: "rooms", about: "which crate may depend on which", run: |_| rooms::run() },
     Step { name: "fmt", about: "rustfmt --check", run: |_| rust::fmt() },
+    Step { name: "shell", about: "shellcheck over all scripts", run: |_| shell::run() },
     Step { name: "deny", about: "licences, banned crates, sources", run: |_| deny::run() },
     Step { name: "clippy", about: "lints, warnings are errors", run: |_| rust::clippy() },
     Step { name: "test", about: "all tests (nextest when installed)", run: test::run },

@@ -75,6 +75,25 @@ fn tools_folder() -> Option<PathBuf> {
     Some(folder.join("bin"))
 }
 
+/// What a step does without its tool: an error where nobody watches, else a remark.
+pub fn missing_tool(name: &str) -> Result<()> {
+    let hint = format!("{name} is not installed: scripts/setup --test does");
+    if is_ci() {
+        bail!("{hint}");
+    }
+    println!("not checked: {hint}");
+    Ok(())
+}
+
+/// All files that git tracks or would track, relative to the root.
+pub fn tracked_files() -> Result<Vec<String>> {
+    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let names = output(command("git").args(list)).context("needs git and a git checkout")?;
+    let files = names.split('\0').filter(|name| !name.is_empty());
+    // A deleted file is still listed until the deletion is committed.
+    Ok(files.filter(|name| root().join(name).is_file()).map(str::to_owned).collect())
+}
+
 /// Whether this is a run nobody watches (`CI=true`): missing tools are errors there.
 pub fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")

@@ -14,6 +14,7 @@ mod host;
 mod manifest;
 mod rooms;
 mod rust;
+mod shell;
 mod test;
 mod tidy;
 

@@ -30,15 +30,11 @@ const EXEMPT: &str = "xtask/src/tidy.rs";
 
 /// Checks all files that git tracks, or would track.
 pub fn run() -> Result<()> {
-    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let names = host::output(host::command("git").args(list))
-        .context("the text rules need git and a git checkout")?;
     let mut problems = Vec::new();
-    let mut files = 0;
-    for name in names.split('\0').filter(|name| !name.is_empty()) {
-        // A deleted file is still listed until the deletion is committed.
-        let Ok(bytes) = std::fs::read(host::root().join(name)) else { continue };
-        files += 1;
+    let files = host::tracked_files()?;
+    for name in &files {
+        let bytes = std::fs::read(host::root().join(name))
+            .with_context(|| format!("cannot read {name}"))?;
         if let Ok(text) = std::str::from_utf8(&bytes) {
             problems.extend(check(name, text).into_iter().map(|what| format!("{name}{what}")));
             problems.extend(dead_links(name, text).into_iter().map(|what| format!("{name}{what}")));
@@ -49,9 +45,9 @@ pub fn run() -> Result<()> {
         println!("{problem}");
     }
     if !problems.is_empty() {
-        bail!("{} problems in {files} files", problems.len());
+        bail!("{} problems in {} files", problems.len(), files.len());
     }
-    println!("{files} files, all tidy");
+    println!("{} files, all tidy", files.len());
     Ok(())
 }
 
