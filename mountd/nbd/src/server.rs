@@ -1,0 +1,227 @@
+//! Accepting connections, and ending in good order.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::export::Exports;
+use crate::listener::{Accepted, Bound};
+use crate::session::{self, SessionError};
+use crate::{Export, Limits, Listener, ServeError};
+
+/// Pause after a failed accept: running out of file descriptors must not burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Exports, ready to be served.
+pub struct Server {
+    exports: Exports,
+    limits: Limits,
+}
+
+impl Server {
+    /// A server of `exports`; the first one is the default export.
+    ///
+    /// # Errors
+    /// [`ServeError::NoExports`], [`ServeError::DuplicateName`], [`ServeError::TooLong`].
+    pub fn new(exports: Vec<Export>, limits: Limits) -> Result<Self, ServeError> {
+        Ok(Self { exports: Exports::new(exports)?, limits })
+    }
+
+    /// Opens the sockets. Clients can connect from here on, and are answered once
+    /// [`BoundServer::serve`] runs.
+    ///
+    /// # Errors
+    /// [`ServeError::NoListeners`], [`ServeError::Listen`], [`ServeError::InUse`],
+    /// [`ServeError::NotASocket`].
+    pub async fn bind(self, listeners: &[Listener]) -> Result<BoundServer, ServeError> {
+        if listeners.is_empty() {
+            return Err(ServeError::NoListeners);
+        }
+        let (mut sockets, mut addresses) = (vec![], vec![]);
+        for listener in listeners {
+            let (socket, address) = Bound::open(listener).await?;
+            sockets.push(socket);
+            addresses.push(address);
+        }
+        Ok(BoundServer { exports: self.exports, limits: self.limits, sockets, addresses })
+    }
+
+    /// Binds and serves until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn serve(
+        self,
+        listeners: &[Listener],
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        self.bind(listeners).await?.serve(shutdown).await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("exports", &self.exports.iter().collect::<Vec<_>>())
+            .field("limits", &self.limits)
+            .finish()
+    }
+}
+
+/// A server whose sockets are open.
+pub struct BoundServer {
+    exports: Exports,
+    limits: Limits,
+    sockets: Vec<Bound>,
+    addresses: Vec<Listener>,
+}
+
+impl BoundServer {
+    /// Where the server listens, in the order asked for, with the real ports.
+    pub fn addresses(&self) -> &[Listener] {
+        &self.addresses
+    }
+
+    /// The first TCP address.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.addresses.iter().find_map(|address| match address {
+            Listener::Tcp(address) => Some(*address),
+            Listener::Unix(_) => None,
+        })
+    }
+
+    /// Serves until `shutdown` is cancelled. Then nothing new is accepted, requests under way
+    /// get [`Limits::shutdown_grace`] to finish, and sockets are removed.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let shared = Arc::new(Shared {
+            exports: Arc::new(self.exports),
+            places: Arc::new(Semaphore::new(
+                self.limits.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            limits: self.limits,
+            shutdown,
+        });
+        let mut acceptors = JoinSet::new();
+        for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
+            tracing::info!(%address, "serving NBD");
+            acceptors.spawn(accept(Arc::clone(&shared), socket));
+        }
+        while let Some(ended) = acceptors.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!("a listener crashed: {error}");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BoundServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundServer").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// What all connections of a server share.
+struct Shared {
+    exports: Arc<Exports>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+/// Accepts on one socket until shutdown, then waits for the connections made through it.
+async fn accept(shared: Arc<Shared>, socket: Bound) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shared.shutdown.cancelled() => break,
+            Some(ended) = sessions.join_next() => {
+                log_crash(ended);
+                continue;
+            }
+            accepted = socket.accept() => accepted,
+        };
+        let started = accepted.map(|accepted| match accepted {
+            Accepted::Tcp(stream, peer) => {
+                let (input, output) = stream.into_split();
+                start(&shared, &mut sessions, peer.to_string(), input, output);
+            }
+            Accepted::Unix(stream) => {
+                let (input, output) = stream.into_split();
+                start(&shared, &mut sessions, "unix".to_owned(), input, output);
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!("cannot accept a connection: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+    // Closes the socket and removes its file, so that new clients are refused at once.
+    drop(socket);
+    while let Some(ended) = sessions.join_next().await {
+        log_crash(ended);
+    }
+}
+
+/// Serves a connection in a task of its own, or closes it when there are too many.
+fn start<R, W>(shared: &Arc<Shared>, sessions: &mut JoinSet<()>, peer: String, input: R, output: W)
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
+        let limit = shared.limits.max_connections;
+        tracing::warn!(peer, "connection closed: the limit of {limit} connections is reached");
+        return;
+    };
+    let shared = Arc::clone(shared);
+    sessions.spawn(async move {
+        tracing::debug!(peer, "client connected");
+        let exports = Arc::clone(&shared.exports);
+        let ended =
+            session::serve(exports, shared.limits.clone(), input, output, shared.shutdown.clone())
+                .await;
+        log_end(&peer, ended);
+        drop(place);
+    });
+}
+
+/// How a session ended: a client that drops the connection is everyday, one that talks nonsense
+/// or lets the server wait is worth a line, a crash is ours.
+fn log_end(peer: &str, ended: Result<(), SessionError>) {
+    match ended {
+        Ok(()) => tracing::debug!(peer, "client disconnected"),
+        Err(SessionError::Crashed(error)) => tracing::error!(peer, "a request crashed: {error}"),
+        Err(error) if is_hangup(&error) => tracing::debug!(peer, "client vanished: {error}"),
+        Err(error) => tracing::warn!(peer, "connection closed: {error}"),
+    }
+}
+
+fn is_hangup(error: &SessionError) -> bool {
+    use crate::handshake::HandshakeError;
+    let (SessionError::Io(error) | SessionError::Handshake(HandshakeError::Io(error))) = error
+    else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
+}
+
+fn log_crash(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("a connection crashed: {error}");
+    }
+}
