@@ -37,7 +37,10 @@ impl Counts {
             value.parse::<u64>().ok()
         };
         let failed = number("failures")? + number("errors")?;
-        Some(Self { passed: number("tests")?.saturating_sub(failed), failed, skipped: 0 })
+        // Older releases of nextest leave skipped tests out.
+        let skipped = number("skipped").unwrap_or(0);
+        let passed = number("tests")?.saturating_sub(failed + skipped);
+        Some(Self { passed, failed, skipped })
     }
 }
 
@@ -74,10 +77,14 @@ mod tests {
 
     #[test]
     fn junit_head_is_read() {
-        let report = "<?xml version=\"1.0\"?>\n<testsuites name=\"nextest-run\" tests=\"9\" \
-                      failures=\"1\" errors=\"2\" uuid=\"x\" time=\"0.1\">\n<testsuite tests=\"1\">";
+        let report = r#"<?xml version="1.0"?>
+<testsuites name="nextest-run" tests="9" failures="1" errors="2" uuid="x" time="0.1">
+<testsuite tests="1">"#;
         let counts = Counts::from_junit(report);
         assert_eq!(counts, Some(Counts { passed: 6, failed: 3, skipped: 0 }));
+        let report = r#"<testsuites name="n" tests="9" skipped="2" failures="0" errors="0">"#;
+        let counts = Counts::from_junit(report);
+        assert_eq!(counts, Some(Counts { passed: 7, failed: 0, skipped: 2 }));
         assert_eq!(Counts::from_junit("<html>"), None);
     }
 
