@@ -169,6 +169,17 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the store reports.
     async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Whether the store refuses a body that does not match the checksum sent with it, tried
+    /// with an object under `key`, which may be there afterwards. False where bodies are not
+    /// sent with checksums.
+    ///
+    /// # Errors
+    /// What the store reports, other than the refusal.
+    async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
+        let _ = key;
+        Ok(false)
+    }
 }
 
 /// Every object below `prefix`, page after page.
