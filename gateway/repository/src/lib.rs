@@ -1,1 +1,55 @@
 //! Restore points as block-indexed, deduplicated, sealed images on a destination.
+//!
+//! The format is specified in `docs/format/`; [`format`](mod@format) turns its bytes into values
+//! and back, without I/O. Above it:
+//!
+//! ```text
+//!  Repository ── points ── ImageReader          BackupSession ── ImageWriter
+//!      │                       │                      │               │
+//!      │                  fetch, cache            ChunkWriter ── DedupIndex
+//!      └───────────────────────┴───────── format ─────┴── Destination
+//! ```
+//!
+//! # Invariants
+//!
+//! * A restore point exists from the moment its manifest is put, and everything the manifest
+//!   names was durable before.
+//! * Bytes that fail verification are never returned.
+//! * The local index and the caches can be deleted at any time; that costs time and space only.
+//!
+//! # Threads
+//!
+//! Requests to the destination run on tokio. Hashing, compression, sealing, and decoding run on
+//! the repository's [`Pool`]. No lock is held across an await.
+
+mod cache;
+mod chunk_writer;
+pub mod clock;
+pub mod crypto;
+mod error;
+mod fetch;
+pub mod format;
+mod host;
+mod image_reader;
+mod image_writer;
+mod index;
+mod points;
+mod pool;
+mod read_ahead;
+mod repository;
+mod session;
+
+pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
+pub use clock::Clock;
+pub use error::{ErrorKind, RepositoryError, Result};
+pub use fetch::Run;
+pub use format::id::{ChainId, Digest, PackId, PointId, SessionId};
+pub use format::keyslot::{KdfCost, KeySlot, RecoveryKey};
+pub use format::page::{Entry, Page};
+pub use format::manifest::{BackupStats, ImageRecord};
+pub use image_reader::ImageReader;
+pub use image_writer::{Base, ImageWriter};
+pub use points::{DamagedPoint, Listing, Pin, PointSelector, PointSpec, RestorePoint};
+pub use pool::Pool;
+pub use repository::{InitOptions, Repository, Settings, Unlock, rfc3339};
+pub use session::{BackupSession, CommitInfo, OtherSession, SessionOptions, check_name};

@@ -1,0 +1,316 @@
+//! Restoring an image: the engine with its ends swapped.
+//!
+//! Each leaf's chunks come with few large gets, are decoded and verified on the pool, and written
+//! at their place by the thread that decoded them. Blocks of zeroes are never written to a
+//! target that starts zeroed.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use sluice_block::{BlockRead, coalesce};
+use sluice_repository::{ImageReader, Pool, RepositoryError};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{EngineError, ErrorKind, Result};
+use crate::progress::{Phase, Progress};
+
+/// Leaves under way at the same time.
+const LEAVES: usize = 4;
+/// Bytes of gets under way.
+const IN_FLIGHT_MIB: usize = 64;
+/// After so many bytes the target is flushed and the journal extended.
+const CHECKPOINT: u64 = 1 << 30;
+
+/// Where a restore writes. Calls come from several threads at once, at places of their own.
+pub trait Target: Send + Sync {
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// What the target reports.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// What the target reports.
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Returns once everything written is durable.
+    ///
+    /// # Errors
+    /// What the target reports.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Whether what was never written reads as zeroes.
+    fn starts_zeroed(&self) -> bool;
+}
+
+/// How to run a restore.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// A file that remembers what is done, so that a restore can go on after an interruption.
+    /// It is removed at the end. Without one a restore starts over.
+    pub journal: Option<PathBuf>,
+}
+
+/// What a restore came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoreOutcome {
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes an earlier, interrupted restore had written.
+    pub resumed: u64,
+}
+
+/// Writes an image to `target`, whose size is the image's.
+///
+/// # Errors
+/// What the repository or the target reports. The target then holds part of the image.
+pub async fn restore(
+    image: &ImageReader,
+    pool: &Pool,
+    target: Arc<dyn Target>,
+    options: RestoreOptions,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<RestoreOutcome> {
+    progress.add_total(image.size());
+    progress.set_phase(Phase::Running);
+    let journal = Arc::new(Journal::open(options.journal, image)?);
+    let span = image.leaf_span();
+    let leaves = image.size().div_ceil(span);
+    if !target.starts_zeroed() {
+        zero_holes(image, &target, &cancel).await?;
+    }
+    let data = image.data_leaves(0..leaves).await?;
+    let holes = image.size().saturating_sub(data.len() as u64 * span);
+    progress.add_done(holes);
+    let resumed = journal.done.len() as u64 * span;
+    let memory = Arc::new(Semaphore::new(IN_FLIGHT_MIB));
+    let shared = Arc::new(Run {
+        image: image.clone(),
+        pool: pool.clone(),
+        target,
+        progress: progress.clone(),
+        journal,
+        memory,
+        cancel,
+    });
+    stream::iter(data)
+        .map(|leaf| {
+            let run = shared.clone();
+            async move {
+                let task = tokio::spawn(async move { run.leaf(leaf).await });
+                task.await.unwrap_or_else(|error| {
+                    let text = "a part of the run died";
+                    Err(EngineError::caused(ErrorKind::Cancelled, text, error))
+                })
+            }
+        })
+        .buffer_unordered(LEAVES)
+        .try_collect::<()>()
+        .await?;
+    progress.set_phase(Phase::Finishing);
+    shared.flush().await?;
+    shared.journal.remove();
+    progress.set_phase(Phase::Done);
+    Ok(RestoreOutcome { written: progress.snapshot().written, resumed })
+}
+
+struct Run {
+    image: ImageReader,
+    pool: Pool,
+    target: Arc<dyn Target>,
+    progress: Arc<Progress>,
+    journal: Arc<Journal>,
+    memory: Arc<Semaphore>,
+    cancel: CancellationToken,
+}
+
+/// Why decoding and writing a run failed.
+enum Failure {
+    Repository(RepositoryError),
+    Target(io::Error),
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        Self::Repository(error)
+    }
+}
+
+impl Run {
+    async fn leaf(self: &Arc<Self>, leaf: u64) -> Result<()> {
+        let span = self.image.leaf_span();
+        let bytes = span.min(self.image.size() - leaf * span);
+        if self.journal.done.contains(&leaf) {
+            self.progress.add_done(bytes);
+            return Ok(());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(EngineError::new(
+                ErrorKind::Cancelled,
+                "the restore was stopped before its end; the target is incomplete",
+            ));
+        }
+        let runs = self.image.runs(leaf).await?;
+        let tasks = runs.into_iter().map(|run| {
+            let this = self.clone();
+            async move {
+                let mib = run.length.div_ceil(1 << 20).clamp(1, IN_FLIGHT_MIB as u64) as u32;
+                let permit = this.memory.clone().acquire_many_owned(mib).await;
+                let stored = this.image.get_run(&run).await?;
+                this.progress.add_read(stored.len() as u64);
+                let (pool, worker) = (this.pool.clone(), this.clone());
+                let work = move || worker.write(&run, &stored);
+                let written = pool.run(work).await?;
+                drop(permit);
+                match written {
+                    Ok(()) => Ok(()),
+                    Err(Failure::Repository(error)) => Err(error.into()),
+                    Err(Failure::Target(error)) => Err(target_error(error)),
+                }
+            }
+        });
+        futures::future::try_join_all(tasks).await?;
+        self.progress.add_done(bytes);
+        if self.journal.note(leaf, bytes) {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, run: &sluice_repository::Run, stored: &[u8]) -> Result<(), Failure> {
+        let (block_size, size) = (u64::from(self.image.block_size()), self.image.size());
+        let mut written = 0;
+        self.image.decode_run(run, stored, |block, content| {
+            let offset = block * block_size;
+            // The last block is padded beyond the image's end.
+            let keep = content.len().min(size.saturating_sub(offset) as usize);
+            written += keep as u64;
+            self.target.write_at(offset, &content[..keep]).map_err(Failure::Target)
+        })?;
+        self.progress.add_written(written);
+        Ok(())
+    }
+
+    /// Makes what is written durable, then remembers it as done.
+    async fn flush(self: &Arc<Self>) -> Result<()> {
+        let this = self.clone();
+        let flush = move || {
+            let leaves = this.journal.take_pending();
+            this.target.flush()?;
+            this.journal.append(&leaves)
+        };
+        let flushed = tokio::task::spawn_blocking(flush).await;
+        flushed
+            .map_err(|error| {
+                EngineError::caused(ErrorKind::Cancelled, "a part of the run died", error)
+            })?
+            .map_err(target_error)
+    }
+}
+
+fn target_error(error: io::Error) -> EngineError {
+    EngineError::caused(ErrorKind::Target, "writing the target failed", error)
+}
+
+/// Writes zeroes where a target that held other data needs them.
+async fn zero_holes(
+    image: &ImageReader,
+    target: &Arc<dyn Target>,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    const STEP: u64 = 64 << 30;
+    let mut at = 0;
+    while at < image.size() && !cancel.is_cancelled() {
+        let length = STEP.min(image.size() - at);
+        let extents = coalesce(image, at, length).await.map_err(|error| {
+            EngineError::caused(ErrorKind::Source, "reading the image's map failed", error)
+        })?;
+        let target = target.clone();
+        let zero = move || {
+            let zero = extents.iter().filter(|extent| extent.kind.reads_zero());
+            zero.map(|extent| target.write_zeroes(extent.offset, extent.length)).collect()
+        };
+        let done: io::Result<()> = tokio::task::spawn_blocking(zero)
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(target_error)?;
+        at += length;
+    }
+    Ok(())
+}
+
+/// What is done, in a file: a first line that names the image, then a leaf a line.
+struct Journal {
+    path: Option<PathBuf>,
+    done: HashSet<u64>,
+    pending: Mutex<(Vec<u64>, u64)>,
+}
+
+impl Journal {
+    fn open(path: Option<PathBuf>, image: &ImageReader) -> Result<Self> {
+        let mut done = HashSet::new();
+        if let Some(path) = &path {
+            let record = image.record();
+            let head = format!("sluice restore {} {}", record.root, record.size);
+            let failed = |error| {
+                let text = format!("the restore journal {} failed", path.display());
+                EngineError::caused(ErrorKind::Target, text, error)
+            };
+            match std::fs::read_to_string(path) {
+                Ok(text) if text.lines().next() == Some(&head) => {
+                    // A line cut off by a crash does not parse as a whole one: it has no end.
+                    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+                    done.extend(whole.lines().skip(1).filter_map(|line| line.parse::<u64>().ok()));
+                }
+                Ok(_) => std::fs::write(path, head + "\n").map_err(failed)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    std::fs::write(path, head + "\n").map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(Self { path, done, pending: Mutex::default() })
+    }
+
+    /// Takes note of a written leaf; whether it is time to flush.
+    fn note(&self, leaf: u64, bytes: u64) -> bool {
+        if self.path.is_none() {
+            return false;
+        }
+        let mut pending = self.pending.lock();
+        pending.0.push(leaf);
+        pending.1 += bytes;
+        if pending.1 < CHECKPOINT {
+            return false;
+        }
+        pending.1 = 0;
+        true
+    }
+
+    fn take_pending(&self) -> Vec<u64> {
+        std::mem::take(&mut self.pending.lock().0)
+    }
+
+    fn append(&self, leaves: &[u64]) -> io::Result<()> {
+        use std::io::Write;
+        let Some(path) = &self.path else { return Ok(()) };
+        let text: String = leaves.iter().map(|leaf| format!("{leaf}\n")).collect();
+        let mut file = std::fs::File::options().append(true).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()
+    }
+
+    fn remove(&self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

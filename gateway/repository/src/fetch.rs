@@ -1,0 +1,423 @@
+//! Getting stored slots: coalesced ranged gets, decoded and verified on the pool.
+//!
+//! Slots that lie near each other in one pack come with one get. A slot several readers ask for
+//! at the same time is got once. Nothing leaves this module unverified: AEAD, then the id of the
+//! plaintext (`docs/format/`, invariant 6).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as SharedFuture};
+use parking_lot::Mutex;
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
+
+use crate::crypto::{KeyRing, SealKey, TAG_LEN};
+use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::MAX_BLOCK;
+use crate::format::id::{Digest, PackId, PackKind, pack_key};
+use crate::format::pack::{Codec, header_kind, slot_aad, slot_nonce};
+use crate::format::page::{Entry, Location, MAX_PAGE, Page};
+use crate::repository::{Shared, parse_error};
+
+/// Slots further apart than this come with two gets.
+pub const MAX_GAP: u64 = 256 << 10;
+/// Most bytes of one get.
+pub const MAX_RUN: u64 = 8 << 20;
+
+/// Slots of one pack to be got together, ascending by offset.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Kind of the pack.
+    pub kind: PackKind,
+    /// The pack.
+    pub pack: PackId,
+    /// First byte to get.
+    pub offset: u64,
+    /// Bytes to get.
+    pub length: u64,
+    /// What is wanted, each with the caller's own mark (such as a block number).
+    pub wanted: Vec<(u64, Entry)>,
+}
+
+/// Groups entries into runs.
+pub fn coalesce(kind: PackKind, mut wanted: Vec<(u64, Entry)>) -> Vec<Run> {
+    wanted.sort_by_key(|(mark, entry)| (entry.location.pack, entry.location.offset, *mark));
+    let mut runs: Vec<Run> = Vec::new();
+    for (mark, entry) in wanted {
+        let Location { pack, offset, stored_len, .. } = entry.location;
+        let (from, to) = (u64::from(offset), u64::from(offset) + u64::from(stored_len));
+        match runs.last_mut() {
+            Some(run)
+                if run.pack == pack
+                    && from <= run.offset + run.length + MAX_GAP
+                    && to - run.offset <= MAX_RUN =>
+            {
+                run.length = run.length.max(to - run.offset);
+                run.wanted.push((mark, entry));
+            }
+            _ => {
+                let wanted = vec![(mark, entry)];
+                runs.push(Run { kind, pack, offset: from, length: to - from, wanted });
+            }
+        }
+    }
+    runs
+}
+
+/// Chunks being got, so that others who want them wait instead of asking again.
+type Flight = SharedFuture<BoxFuture<'static, Result<Arc<Vec<(Digest, Bytes)>>, Arc<Failure>>>>;
+
+/// A failure that several waiters share.
+#[derive(Debug)]
+struct Failure(RepositoryError);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// The table of gets under way.
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<HashMap<Digest, Flight>>);
+
+impl std::fmt::Debug for Flights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flights")
+    }
+}
+
+/// Keys and scratch space for decoding the slots of one pack.
+#[derive(Debug)]
+pub struct SlotDecoder {
+    kind: PackKind,
+    pack: PackId,
+    key: SealKey,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<(Vec<u8>, Option<zstd::bulk::Decompressor<'static>>)> =
+        const { RefCell::new((Vec::new(), None)) };
+}
+
+impl SlotDecoder {
+    /// A decoder for the slots of this pack.
+    pub fn new(keys: &KeyRing, kind: PackKind, pack: PackId) -> Self {
+        Self { kind, pack, key: keys.pack_key(kind, pack) }
+    }
+
+    /// Opens a stored slot into `out`, which gets exactly its content. The content is
+    /// authenticated but not yet compared with an id.
+    fn open(&self, location: &Location, stored: &[u8], out: &mut Vec<u8>, most: usize) -> Result<()> {
+        let damaged = |what: &str| {
+            let key = pack_key(self.kind, self.pack);
+            RepositoryError::damaged(format_args!("{key} slot {}", location.slot), what)
+        };
+        if stored.len() != location.stored_len as usize || stored.len() < TAG_LEN {
+            return Err(damaged("it is cut off"));
+        }
+        let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
+        let nonce = slot_nonce(location.slot);
+        SCRATCH.with_borrow_mut(|(scratch, decompressor)| {
+            scratch.clear();
+            scratch.extend_from_slice(stored);
+            let payload = self
+                .key
+                .open(nonce, &aad, scratch)
+                .ok_or_else(|| damaged("it fails authentication"))?;
+            out.clear();
+            match location.codec {
+                Codec::Raw if payload.len() <= most => out.extend_from_slice(payload),
+                Codec::Raw => return Err(damaged("it is longer than it may be")),
+                Codec::Zstd => {
+                    out.reserve(most);
+                    let decompressor = match decompressor {
+                        Some(decompressor) => decompressor,
+                        none => none.insert(
+                            zstd::bulk::Decompressor::new()
+                                .map_err(|error| crate::repository::local("zstd", error))?,
+                        ),
+                    };
+                    decompressor
+                        .decompress_to_buffer(payload, out)
+                        .map_err(|_| damaged("it does not decompress"))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens a chunk into `out` and verifies its id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn chunk(
+        &self,
+        keys: &KeyRing,
+        entry: &Entry,
+        stored: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.open(&entry.location, stored, out, MAX_BLOCK as usize)?;
+        if keys.chunk_id(out)[..16] != entry.id.0 {
+            let key = pack_key(self.kind, self.pack);
+            let slot = entry.location.slot;
+            return Err(RepositoryError::damaged(
+                format_args!("{key} slot {slot}"),
+                "its content is not what the block map says",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Opens a page and verifies its digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn page(
+        &self,
+        keys: &KeyRing,
+        entry: &Entry,
+        stored: &[u8],
+        level: u8,
+        block_size: u32,
+    ) -> Result<Page> {
+        let mut bytes = Vec::new();
+        self.open(&entry.location, stored, &mut bytes, MAX_PAGE)?;
+        let key = pack_key(self.kind, self.pack);
+        let name = format!("{key} slot {}", entry.location.slot);
+        let page = Page::decode(&bytes).map_err(|error| parse_error(&name, error))?;
+        if page.level() != level || page.digest(keys, block_size) != entry.id {
+            return Err(RepositoryError::damaged(name, "its digest differs"));
+        }
+        Ok(page)
+    }
+}
+
+impl Run {
+    /// The stored bytes of a slot within the run's bytes.
+    pub fn slice<'b>(&self, bytes: &'b [u8], location: &Location) -> &'b [u8] {
+        let from = (u64::from(location.offset) - self.offset) as usize;
+        let to = (from + location.stored_len as usize).min(bytes.len());
+        bytes.get(from..to).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Gets the bytes of a run. They may be fewer than asked when the pack is cut off; decoding
+    /// the slots tells.
+    pub(crate) async fn get_run(&self, run: &Run) -> Result<Bytes> {
+        let key = pack_key(run.kind, run.pack);
+        let range = ByteRange::Span { offset: run.offset, length: run.length };
+        match self.destination.get(&key, range).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => {
+                Err(RepositoryError::damaged(&key, "it is missing"))
+            }
+            Err(error) if error.kind() == DestinationKind::InvalidRange => {
+                Err(RepositoryError::damaged(&key, "it is cut off"))
+            }
+            Err(error) => Err(RepositoryError::caused(
+                ErrorKind::Destination(error.kind()),
+                format!("reading {key} failed"),
+                error,
+            )),
+            Ok(bytes) => Ok(bytes),
+        }
+    }
+
+    /// The content of these chunks, from the cache, from gets under way, or got now.
+    pub(crate) async fn chunks(
+        self: &Arc<Self>,
+        entries: impl Iterator<Item = Entry>,
+    ) -> Result<HashMap<Digest, Bytes>> {
+        let mut found = HashMap::new();
+        let mut flights: Vec<Flight> = Vec::new();
+        let mut missing: Vec<(u64, Entry)> = Vec::new();
+        {
+            let mut under_way = self.flights.0.lock();
+            let mut asked = std::collections::HashSet::new();
+            for entry in entries {
+                if !asked.insert(entry.id) {
+                    continue;
+                }
+                if let Some(chunk) = self.caches.chunks.get(&entry.id) {
+                    found.insert(entry.id, chunk);
+                } else if let Some(flight) = under_way.get(&entry.id) {
+                    if !flights.iter().any(|known| known.ptr_eq(flight)) {
+                        flights.push(flight.clone());
+                    }
+                } else {
+                    missing.push((0, entry));
+                }
+            }
+            for run in coalesce(PackKind::Data, missing) {
+                let ids: Vec<Digest> = run.wanted.iter().map(|(_, entry)| entry.id).collect();
+                let flight = self.launch(run, ids.clone());
+                for id in ids {
+                    under_way.insert(id, flight.clone());
+                }
+                flights.push(flight);
+            }
+        }
+        for result in futures::future::join_all(flights).await {
+            match result {
+                Ok(chunks) => found.extend(chunks.iter().cloned()),
+                Err(failure) => {
+                    let (kind, context) = (failure.0.kind(), failure.to_string());
+                    return Err(match std::error::Error::source(&*failure) {
+                        Some(source) => {
+                            RepositoryError::caused(kind, context, source.to_string())
+                        }
+                        None => RepositoryError::new(kind, context),
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Starts getting a run as a task of its own, so that a caller who goes away does not take
+    /// the chunks from others who wait for them.
+    fn launch(self: &Arc<Self>, run: Run, ids: Vec<Digest>) -> Flight {
+        let shared = self.clone();
+        let task = tokio::spawn(async move {
+            let result = shared.clone().get_and_decode(run).await;
+            if let Ok(chunks) = &result {
+                for (id, chunk) in chunks {
+                    shared.caches.chunks.insert(*id, chunk.clone());
+                }
+            }
+            // Landed in the cache first, then off the table: nobody finds it in neither.
+            let mut under_way = shared.flights.0.lock();
+            for id in ids {
+                under_way.remove(&id);
+            }
+            drop(under_way);
+            result.map(Arc::new).map_err(|error| Arc::new(Failure(error)))
+        });
+        async move {
+            task.await.unwrap_or_else(|_| {
+                let error = RepositoryError::new(ErrorKind::Cancelled, "a read was cancelled");
+                Err(Arc::new(Failure(error)))
+            })
+        }
+        .boxed()
+        .shared()
+    }
+
+    async fn get_and_decode(self: Arc<Self>, run: Run) -> Result<Vec<(Digest, Bytes)>> {
+        let bytes = self.get_run(&run).await?;
+        let pool = self.pool.clone();
+        // Wide runs are decoded in parts, so that a single reader keeps every core busy.
+        let parts = run.wanted.len().div_ceil(8).clamp(1, pool.threads());
+        let size = run.wanted.len().div_ceil(parts);
+        let run = Arc::new(run);
+        let work = (0..run.wanted.len()).step_by(size).map(|from| {
+            let (shared, run, bytes) = (self.clone(), run.clone(), bytes.clone());
+            let to = (from + size).min(run.wanted.len());
+            pool.run(move || shared.decode_part(&run, from..to, &bytes))
+        });
+        let mut chunks = Vec::with_capacity(run.wanted.len());
+        for part in futures::future::join_all(work).await {
+            chunks.extend(part??);
+        }
+        Ok(chunks)
+    }
+
+    fn decode_part(
+        &self,
+        run: &Run,
+        part: std::ops::Range<usize>,
+        bytes: &[u8],
+    ) -> Result<Vec<(Digest, Bytes)>> {
+        let decoder = SlotDecoder::new(&self.keys, run.kind, run.pack);
+        let mut chunks = Vec::with_capacity(part.len());
+        for (_, entry) in &run.wanted[part] {
+            let mut out = Vec::new();
+            decoder.chunk(&self.keys, entry, run.slice(bytes, &entry.location), &mut out)?;
+            chunks.push((entry.id, Bytes::from(out)));
+        }
+        Ok(chunks)
+    }
+
+    /// The pages these entries of their parent name, in the same order.
+    pub(crate) async fn pages(
+        self: &Arc<Self>,
+        entries: &[Entry],
+        level: u8,
+        block_size: u32,
+    ) -> Result<Vec<Arc<Page>>> {
+        let mut pages: Vec<Option<Arc<Page>>> =
+            entries.iter().map(|entry| self.caches.pages.get(&entry.id)).collect();
+        let missing = (entries.iter().enumerate())
+            .filter(|(at, _)| pages[*at].is_none())
+            .map(|(at, entry)| (at as u64, *entry))
+            .collect();
+        let runs = coalesce(PackKind::Meta, missing);
+        let got = futures::future::join_all(runs.into_iter().map(|run| async move {
+            let bytes = self.get_run(&run).await?;
+            let shared = self.clone();
+            let decode = move || -> Result<Vec<(u64, Arc<Page>)>> {
+                let decoder = SlotDecoder::new(&shared.keys, run.kind, run.pack);
+                let decode = |(at, entry): &(u64, Entry)| {
+                    let stored = run.slice(&bytes, &entry.location);
+                    let page = decoder.page(&shared.keys, entry, stored, level, block_size)?;
+                    Ok((*at, Arc::new(page)))
+                };
+                run.wanted.iter().map(decode).collect()
+            };
+            self.pool.run(decode).await?
+        }))
+        .await;
+        for result in got {
+            for (at, page) in result? {
+                self.caches.pages.insert(entries[at as usize].id, page.clone());
+                pages[at as usize] = Some(page);
+            }
+        }
+        Ok(pages.into_iter().map(|page| page.expect("every missing page was got")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(pack: u8, offset: u32, stored_len: u32) -> Entry {
+        let location =
+            Location { pack: PackId([pack; 16]), slot: 0, codec: Codec::Raw, offset, stored_len };
+        Entry { id: Digest([0; 16]), location }
+    }
+
+    #[test]
+    fn neighbours_come_together_and_strangers_apart() {
+        let wanted = vec![
+            (0, entry(1, 1000, 100)),
+            (1, entry(1, 64, 900)),
+            (2, entry(2, 64, 900)),
+            (3, entry(1, (MAX_GAP + 2000) as u32, 10)),
+        ];
+        let runs = coalesce(PackKind::Data, wanted);
+        let shape: Vec<(u8, u64, u64, usize)> =
+            runs.iter().map(|r| (r.pack.0[0], r.offset, r.length, r.wanted.len())).collect();
+        assert_eq!(shape, [(1, 64, 1036, 2), (1, MAX_GAP + 2000, 10, 1), (2, 64, 900, 1)]);
+    }
+
+    #[test]
+    fn a_run_never_grows_beyond_its_bound() {
+        let slot = 1 << 20;
+        let wanted = (0..20).map(|n| (n, entry(1, 64 + n as u32 * slot, slot))).collect();
+        let runs = coalesce(PackKind::Data, wanted);
+        assert!(runs.iter().all(|run| run.length <= MAX_RUN));
+        assert_eq!(runs.iter().map(|run| run.wanted.len()).sum::<usize>(), 20);
+    }
+}

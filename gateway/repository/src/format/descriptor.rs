@@ -1,0 +1,104 @@
+//! The descriptor: the `format` object (`docs/format/`, section 3).
+
+use serde::{Deserialize, Serialize};
+use sluice_destination::Capabilities;
+
+use super::id::RepositoryId;
+use super::{FormatError, MAJOR, MINOR, Parsed};
+
+/// Text that tells a descriptor from other JSON.
+pub const MAGIC: &str = "sluice repository";
+
+/// What a repository says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// [`MAGIC`].
+    pub magic: String,
+    /// The repository's id in hex.
+    pub id: String,
+    /// Major version of the format.
+    pub major: u16,
+    /// Minor version of the format.
+    pub minor: u16,
+    /// Smallest major version a reader must know.
+    pub min_reader: u16,
+    /// Smallest major version a writer must know.
+    pub min_writer: u16,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// "aes-256-gcm", or "open" when the key lies beside the data.
+    pub encryption: String,
+    /// Who decides commit races: "store".
+    pub arbiter: String,
+    /// What the destination was seen to do.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+}
+
+impl Descriptor {
+    /// A descriptor of this version.
+    pub fn new(id: RepositoryId, created: String, open: bool, capabilities: Capabilities) -> Self {
+        Self {
+            magic: MAGIC.into(),
+            id: id.hex(),
+            major: MAJOR,
+            minor: MINOR,
+            min_reader: MAJOR,
+            min_writer: MAJOR,
+            created,
+            encryption: if open { "open" } else { "aes-256-gcm" }.into(),
+            arbiter: "store".into(),
+            capabilities,
+        }
+    }
+
+    /// The descriptor's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a descriptor is plain JSON")
+    }
+
+    /// Reads a descriptor.
+    ///
+    /// # Errors
+    /// [`FormatError::Newer`] when a newer reader is needed.
+    pub fn decode(bytes: &[u8]) -> Parsed<Self> {
+        #[derive(Deserialize)]
+        struct Versions {
+            magic: String,
+            min_reader: u16,
+        }
+        // Versions first: a newer descriptor may differ in everything else.
+        let versions: Versions = serde_json::from_slice(bytes)
+            .map_err(|_| FormatError::Invalid("descriptor is not of a sluice repository"))?;
+        if versions.magic != MAGIC {
+            return Err(FormatError::Invalid("descriptor is not of a sluice repository"));
+        }
+        if versions.min_reader > MAJOR {
+            return Err(FormatError::Newer(format!("format version {}", versions.min_reader)));
+        }
+        serde_json::from_slice(bytes).map_err(|_| FormatError::Invalid("descriptor fields"))
+    }
+
+    /// The repository's id.
+    ///
+    /// # Errors
+    /// When it is not hex of 16 bytes.
+    pub fn id(&self) -> Parsed<RepositoryId> {
+        RepositoryId::from_hex(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_round_trip_and_newer_ones_are_named() {
+        let capabilities = Capabilities::default();
+        let made = Descriptor::new(RepositoryId([1; 16]), "now".into(), false, capabilities);
+        assert_eq!(Descriptor::decode(&made.encode()).unwrap(), made);
+        let newer = br#"{"magic":"sluice repository","min_reader":2,"odd":[]}"#;
+        assert!(matches!(Descriptor::decode(newer), Err(FormatError::Newer(_))));
+        assert!(matches!(Descriptor::decode(b"{}"), Err(FormatError::Invalid(_))));
+    }
+}

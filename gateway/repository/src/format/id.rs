@@ -1,0 +1,286 @@
+//! Identifiers and the keys of objects (`docs/format/`, section 1).
+
+use std::fmt;
+
+use data_encoding::{BASE32HEX_NOPAD, HEXLOWER};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use sluice_destination::Key;
+
+use super::{FormatError, Parsed};
+
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $len]);
+
+        impl $name {
+            /// The identifier of this text.
+            ///
+            /// # Errors
+            /// When the text is no identifier of this kind.
+            pub fn parse(text: &str) -> Parsed<Self> {
+                let bytes = BASE32HEX_NOPAD
+                    .decode(text.to_ascii_uppercase().as_bytes())
+                    .map_err(|_| FormatError::Invalid("not an identifier"))?;
+                let bytes = bytes.try_into().map_err(|_| FormatError::Invalid("wrong length"))?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&BASE32HEX_NOPAD.encode(&self.0).to_ascii_lowercase())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl<C> Encode<C> for $name {
+            fn encode<W: encode::Write>(
+                &self,
+                e: &mut Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), encode::Error<W::Error>> {
+                e.bytes(&self.0)?.ok()
+            }
+        }
+
+        impl<'b, C> Decode<'b, C> for $name {
+            fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+                let bytes = d.bytes()?;
+                bytes.try_into().map(Self).map_err(|_| decode::Error::message("identifier length"))
+            }
+        }
+    };
+}
+
+identifier!(
+    /// The session of one backup run: when it began and randomness.
+    SessionId,
+    12
+);
+identifier!(
+    /// A pack: its session and a serial number in it.
+    PackId,
+    16
+);
+identifier!(
+    /// A restore point; sorts by time within its chain.
+    PointId,
+    16
+);
+identifier!(
+    /// A chain, by keyed hash of its instance's name.
+    ChainId,
+    16
+);
+identifier!(
+    /// A pin on a restore point.
+    PinId,
+    12
+);
+identifier!(
+    /// The first 16 bytes of a chunk's id or a page's digest.
+    Digest,
+    16
+);
+identifier!(
+    /// A repository.
+    RepositoryId,
+    16
+);
+
+fn timed<const N: usize>(ms: u64, random: &[u8]) -> [u8; N] {
+    let mut id = [0; N];
+    id[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+    id[6..].copy_from_slice(&random[..N - 6]);
+    id
+}
+
+impl SessionId {
+    /// A session begun at `ms` with the given randomness.
+    pub fn new(ms: u64, random: [u8; 6]) -> Self {
+        Self(timed(ms, &random))
+    }
+}
+
+impl PinId {
+    /// A pin made at `ms` with the given randomness.
+    pub fn new(ms: u64, random: [u8; 6]) -> Self {
+        Self(timed(ms, &random))
+    }
+}
+
+impl PointId {
+    /// A point begun at `ms` with the given randomness.
+    pub fn new(ms: u64, random: [u8; 10]) -> Self {
+        Self(timed(ms, &random))
+    }
+
+    /// The time in the identifier, in milliseconds since 1970.
+    pub fn ms(&self) -> u64 {
+        let mut ms = [0; 8];
+        ms[2..].copy_from_slice(&self.0[..6]);
+        u64::from_be_bytes(ms)
+    }
+}
+
+impl PackId {
+    /// The pack with number `serial` of `session`.
+    pub fn new(session: SessionId, serial: u32) -> Self {
+        let mut id = [0; 16];
+        id[..12].copy_from_slice(&session.0);
+        id[12..].copy_from_slice(&serial.to_be_bytes());
+        Self(id)
+    }
+
+    /// The session that wrote the pack.
+    pub fn session(&self) -> SessionId {
+        let mut id = [0; 12];
+        id.copy_from_slice(&self.0[..12]);
+        SessionId(id)
+    }
+}
+
+impl RepositoryId {
+    /// The identifier in hex, as the descriptor writes it.
+    pub fn hex(&self) -> String {
+        HEXLOWER.encode(&self.0)
+    }
+
+    /// The identifier of this hex text.
+    ///
+    /// # Errors
+    /// When it is not 32 hex digits.
+    pub fn from_hex(text: &str) -> Parsed<Self> {
+        let bytes = HEXLOWER
+            .decode(text.as_bytes())
+            .map_err(|_| FormatError::Invalid("repository id is not hex"))?;
+        bytes.try_into().map(Self).map_err(|_| FormatError::Invalid("repository id length"))
+    }
+}
+
+/// Kinds of packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PackKind {
+    /// Chunks.
+    Data,
+    /// Pages.
+    Meta,
+}
+
+/// The domain of all objects of this version.
+pub const DOMAIN: &str = "default";
+
+/// Builds a key of parts that are valid by construction.
+fn key(text: String) -> Key {
+    Key::new(text).expect("identifiers and fixed words form valid keys")
+}
+
+/// Key of the descriptor.
+pub fn descriptor_key() -> Key {
+    key("format".into())
+}
+
+/// Key of generation 0 of a pack.
+pub fn pack_key(kind: PackKind, pack: PackId) -> Key {
+    let room = match kind {
+        PackKind::Data => "d",
+        PackKind::Meta => "m",
+    };
+    let spread = blake3::hash(&pack.0).as_bytes()[0];
+    key(format!("{room}/{spread:02x}/{pack}.0"))
+}
+
+/// Prefix of the commit records of a chain.
+pub fn chain_prefix(chain: ChainId) -> String {
+    format!("r/{DOMAIN}/{chain}/")
+}
+
+/// Prefix of all commit records.
+pub fn commits_prefix() -> String {
+    format!("r/{DOMAIN}/")
+}
+
+/// Prefix of all tombstones.
+pub fn tombstones_prefix() -> String {
+    format!("t/{DOMAIN}/")
+}
+
+/// Prefix of the tombstones of a chain.
+pub fn chain_tombstones_prefix(chain: ChainId) -> String {
+    format!("t/{DOMAIN}/{chain}/")
+}
+
+/// Prefix of all index segments.
+pub fn segments_prefix() -> String {
+    format!("x/{DOMAIN}/")
+}
+
+/// Key of a commit record.
+pub fn commit_key(chain: ChainId, point: PointId) -> Key {
+    key(format!("r/{DOMAIN}/{chain}/{point}"))
+}
+
+/// Key of a tombstone.
+pub fn tombstone_key(chain: ChainId, point: PointId) -> Key {
+    key(format!("t/{DOMAIN}/{chain}/{point}"))
+}
+
+/// Key of a session.
+pub fn session_key(session: SessionId) -> Key {
+    key(format!("s/{session}"))
+}
+
+/// Key of a pin.
+pub fn pin_key(pin: PinId) -> Key {
+    key(format!("p/{pin}"))
+}
+
+/// Key of an index segment.
+pub fn segment_key(session: SessionId, number: u32) -> Key {
+    key(format!("x/{DOMAIN}/{session}-{number:08}"))
+}
+
+/// The chain and point named by the key of a commit record or tombstone.
+pub fn parse_point_key(key: &Key) -> Option<(ChainId, PointId)> {
+    let mut parts = key.as_str().split('/');
+    let (_, domain, chain, point) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if domain != DOMAIN || parts.next().is_some() {
+        return None;
+    }
+    Some((ChainId::parse(chain).ok()?, PointId::parse(point).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_sorts_as_time_does() {
+        let points: Vec<PointId> =
+            [1u64, 255, 256, 1 << 40].iter().map(|ms| PointId::new(*ms, [0xAB; 10])).collect();
+        let texts: Vec<String> = points.iter().map(ToString::to_string).collect();
+        assert!(texts.is_sorted() && points.is_sorted());
+        for (point, text) in points.iter().zip(&texts) {
+            assert_eq!(PointId::parse(text).unwrap(), *point);
+        }
+        assert_eq!(points[3].ms(), 1 << 40);
+    }
+
+    #[test]
+    fn keys_name_their_objects() {
+        let (chain, point) = (ChainId([7; 16]), PointId::new(5, [9; 10]));
+        let key = commit_key(chain, point);
+        assert_eq!(parse_point_key(&key), Some((chain, point)));
+        assert_eq!(parse_point_key(&descriptor_key()), None);
+        let pack = PackId::new(SessionId::new(1, [2; 6]), 300);
+        assert_eq!(pack.session(), SessionId::new(1, [2; 6]));
+        assert!(pack_key(PackKind::Data, pack).as_str().ends_with(".0"));
+    }
+}
