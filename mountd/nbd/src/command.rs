@@ -1,7 +1,9 @@
 //! What each request does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::try_join_all;
 use sluice_block::{BlockError, BlockRead, ErrorKind, ExtentKind, ExtentList};
 use sluice_nbd_wire::{
@@ -41,8 +43,17 @@ pub(crate) fn weight(request: &Request) -> u64 {
     }
 }
 
-/// Runs a request to its reply.
-pub(crate) async fn execute(agreement: Agreement, request: Request) -> Reply {
+/// Runs a request to its reply, even when the device crashes: a request without an answer would
+/// leave its client waiting for ever.
+pub(crate) async fn answer(agreement: Agreement, request: Request) -> Reply {
+    let builder = ReplyBuilder::new(agreement.framing, &request);
+    AssertUnwindSafe(execute(agreement, request)).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(?request, "the device crashed");
+        builder.error(Errno::Io, "the request crashed")
+    })
+}
+
+async fn execute(agreement: Agreement, request: Request) -> Reply {
     let builder = ReplyBuilder::new(agreement.framing, &request);
     if let Err((error, message)) = check(&agreement, &request) {
         tracing::debug!(?request, %error, message, "request refused");

@@ -198,7 +198,7 @@ where
 fn log_end(peer: &str, ended: Result<(), SessionError>) {
     match ended {
         Ok(()) => tracing::debug!(peer, "client disconnected"),
-        Err(SessionError::Crashed(error)) => tracing::error!(peer, "a request crashed: {error}"),
+        Err(error @ SessionError::Crashed(_)) => tracing::error!(peer, "{error}"),
         Err(error) if is_hangup(&error) => tracing::debug!(peer, "client vanished: {error}"),
         Err(error) => tracing::warn!(peer, "connection closed: {error}"),
     }

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Agreement, execute, weight};
+use crate::command::{Agreement, answer, weight};
 use crate::export::{Exports, Limits};
 use crate::handshake::{HandshakeError, negotiate};
 use crate::reply::{Permits, Reply, ReplyBuilder, write_replies};
@@ -38,7 +38,7 @@ pub(crate) enum SessionError {
     Io(#[from] io::Error),
     #[error("the client stopped in the middle of a request")]
     Stalled,
-    #[error("a request crashed: {0}")]
+    #[error("the writer crashed: {0}")]
     Crashed(#[from] JoinError),
 }
 
@@ -135,11 +135,10 @@ impl Transmission {
             let permits = self.admit(&request).await;
             let idle = input.buffer().is_empty();
             self.start(request, permits, idle).await;
-            self.reap()?;
+            // Finished ones are forgotten; crashes were answered already.
+            while self.running.try_join_next().is_some() {}
         }
-        while let Some(done) = self.running.join_next().await {
-            done?;
-        }
+        while self.running.join_next().await.is_some() {}
         Ok(())
     }
 
@@ -176,7 +175,7 @@ impl Transmission {
     /// cache is then ready without a detour through the scheduler.
     async fn start(&mut self, request: Request, permits: Permits, idle: bool) {
         let queue = self.queue.clone();
-        let mut work = Box::pin(execute(self.agreement.clone(), request));
+        let mut work = Box::pin(answer(self.agreement.clone(), request));
         if idle && let Some(reply) = poll_once(work.as_mut()).await {
             // An error means that the writer has ended, and with it the session.
             let _ = queue.send((reply, permits)).await;
@@ -186,14 +185,6 @@ impl Transmission {
             let reply = work.await;
             let _ = queue.send((reply, permits)).await;
         });
-    }
-
-    /// Forgets finished requests; a crashed one will never be answered, which ends the session.
-    fn reap(&mut self) -> Result<(), SessionError> {
-        while let Some(done) = self.running.try_join_next() {
-            done?;
-        }
-        Ok(())
     }
 
     /// Answers further requests with `ESHUTDOWN` until those under way are answered
@@ -208,9 +199,9 @@ impl Transmission {
             tokio::select! {
                 biased;
                 filled = input.fill_buf() => { filled?; }
-                _ = places.acquire_many(all) => return self.reap(),
+                _ = places.acquire_many(all) => return Ok(()),
             }
-            let Some(request) = self.next(input).await? else { return self.reap() };
+            let Some(request) = self.next(input).await? else { return Ok(()) };
             let permits = self.admit(&Request { length: 0, ..request }).await;
             let reply = ReplyBuilder::new(self.agreement.framing, &request)
                 .error(Errno::Shutdown, "the server is shutting down");

@@ -1,0 +1,9 @@
+//! The server against real clients (qemu, libnbd, nbdkit) and against hostile ones.
+//!
+//! Debian packages needed: qemu-utils, libnbd-bin, nbdkit, python3-libnbd.
+
+mod clients;
+mod hostile;
+mod lifecycle;
+mod requests;
+mod support;
