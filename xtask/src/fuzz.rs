@@ -69,7 +69,8 @@ pub fn run(seconds: u64, wanted: &[&str]) -> Result<()> {
     let triple = host_triple()?;
     let mut build = host::cargo();
     build.current_dir(fuzz_folder());
-    build.args(["build", "--release", "--locked", "--target", &triple]);
+    // Not --locked: the lock file follows when a crate under test gets a new dependency.
+    build.args(["build", "--release", "--target", &triple]);
     for target in &targets {
         build.args(["--bin", target]);
     }
@@ -143,7 +144,7 @@ fn executed(report: &str) -> Option<&str> {
 fn targets() -> Result<(Vec<String>, PathBuf)> {
     let mut cargo = host::cargo();
     cargo.current_dir(fuzz_folder());
-    cargo.args(["metadata", "--format-version", "1", "--no-deps", "--locked"]);
+    cargo.args(["metadata", "--format-version", "1", "--no-deps"]);
     let metadata: Value =
         serde_json::from_str(&host::output(&mut cargo)?).context("cargo metadata is no JSON")?;
     let names = metadata["packages"][0]["targets"]

@@ -1,0 +1,84 @@
+//! What a repository reads from a destination before it has verified anything: headers, footers,
+//! records, pages, and the JSON objects.
+//!
+//! Checksums guard some of these against accidents. They do not stop an attacker, so they are made
+//! right here, and what comes after them gets the fuzzer's bytes.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sluice_repository::format::descriptor::Descriptor;
+use sluice_repository::format::header::{HEADER_LEN, Header};
+use sluice_repository::format::keyslot::{KeySlot, RecoveryKey};
+use sluice_repository::format::pack::{FOOTER_LEN, Footer};
+use sluice_repository::format::page::Page;
+use sluice_repository::format::record::Envelope;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, bytes)) = input.split_first() else { return };
+    match choice % 6 {
+        0 => header(bytes),
+        1 => footer(bytes),
+        2 => record(bytes),
+        3 => page(bytes),
+        4 => json(bytes),
+        _ => recovery_key(bytes),
+    }
+});
+
+fn header(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    seal_header(&mut bytes);
+    let Ok(header) = Header::decode(&bytes) else { return };
+    assert_eq!(Header::decode(&header.encode()), Ok(header));
+}
+
+fn footer(bytes: &[u8]) {
+    let Some(from) = bytes.len().checked_sub(FOOTER_LEN) else { return };
+    let mut bytes = bytes.to_vec();
+    bytes[from..from + 8].copy_from_slice(b"SLUICEFT");
+    let crc = crc32c::crc32c(&bytes[from..from + FOOTER_LEN - 4]);
+    bytes[from + FOOTER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    let Ok(footer) = Footer::decode(&bytes) else { return };
+    assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
+}
+
+fn record(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    seal_header(&mut bytes);
+    let Ok(envelope) = Envelope::parse(&bytes) else { return };
+    assert!(envelope.plain.len() < bytes.len());
+}
+
+fn page(bytes: &[u8]) {
+    let Ok(page) = Page::decode(bytes) else { return };
+    assert!(page.iter().all(|(index, entry)| page.get(index) == Some(entry)));
+    assert_eq!(Page::decode(&page.encode()), Ok(page));
+}
+
+fn json(bytes: &[u8]) {
+    if let Ok(descriptor) = Descriptor::decode(bytes) {
+        let again = descriptor.encode();
+        assert_eq!(Descriptor::decode(&again).map(|found| found.encode()), Ok(again));
+    }
+    if let Ok(slot) = KeySlot::decode(bytes) {
+        let again = slot.encode();
+        assert_eq!(KeySlot::decode(&again).map(|found| found.encode()), Ok(again));
+    }
+}
+
+fn recovery_key(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(key) = RecoveryKey::from_text(text) else { return };
+    let again = RecoveryKey::from_text(&key.to_text()).expect("own text");
+    assert_eq!(again.to_text(), key.to_text());
+}
+
+/// Makes the magic and the checksum of a header right.
+fn seal_header(bytes: &mut [u8]) {
+    if bytes.len() >= HEADER_LEN {
+        bytes[..8].copy_from_slice(b"SLUICE\r\n");
+        let crc = crc32c::crc32c(&bytes[..56]);
+        bytes[56..60].copy_from_slice(&crc.to_le_bytes());
+    }
+}
