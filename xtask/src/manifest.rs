@@ -16,8 +16,10 @@ pub struct Package {
     pub folder: String,
     /// Its `Cargo.toml`.
     pub manifest: PathBuf,
-    /// The crates of this workspace that it names as dependencies of any kind.
+    /// The crates of this workspace that it is built from.
     pub uses: Vec<String>,
+    /// Those that only its tests are built from.
+    pub tests_use: Vec<String>,
 }
 
 /// What `cargo metadata` says, without following dependencies.
@@ -46,13 +48,15 @@ fn package(value: &Value) -> Result<Package> {
         .with_context(|| format!("{name} lies outside the workspace"))?
         .to_string_lossy()
         .replace('\\', "/");
-    let uses = value["dependencies"]
-        .as_array()
-        .context("package without dependencies")?
-        .iter()
-        // Only crates of the workspace are named by path.
-        .filter(|dependency| dependency["path"].is_string())
-        .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
-        .collect();
-    Ok(Package { name, folder, manifest, uses })
+    let dependencies = value["dependencies"].as_array().context("package without dependencies")?;
+    let named = |for_tests: bool| {
+        dependencies
+            .iter()
+            // Only crates of the workspace are named by path.
+            .filter(|dependency| dependency["path"].is_string())
+            .filter(|dependency| (dependency["kind"] == "dev") == for_tests)
+            .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    Ok(Package { uses: named(false), tests_use: named(true), name, folder, manifest })
 }

@@ -19,19 +19,43 @@ use crate::manifest::{self, Package};
 struct Room {
     folder: &'static str,
     may_use: &'static [&'static str],
+    /// What its tests may use besides: real neighbours instead of imitations of them.
+    tests_may_use: &'static [&'static str],
 }
 
 const ROOMS: &[Room] = &[
-    Room { folder: "gateway/block", may_use: &[] },
-    Room { folder: "gateway/destination", may_use: &[] },
-    Room { folder: "gateway/repository", may_use: &["gateway/block", "gateway/destination"] },
-    Room { folder: "protocol", may_use: &[] },
-    Room { folder: "mountd", may_use: &["gateway/block", "protocol"] },
-    Room { folder: "backup-pipeline/connectors", may_use: &["gateway/block", "protocol"] },
-    Room { folder: "backup-pipeline/engine", may_use: &["gateway/block", "gateway/repository"] },
-    Room { folder: "cli", may_use: &["gateway", "mountd", "backup-pipeline"] },
-    Room { folder: "tests", may_use: &["cli", "gateway", "mountd", "backup-pipeline", "protocol"] },
-    Room { folder: "xtask", may_use: &[] },
+    Room { folder: "gateway/block", may_use: &[], tests_may_use: &[] },
+    Room { folder: "gateway/destination", may_use: &[], tests_may_use: &[] },
+    Room {
+        folder: "gateway/repository",
+        may_use: &["gateway/block", "gateway/destination"],
+        tests_may_use: &[],
+    },
+    Room { folder: "protocol", may_use: &[], tests_may_use: &[] },
+    Room { folder: "mountd", may_use: &["gateway/block", "protocol"], tests_may_use: &[] },
+    Room {
+        folder: "backup-pipeline/connectors",
+        may_use: &["gateway/block", "protocol"],
+        // The NBD client is tried against our own server, beside those of others.
+        tests_may_use: &["mountd/nbd"],
+    },
+    Room {
+        folder: "backup-pipeline/engine",
+        may_use: &["gateway/block", "gateway/repository"],
+        // A repository for a test lies in the memory destination.
+        tests_may_use: &["gateway/destination", "backup-pipeline/connectors"],
+    },
+    Room {
+        folder: "cli",
+        may_use: &["gateway", "mountd", "backup-pipeline"],
+        tests_may_use: &["protocol"],
+    },
+    Room {
+        folder: "tests",
+        may_use: &["cli", "gateway", "mountd", "backup-pipeline", "protocol"],
+        tests_may_use: &[],
+    },
+    Room { folder: "xtask", may_use: &[], tests_may_use: &[] },
 ];
 
 /// Checks every crate of the workspace.
@@ -64,13 +88,18 @@ fn arrows(packages: &[Package]) -> Vec<String> {
             problems.push(format!("{}: in no room; add it to xtask/src/rooms.rs", package.folder));
             continue;
         };
-        for used in &package.uses {
-            let target = folders.get(&**used).copied().unwrap_or(used);
-            // A crate may name itself, to turn on its own test features.
-            if *used != package.name && !room.may_use.iter().any(|room| inside(target, room)) {
-                problems.push(format!("{}: may not use {target}", package.folder));
+        let mut check = |uses: &[String], allowed: &[&[&str]], note: &str| {
+            for used in uses {
+                let target = folders.get(&**used).copied().unwrap_or(used);
+                let fits = allowed.iter().copied().flatten().any(|room| inside(target, room));
+                // A crate may name itself, to turn on its own test features.
+                if !fits && *used != package.name {
+                    problems.push(format!("{}: may not use {target}{note}", package.folder));
+                }
             }
-        }
+        };
+        check(&package.uses, &[room.may_use], "");
+        check(&package.tests_use, &[room.may_use, room.tests_may_use], ", not even in tests");
     }
     problems
 }
@@ -130,6 +159,7 @@ mod tests {
             folder: folder.to_owned(),
             manifest: folder.into(),
             uses: uses.iter().map(|&name| name.to_owned()).collect(),
+            tests_use: Vec::new(),
         }
     }
 
@@ -159,6 +189,19 @@ mod tests {
             "mountd/nbd: may not use mountd/fuse",
         ];
         assert_eq!(arrows(&packages), expected);
+    }
+
+    #[test]
+    fn tests_may_use_more() {
+        let uses = ["mountd/nbd".to_owned()];
+        let plain = package("backup-pipeline/connectors/nbd", &["mountd/nbd"]);
+        assert_eq!(arrows(&[plain]).len(), 1);
+        let mut tested = package("backup-pipeline/connectors/nbd", &[]);
+        tested.tests_use = uses.to_vec();
+        assert_eq!(arrows(&[tested]), [""; 0]);
+        let mut tested = package("gateway/block", &[]);
+        tested.tests_use = uses.to_vec();
+        assert_eq!(arrows(&[tested]), ["gateway/block: may not use mountd/nbd, not even in tests"]);
     }
 
     #[test]
