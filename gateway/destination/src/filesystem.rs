@@ -31,12 +31,34 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::key::may_start_key;
+use crate::url::Scheme;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
     check_length, page_limit,
 };
 use temporary::Temporary;
 use walk::Walk;
+
+/// This destination in the table of schemes.
+pub(crate) const SCHEME: Scheme = Scheme {
+    name: "file",
+    form: "a folder, or file:///FOLDER",
+    open: |url, options| {
+        Box::pin(async move {
+            url.allow_parameters(&[])?;
+            if !url.authority().is_empty() {
+                let context = format!("{url} names a machine; write file:///FOLDER");
+                return Err(DestinationError::new(ErrorKind::InvalidConfig, context));
+            }
+            let store = if options.create {
+                FilesystemDestination::create(url.path()).await?
+            } else {
+                FilesystemDestination::open(url.path()).await?
+            };
+            Ok(Arc::new(store) as _)
+        })
+    },
+};
 
 /// Objects as files below a folder.
 #[derive(Debug, Clone)]

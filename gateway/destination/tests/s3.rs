@@ -1,0 +1,293 @@
+//! The S3 destination against a real server, directly and through a proxy that breaks things.
+
+#[path = "support/lab.rs"]
+mod lab;
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lab::{IMPATIENT, Lab};
+use proxy::{Fault, Proxy};
+use sluice_destination::s3::{S3Config, S3Destination, S3Timeouts};
+use sluice_destination::url::{OpenOptions, open};
+use sluice_destination::wrap::{Retry, RetryPolicy};
+use sluice_destination::{
+    ByteRange, Destination, DestinationError, ErrorKind, Key, conformance, list_all, probe,
+};
+
+const QUICK: RetryPolicy = RetryPolicy {
+    attempts: 4,
+    base: Duration::from_millis(5),
+    cap: Duration::from_millis(20),
+    total: Duration::from_secs(60),
+};
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// Larger than any buffer on its way.
+fn large() -> Bytes {
+    (0..3_000_000u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 11) as u8).collect()
+}
+
+/// A lab, a proxy before its server, and a bare destination through it.
+async fn through_proxy(timeouts: S3Timeouts) -> (Lab, Proxy, Arc<dyn Destination>) {
+    let lab = Lab::find();
+    let proxy = Proxy::start(lab.server()).await;
+    let store = lab.open_with(&lab.url_at("proxied", &proxy.endpoint()), timeouts).await;
+    (lab, proxy, store)
+}
+
+fn requests(proxy: &Proxy, method: &str) -> usize {
+    proxy.heads().iter().filter(|head| head.starts_with(method)).count()
+}
+
+fn xml(code: &str) -> String {
+    format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>told so</Message></Error>")
+}
+
+fn chain(error: &DestinationError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_real_server_keeps_the_contract() {
+    let lab = Lab::find();
+    let part = std::sync::atomic::AtomicUsize::new(0);
+    conformance::run(|| async {
+        let part = part.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        lab.open(&lab.url(&format!("part-{part}"))).await
+    })
+    .await;
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_probed_server_is_found_fit_and_left_clean() {
+    let lab = Lab::find();
+    let opened = open(&lab.url("probed"), &OpenOptions::default()).await.unwrap();
+    let found = probe::probe(&*opened.destination).await.unwrap();
+    assert!(found.can_arbitrate(), "{found:?}");
+    assert!(found.checksum_verified && found.clock_offset_seconds.is_some(), "{found:?}");
+    assert!(list_all(&*opened.destination, "").await.unwrap().is_empty());
+    assert!(opened.counters.snapshot().put.requests > 8);
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_by_the_wrapper_only() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    proxy.inject("PUT", 3, Fault::Answer(503, xml("SlowDown")));
+    let error = bare.put_new(&key("a"), large()).await.unwrap_err();
+    assert_eq!((error.kind(), requests(&proxy, "put")), (ErrorKind::Unavailable, 1));
+    assert!(error.to_string().contains("SlowDown"), "{error}");
+    let retry = Retry::new(bare, QUICK);
+    retry.put_new(&key("a"), large()).await.unwrap();
+    assert_eq!(requests(&proxy, "put"), 4);
+    assert_eq!(retry.get(&key("a"), ByteRange::Full).await.unwrap(), large());
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn bodies_that_break_off_are_errors_and_then_repeated() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    bare.put_new(&key("a"), large()).await.unwrap();
+    for fault in [Fault::Reset(100_000), Fault::Close(2_999_999), Fault::Close(0)] {
+        for range in [ByteRange::Full, ByteRange::Suffix(3_000_000)] {
+            proxy.inject("GET", 1, fault.clone());
+            let error = bare.get(&key("a"), range).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{fault:?}: {error}");
+        }
+    }
+    let retry = Retry::new(bare, QUICK);
+    proxy.inject("GET", 2, Fault::Reset(1_000_000));
+    assert_eq!(retry.get(&key("a"), ByteRange::Full).await.unwrap(), large());
+    assert_eq!(requests(&proxy, "get"), 6 + 3);
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn what_stands_still_is_given_up() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    bare.put_new(&key("a"), large()).await.unwrap();
+    proxy.inject("GET", 1, Fault::Stall(1_000_000));
+    let stalled = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(stalled.kind(), ErrorKind::Unavailable, "{stalled}");
+    proxy.inject("GET", 1, Fault::Silence);
+    let silent = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(silent.kind(), ErrorKind::Unavailable, "{silent}");
+    proxy.inject("PUT", 1, Fault::Silence);
+    let silent = bare.put_new(&key("b"), Bytes::from_static(b"b")).await.unwrap_err();
+    assert_eq!(silent.kind(), ErrorKind::Unavailable, "{silent}");
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_slow_but_steady_body_arrives() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    bare.put_new(&key("a"), large()).await.unwrap();
+    proxy.inject("GET", 1, Fault::Drip(100_000, Duration::from_millis(50)));
+    assert_eq!(bare.get(&key("a"), ByteRange::Full).await.unwrap(), large());
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_put_new_whose_answer_is_lost_has_happened() {
+    for fault in [Fault::AnswerAfter(500), Fault::ResetAfter] {
+        let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+        proxy.inject("PUT", 1, fault.clone());
+        let lost = bare.put_new(&key("bare"), large()).await.unwrap_err();
+        assert_eq!(lost.kind(), ErrorKind::Unavailable, "{fault:?}: {lost}");
+        assert_eq!(bare.get(&key("bare"), ByteRange::Full).await.unwrap(), large());
+
+        // The repetition meets our own object; only reading it back tells.
+        let retry = Retry::new(bare, QUICK);
+        proxy.inject("PUT", 1, fault);
+        let taken = retry.put_new(&key("retried"), large()).await.unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AlreadyExists, "{taken}");
+        assert_eq!(retry.get(&key("retried"), ByteRange::Full).await.unwrap(), large());
+        lab.clean_up().await;
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_with_a_rival_is_settled_here() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    proxy.inject("PUT", 2, Fault::Answer(409, xml("ConditionalRequestConflict")));
+    bare.put_new(&key("a"), large()).await.unwrap();
+    assert_eq!(requests(&proxy, "put"), 3);
+    proxy.inject("PUT", usize::MAX, Fault::Answer(409, xml("ConditionalRequestConflict")));
+    let error = bare.put_new(&key("b"), large()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_bit_flipped_on_the_way_is_noticed() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    bare.put_new(&key("a"), large()).await.unwrap();
+    proxy.inject("GET", 1, Fault::Flip(1_234_567));
+    let error = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn puts_carry_their_condition_and_checksum() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    bare.put_new(&key("a"), Bytes::from_static(b"123456789")).await.unwrap();
+    bare.put(&key("a"), Bytes::from_static(b"123456789")).await.unwrap();
+    let heads = proxy.heads();
+    assert!(heads[0].contains("if-none-match: *\r\n"), "{}", heads[0]);
+    assert!(!heads[1].contains("if-none-match"), "{}", heads[1]);
+    for head in heads {
+        // The check value of CRC-32C, E3069283, in base64.
+        assert!(head.contains("x-amz-checksum-crc32c: 4wasgw==\r\n"), "{head}");
+        assert!(head.contains("content-length: 9\r\n"), "the body is framed: {head}");
+    }
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_server_that_sends_other_bytes_than_asked_for_is_unfit() {
+    let (_lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let range = ByteRange::Span { offset: 2, length: 3 };
+    proxy.inject("GET", 1, Fault::Answer(200, "the whole object".into()));
+    let error = bare.get(&key("a"), range).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unfit, "{error}");
+}
+
+#[tokio::test]
+async fn a_listing_out_of_order_is_unfit() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let url = lab.url("proxied").parse().unwrap();
+    let prefix = S3Config::from_url(&url).unwrap().prefix;
+    let contents: String = ["b", "a"]
+        .map(|name| format!("<Contents><Key>{prefix}/{name}</Key><Size>1</Size></Contents>"))
+        .concat();
+    let listing = format!("<ListBucketResult>{contents}</ListBucketResult>");
+    proxy.inject("GET", 1, Fault::Answer(200, listing));
+    let error = bare.list("", None, 10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unfit, "{error}");
+}
+
+#[tokio::test]
+async fn foreign_names_below_the_prefix_are_passed_over() {
+    let lab = Lab::find();
+    let foreign = lab.open(&lab.url("shared/.foreign")).await;
+    for name in ["x", "y", "z"] {
+        foreign.put(&key(name), Bytes::from_static(b"foreign")).await.unwrap();
+    }
+    let ours = lab.open(&lab.url("shared")).await;
+    ours.put(&key("mine"), Bytes::from_static(b"ours")).await.unwrap();
+    let page = ours.list("", None, 1).await.unwrap();
+    assert_eq!(page.objects.len(), 1, "a page of foreign names ended the listing");
+    assert_eq!(page.objects[0].key, key("mine"));
+    for name in ["x", "y", "z"] {
+        foreign.delete(&key(name)).await.unwrap();
+    }
+    lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do() {
+    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    proxy.inject("GET", 1, Fault::Answer(403, xml("RequestTimeTooSkewed")));
+    let skewed = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(skewed.kind(), ErrorKind::AccessDenied);
+    assert!(skewed.to_string().contains("clock"), "{skewed}");
+    proxy.inject("PUT", 1, Fault::Answer(501, xml("NotImplemented")));
+    let without = bare.put_new(&key("a"), Bytes::new()).await.unwrap_err();
+    assert_eq!(without.kind(), ErrorKind::Unfit, "{without}");
+
+    let url = lab.url("x").replace("s3://sluice-test", "s3://no-such-bucket-here");
+    let elsewhere = lab.open_with(&url, IMPATIENT).await;
+    for error in [
+        elsewhere.get(&key("a"), ByteRange::Full).await.unwrap_err(),
+        elsewhere.list("", None, 1).await.unwrap_err(),
+        elsewhere.put_new(&key("a"), Bytes::new()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+        assert!(error.to_string().contains("create the bucket"), "{error}");
+    }
+
+    let nobody = lab.open_with(&lab.url_at("x", "http://127.0.0.1:9"), IMPATIENT).await;
+    let error = nobody.get(&key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("127.0.0.1:9") && chain(&error).contains("refused"));
+}
+
+#[tokio::test]
+async fn wrong_and_missing_keys_are_access_denied_and_never_shown() {
+    let lab = Lab::find();
+    let text = std::fs::read_to_string(lab.folder().join("keys")).unwrap();
+    let id = text.lines().nth(1).unwrap();
+    let wrong = format!("[default]\n{id}\naws_secret_access_key = not-the-secret\n");
+    std::fs::write(lab.folder().join("keys"), wrong).unwrap();
+    let store = lab.open_with(&lab.url("x"), IMPATIENT).await;
+    let error = store.put(&key("a"), Bytes::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+    let id = id.rsplit(' ').next().unwrap();
+    for shown in [chain(&error), store.location(), format!("{store:?}"), format!("{error:?}")] {
+        assert!(!shown.contains("not-the-secret") && !shown.contains(id), "{shown}");
+    }
+    for content in [Some("[default]\n"), None] {
+        match content {
+            Some(content) => std::fs::write(lab.folder().join("keys"), content).unwrap(),
+            None => std::fs::remove_file(lab.folder().join("keys")).unwrap(),
+        }
+        let config = S3Config::from_url(&lab.url("x").parse().unwrap()).unwrap();
+        let error = S3Destination::open(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
+        assert!(error.to_string().contains("credentials"), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! The real S3 server the tests speak to.
+//!
+//! `SLUICE_TEST_S3` names a bucket as `s3://BUCKET/PREFIX?endpoint=...`, with its keys in
+//! `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Without it, `tests/lab/s3/s3-up` starts a
+//! server, or finds the one it started before.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use sluice_destination::s3::{S3Config, S3Destination, S3Timeouts};
+use sluice_destination::url::DestinationUrl;
+use sluice_destination::{Destination, list_all};
+use tempfile::TempDir;
+
+/// Short enough for tests of what never comes, long enough for a busy machine.
+pub const IMPATIENT: S3Timeouts = S3Timeouts {
+    connect: Duration::from_secs(5),
+    answer: Duration::from_secs(8),
+    stall: Duration::from_secs(2),
+    rate: 64 << 10,
+};
+
+/// A bucket, a prefix of its own in it, and a file with the keys.
+pub struct Lab {
+    url: DestinationUrl,
+    folder: TempDir,
+    name: String,
+}
+
+impl Lab {
+    /// Finds or starts the server.
+    pub fn find() -> Self {
+        let known = ["SLUICE_TEST_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+        let mut settings: HashMap<String, String> = known
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+            .collect();
+        if !settings.contains_key("SLUICE_TEST_S3") {
+            settings = start();
+        }
+        let setting = |name: &str| {
+            settings.get(name).unwrap_or_else(|| panic!("SLUICE_TEST_S3 is set, {name} is not"))
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let keys = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            setting("AWS_ACCESS_KEY_ID"),
+            setting("AWS_SECRET_ACCESS_KEY")
+        );
+        std::fs::write(folder.path().join("keys"), keys).unwrap();
+        let url = setting("SLUICE_TEST_S3").parse().unwrap();
+        Self { url, folder, name: format!("test-{:016x}", rand::random::<u64>()) }
+    }
+
+    /// `host:port` of the server.
+    pub fn server(&self) -> String {
+        let endpoint = self.url.parameter("endpoint").expect("SLUICE_TEST_S3 names an endpoint");
+        let host = endpoint.strip_prefix("http://").expect("tests speak to a plain http endpoint");
+        host.trim_end_matches('/').to_owned()
+    }
+
+    /// Where a file with other keys can be written.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The URL of this test's own prefix and a part below it.
+    pub fn url(&self, part: &str) -> String {
+        self.url_at(part, &format!("http://{}", self.server()))
+    }
+
+    /// The same through another endpoint.
+    pub fn url_at(&self, part: &str, endpoint: &str) -> String {
+        let keys = self.folder.path().join("keys");
+        format!(
+            "s3://{}{}/{}/{part}?endpoint={endpoint}&region={}&credentials={}",
+            self.url.authority(),
+            self.url.path().trim_end_matches('/'),
+            self.name,
+            self.url.parameter("region").unwrap_or("us-east-1"),
+            keys.display()
+        )
+    }
+
+    /// The bare destination behind a URL, without retries.
+    pub async fn open(&self, url: &str) -> Arc<dyn Destination> {
+        self.open_with(url, S3Timeouts::default()).await
+    }
+
+    /// The same with other timeouts.
+    pub async fn open_with(&self, url: &str, timeouts: S3Timeouts) -> Arc<dyn Destination> {
+        let mut config = S3Config::from_url(&url.parse().unwrap()).unwrap();
+        config.timeouts = timeouts;
+        Arc::new(S3Destination::open(config).await.unwrap())
+    }
+
+    /// Removes what the test stored.
+    pub async fn clean_up(&self) {
+        let store = &*self.open(&self.url("").replace("/?", "?")).await;
+        let all = list_all(store, "").await.unwrap();
+        let deletes = all.iter().map(|object| store.delete(&object.key));
+        for outcome in stream::iter(deletes).buffer_unordered(16).collect::<Vec<_>>().await {
+            outcome.unwrap();
+        }
+    }
+}
+
+fn start() -> HashMap<String, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/lab/s3/s3-up");
+    let run = Command::new(&script).output();
+    let run = run.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
+    assert!(
+        run.status.success(),
+        "no S3 server: {}\nset SLUICE_TEST_S3 and the AWS keys to use another one",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let file = String::from_utf8(run.stdout).unwrap();
+    let text = std::fs::read_to_string(file.trim()).unwrap();
+    let setting = |line: &str| {
+        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+    };
+    text.lines().filter_map(setting).collect()
+}
