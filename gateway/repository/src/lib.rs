@@ -26,6 +26,7 @@ mod cache;
 mod chunk_writer;
 pub mod clock;
 pub mod crypto;
+mod diff;
 mod error;
 mod fetch;
 pub mod format;
@@ -38,6 +39,7 @@ mod pool;
 mod read_ahead;
 mod repository;
 mod session;
+mod verify;
 
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
 pub use clock::Clock;
@@ -53,3 +55,4 @@ pub use points::{DamagedPoint, Listing, Pin, PointSelector, PointSpec, RestorePo
 pub use pool::Pool;
 pub use repository::{InitOptions, Repository, Settings, Unlock, rfc3339};
 pub use session::{BackupSession, CommitInfo, OtherSession, SessionOptions, check_name};
+pub use verify::{Damage, Depth, VerifyProgress, VerifyReport};

@@ -1,0 +1,6 @@
+//! The engine against a repository in memory: one binary, one module a subject.
+
+mod crash;
+mod model;
+mod restore;
+mod support;

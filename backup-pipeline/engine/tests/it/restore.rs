@@ -1,0 +1,117 @@
+//! Restoring: whole, in part, and after an interruption.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sluice_engine::{Change, Progress, RestoreOptions, Target, restore};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::*;
+
+/// A file that fails after so many bytes, and counts what was written.
+struct FileTarget {
+    file: std::fs::File,
+    written: AtomicU64,
+    room: u64,
+    zeroed: bool,
+}
+
+impl FileTarget {
+    fn new(path: &std::path::Path, size: u64, room: u64, zeroed: bool) -> Arc<Self> {
+        let file = std::fs::File::options();
+        let mut file = file.clone();
+        let file = file.read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        file.set_len(size).unwrap();
+        Arc::new(Self { file, written: AtomicU64::new(0), room, zeroed })
+    }
+}
+
+impl Target for FileTarget {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let before = self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        if before + data.len() as u64 > self.room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.file.write_all_at(&vec![0; length as usize], offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn starts_zeroed(&self) -> bool {
+        self.zeroed
+    }
+}
+
+fn disk() -> Vec<u8> {
+    let mut disk = noise(1, 50 << 20);
+    disk[10 << 20..30 << 20].fill(0);
+    disk.truncate((50 << 20) - 100);
+    disk
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_is_whole_and_leaves_holes_alone() {
+    let (_, repository) = new_repository().await;
+    let disk = disk();
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let target = FileTarget::new(&path, disk.len() as u64, u64::MAX, true);
+    let progress = Progress::new();
+    let options = RestoreOptions::default();
+    let cancel = CancellationToken::new();
+    let done = restore(&image, repository.pool(), target.clone(), options, progress.clone(), cancel)
+        .await
+        .unwrap();
+    assert_eq!(done.written, target.written.load(Ordering::Relaxed));
+    assert_eq!(done.written, (30 << 20) - 100);
+    assert!(std::fs::read(&path).unwrap() == disk);
+    let snapshot = progress.snapshot();
+    assert_eq!(snapshot.done, snapshot.total);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_held_other_data_is_zeroed_where_the_image_is_zero() {
+    let (_, repository) = new_repository().await;
+    let disk = disk();
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    std::fs::write(&path, vec![0xEE; disk.len()]).unwrap();
+    let target = FileTarget::new(&path, disk.len() as u64, u64::MAX, false);
+    let options = RestoreOptions::default();
+    let cancel = CancellationToken::new();
+    restore(&image, repository.pool(), target, options, Progress::new(), cancel).await.unwrap();
+    assert!(std::fs::read(&path).unwrap() == disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_met_a_full_target_says_so_and_can_be_run_again() {
+    let (_, repository) = new_repository().await;
+    let disk = disk();
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let options = RestoreOptions { journal: Some(folder.path().join("journal")) };
+    let full = FileTarget::new(&path, disk.len() as u64, 8 << 20, true);
+    let cancel = CancellationToken::new();
+    let pool = repository.pool();
+    let failed =
+        restore(&image, pool, full, options.clone(), Progress::new(), cancel.clone()).await;
+    assert_eq!(failed.unwrap_err().kind(), sluice_engine::ErrorKind::Target);
+    let again = FileTarget::new(&path, disk.len() as u64, u64::MAX, true);
+    restore(&image, pool, again, options.clone(), Progress::new(), cancel).await.unwrap();
+    assert!(std::fs::read(&path).unwrap() == disk);
+    assert!(!options.journal.unwrap().exists());
+}
