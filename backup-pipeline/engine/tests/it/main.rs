@@ -1,6 +1,8 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
 mod crash;
+mod golden;
+mod golden_disk;
 mod model;
 mod restore;
 mod support;
