@@ -24,6 +24,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 const CACHE_STEP: u64 = 1 << 20;
 /// Descriptors in one block status reply; a client asks again from where they end.
 const STATUS_EXTENTS: usize = 16 << 10;
+/// Calls of `extents` for one block status request.
+const STATUS_CALLS: usize = 64;
 
 /// What was agreed for a connection.
 #[derive(Clone)]
@@ -172,7 +174,10 @@ async fn block_status(
         list.push(first_extent(device, request.offset, request.length).await?);
     } else {
         let (mut at, end) = (request.offset, request.offset + request.length);
-        while at < end && list.len() < STATUS_EXTENTS {
+        for _ in 0..STATUS_CALLS {
+            if at >= end || list.len() >= STATUS_EXTENTS {
+                break;
+            }
             let extents = device.extents(at, end - at).await?;
             let Some(last) = extents.last() else { break };
             at = last.end();

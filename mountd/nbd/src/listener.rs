@@ -64,7 +64,10 @@ impl Bound {
         match self {
             Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                tune(&stream)?;
+                // Fails for a client that has already left, which the session will notice.
+                if let Err(error) = tune(&stream) {
+                    tracing::debug!(%peer, "cannot tune the connection: {error}");
+                }
                 Ok(Accepted::Tcp(stream, peer))
             }
             Self::Unix { socket, .. } => Ok(Accepted::Unix(socket.accept().await?.0)),

@@ -159,6 +159,10 @@ async fn accept(shared: Arc<Shared>, socket: Bound) {
             }
         });
         if let Err(error) = started {
+            // The client left before it was accepted: nothing to wait for.
+            if error.kind() == io::ErrorKind::ConnectionAborted {
+                continue;
+            }
             tracing::warn!("cannot accept a connection: {error}");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }

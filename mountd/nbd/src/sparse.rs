@@ -10,6 +10,9 @@ const MOST_RUNS: usize = 64;
 const ALIGN: u64 = 512;
 /// Calls of `extents` per request, after which the rest counts as data.
 const MOST_CALLS: usize = 16;
+/// Data described by one answer about the first run: a client that copies asks again from where
+/// it ends, and must not make the device walk its whole map each time.
+const MOST_DATA: u64 = 1 << 30;
 
 /// A part of a read: bytes to fetch, or zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +106,8 @@ pub(crate) async fn first_extent(
             Some((kind, _)) if kind != first.kind => break,
             _ => found = Some((first.kind, first.end())),
         }
-        if first.end() < (at + window).min(end) {
+        let enough = first.kind == ExtentKind::Data && first.end() - offset >= MOST_DATA;
+        if enough || first.end() < (at + window).min(end) {
             break;
         }
         window = window.saturating_mul(2);
@@ -166,6 +170,28 @@ mod tests {
         let runs = cut(&known, 0, 2000 * 4096);
         assert!(runs.len() <= MOST_RUNS);
         assert_eq!(runs.iter().map(|run| run.length).sum::<u64>(), 2000 * 4096);
+    }
+
+    /// A disk that describes itself as one run of data, however long the range.
+    struct Solid;
+
+    #[async_trait::async_trait]
+    impl BlockRead for Solid {
+        fn size(&self) -> u64 {
+            1 << 50
+        }
+
+        async fn read_at(&self, _: u64, buf: &mut [u8]) -> Result<()> {
+            buf.fill(1);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_run_of_data_is_described_in_parts() {
+        let first = first_extent(&Solid, 512, (1 << 50) - 512).await.unwrap();
+        assert_eq!((first.offset, first.kind), (512, ExtentKind::Data));
+        assert!(first.length >= MOST_DATA && first.length < 4 * MOST_DATA);
     }
 
     #[tokio::test]

@@ -78,24 +78,25 @@ impl Connection {
     /// Sends a request and waits for its answer. After a timeout the connection is given up:
     /// a server that skips one request is not to be trusted with the next.
     pub(crate) async fn ask(&self, ask: Ask, patience: Duration) -> Result<Answer, NbdError> {
-        let (done, answer) = oneshot::channel();
-        let cookie = self.cookies.fetch_add(1, Ordering::Relaxed);
-        self.pending.insert(cookie, Waiting::new(ask, done))?;
-        let Ask { command, flags, offset, length } = ask;
-        let request = Request { flags, command, cookie, offset, length };
         let answered = timeout(patience, async {
-            // Fails only when the writer has ended, which fails the answer with the reason.
-            let _ = self.queue.send(request).await;
-            answer.await
+            // The place in the queue comes first: a caller that gives up while waiting for one
+            // must not leave a request behind that is never sent.
+            let place = self.queue.reserve().await.map_err(|_| self.closed())?;
+            let (done, answer) = oneshot::channel();
+            let cookie = self.cookies.fetch_add(1, Ordering::Relaxed);
+            self.pending.insert(cookie, Waiting::new(ask, done))?;
+            let Ask { command, flags, offset, length } = ask;
+            place.send(Request { flags, command, cookie, offset, length });
+            answer.await.unwrap_or_else(|_| Err(self.closed()))
         });
-        match answered.await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(NbdError::Lost { why: "it was closed".to_owned() }),
-            Err(_) => {
-                self.pending.lose("the server stopped answering");
-                Err(NbdError::Timeout { after: patience })
-            }
-        }
+        answered.await.unwrap_or_else(|_| {
+            self.pending.lose("the server stopped answering");
+            Err(NbdError::Timeout { after: patience })
+        })
+    }
+
+    fn closed(&self) -> NbdError {
+        NbdError::Lost { why: "it was closed".to_owned() }
     }
 }
 

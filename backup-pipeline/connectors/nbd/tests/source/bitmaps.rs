@@ -84,3 +84,30 @@ async fn a_server_without_bitmaps_offers_none() {
     assert!(error.to_string().contains("it offers none"), "{error}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_storage_daemon_serves_its_bitmaps_too() {
+    let (dir, path) = image();
+    let socket = dir.path().join("daemon.sock");
+    let file = format!("driver=file,node-name=file,read-only=on,filename={}", path.display());
+    let nbd = format!("addr.type=unix,addr.path={}", socket.display());
+    let args = [
+        "--blockdev",
+        &file,
+        "--blockdev",
+        "driver=qcow2,node-name=disk,read-only=on,file=file",
+        "--nbd-server",
+        &nbd,
+        "--export",
+        "type=nbd,id=export,node-name=disk,name=vda,bitmaps.0=since-monday,bitmaps.1=unused",
+    ];
+    let server = Theirs::start(QEMU, "qemu-storage-daemon", &args, &socket).await;
+    let uri = server.uri.replace("nbd+unix:///", "nbd+unix:///vda");
+    let source = NbdSource::connect(&uri).await.unwrap();
+    let mut bitmaps = source.bitmaps().await.unwrap();
+    bitmaps.sort();
+    assert_eq!(bitmaps, ["since-monday", "unused"]);
+    let changed = source.dirty_bitmap("since-monday").await.unwrap();
+    assert_eq!(changed, [1 << 20..(1 << 20) + (128 << 10), 67_043_328..67_043_328 + 65_536]);
+    assert_eq!(source.dirty_bitmap("unused").await.unwrap(), changed);
+}
