@@ -9,6 +9,7 @@
 use libfuzzer_sys::fuzz_target;
 use sluice_repository::format::descriptor::Descriptor;
 use sluice_repository::format::header::{HEADER_LEN, Header};
+use sluice_repository::format::id::RepositoryId;
 use sluice_repository::format::keyslot::{KeySlot, RecoveryKey};
 use sluice_repository::format::pack::{FOOTER_LEN, Footer};
 use sluice_repository::format::page::Page;
@@ -62,12 +63,20 @@ fn json(bytes: &[u8]) {
         assert_eq!(Descriptor::decode(&again).map(|found| found.encode()), Ok(again));
     }
     if let Ok(slot) = KeySlot::decode(bytes) {
+        // A passphrase is left out: stretching it is meant to be slow.
+        let _ = slot.open_key();
+        let _ = slot.recover(RepositoryId([7; 16]), &RecoveryKey::new([1; 32]));
         let again = slot.encode();
         assert_eq!(KeySlot::decode(&again).map(|found| found.encode()), Ok(again));
     }
 }
 
 fn recovery_key(bytes: &[u8]) {
+    if let Ok(random) = <[u8; 32]>::try_from(bytes) {
+        let text = RecoveryKey::new(random).to_text();
+        let again = RecoveryKey::from_text(&text).expect("own text");
+        assert_eq!(again.to_text(), text);
+    }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(key) = RecoveryKey::from_text(text) else { return };
     let again = RecoveryKey::from_text(&key.to_text()).expect("own text");
