@@ -15,6 +15,7 @@
 mod capability;
 mod error;
 mod key;
+mod order;
 
 pub mod conformance;
 pub mod filesystem;

@@ -11,9 +11,12 @@
 //!   put_new then finds the key taken by its own first attempt, and the caller reads it back.
 //! * Every request has a deadline that grows with its body, and a body that stands still ends
 //!   the request earlier ([`S3Timeouts`]).
+//! * Servers that list in another order than S3 are met with another way of listing.
 
 mod config;
 mod error;
+mod list;
+mod read;
 
 use std::fmt;
 use std::future::Future;
@@ -23,22 +26,21 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
+use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 
 use crate::key::may_start_key;
 use crate::url::Scheme;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
-    check_length, page_limit,
+    page_limit,
 };
 pub use config::{S3Config, S3Timeouts};
 use error::translate;
+use list::ServerOrder;
 
 /// This destination in the table of schemes.
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -58,16 +60,11 @@ const CONFLICT_ATTEMPTS: u32 = 6;
 /// The longest wait between those.
 const CONFLICT_WAIT: Duration = Duration::from_millis(200);
 
-/// Memory set aside for a body before its bytes arrive; a pack fits.
-const BODY_RESERVE: u64 = 64 << 20;
-
-/// The largest offset sent: some servers parse signed numbers.
-const LAST_OFFSET: u64 = i64::MAX as u64;
-
 /// Objects in an S3 bucket, below a prefix.
 pub struct S3Destination {
     client: Client,
     config: S3Config,
+    order: ServerOrder,
 }
 
 impl fmt::Debug for S3Destination {
@@ -82,8 +79,9 @@ impl S3Destination {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`]; [`ErrorKind::AccessDenied`] when there are no credentials.
     pub async fn open(config: S3Config) -> Result<Self> {
-        let client = Box::pin(config.client()).await?;
-        Ok(Self { client, config })
+        let order = ServerOrder::default();
+        let client = Box::pin(config.client(order.clone())).await?;
+        Ok(Self { client, config, order })
     }
 
     /// The object's name in the bucket.
@@ -162,55 +160,6 @@ impl S3Destination {
         let put = if encrypted { put.disable_payload_signing() } else { put };
         put.send().await.map(drop)
     }
-
-    async fn read_body(
-        &self,
-        subject: &str,
-        key: &Key,
-        range: ByteRange,
-        answer: GetObjectOutput,
-    ) -> Result<Bytes> {
-        check_range(subject, range, &answer)?;
-        let announced = answer.content_length.and_then(|length| u64::try_from(length).ok());
-        if let Some(length) = announced {
-            check_length(key, length)?;
-        }
-        let read = collect(subject, key, announced, answer.body);
-        self.within(subject, announced.unwrap_or(BODY_RESERVE), read).await
-    }
-
-    async fn list_page(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        limit: usize,
-        token: Option<String>,
-    ) -> Result<ListObjectsV2Output> {
-        let subject = self.subject("list", prefix);
-        let request = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.config.bucket)
-            .prefix(self.name(prefix))
-            .set_start_after(after.map(|key| self.name(key.as_str())))
-            .set_continuation_token(token)
-            // At most MAX_PAGE.
-            .max_keys(limit as i32)
-            .send();
-        let request = async { request.await.map_err(|error| translate(&subject, error)) };
-        self.within(&subject, 0, request).await
-    }
-
-    /// The objects of an answer that are ours: foreign names are not keys, and not listed.
-    fn objects(&self, answer: &ListObjectsV2Output) -> Vec<ObjectMeta> {
-        let base = self.name("");
-        let ours = answer.contents().iter().filter_map(|object| {
-            let key = Key::new(object.key()?.strip_prefix(&base)?).ok()?;
-            let size = u64::try_from(object.size()?).ok()?;
-            Some(ObjectMeta { key, size, modified: object.last_modified().and_then(time) })
-        });
-        ours.collect()
-    }
 }
 
 #[async_trait]
@@ -237,29 +186,7 @@ impl Destination for S3Destination {
     }
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Bytes> {
-        let subject = self.subject("get", key.as_str());
-        let Some(header) = range_header(range) else {
-            // S3 has no words for these; only whether the object is there is asked.
-            self.head(key).await?;
-            return nothing(key, range);
-        };
-        let full = range == ByteRange::Full;
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.config.bucket)
-            .key(self.name(key.as_str()))
-            .set_range(header)
-            // Checksums are of whole objects.
-            .set_checksum_mode(full.then_some(ChecksumMode::Enabled))
-            .send();
-        let request = async { request.await.map_err(|error| translate(&subject, error)) };
-        match self.within(&subject, 0, request).await {
-            Ok(answer) => self.read_body(&subject, key, range, answer).await,
-            // What a suffix of an empty object gets.
-            Err(error) if error.kind() == ErrorKind::InvalidRange => nothing(key, range),
-            Err(error) => Err(error),
-        }
+        self.read(key, range).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta> {
@@ -278,19 +205,7 @@ impl Destination for S3Destination {
         if !may_start_key(prefix) {
             return Ok(ListPage::default());
         }
-        let limit = page_limit(limit);
-        let mut token = None;
-        loop {
-            let answer = self.list_page(prefix, after, limit, token.take()).await?;
-            let objects = self.objects(&answer);
-            check_order(&self.subject("list", prefix), after, &objects)?;
-            let more = answer.is_truncated().unwrap_or(false);
-            // A page of foreign names only says nothing: go on to the next.
-            token = answer.next_continuation_token;
-            if !objects.is_empty() || !more || token.is_none() {
-                return Ok(ListPage { objects, more });
-            }
-        }
+        self.list_in_order(prefix, after, page_limit(limit)).await
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
@@ -318,90 +233,6 @@ impl Destination for S3Destination {
         };
         self.within(&subject, 0, request).await
     }
-}
-
-/// The Range header, none for the whole object; or none at all where S3 cannot express it.
-fn range_header(range: ByteRange) -> Option<Option<String>> {
-    match range {
-        ByteRange::Full => Some(None),
-        ByteRange::Suffix(0) => None,
-        ByteRange::Suffix(length) => Some(Some(format!("bytes=-{}", length.min(LAST_OFFSET)))),
-        ByteRange::Span { offset, length } => {
-            let last = offset.checked_add(length.checked_sub(1)?).unwrap_or(LAST_OFFSET);
-            let fits = offset <= LAST_OFFSET;
-            fits.then(|| Some(format!("bytes={offset}-{}", last.min(LAST_OFFSET))))
-        }
-    }
-}
-
-/// What a range means that selects no byte of an object that exists.
-fn nothing(key: &Key, range: ByteRange) -> Result<Bytes> {
-    match range {
-        ByteRange::Suffix(_) => Ok(Bytes::new()),
-        _ => Err(range.invalid(key)),
-    }
-}
-
-/// Refuses an answer to a range that holds other bytes than asked for.
-fn check_range(subject: &str, range: ByteRange, answer: &GetObjectOutput) -> Result<()> {
-    if range == ByteRange::Full {
-        return Ok(());
-    }
-    let found = answer.content_range().and_then(parse_content_range);
-    let right = found.is_some_and(|(first, last, size)| {
-        let length = answer.content_length.and_then(|length| u64::try_from(length).ok());
-        let sent = last.checked_sub(first).map(|span| span + 1);
-        range.within(size).is_some_and(|wanted| wanted.start == first && wanted.end - 1 == last)
-            && length.is_none_or(|length| Some(length) == sent)
-    });
-    if right {
-        return Ok(());
-    }
-    let found = answer.content_range().unwrap_or("no range");
-    Err(unfit(format!("{subject}: asked for {range:?}, the server sends {found:?}")))
-}
-
-/// The numbers of `bytes FIRST-LAST/SIZE` (RFC 9110 section 14.4).
-fn parse_content_range(header: &str) -> Option<(u64, u64, u64)> {
-    let (span, size) = header.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = span.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
-}
-
-/// Reads a body to its end, which must be where the server announced it.
-async fn collect(
-    subject: &str,
-    key: &Key,
-    announced: Option<u64>,
-    mut stream: ByteStream,
-) -> Result<Bytes> {
-    let broken = |error| {
-        let context = format!("{subject}: the body broke off or was damaged on its way");
-        DestinationError::caused(ErrorKind::Unavailable, context, error)
-    };
-    let reserve = announced.unwrap_or(0).min(BODY_RESERVE);
-    let mut body = Vec::with_capacity(reserve as usize);
-    while let Some(chunk) = stream.try_next().await.map_err(broken)? {
-        body.extend_from_slice(&chunk);
-        check_length(key, body.len() as u64)?;
-    }
-    let length = body.len() as u64;
-    match announced {
-        Some(announced) if announced != length => {
-            let context = format!("{subject}: {length} of {announced} bytes arrived");
-            Err(DestinationError::new(ErrorKind::Unavailable, context))
-        }
-        _ => Ok(Bytes::from(body)),
-    }
-}
-
-/// Refuses a listing out of order, of which pages would skip or repeat objects.
-fn check_order(subject: &str, after: Option<&Key>, objects: &[ObjectMeta]) -> Result<()> {
-    let keys = objects.iter().map(|object| &object.key);
-    if after.into_iter().chain(keys).is_sorted_by(|earlier, later| earlier < later) {
-        return Ok(());
-    }
-    Err(unfit(format!("{subject}: the server lists objects out of order")))
 }
 
 fn unfit(context: String) -> DestinationError {

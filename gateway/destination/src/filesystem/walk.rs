@@ -1,21 +1,15 @@
-//! Folders as a listing in order of key.
-//!
-//! A folder `a` stands for the keys that start with `a/`, so entries are sorted by name with that
-//! slash appended to folders: `a-b` comes before `a/b`, as `-` comes before `/`. With that a
-//! depth-first walk meets the keys in ascending order, and a folder whose keys all lie outside
-//! of what is asked is not entered.
-
+//! Folders as a listing, sorted as [`crate::order`] says.
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::key::{MAX_KEY, is_segment};
+use crate::order::Wanted;
 use crate::{Key, ListPage, ObjectMeta};
 
 /// A page being gathered.
 pub(super) struct Walk<'a> {
-    prefix: &'a str,
-    after: &'a str,
+    wanted: Wanted<'a>,
     limit: usize,
     page: ListPage,
 }
@@ -23,12 +17,12 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// A page of at most `limit` keys that start with `prefix` and sort after `after`.
     pub(super) fn new(prefix: &'a str, after: Option<&'a Key>, limit: usize) -> Self {
-        Self { prefix, after: after.map_or("", Key::as_str), limit, page: ListPage::default() }
+        Self { wanted: Wanted::new(prefix, after), limit, page: ListPage::default() }
     }
 
     /// Walks the part of `root` that can hold the page.
     pub(super) fn run(mut self, root: &Path) -> io::Result<ListPage> {
-        let base = self.prefix.rfind('/').map_or("", |slash| &self.prefix[..=slash]);
+        let base = self.wanted.first_folder();
         self.folder(&root.join(base), base)?;
         Ok(self.page)
     }
@@ -67,19 +61,12 @@ impl<'a> Walk<'a> {
             } else if !kind.is_file() {
                 continue;
             }
-            if self.wants(&format!("{base}{name}")) {
+            if self.wanted.includes(&format!("{base}{name}")) {
                 names.push(name);
             }
         }
         names.sort_unstable();
         Ok(names)
-    }
-
-    /// Whether the key, or one of the keys of a folder (it ends in a slash), belongs in the page.
-    fn wants(&self, full: &str) -> bool {
-        let folder = full.ends_with('/');
-        let matches = full.starts_with(self.prefix) || (folder && self.prefix.starts_with(full));
-        matches && (full > self.after || (folder && self.after.starts_with(full)))
     }
 
     fn file(&mut self, path: &Path, key: String) -> io::Result<()> {

@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig,
 };
 
+use super::list::ServerOrder;
 use crate::key::MAX_KEY;
 use crate::url::{DestinationUrl, invalid};
 use crate::{DestinationError, ErrorKind, Result};
@@ -117,7 +118,7 @@ impl S3Config {
     }
 
     /// A client whose credentials have been found, and used for nothing yet.
-    pub(super) async fn client(&self) -> Result<Client> {
+    pub(super) async fn client(&self, order: ServerOrder) -> Result<Client> {
         let shared = self.load().await?;
         if shared.region().is_none() {
             return Err(invalid(
@@ -131,9 +132,10 @@ impl S3Config {
             // Repeating is the business of the Retry wrapper alone. A second, inner loop would
             // multiply the attempts and hide lost answers of conditional puts.
             .retry_config(RetryConfig::disabled())
-            // We ask for checksums where they mean something, request by request.
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            // Checksums of what is sent always; of what is read where it is a whole object.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .interceptor(order)
             .force_path_style(self.path_style)
             .timeout_config(timeouts)
             .stalled_stream_protection(stall.build());

@@ -1,7 +1,7 @@
 //! A proxy between an S3 client and its server that breaks what passes through it.
 //!
 //! It understands as much of HTTP/1.1 as the two sides use: requests with a Content-Length, and
-//! responses with one or in chunks.
+//! responses with one or in chunks. The server stays unnamed, so that the client cannot know it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -208,7 +208,7 @@ impl Connection {
 
     /// Reads a whole answer; chunks stay framed as they are.
     async fn read_answer(&mut self, bodiless: bool) -> Io<(String, Vec<u8>)> {
-        let head = read_head(&mut self.server).await?;
+        let head = read_head(&mut self.server).await?.replace("\r\nServer: ", "\r\nX-Server: ");
         let lower = head.to_ascii_lowercase();
         let length = if bodiless || lower.starts_with("http/1.1 204") {
             Length::Known(0)
