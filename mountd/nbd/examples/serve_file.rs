@@ -58,7 +58,10 @@ impl BlockRead for FileDisk {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let mut args = std::env::args().skip(1);
     let path = args.next().context("usage: serve_file FILE [ADDRESS:PORT | SOCKET]")?;
     let listener = match args.next() {

@@ -136,6 +136,15 @@ struct Shared {
     shutdown: CancellationToken,
 }
 
+impl Shared {
+    /// Waits until the shutdown has taken too long.
+    async fn overdue(&self) -> SessionError {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(self.limits.shutdown_grace).await;
+        SessionError::Overdue(self.limits.shutdown_grace)
+    }
+}
+
 /// Accepts on one socket until shutdown, then waits for the connections made through it.
 async fn accept(shared: Arc<Shared>, socket: Bound) {
     let mut sessions = JoinSet::new();
@@ -189,9 +198,11 @@ where
     sessions.spawn(async move {
         tracing::debug!(peer, "client connected");
         let exports = Arc::clone(&shared.exports);
-        let ended =
-            session::serve(exports, shared.limits.clone(), input, output, shared.shutdown.clone())
-                .await;
+        let (limits, shutdown) = (shared.limits.clone(), shared.shutdown.clone());
+        let ended = tokio::select! {
+            ended = session::serve(exports, limits, input, output, shutdown) => ended,
+            overdue = shared.overdue() => Err(overdue),
+        };
         log_end(&peer, ended);
         drop(place);
     });

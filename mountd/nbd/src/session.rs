@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::command::{Agreement, answer, weight};
 use crate::export::{Exports, Limits};
@@ -38,6 +39,8 @@ pub(crate) enum SessionError {
     Io(#[from] io::Error),
     #[error("the client stopped in the middle of a request")]
     Stalled,
+    #[error("requests were not finished {0:?} after the shutdown began")]
+    Overdue(Duration),
     #[error("the writer crashed: {0}")]
     Crashed(#[from] JoinError),
 }
@@ -70,17 +73,16 @@ where
     );
 
     let (queue, replies) = mpsc::channel(places(&limits));
-    let mut writer = tokio::spawn(write_replies(replies, output, limits.stall_timeout));
+    // Ends with the session: a session that is given up must not leave a writer behind.
+    let mut writer =
+        AbortOnDropHandle::new(tokio::spawn(write_replies(replies, output, limits.stall_timeout)));
     let transmission = Transmission::new(agreement, limits, queue);
     let ended = tokio::select! {
         ended = transmission.run(input, shutdown) => ended,
         // The writer only ends early when the client is gone or does not read.
         written = &mut writer => return Ok(written??),
     };
-    if ended.is_err() {
-        writer.abort();
-        return ended;
-    }
+    ended?;
     // `run` dropped the queue, so the writer ends once everything is written.
     Ok(writer.await??)
 }
@@ -126,8 +128,7 @@ impl Transmission {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    let grace = self.limits.shutdown_grace;
-                    return timeout(grace, self.wind_down(&mut input)).await.unwrap_or(Ok(()));
+                    return self.wind_down(&mut input).await;
                 }
                 filled = input.fill_buf() => { filled?; }
             }

@@ -172,6 +172,21 @@ async fn clients_that_stall_are_dropped() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn a_client_that_takes_no_replies_does_not_hold_up_the_shutdown_for_ever() {
+    let mut limits = Limits::default();
+    limits.shutdown_grace = Duration::from_millis(50);
+    limits.stall_timeout = Duration::from_secs(24 * 3600);
+    let device = Arc::new(MemoryDisk::from_bytes(&sample()));
+    let server = Fixture::device(device, limits).await;
+    let mut deaf = Raw::ready(server.address, Framing::Simple).await;
+    for cookie in 0..64 {
+        deaf.read(cookie, 0, 16 << 20).await;
+    }
+    server.stop().await;
+    deaf.closed().await;
+}
+
 /// Crashes on every read.
 struct Crashing;
 
