@@ -10,7 +10,7 @@ pub struct Capabilities {
     pub put_if_absent: bool,
     /// A get after a put returns the bytes that were put.
     pub read_after_write: bool,
-    /// A listing after a put or a delete shows its effect.
+    /// A listing after a put or a delete shows its effect, and is in order of key.
     pub list_after_write: bool,
     /// A span and a suffix of an object can be had.
     pub ranged_get: bool,

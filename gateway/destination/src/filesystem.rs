@@ -195,7 +195,7 @@ impl Store {
     fn put(&self, key: &Key, body: &[u8]) -> Result<()> {
         let target = self.path(key);
         let (file, folder) = self.prepare(key, body)?;
-        fs::rename(file.path(), &target).map_err(|error| failed("write", &target, error))?;
+        fs::rename(file.path(), &target).map_err(|error| put_failed(&target, error))?;
         sync_folder(&folder).map_err(|error| failed("make durable", &folder, error))
     }
 
@@ -206,7 +206,7 @@ impl Store {
         let folder = self.ensure_folder(segments)?;
         let temporary = self.ensure_folder(temporary::FOLDER)?;
         let file =
-            Temporary::write(&temporary, body).map_err(|error| failed("write", &target, error))?;
+            Temporary::write(&temporary, body).map_err(|error| put_failed(&target, error))?;
         Ok((file, folder))
     }
 
@@ -317,13 +317,25 @@ fn no_folder(root: &Path, error: io::Error) -> DestinationError {
 fn link_failed(target: &Path, error: io::Error) -> DestinationError {
     let unsupported = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::XDEV];
     if !unsupported.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-        return failed("write", target, error);
+        return put_failed(target, error);
     }
     let context = format!(
         "the file system refuses to link {}; a destination needs one with hard links",
         target.display()
     );
     DestinationError::caused(ErrorKind::Unfit, context, error)
+}
+
+fn put_failed(target: &Path, error: io::Error) -> DestinationError {
+    if !is_absent(&error) {
+        return failed("write", target, error);
+    }
+    // Folders are not made again: the disk may have been unmounted under us.
+    let context = format!(
+        "cannot write {}: its folder is gone, or is itself an object; check the mount",
+        target.display()
+    );
+    DestinationError::caused(ErrorKind::Other, context, error)
 }
 
 /// The destination's error for a failed system call.
@@ -350,4 +362,38 @@ fn failed(action: &str, path: &Path, error: io::Error) -> DestinationError {
         _ => (ErrorKind::Other, format!("cannot {action} {path}")),
     };
     DestinationError::caused(kind, context, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_have_the_kind_a_caller_acts_on() {
+        for (errno, kind) in [
+            (Errno::NOSPC, ErrorKind::NoSpace),
+            (Errno::DQUOT, ErrorKind::NoSpace),
+            (Errno::ROFS, ErrorKind::ReadOnly),
+            (Errno::ACCESS, ErrorKind::AccessDenied),
+            (Errno::NOENT, ErrorKind::NotFound),
+            (Errno::NOTDIR, ErrorKind::NotFound),
+            (Errno::STALE, ErrorKind::Unavailable),
+            (Errno::TIMEDOUT, ErrorKind::Unavailable),
+            (Errno::IO, ErrorKind::Other),
+        ] {
+            let error = failed("write", Path::new("/x"), errno.into());
+            assert_eq!(error.kind(), kind, "{errno:?}");
+            assert!(error.to_string().contains("/x"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_without_links_is_unfit() {
+        for errno in [Errno::PERM, Errno::OPNOTSUPP] {
+            let error = link_failed(Path::new("/x"), errno.into());
+            assert_eq!(error.kind(), ErrorKind::Unfit);
+        }
+        let full = link_failed(Path::new("/x"), Errno::NOSPC.into());
+        assert_eq!(full.kind(), ErrorKind::NoSpace);
+    }
 }

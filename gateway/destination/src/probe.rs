@@ -3,8 +3,8 @@
 //! Stores that accept a condition and ignore it are common. Commits rest on conditions, so a
 //! destination is probed before it is first used, and the answer is kept in the repository.
 //!
-//! The probe writes a few small objects under `probe/`, below a random name of its own, and
-//! removes them again whatever the outcome. A store that refuses to be written is an error, not
+//! The probe writes a few small objects under `probe/`, with random names, and removes them again
+//! whatever the outcome. A store that refuses to be written is an error, not
 //! a finding; what it does wrong is a finding.
 
 use std::time::SystemTime;
@@ -28,7 +28,7 @@ const LENGTH: usize = 4096;
 /// # Errors
 /// What the store reports: it cannot be reached, read or written.
 pub async fn probe(destination: &dyn Destination) -> Result<Capabilities> {
-    let probe = Probe { destination, name: format!("probe/{:032x}", rand::random::<u128>()) };
+    let probe = Probe { destination, id: format!("{:032x}", rand::random::<u128>()) };
     let found = probe.run().await;
     let cleaned = probe.clean_up().await;
     let found = found?;
@@ -39,7 +39,8 @@ pub async fn probe(destination: &dyn Destination) -> Result<Capabilities> {
 
 struct Probe<'a> {
     destination: &'a dyn Destination,
-    name: String,
+    /// Keeps probes that run side by side apart.
+    id: String,
 }
 
 impl Probe<'_> {
@@ -48,11 +49,12 @@ impl Probe<'_> {
         let body = Bytes::from_iter((0..LENGTH).map(|at| (at % 251) as u8));
         self.destination.put_new(&key, body.clone()).await?;
         let clock_offset_seconds = self.clock_offset(&key).await?;
+        let read_after_write = self.reads_back(&key, &body).await?;
         let put_if_absent = self.refuses_second(&key).await? && self.one_racer_wins().await?;
         Ok(Capabilities {
             put_if_absent,
-            read_after_write: self.reads_back(&key, &body).await?,
-            list_after_write: self.lists_changes().await?,
+            read_after_write,
+            list_after_write: self.lists_changes().await? && self.lists_in_order().await?,
             ranged_get: self.cuts_ranges(&body).await?,
             checksum_verified: self.destination.verifies_checksums(&self.key("damaged")?).await?,
             clock_offset_seconds,
@@ -60,7 +62,16 @@ impl Probe<'_> {
     }
 
     fn key(&self, part: &str) -> Result<Key> {
-        Key::new(format!("{}-{part}", self.name))
+        Key::new(format!("probe/{}-{part}", self.id))
+    }
+
+    /// Two keys in ascending order that a walk through folders would meet the other way round.
+    /// The folder always has the same name: some stores never remove one.
+    fn ordered_keys(&self) -> Result<[Key; 2]> {
+        Ok([
+            Key::new(format!("probe/order-{}", self.id))?,
+            Key::new(format!("probe/order/{}", self.id))?,
+        ])
     }
 
     /// The time the store gives a fresh object, against our clock now. Stores round to seconds.
@@ -119,6 +130,19 @@ impl Probe<'_> {
         Ok(seen.len() == 1 && seen[0].key == key && gone.is_empty())
     }
 
+    async fn lists_in_order(&self) -> Result<bool> {
+        let keys = self.ordered_keys()?;
+        for key in &keys {
+            self.destination.put(key, Bytes::from_static(b"x")).await?;
+        }
+        let listed = match list_all(self.destination, "probe/order").await {
+            Err(error) if error.kind() == ErrorKind::Unfit => return Ok(false),
+            listed => listed?,
+        };
+        let ours = listed.iter().map(|object| &object.key).filter(|key| keys.contains(key));
+        Ok(ours.eq(&keys))
+    }
+
     async fn cuts_ranges(&self, body: &Bytes) -> Result<bool> {
         let key = self.key("ranges")?;
         self.destination.put(&key, body.clone()).await?;
@@ -141,6 +165,9 @@ impl Probe<'_> {
         let parts = ["object", "damaged", "listed", "ranges"].into_iter().map(str::to_owned);
         for part in parts.chain(races) {
             self.destination.delete(&self.key(&part)?).await?;
+        }
+        for key in self.ordered_keys()? {
+            self.destination.delete(&key).await?;
         }
         Ok(())
     }

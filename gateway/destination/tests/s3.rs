@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lab::{IMPATIENT, Lab};
 use proxy::{Fault, Proxy};
-use sluice_destination::s3::{S3Config, S3Destination, S3Timeouts};
+use sluice_destination::s3::{S3Config, S3Destination};
 use sluice_destination::url::{OpenOptions, open};
 use sluice_destination::wrap::{Retry, RetryPolicy};
 use sluice_destination::{
@@ -35,10 +35,10 @@ fn large() -> Bytes {
 }
 
 /// A lab, a proxy before its server, and a bare destination through it.
-async fn through_proxy(timeouts: S3Timeouts) -> (Lab, Proxy, Arc<dyn Destination>) {
+async fn through_proxy() -> (Lab, Proxy, Arc<dyn Destination>) {
     let lab = Lab::find();
     let proxy = Proxy::start(lab.server()).await;
-    let store = lab.open_with(&lab.url_at("proxied", &proxy.endpoint()), timeouts).await;
+    let store = lab.open(&lab.url_at("proxied", &proxy.endpoint())).await;
     (lab, proxy, store)
 }
 
@@ -85,7 +85,7 @@ async fn a_probed_server_is_found_fit_and_left_clean() {
 
 #[tokio::test]
 async fn a_busy_server_is_asked_again_by_the_wrapper_only() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     proxy.inject("PUT", 3, Fault::Answer(503, xml("SlowDown")));
     let error = bare.put_new(&key("a"), large()).await.unwrap_err();
     assert_eq!((error.kind(), requests(&proxy, "put")), (ErrorKind::Unavailable, 1));
@@ -99,7 +99,7 @@ async fn a_busy_server_is_asked_again_by_the_wrapper_only() {
 
 #[tokio::test]
 async fn bodies_that_break_off_are_errors_and_then_repeated() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     bare.put_new(&key("a"), large()).await.unwrap();
     for fault in [Fault::Reset(100_000), Fault::Close(2_999_999), Fault::Close(0)] {
         for range in [ByteRange::Full, ByteRange::Suffix(3_000_000)] {
@@ -117,23 +117,23 @@ async fn bodies_that_break_off_are_errors_and_then_repeated() {
 
 #[tokio::test]
 async fn what_stands_still_is_given_up() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
-    bare.put_new(&key("a"), large()).await.unwrap();
-    proxy.inject("GET", 1, Fault::Stall(1_000_000));
-    let stalled = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
-    assert_eq!(stalled.kind(), ErrorKind::Unavailable, "{stalled}");
-    proxy.inject("GET", 1, Fault::Silence);
-    let silent = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
-    assert_eq!(silent.kind(), ErrorKind::Unavailable, "{silent}");
+    let (lab, proxy, patient) = through_proxy().await;
+    patient.put_new(&key("a"), large()).await.unwrap();
+    let hasty = lab.open_with(&lab.url_at("proxied", &proxy.endpoint()), IMPATIENT).await;
+    for fault in [Fault::Silence, Fault::Stall(1_000_000)] {
+        proxy.inject("GET", 1, fault.clone());
+        let error = hasty.get(&key("a"), ByteRange::Full).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{fault:?}: {error}");
+    }
     proxy.inject("PUT", 1, Fault::Silence);
-    let silent = bare.put_new(&key("b"), Bytes::from_static(b"b")).await.unwrap_err();
-    assert_eq!(silent.kind(), ErrorKind::Unavailable, "{silent}");
+    let error = hasty.put_new(&key("b"), Bytes::from_static(b"b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     lab.clean_up().await;
 }
 
 #[tokio::test]
 async fn a_slow_but_steady_body_arrives() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     bare.put_new(&key("a"), large()).await.unwrap();
     proxy.inject("GET", 1, Fault::Drip(100_000, Duration::from_millis(50)));
     assert_eq!(bare.get(&key("a"), ByteRange::Full).await.unwrap(), large());
@@ -143,7 +143,7 @@ async fn a_slow_but_steady_body_arrives() {
 #[tokio::test]
 async fn a_put_new_whose_answer_is_lost_has_happened() {
     for fault in [Fault::AnswerAfter(500), Fault::ResetAfter] {
-        let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+        let (lab, proxy, bare) = through_proxy().await;
         proxy.inject("PUT", 1, fault.clone());
         let lost = bare.put_new(&key("bare"), large()).await.unwrap_err();
         assert_eq!(lost.kind(), ErrorKind::Unavailable, "{fault:?}: {lost}");
@@ -161,7 +161,7 @@ async fn a_put_new_whose_answer_is_lost_has_happened() {
 
 #[tokio::test]
 async fn a_conflict_with_a_rival_is_settled_here() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     proxy.inject("PUT", 2, Fault::Answer(409, xml("ConditionalRequestConflict")));
     bare.put_new(&key("a"), large()).await.unwrap();
     assert_eq!(requests(&proxy, "put"), 3);
@@ -173,7 +173,7 @@ async fn a_conflict_with_a_rival_is_settled_here() {
 
 #[tokio::test]
 async fn a_bit_flipped_on_the_way_is_noticed() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     bare.put_new(&key("a"), large()).await.unwrap();
     proxy.inject("GET", 1, Fault::Flip(1_234_567));
     let error = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn a_bit_flipped_on_the_way_is_noticed() {
 
 #[tokio::test]
 async fn puts_carry_their_condition_and_checksum() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     bare.put_new(&key("a"), Bytes::from_static(b"123456789")).await.unwrap();
     bare.put(&key("a"), Bytes::from_static(b"123456789")).await.unwrap();
     let heads = proxy.heads();
@@ -199,7 +199,7 @@ async fn puts_carry_their_condition_and_checksum() {
 
 #[tokio::test]
 async fn a_server_that_sends_other_bytes_than_asked_for_is_unfit() {
-    let (_lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (_lab, proxy, bare) = through_proxy().await;
     let range = ByteRange::Span { offset: 2, length: 3 };
     proxy.inject("GET", 1, Fault::Answer(200, "the whole object".into()));
     let error = bare.get(&key("a"), range).await.unwrap_err();
@@ -208,7 +208,7 @@ async fn a_server_that_sends_other_bytes_than_asked_for_is_unfit() {
 
 #[tokio::test]
 async fn pages_out_of_order_are_unfit_until_the_listing_starts_again() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     let url = lab.url("proxied").parse().unwrap();
     let prefix = S3Config::from_url(&url).unwrap().prefix;
     let contents: String = ["c", "b"]
@@ -223,7 +223,7 @@ async fn pages_out_of_order_are_unfit_until_the_listing_starts_again() {
 
 #[tokio::test]
 async fn a_server_that_turns_out_to_list_by_folder_is_asked_by_folder() {
-    let (lab, _proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, _proxy, bare) = through_proxy().await;
     let names = ["vm-1/x", "vm-1/y", "vm/x", "vm/y", "vm0/x"];
     for name in names {
         bare.put(&key(name), Bytes::from_static(b"x")).await.unwrap();
@@ -238,7 +238,7 @@ async fn a_server_that_turns_out_to_list_by_folder_is_asked_by_folder() {
 
 #[tokio::test]
 async fn a_page_of_an_ordered_server_takes_one_request() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     let names = ["a/1", "a/2", "b/1", "b/2", "c/1"];
     for name in names {
         bare.put(&key(name), Bytes::from_static(b"x")).await.unwrap();
@@ -275,7 +275,7 @@ async fn foreign_names_below_the_prefix_are_passed_over() {
 
 #[tokio::test]
 async fn refusals_say_what_to_do() {
-    let (lab, proxy, bare) = through_proxy(IMPATIENT).await;
+    let (lab, proxy, bare) = through_proxy().await;
     proxy.inject("GET", 1, Fault::Answer(403, xml("RequestTimeTooSkewed")));
     let skewed = bare.get(&key("a"), ByteRange::Full).await.unwrap_err();
     assert_eq!(skewed.kind(), ErrorKind::AccessDenied);
@@ -286,7 +286,7 @@ async fn refusals_say_what_to_do() {
 
     let bucket = lab.url("x").split('/').nth(2).unwrap().to_owned();
     let url = lab.url("x").replacen(&bucket, "no-such-bucket-here", 1);
-    let elsewhere = lab.open_with(&url, IMPATIENT).await;
+    let elsewhere = lab.open(&url).await;
     // Some servers make the bucket at the first put, so that answer is made up.
     proxy.inject("PUT", 1, Fault::Answer(404, xml("NoSuchBucket")));
     for error in [
@@ -298,7 +298,7 @@ async fn refusals_say_what_to_do() {
         assert!(error.to_string().contains("create the bucket"), "{error}");
     }
 
-    let nobody = lab.open_with(&lab.url_at("x", "http://127.0.0.1:9"), IMPATIENT).await;
+    let nobody = lab.open(&lab.url_at("x", "http://127.0.0.1:9")).await;
     let error = nobody.get(&key("a"), ByteRange::Full).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("127.0.0.1:9") && chain(&error).contains("refused"));
@@ -311,7 +311,7 @@ async fn wrong_and_missing_keys_are_access_denied_and_never_shown() {
     let id = text.lines().nth(1).unwrap();
     let wrong = format!("[default]\n{id}\naws_secret_access_key = not-the-secret\n");
     std::fs::write(lab.folder().join("keys"), wrong).unwrap();
-    let store = lab.open_with(&lab.url("x"), IMPATIENT).await;
+    let store = lab.open(&lab.url("x")).await;
     let error = store.put(&key("a"), Bytes::new()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied, "{error}");
     let id = id.rsplit(' ').next().unwrap();

@@ -1,12 +1,10 @@
-//! Every destination that needs no server, and every wrapper, keeps the contract.
-
 use std::sync::Arc;
 
 use sluice_destination::Destination;
 use sluice_destination::conformance;
 use sluice_destination::filesystem::FilesystemDestination;
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::wrap::{Count, Fault, Limit, Retry, RetryPolicy};
+use sluice_destination::wrap::{Count, Effect, Fault, Limit, Retry, RetryPolicy, Rule};
 
 fn memory() -> Arc<dyn Destination> {
     Arc::new(MemoryDestination::new())
@@ -47,4 +45,15 @@ async fn count_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fault_without_rules_keeps_the_contract() {
     conformance::run(|| async { Fault::new(memory()) as Arc<dyn Destination> }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[should_panic(expected = "a call that must fail")]
+async fn a_store_that_ignores_conditions_breaks_the_contract() {
+    conformance::run(|| async {
+        let fault = Fault::new(memory());
+        fault.inject(Rule::new(Effect::IgnoreCondition));
+        fault as Arc<dyn Destination>
+    })
+    .await;
 }

@@ -1,0 +1,7 @@
+//! Everything that needs no server: memory, file system, wrappers, probe, opening by URL.
+
+mod conformance;
+mod filesystem;
+mod open;
+mod probe;
+mod wrap;
