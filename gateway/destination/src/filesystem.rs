@@ -3,7 +3,7 @@
 //! The key is the path below the root. A file gets its name only when it is complete and durable:
 //!
 //! ```text
-//! write .tmp/<random> -> fsync -> link to the key's name -> fsync its folder -> unlink .tmp/<random>
+//! write .tmp/<random> -> fsync -> link to the key's name -> fsync its folder -> unlink .tmp/...
 //! ```
 //!
 //! * `link` fails when the name is taken, on every local file system and on NFS; that makes

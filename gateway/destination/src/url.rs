@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Text without a scheme is a folder. A URL names where credentials are found and never holds
-//! one, so it can be printed, logged and stored. Each destination's module has a [`Scheme`] for
-//! the table here.
+//! one, so it can be printed, logged and stored. Adding a destination takes its module and one
+//! line in the table of schemes here.
 
 use std::fmt;
 use std::str::FromStr;

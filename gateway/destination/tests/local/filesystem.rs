@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use sluice_destination::filesystem::FilesystemDestination;
-use sluice_destination::{ByteRange, Destination, ErrorKind, Key, list_all};
+use sluice_destination::memory::MemoryDestination;
+use sluice_destination::{ByteRange, Destination, ErrorKind, Key, ListPage, MAX_GET, list_all};
 use tempfile::{TempDir, tempdir};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -113,4 +117,51 @@ async fn a_folder_that_vanishes_is_not_made_again() {
         assert!(error.to_string().contains("mount"), "{error}");
     }
     assert!(files(folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn an_object_too_large_to_hold_is_read_by_spans_only() {
+    let (folder, store) = store().await;
+    File::create(folder.path().join("huge")).unwrap().set_len(MAX_GET + 10).unwrap();
+    let error = store.get(&key("huge"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Other, "{error}");
+    let span = ByteRange::Span { offset: MAX_GET, length: 100 };
+    assert_eq!(store.get(&key("huge"), span).await.unwrap(), [0; 10].as_slice());
+}
+
+/// Text of a few characters around the slash in order, so that names are prefixes of each other.
+fn text(random: &mut StdRng, length: usize) -> String {
+    (0..length).map(|_| *b"a-.0/".choose(random).unwrap() as char).collect()
+}
+
+#[tokio::test]
+async fn listings_are_those_of_an_ordered_map() {
+    for seed in 0..20 {
+        let (_folder, store) = store().await;
+        let twin = MemoryDestination::new();
+        let mut random = StdRng::seed_from_u64(seed);
+        for _ in 0..60 {
+            let length = random.random_range(1..8);
+            let Ok(name) = Key::new(text(&mut random, length)) else { continue };
+            // A key that goes on where another one ends is refused by a file system.
+            if store.put(&name, Bytes::new()).await.is_ok() {
+                twin.put(&name, Bytes::new()).await.unwrap();
+            }
+        }
+        assert!(twin.len() > 10, "seed {seed} stores next to nothing");
+        for _ in 0..100 {
+            let length = random.random_range(0..4);
+            let prefix = text(&mut random, length);
+            let after = Key::new(text(&mut random, 3)).ok();
+            let limit = random.random_range(1..20);
+            let found = store.list(&prefix, after.as_ref(), limit).await.unwrap();
+            let wanted = twin.list(&prefix, after.as_ref(), limit).await.unwrap();
+            let keys = |page: &ListPage| -> Vec<String> {
+                page.objects.iter().map(|object| object.key.to_string()).collect()
+            };
+            let asked = format!("seed {seed}, {limit} below {prefix:?} after {after:?}");
+            assert_eq!(keys(&found), keys(&wanted), "{asked}");
+            assert_eq!(found.more, wanted.more, "{asked}");
+        }
+    }
 }
