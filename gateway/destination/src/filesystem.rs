@@ -185,11 +185,13 @@ impl Store {
         let target = self.path(key);
         let (file, folder) = self.prepare(key, body)?;
         let won = file.link(&target).map_err(|error| link_failed(&target, error))?;
-        if !won {
-            let context = format!("{} exists already", target.display());
-            return Err(DestinationError::new(ErrorKind::AlreadyExists, context));
+        // Also for a rival's name: "exists already" must still be true after a power cut.
+        sync_folder(&folder).map_err(|error| failed("make durable", &folder, error))?;
+        if won {
+            return Ok(());
         }
-        sync_folder(&folder).map_err(|error| failed("make durable", &folder, error))
+        let context = format!("{} exists already", target.display());
+        Err(DestinationError::new(ErrorKind::AlreadyExists, context))
     }
 
     fn put(&self, key: &Key, body: &[u8]) -> Result<()> {
