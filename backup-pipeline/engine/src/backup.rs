@@ -206,7 +206,10 @@ impl Window {
         Self { leaves: FuturesUnordered::new() }
     }
 
-    async fn push(&mut self, leaf: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    async fn push(
+        &mut self,
+        leaf: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Result<()> {
         while self.leaves.len() >= LEAVES {
             self.settle_one().await?;
         }

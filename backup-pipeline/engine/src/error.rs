@@ -52,7 +52,11 @@ impl EngineError {
     }
 
     pub(crate) fn source(image: &str, error: BlockError) -> Self {
-        Self::caused(ErrorKind::Source, format!("reading the source of image {image} failed"), error)
+        Self::caused(
+            ErrorKind::Source,
+            format!("reading the source of image {image} failed"),
+            error,
+        )
     }
 }
 

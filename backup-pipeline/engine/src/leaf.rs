@@ -92,8 +92,8 @@ impl Context {
             .await
             .map_err(|error| EngineError::source(&self.name, error))?;
         self.progress.add_read(length);
-        let first = (bytes.start - leaf * self.image.leaf_span())
-            / u64::from(self.image.block_size());
+        let first =
+            (bytes.start - leaf * self.image.leaf_span()) / u64::from(self.image.block_size());
         Ok(Segment { first: first as usize, bytes: buffer, _permit: permit })
     }
 
@@ -179,8 +179,7 @@ impl Context {
         tokio::spawn(async move {
             let work = move || {
                 let parent = parent.as_deref();
-                let stored =
-                    image.store(&segment.bytes, segment.first, parent, hashes.as_deref());
+                let stored = image.store(&segment.bytes, segment.first, parent, hashes.as_deref());
                 stored.map(|entries| Stored { first: segment.first, entries })
             };
             Ok(pool.run(work).await??)

@@ -235,8 +235,8 @@ async fn zero_holes(
         })?;
         let target = target.clone();
         let zero = move || {
-            let zero = extents.iter().filter(|extent| extent.kind.reads_zero());
-            zero.map(|extent| target.write_zeroes(extent.offset, extent.length)).collect()
+            let mut zero = extents.iter().filter(|extent| extent.kind.reads_zero());
+            zero.try_for_each(|extent| target.write_zeroes(extent.offset, extent.length))
         };
         let done: io::Result<()> = tokio::task::spawn_blocking(zero)
             .await

@@ -112,7 +112,8 @@ async fn gather(
 
 async fn leaf(context: &Context, held: &Held) -> Result<()> {
     let span = context.image.leaf_span();
-    let (number, runs) = (held.start / span, vec![held.start..held.size()]);
+    let number = held.start / span;
+    let runs = std::iter::once(held.start..held.size()).collect();
     if context.image.parent().is_some() && span <= LARGEST_HELD {
         context.compare_region(held, number, runs).await?;
     } else {

@@ -103,11 +103,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// Compresses `content` and hands over what to store.
-fn compressed<T>(
-    level: i32,
-    content: &[u8],
-    then: impl FnOnce(Codec, &[u8]) -> T,
-) -> Result<T> {
+fn compressed<T>(level: i32, content: &[u8], then: impl FnOnce(Codec, &[u8]) -> T) -> Result<T> {
     let failed = |error| crate::repository::local("zstd failed", error);
     COMPRESSOR.with_borrow_mut(|slot| {
         if slot.as_ref().is_none_or(|(known, ..)| *known != level) {
@@ -352,10 +348,8 @@ impl ChunkWriter {
 
     /// Closes the open packs and returns once everything put is durable.
     pub(crate) async fn barrier(self: &Arc<Self>) -> Result<()> {
-        let open = [
-            (PackKind::Data, self.data.lock().take()),
-            (PackKind::Meta, self.meta.lock().take()),
-        ];
+        let open =
+            [(PackKind::Data, self.data.lock().take()), (PackKind::Meta, self.meta.lock().take())];
         for (kind, builder) in open {
             if let Some(builder) = builder {
                 let writer = self.clone();

@@ -76,13 +76,13 @@ impl ImageReader {
             entries.map(|e| (e.index, e.digest)).collect::<BTreeSet<_>>()
         };
         let (new, old) = (directory(self), directory(older));
-        let pages: BTreeSet<u32> = new.symmetric_difference(&old).map(|(index, _)| *index).collect();
+        let pages: BTreeSet<u32> =
+            new.symmetric_difference(&old).map(|(index, _)| *index).collect();
         let mut leaves = Vec::new();
         for page in pages {
             let first = u64::from(page) * FANOUT as u64;
             for leaf in first..first + FANOUT as u64 {
-                let (new, old) =
-                    futures::try_join!(self.leaf_entry(leaf), older.leaf_entry(leaf))?;
+                let (new, old) = futures::try_join!(self.leaf_entry(leaf), older.leaf_entry(leaf))?;
                 if new.map(|entry| entry.id) != old.map(|entry| entry.id) {
                     leaves.push(leaf);
                 }

@@ -117,7 +117,13 @@ impl SlotDecoder {
 
     /// Opens a stored slot into `out`, which gets exactly its content. The content is
     /// authenticated but not yet compared with an id.
-    fn open(&self, location: &Location, stored: &[u8], out: &mut Vec<u8>, most: usize) -> Result<()> {
+    fn open(
+        &self,
+        location: &Location,
+        stored: &[u8],
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<()> {
         let damaged = |what: &str| {
             let key = pack_key(self.kind, self.pack);
             RepositoryError::damaged(format_args!("{key} slot {}", location.slot), what)
@@ -139,7 +145,11 @@ impl SlotDecoder {
                 Codec::Raw if payload.len() <= most => out.extend_from_slice(payload),
                 Codec::Raw => return Err(damaged("it is longer than it may be")),
                 Codec::Zstd => {
-                    out.reserve(most);
+                    // Frames say their size; a chunk must not take the memory of the largest.
+                    let size = zstd::zstd_safe::get_frame_content_size(payload);
+                    let size = size.ok().flatten().filter(|size| *size <= most as u64);
+                    let size = size.ok_or_else(|| damaged("its size is out of range"))?;
+                    out.reserve_exact(size as usize);
                     let decompressor = match decompressor {
                         Some(decompressor) => decompressor,
                         none => none.insert(
@@ -274,9 +284,7 @@ impl Shared {
                 Err(failure) => {
                     let (kind, context) = (failure.0.kind(), failure.to_string());
                     return Err(match std::error::Error::source(&*failure) {
-                        Some(source) => {
-                            RepositoryError::caused(kind, context, source.to_string())
-                        }
+                        Some(source) => RepositoryError::caused(kind, context, source.to_string()),
                         None => RepositoryError::new(kind, context),
                     });
                 }

@@ -55,9 +55,9 @@ impl Shared {
         point: &RestorePoint,
         record: &ImageRecord,
     ) -> Result<ImageReader> {
-        let directory = record.open_directory(&self.keys).map_err(|error| {
-            parse_error(commit_key(point.chain, point.id), error)
-        })?;
+        let directory = record
+            .open_directory(&self.keys)
+            .map_err(|error| parse_error(commit_key(point.chain, point.id), error))?;
         let inner = Inner {
             shared: self.clone(),
             record: record.clone(),

@@ -64,8 +64,10 @@ impl BackupSession {
         if !is_block_size(block_size) || size > MAX_IMAGE {
             return Err(RepositoryError::new(
                 ErrorKind::Invalid,
-                format!("cannot store {size} bytes in blocks of {block_size}: blocks are 64KiB, \
-                         128KiB, 256KiB, 512KiB or 1MiB, images at most 1 EiB"),
+                format!(
+                    "cannot store {size} bytes in blocks of {block_size}: blocks are 64KiB, \
+                         128KiB, 256KiB, 512KiB or 1MiB, images at most 1 EiB"
+                ),
             ));
         }
         let parent = self.parent_image(name, block_size)?;

@@ -97,8 +97,11 @@ impl DedupIndex {
             Run::write(&path, entries).map_err(failed)?;
             self.runs.write().push(Run::open(&path).map_err(failed)?);
         }
-        let mut known =
-            File::options().create(true).append(true).open(folder.join("segments")).map_err(failed)?;
+        let mut known = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("segments"))
+            .map_err(failed)?;
         writeln!(known, "{segment}").map_err(failed)
     }
 

@@ -38,6 +38,7 @@ mod points;
 mod pool;
 mod read_ahead;
 mod repository;
+pub mod retention;
 mod session;
 mod verify;
 
@@ -47,8 +48,8 @@ pub use error::{ErrorKind, RepositoryError, Result};
 pub use fetch::Run;
 pub use format::id::{ChainId, Digest, PackId, PointId, SessionId};
 pub use format::keyslot::{KdfCost, KeySlot, RecoveryKey};
-pub use format::page::{Entry, Page};
 pub use format::manifest::{BackupStats, ImageRecord};
+pub use format::page::{Entry, Page};
 pub use image_reader::ImageReader;
 pub use image_writer::{Base, ImageWriter};
 pub use points::{DamagedPoint, Listing, Pin, PointSelector, PointSpec, RestorePoint};

@@ -126,8 +126,10 @@ impl PointSpec {
         let invalid = |what: &str| {
             RepositoryError::new(
                 ErrorKind::Invalid,
-                format!("{text:?} names no restore point: {what}; write INSTANCE@latest, \
-                         INSTANCE@ID or INSTANCE@2026-11-21T03:00, and :IMAGE to name one image"),
+                format!(
+                    "{text:?} names no restore point: {what}; write INSTANCE@latest, \
+                         INSTANCE@ID or INSTANCE@2026-11-21T03:00, and :IMAGE to name one image"
+                ),
             )
         };
         let Some((instance, rest)) = text.rsplit_once('@') else {
@@ -233,13 +235,12 @@ impl Repository {
         let chain = self.shared.keys.chain(&spec.instance);
         let mut points = self.shared.live_points(Some(chain)).await?;
         points.reverse();
-        let mut fitting = points.iter().map(|(_, point)| *point).filter(|point| {
-            match &spec.selector {
+        let mut fitting =
+            points.iter().map(|(_, point)| *point).filter(|point| match &spec.selector {
                 PointSelector::Latest => true,
                 PointSelector::Id(prefix) => point.to_string().starts_with(prefix.as_str()),
                 PointSelector::At(_) => true,
-            }
-        });
+            });
         if let PointSelector::Id(prefix) = &spec.selector {
             let all: Vec<PointId> = fitting.by_ref().collect();
             return match all.as_slice() {
@@ -293,8 +294,7 @@ impl Repository {
             reason: reason.into(),
         };
         let key = tombstone_key(point.chain, point.id);
-        let body =
-            self.shared.seal_record(Kind::Tombstone, point.id.0, &[], &to_cbor(&record))?;
+        let body = self.shared.seal_record(Kind::Tombstone, point.id.0, &[], &to_cbor(&record))?;
         match self.shared.destination.put_new(&key, body).await {
             Err(error) if error.kind() == DestinationKind::AlreadyExists => Ok(()),
             other => Ok(other?),

@@ -11,10 +11,10 @@ use sluice_destination::{
 use zeroize::Zeroizing;
 
 use crate::cache::Caches;
-use crate::fetch::Flights;
 use crate::clock::Clock;
 use crate::crypto::{KeyRing, MasterKey, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::fetch::Flights;
 use crate::format::descriptor::Descriptor;
 use crate::format::header::{Header, Kind};
 use crate::format::id::{RepositoryId, descriptor_key};

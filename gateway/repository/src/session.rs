@@ -371,8 +371,8 @@ impl BackupSession {
         };
         let object = session_object(id.0);
         let parsed = self.shared.open_record(key, Kind::Session, object, &bytes);
-        let parsed = parsed
-            .and_then(|body| from_cbor(&body).map_err(|error| parse_error(key, error)));
+        let parsed =
+            parsed.and_then(|body| from_cbor(&body).map_err(|error| parse_error(key, error)));
         match parsed {
             Ok(record) => Ok(Some(record)),
             Err(error) => {

@@ -359,8 +359,7 @@ impl Shared {
         };
         let meta = self.destination.head(&key).await.map_err(missing)?;
         let whole = depth == Depth::Data;
-        let range =
-            if whole { ByteRange::Full } else { ByteRange::Suffix(MAX_TAIL as u64) };
+        let range = if whole { ByteRange::Full } else { ByteRange::Suffix(MAX_TAIL as u64) };
         let tail = self.destination.get(&key, range).await.map_err(missing)?;
         let (footer, table) = open_table(&self.keys, self.id, kind, pack, &tail)
             .map_err(|error| parse_error(&key, error))?;

@@ -147,7 +147,8 @@ async fn a_source_that_fails_in_the_middle_leaves_no_point() {
     let (destination, repository) = new_repository().await;
     let source = FaultyRead::new(MemoryDisk::from_bytes(&disk()), 50 << 20, BlockKind::Io);
     let source = Arc::new(source);
-    let failed = run(&repository, vec![device_image("disk", source.clone(), Change::Regions)]).await;
+    let failed =
+        run(&repository, vec![device_image("disk", source.clone(), Change::Regions)]).await;
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::Source);
     assert!(repository.list(None).await.unwrap().points.is_empty());
     source.set_fail_from(u64::MAX);
@@ -256,7 +257,11 @@ async fn damage_anywhere_is_found_and_named_and_never_read() {
         for round in 0..12 {
             let mut bad = good.to_vec();
             let at = (next(&mut random) % good.len() as u64) as usize;
-            if round % 4 == 3 { bad.truncate(at) } else { bad[at] ^= 1 << (round % 8) }
+            if round % 4 == 3 {
+                bad.truncate(at);
+            } else {
+                bad[at] ^= 1 << (round % 8);
+            }
             destination.put(&object.key, bad.into()).await.unwrap();
             let fresh = Repository::open(
                 destination.clone(),

@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Does a step; returns the bytes it changed.
-fn apply(disk: &mut Vec<u8>, step: &Step) -> Vec<Range<u64>> {
+fn apply(disk: &mut Vec<u8>, step: &Step) -> Range<u64> {
     let place = |at: u16, disk: &[u8]| disk.len() * usize::from(at) / (usize::from(u16::MAX) + 1);
     let range = match *step {
         Step::Write { at, length, seed } => {
@@ -57,7 +57,12 @@ fn apply(disk: &mut Vec<u8>, step: &Step) -> Vec<Range<u64>> {
             0..0
         }
     };
-    vec![range.start as u64..range.end as u64]
+    range.start as u64..range.end as u64
+}
+
+/// Steps between two points, and the way their changes are found.
+fn rounds() -> impl Strategy<Value = Vec<(Vec<Step>, u8)>> {
+    proptest::collection::vec((proptest::collection::vec(step(), 1..6), 0u8..3), 1..5)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -70,19 +75,19 @@ proptest! {
     #[test]
     fn every_point_reads_as_the_disk_was(
         first in 0usize..(20 << 20),
-        rounds in proptest::collection::vec((proptest::collection::vec(step(), 1..6), 0u8..3), 1..5),
+        rounds in rounds(),
     ) {
         runtime().block_on(async {
             let (destination, repository) = new_repository().await;
             let mut disk = vec![0u8; first];
             let fill = disk.len() / 3;
             disk[..fill].copy_from_slice(&noise(99, fill));
-            let mut points = vec![(back_up(&repository, &disk, Change::Rescan).await, disk.clone())];
+            let point = back_up(&repository, &disk, Change::Rescan).await;
+            let mut points = vec![(point, disk.clone())];
             for (steps, way) in rounds {
                 let mut changed = Vec::new();
-                let before = disk.len() as u64;
                 for step in &steps {
-                    changed.extend(apply(&mut disk, step));
+                    changed.push(apply(&mut disk, step));
                 }
                 // A caller's list speaks of bytes inside the device.
                 let size = disk.len() as u64;
@@ -93,7 +98,6 @@ proptest! {
                 if steps.iter().any(|step| matches!(step, Step::Resize { .. })) {
                     changed.push(0..size);
                 }
-                let _ = before;
                 let change = match way {
                     0 => Change::Regions,
                     1 => Change::Rescan,
@@ -124,7 +128,7 @@ proptest! {
             let before = disk.clone();
             let mut changed = Vec::new();
             for step in steps.iter().filter(|step| !matches!(step, Step::Resize { .. })) {
-                changed.extend(apply(&mut disk, step));
+                changed.push(apply(&mut disk, step));
             }
             let mut roots = Vec::new();
             let (_, repository) = new_repository().await;
@@ -136,6 +140,11 @@ proptest! {
             assert!(roots[0] == roots[1] && roots[1] == roots[2]);
         });
     }
+}
+
+/// A change of these bytes only.
+fn only(range: Range<u64>) -> Change {
+    Change::Changed(std::iter::once(range).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +163,7 @@ async fn unchanged_data_is_not_stored_again() {
     let disk = noise(1, 8 << 20);
     let first = back_up(&repository, &disk, Change::Regions).await;
     assert_eq!(first.stats.new_bytes, 8 << 20);
-    for change in [Change::Regions, Change::Rescan, Change::Changed(vec![0..8 << 20])] {
+    for change in [Change::Regions, Change::Rescan, only(0..8 << 20)] {
         let next = back_up(&repository, &disk, change).await;
         assert_eq!((next.stats.new_bytes, next.stats.meta_bytes), (0, 0), "{}", next.method);
         assert_eq!(next.stats.unchanged_bytes, 8 << 20);
@@ -171,7 +180,7 @@ async fn a_changed_list_reads_only_what_it_names() {
     let mut disk = noise(1, 8 << 20);
     back_up(&repository, &disk, Change::Regions).await;
     disk[100..200].fill(9);
-    let changed = Change::Changed(vec![100..200]);
+    let changed = only(100..200);
     let point = back_up(&repository, &disk, changed).await;
     assert_eq!(point.stats.read_bytes, BLOCK);
     assert_eq!(point.stats.new_bytes, BLOCK);
@@ -187,10 +196,9 @@ async fn another_machine_finds_what_is_stored_through_the_index() {
     let cache = tempfile::tempdir().unwrap();
     let settings = settings(Some(cache.path()));
     let clock = sluice_repository::Clock::system();
-    let elsewhere =
-        sluice_repository::Repository::open(destination, clock, passphrase(), settings)
-            .await
-            .unwrap();
+    let elsewhere = sluice_repository::Repository::open(destination, clock, passphrase(), settings)
+        .await
+        .unwrap();
     let cancel = tokio_util::sync::CancellationToken::new();
     let progress = sluice_engine::Progress::new();
     let images = vec![image("other", &disk, Change::Regions)];

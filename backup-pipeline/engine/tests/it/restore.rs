@@ -69,9 +69,10 @@ async fn a_restore_is_whole_and_leaves_holes_alone() {
     let progress = Progress::new();
     let options = RestoreOptions::default();
     let cancel = CancellationToken::new();
-    let done = restore(&image, repository.pool(), target.clone(), options, progress.clone(), cancel)
-        .await
-        .unwrap();
+    let done =
+        restore(&image, repository.pool(), target.clone(), options, progress.clone(), cancel)
+            .await
+            .unwrap();
     assert_eq!(done.written, target.written.load(Ordering::Relaxed));
     assert_eq!(done.written, (30 << 20) - 100);
     assert!(std::fs::read(&path).unwrap() == disk);

@@ -113,12 +113,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Header {
-        Header {
-            kind: Kind::Commit,
-            repository: RepositoryId([1; 16]),
-            object: [2; 16],
-            epoch: 3,
-        }
+        Header { kind: Kind::Commit, repository: RepositoryId([1; 16]), object: [2; 16], epoch: 3 }
     }
 
     #[test]

@@ -312,8 +312,7 @@ mod tests {
     #[test]
     fn only_the_right_passphrase_in_the_right_repository_unlocks() {
         let (id, master) = (RepositoryId([1; 16]), MasterKey([7; 32]));
-        let slot =
-            KeySlot::for_passphrase(id, &master, "correct", CHEAP, [3; 28], note()).unwrap();
+        let slot = KeySlot::for_passphrase(id, &master, "correct", CHEAP, [3; 28], note()).unwrap();
         let slot = KeySlot::decode(&slot.encode()).unwrap();
         assert_eq!(slot.unlock(id, "correct").unwrap().unwrap().0, master.0);
         assert!(slot.unlock(id, "wrong").unwrap().is_none());

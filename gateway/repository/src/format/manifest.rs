@@ -3,8 +3,8 @@
 use minicbor::{Decode, Encode};
 
 use super::id::{ChainId, Digest, PackId, PointId};
-use super::page::Location;
 use super::pack::Codec;
+use super::page::Location;
 use super::{FANOUT, FormatError, MAX_IMAGE, Parsed, is_block_size, take, u16_at, u32_at};
 use crate::crypto::{KeyRing, digest16};
 

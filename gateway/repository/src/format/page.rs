@@ -204,7 +204,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn pages_round_trip(entries in proptest::collection::vec(entry(), FANOUT), level in 0u8..2) {
+        fn pages_round_trip(
+            entries in proptest::collection::vec(entry(), FANOUT),
+            level in 0u8..2,
+        ) {
             let page = Page { level, entries: entries.into_boxed_slice() };
             prop_assert_eq!(Page::decode(&page.encode()).unwrap(), page);
         }

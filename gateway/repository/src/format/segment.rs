@@ -1,8 +1,8 @@
 //! Entries of the dedup index, in segments and in local runs (`docs/format/`, section 7).
 
 use super::id::{Digest, PackId};
-use super::page::Location;
 use super::pack::Codec;
+use super::page::Location;
 use super::{FormatError, Parsed, take, u16_at, u32_at};
 
 /// Length of an entry in bytes.
