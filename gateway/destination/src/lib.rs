@@ -21,6 +21,7 @@ pub mod conformance;
 pub mod filesystem;
 pub mod memory;
 pub mod probe;
+#[cfg(feature = "s3")]
 pub mod s3;
 pub mod url;
 pub mod wrap;

@@ -6,6 +6,7 @@
 //! of what is asked is not entered.
 
 use crate::Key;
+#[cfg(any(test, feature = "s3"))]
 use crate::key::{MAX_KEY, may_start_key};
 
 /// Which keys a listing is after.
@@ -35,6 +36,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// Whether keys can start with this name of a folder, which ends in a slash.
+#[cfg(any(test, feature = "s3"))]
 pub(crate) fn folder_of(name: &str) -> bool {
     name.ends_with('/') && name.len() < MAX_KEY && may_start_key(name)
 }

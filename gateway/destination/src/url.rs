@@ -19,7 +19,11 @@ use crate::wrap::{Count, Counters, Limit, Retry, RetryPolicy};
 use crate::{Destination, DestinationError, ErrorKind, Result};
 
 /// The destinations that can be opened by URL.
-const SCHEMES: &[Scheme] = &[crate::filesystem::SCHEME, crate::s3::SCHEME];
+const SCHEMES: &[Scheme] = &[
+    crate::filesystem::SCHEME,
+    #[cfg(feature = "s3")]
+    crate::s3::SCHEME,
+];
 
 /// How a destination is known by URL.
 pub(crate) struct Scheme {
