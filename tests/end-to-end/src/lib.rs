@@ -1,1 +1,1 @@
-//! Black-box tests of the built executable; see `tests/`.
+//! Black-box tests of the built executable, with real clients and real faults; see `tests/`.

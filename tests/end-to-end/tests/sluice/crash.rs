@@ -1,0 +1,166 @@
+//! Backups that are killed or stopped: the repository stays valid, and the next run goes on.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::support::disk::{self, MIB, folder_size};
+use crate::support::repo::Repo;
+use crate::support::run::{Ran, Running, wait_until};
+
+/// Incompressible, so that what is stored is what is read.
+const SIZE: u64 = 320 * MIB;
+
+/// An earlier point of another small disk, and a large disk to be killed over.
+fn prepared() -> (Repo, String) {
+    let repo = Repo::new();
+    let (small, large) = (repo.path("small.raw"), repo.path("disk.raw"));
+    disk::create(&small, 4 * MIB);
+    disk::fill(&small, MIB, MIB, 1);
+    let point = repo.backup_with(&small, &[]);
+    disk::create(&large, SIZE + 4 * MIB);
+    disk::fill(&large, 2 * MIB, SIZE, 2);
+    (repo, point)
+}
+
+/// Starts a backup of the large disk and waits until this much more is stored.
+fn under_way(repo: &Repo, bytes: u64) -> Running {
+    let stored = |repo: &Repo| folder_size(&repo.folder());
+    let before = stored(repo);
+    let image = repo.path("disk.raw");
+    let args = ["backup".as_ref(), "vm".as_ref(), image.as_os_str()];
+    let mut running = repo.sluice(args).spawn();
+    wait_until("something is stored", || {
+        assert!(!running.is_over(), "the backup ended before it could be killed");
+        stored(repo) - before >= bytes
+    });
+    running
+}
+
+fn data(repo: &Repo) -> u64 {
+    folder_size(&repo.folder().join("d"))
+}
+
+fn check_after(repo: &Repo, earlier: &str, small: &Path) {
+    assert_eq!(repo.points("vm"), [earlier]);
+    repo.assert_sound();
+    repo.assert_restores(earlier, small);
+}
+
+/// Runs the backup again and checks that it went on from what was stored.
+fn go_on(repo: &Repo, kept: u64) {
+    let image = repo.path("disk.raw");
+    let point = repo.backup(&image);
+    let stats = repo.stats(&point);
+    // What is under way when it dies is lost: some packs of 32 MiB in the making.
+    assert!(
+        stats.new <= SIZE - kept + 4 * MIB,
+        "{} MiB were there and {} MiB were sent again",
+        kept / MIB,
+        stats.new / MIB
+    );
+    assert!(
+        data(repo) <= SIZE + SIZE / 20 + 2 * MIB,
+        "{} MiB are stored for {} MiB",
+        data(repo) / MIB,
+        SIZE / MIB
+    );
+    repo.assert_sound();
+    repo.assert_restores(&point, &image);
+}
+
+#[test]
+fn a_backup_killed_several_times_goes_on_each_time() {
+    let (repo, earlier) = prepared();
+    let small = repo.path("small.raw");
+    for part in [1, 40 * MIB, 80 * MIB] {
+        let running = under_way(&repo, part);
+        running.signal(Signal::KILL);
+        assert_eq!(running.wait().signal, Some(9));
+        check_after(&repo, &earlier, &small);
+    }
+    let kept = data(&repo).saturating_sub(2 * MIB);
+    assert!(kept > 60 * MIB, "only {kept} bytes survived");
+    go_on(&repo, kept);
+    assert_eq!(repo.points("vm").len(), 2);
+}
+
+fn interrupted(repo: &Repo, signal: Signal) -> Ran {
+    let running = under_way(repo, 40 * MIB);
+    running.signal(signal);
+    running.wait()
+}
+
+#[test]
+fn a_backup_that_is_interrupted_says_how_to_go_on_and_loses_nothing_stored() {
+    let (repo, earlier) = prepared();
+    interrupted(&repo, Signal::INT).ended(1).says(&["run", "again"]);
+    check_after(&repo, &earlier, &repo.path("small.raw"));
+    interrupted(&repo, Signal::TERM).ended(1).says(&["run", "again"]);
+    check_after(&repo, &earlier, &repo.path("small.raw"));
+    let kept = data(&repo).saturating_sub(2 * MIB);
+    assert!(kept >= 60 * MIB);
+    go_on(&repo, kept);
+}
+
+#[test]
+fn what_a_killed_backup_left_is_told_by_the_next_one() {
+    let (repo, _) = prepared();
+    let running = under_way(&repo, 100 * MIB);
+    running.signal(Signal::KILL);
+    running.wait();
+    let image = repo.path("disk.raw");
+    let args = ["backup".as_ref(), "vm".as_ref(), image.as_os_str()];
+    let done = repo.json(args);
+    assert!(done["resumed_packs"].as_u64().unwrap() > 0, "{done}");
+}
+
+#[test]
+fn two_backups_of_one_instance_at_once_both_stand_or_one_says_why() {
+    let repo = Repo::new();
+    let images = ["a.raw", "b.raw"].map(|name| repo.path(name));
+    for (number, image) in images.iter().enumerate() {
+        disk::create(image, 64 * MIB);
+        disk::fill(image, 0, 60 * MIB, number as u64);
+    }
+    let start =
+        |image: &Path| repo.sluice(["backup", "vm", &format!("disk={}", image.display())]).spawn();
+    let both = [start(&images[0]), start(&images[1])].map(Running::wait);
+    let done = both.iter().filter(|ran| matches!(ran.code, Some(0 | 3))).count();
+    assert!(done >= 1, "{} {}", both[0].err, both[1].err);
+    for ran in both.iter().filter(|ran| !matches!(ran.code, Some(0 | 3))) {
+        assert_eq!(ran.code, Some(1));
+        assert!(ran.err.contains("help:"), "{}", ran.err);
+    }
+    let points = repo.points("vm");
+    assert_eq!(points.len(), done);
+    repo.assert_sound();
+    let target = repo.path("restored.raw");
+    for point in points {
+        repo.ok(["restore", &point, target.to_str().unwrap()]);
+        let restored = fs::read(&target).unwrap();
+        assert!(images.iter().any(|image| fs::read(image).unwrap() == restored), "{point}");
+        fs::remove_file(&target).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_restore_goes_on_with_resume() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, SIZE);
+    disk::fill(&image, 0, SIZE, 2);
+    let point = repo.backup(&image);
+    let target = repo.path("target.raw");
+    let args = ["restore", &point, target.to_str().unwrap()];
+    let mut running = repo.sluice(args).spawn();
+    wait_until("the restore has begun", || {
+        assert!(!running.is_over(), "the restore ended before it could be killed");
+        target.exists() && disk::allocated(&target) > 10 * MIB
+    });
+    running.signal(Signal::KILL);
+    running.wait();
+    repo.sluice(args).arg("--resume").ok();
+    disk::assert_same(&image, &target);
+}

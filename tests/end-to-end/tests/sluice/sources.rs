@@ -1,0 +1,266 @@
+//! What can be backed up: image formats, devices, streams, and other programs' exports.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::support::disk::{self, MIB, assert_same};
+use crate::support::repo::Repo;
+use crate::support::run::Cmd;
+use crate::support::serve::QemuNbd;
+
+fn qemu_img(args: &[&str]) {
+    Cmd::new("qemu-img").args(args).ok();
+}
+
+fn qemu_io(image: &Path, format: &str, writes: &[&str]) {
+    let commands = writes.iter().flat_map(|write| ["-c", write]);
+    Cmd::new("qemu-io").args(["-f", format]).args(commands).arg(image).ok();
+}
+
+/// What QEMU says the image reads as.
+fn as_raw(image: &Path, format: &str) -> PathBuf {
+    let raw = image.with_extension("expected");
+    qemu_img(&[
+        "convert",
+        "-f",
+        format,
+        "-O",
+        "raw",
+        image.to_str().unwrap(),
+        raw.to_str().unwrap(),
+    ]);
+    raw
+}
+
+/// Backs up an image twice, with writes between, and compares both points.
+fn both_points_are_right(repo: &Repo, image: &Path, format: &str, flag: &[&str]) {
+    let first = repo.backup_with(image, flag);
+    repo.assert_restores(&first, &as_raw(image, format));
+    qemu_io(image, format, &["write -q -P 7 1M 200k", "write -q -P 9 9M 1"]);
+    let second = repo.backup_with(image, flag);
+    let expected = as_raw(image, format);
+    repo.assert_restores(&second, &expected);
+    let stats = repo.stats(&second);
+    assert!(stats.new <= MIB, "{} new bytes in the second point", stats.new);
+}
+
+/// A raw disk converted to a format.
+fn converted(repo: &Repo, format: &str, options: &[&str]) -> PathBuf {
+    let raw = repo.path("source.raw");
+    disk::create(&raw, 64 * MIB);
+    disk::fill(&raw, 0, 6 * MIB, 1);
+    disk::fill(&raw, 30 * MIB + 512, MIB, 2);
+    disk::fill(&raw, 64 * MIB - 4096, 4096, 3);
+    let image = repo.path(&format!("disk.{format}"));
+    let ends = [raw.to_str().unwrap(), image.to_str().unwrap()];
+    qemu_img(&[&["convert", "-f", "raw", "-O", format], options, &ends[..]].concat());
+    image
+}
+
+#[test]
+fn qcow2_with_a_backing_chain_reads_as_qemu_reads_it() {
+    let repo = Repo::new();
+    let base = converted(&repo, "qcow2", &[]);
+    let middle = repo.path("middle.qcow2");
+    let top = repo.path("top.qcow2");
+    // Relative names, as people make them.
+    for (under, over) in [(&base, &middle), (&middle, &top)] {
+        let name = under.file_name().unwrap().to_str().unwrap();
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "qcow2",
+            "-b",
+            name,
+            over.to_str().unwrap(),
+        ]);
+    }
+    qemu_io(&middle, "qcow2", &["write -q -P 3 2M 1M", "write -q -z 4M 64k"]);
+    qemu_io(&top, "qcow2", &["write -q -P 4 2500k 64k", "write -q -P 5 60M 3M"]);
+    both_points_are_right(&repo, &top, "qcow2", &[]);
+}
+
+#[test]
+fn qcow2_over_a_raw_base_reads_as_qemu_reads_it() {
+    let repo = Repo::new();
+    let base = converted(&repo, "raw", &[]);
+    let top = repo.path("top.qcow2");
+    let name = base.to_str().unwrap();
+    qemu_img(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        name,
+        top.to_str().unwrap(),
+        "70M",
+    ]);
+    both_points_are_right(&repo, &top, "qcow2", &["--format", "qcow2"]);
+}
+
+#[test]
+fn compressed_qcow2_reads_as_qemu_reads_it() {
+    for kind in ["zlib", "zstd"] {
+        let repo = Repo::new();
+        let option = format!("compression_type={kind}");
+        let image = converted(&repo, "qcow2", &["-c", "-o", &option]);
+        both_points_are_right(&repo, &image, "qcow2", &[]);
+    }
+}
+
+#[test]
+fn vmdk_reads_as_qemu_reads_it() {
+    let repo = Repo::new();
+    let image = converted(&repo, "vmdk", &[]);
+    both_points_are_right(&repo, &image, "vmdk", &[]);
+}
+
+#[test]
+fn stream_optimised_vmdk_reads_as_qemu_reads_it() {
+    let repo = Repo::new();
+    let image = converted(&repo, "vmdk", &["-o", "subformat=streamOptimized"]);
+    let point = repo.backup_with(&image, &["--format", "vmdk"]);
+    repo.assert_restores(&point, &as_raw(&image, "vmdk"));
+}
+
+#[test]
+fn vhd_reads_as_qemu_reads_it() {
+    for kind in ["dynamic", "fixed"] {
+        let repo = Repo::new();
+        let image = converted(&repo, "vpc", &["-o", &format!("subformat={kind},force_size=on")]);
+        both_points_are_right(&repo, &image, "vpc", &["--format", "vhd"]);
+    }
+}
+
+#[test]
+fn vhdx_reads_as_qemu_reads_it() {
+    let repo = Repo::new();
+    let image = converted(&repo, "vhdx", &[]);
+    both_points_are_right(&repo, &image, "vhdx", &[]);
+}
+
+#[test]
+fn what_is_called_raw_is_taken_as_it_is() {
+    let repo = Repo::new();
+    let image = converted(&repo, "qcow2", &[]);
+    let point = repo.backup_with(&image, &["--format", "raw"]);
+    repo.assert_restores(&point, &image);
+}
+
+/// A loop device of a file; detached when dropped.
+struct Loop(String);
+
+impl Loop {
+    fn attach(file: &Path) -> Result<Self, String> {
+        let ran = Cmd::new("losetup").args(["--find", "--show"]).arg(file).run();
+        if ran.code == Some(0) { Ok(Self(ran.text().trim().to_owned())) } else { Err(ran.err) }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Cmd::new("losetup").args(["--detach", &self.0]).run();
+    }
+}
+
+#[test]
+fn a_block_device_is_backed_up_and_restored_to() {
+    let repo = Repo::new();
+    let file = repo.path("device.img");
+    disk::create(&file, 48 * MIB);
+    disk::fill(&file, MIB, 5 * MIB, 1);
+    let device = match Loop::attach(&file) {
+        Ok(device) => device,
+        Err(why) => {
+            eprintln!("SKIPPED: no loop devices here (root and the loop module): {why}");
+            return;
+        }
+    };
+    repo.ok(["backup", "vm", &format!("disk={}", device.0)]);
+    repo.assert_restores("vm@latest", &file);
+
+    let target = repo.path("target.img");
+    disk::create(&target, 48 * MIB);
+    disk::fill(&target, 0, 48 * MIB, 9);
+    let onto = Loop::attach(&target).unwrap();
+    repo.fails(1, ["restore", "vm@latest", &onto.0]).says(&["--overwrite"]);
+    repo.ok(["restore", "vm@latest", &onto.0, "--overwrite"]);
+    assert_same(&file, &target);
+
+    let small = repo.path("small.img");
+    disk::create(&small, 10 * MIB);
+    let too_small = Loop::attach(&small).unwrap();
+    repo.fails(1, ["restore", "vm@latest", &too_small.0, "--overwrite"])
+        .says(&[&too_small.0, "small"]);
+}
+
+#[test]
+fn standard_input_is_a_disk_too() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::sample(&image);
+    let args = ["backup", "vm", "dump=-"];
+    repo.sluice(args).stdin(File::open(&image).unwrap()).ok();
+    repo.assert_restores("vm@latest:dump", &image);
+    disk::modify(&image, 1);
+    // Through a pipe, in pieces of all sizes.
+    let script = r#"cat "$IMAGE" | "$@""#;
+    let shell = ["sh", "-c", script, "sh"].map(Into::into);
+    repo.sluice(args).env("IMAGE", &image).behind(&shell).ok();
+    repo.assert_restores("vm@latest", &image);
+    let second = repo.points("vm").pop().unwrap();
+    assert!(repo.stats(&second).new < 2 * MIB, "a stream is deduplicated too");
+    // Nothing at all is an image of no bytes.
+    repo.sluice(["backup", "empty", "-"]).ok();
+    let shown = repo.json(["show", "empty@latest"]);
+    assert_eq!(shown["images"][0]["size"], 0);
+}
+
+#[test]
+fn an_nbd_export_is_a_source() {
+    let repo = Repo::new();
+    let image = converted(&repo, "qcow2", &[]);
+    let server = QemuNbd::start(repo.dir(), &image, "qcow2", &[]);
+    repo.ok(["backup", "vm", server.uri()]);
+    repo.assert_restores("vm@latest", &as_raw(&image, "qcow2"));
+    let point = repo.points("vm").pop().unwrap();
+    let read = repo.stats(&point).read;
+    assert!(read < 12 * MIB, "holes of the export were read: {read} bytes");
+}
+
+#[test]
+fn with_a_dirty_bitmap_only_the_change_is_read() {
+    let repo = Repo::new();
+    let image = converted(&repo, "qcow2", &[]);
+    let name = image.to_str().unwrap();
+    let first = {
+        let server = QemuNbd::start(repo.dir(), &image, "qcow2", &[]);
+        repo.ok(["backup", "vm", &format!("vda={}", server.uri())]);
+        repo.points("vm").pop().unwrap()
+    };
+    let before = as_raw(&image, "qcow2");
+    fs::rename(&before, repo.path("before.raw")).unwrap();
+    qemu_img(&["bitmap", "--add", "-g", "65536", name, "since"]);
+    qemu_io(
+        &image,
+        "qcow2",
+        &["write -q -P 2 1M 4k", "write -q -P 3 40M 300k", "write -q -z 0 64k"],
+    );
+
+    let server = QemuNbd::start(repo.dir(), &image, "qcow2", &["-B", "since"]);
+    let source = format!("vda={}", server.uri());
+    repo.fails(1, ["backup", "vm", &source, "--dirty-bitmap", "until"]).says(&["until", "since"]);
+    repo.ok(["backup", "vm", &source, "--dirty-bitmap", "since"]);
+    drop(server);
+    let second = repo.points("vm").pop().unwrap();
+    let read = repo.stats(&second).read;
+    assert!(read > 0 && read <= MIB, "{read} bytes were read");
+    repo.assert_restores(&first, &repo.path("before.raw"));
+    repo.assert_restores(&second, &as_raw(&image, "qcow2"));
+}

@@ -1,0 +1,9 @@
+//! The harness.
+
+pub mod binary;
+pub mod disk;
+pub mod namespace;
+pub mod repo;
+pub mod run;
+pub mod s3;
+pub mod serve;

@@ -1,0 +1,58 @@
+//! The executable under test.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// `$SLUICE_BIN`, or else the executable of this workspace, built in the profile of the tests.
+pub fn path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| match std::env::var_os("SLUICE_BIN") {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            assert!(path.is_file(), "SLUICE_BIN names {}, which is no file", path.display());
+            path
+        }
+        None => built(),
+    })
+}
+
+fn built() -> PathBuf {
+    // .../target/PROFILE/deps/sluice-0123456789abcdef
+    let me = std::env::current_exe().unwrap();
+    let folder = me.ancestors().nth(2).unwrap().to_owned();
+    let binary = folder.join("sluice");
+    // nextest runs each test in a process of its own: the first of a run builds, the others wait.
+    let lock = File::create(folder.join(".end-to-end-lock")).unwrap();
+    lock.lock().unwrap();
+    let stamp = folder.join(".end-to-end-built");
+    let run = std::env::var("NEXTEST_RUN_ID").ok();
+    if run.is_none() || fs::read_to_string(&stamp).ok() != run || !binary.is_file() {
+        build(&folder);
+        fs::write(&stamp, run.unwrap_or_default()).unwrap();
+    }
+    assert!(binary.is_file(), "cargo built no {}", binary.display());
+    binary
+}
+
+fn build(folder: &Path) {
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => panic!("the tests run from no target folder; set SLUICE_BIN"),
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--package", "sluice", "--bin", "sluice", "--profile", profile])
+        .arg("--target-dir")
+        .arg(folder.parent().unwrap())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let output = output.expect("no cargo to build the executable with; set SLUICE_BIN");
+    assert!(
+        output.status.success(),
+        "the executable does not build; set SLUICE_BIN to test another one\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

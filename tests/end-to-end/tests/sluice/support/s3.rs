@@ -1,0 +1,149 @@
+//! The real S3 server the tests speak to.
+//!
+//! `SLUICE_TEST_S3` names a bucket as `s3://BUCKET/PREFIX?endpoint=...`, with its keys in
+//! `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Without it, `tests/lab/s3/s3-up` starts a
+//! server, or finds the one it started before.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::run::Cmd;
+
+/// A prefix of a test's own in the bucket; emptied when dropped.
+pub struct Prefix {
+    server: Server,
+    name: String,
+}
+
+/// The server, its bucket and the keys.
+#[derive(Clone)]
+pub struct Server {
+    pub bucket: String,
+    /// What stands before each test's prefix, with a slash at its end when there is any.
+    folder: String,
+    pub endpoint: String,
+    pub region: String,
+    pub key: String,
+    pub secret: String,
+}
+
+/// A new prefix.
+pub fn prefix() -> Prefix {
+    let unique = tempfile::Builder::new().prefix("e2e-").tempdir().unwrap();
+    let name = unique.path().file_name().unwrap().to_str().unwrap().to_owned();
+    let name = format!("{name}-{}", std::process::id());
+    let server = server();
+    Prefix { name: format!("{}{name}", server.folder), server }
+}
+
+/// The server, started when it does not run yet.
+pub fn server() -> Server {
+    let known = ["SLUICE_TEST_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    let given = known.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
+    let mut settings: HashMap<String, String> =
+        given.map(|(name, value)| (name.to_owned(), value)).collect();
+    if !settings.contains_key("SLUICE_TEST_S3") {
+        settings = start();
+    }
+    let setting = |name: &str| -> String {
+        let value = settings.get(name);
+        value.unwrap_or_else(|| panic!("SLUICE_TEST_S3 is set, {name} is not")).clone()
+    };
+    let url = setting("SLUICE_TEST_S3");
+    let (place, parameters) = url.split_once('?').expect("SLUICE_TEST_S3 names an endpoint");
+    let place = place.strip_prefix("s3://").expect("SLUICE_TEST_S3 is an s3:// URL");
+    let (bucket, folder) = place.split_once('/').unwrap_or((place, ""));
+    let folder = folder.trim_matches('/');
+    let parameter = |name: &str| {
+        let value =
+            parameters.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        value.map(str::to_owned)
+    };
+    Server {
+        bucket: bucket.to_owned(),
+        folder: if folder.is_empty() { String::new() } else { format!("{folder}/") },
+        endpoint: parameter("endpoint").expect("SLUICE_TEST_S3 names an endpoint"),
+        region: parameter("region").unwrap_or_else(|| "us-east-1".into()),
+        key: setting("AWS_ACCESS_KEY_ID"),
+        secret: setting("AWS_SECRET_ACCESS_KEY"),
+    }
+}
+
+fn start() -> HashMap<String, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/s3/s3-up");
+    let ran = Cmd::new(&script).run();
+    assert!(
+        ran.code == Some(0),
+        "no S3 server: {}\nset SLUICE_TEST_S3 and the AWS keys to use another one",
+        ran.err
+    );
+    let text = std::fs::read_to_string(ran.text().trim()).unwrap();
+    let setting = |line: &str| {
+        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
+    };
+    text.lines().filter_map(setting).collect()
+}
+
+impl Server {
+    /// A URL in this server's bucket through some endpoint.
+    pub fn url(&self, bucket: &str, prefix: &str, endpoint: &str) -> String {
+        format!("s3://{bucket}/{prefix}?endpoint={endpoint}&region={}", self.region)
+    }
+
+    fn curl(&self) -> Cmd {
+        Cmd::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "60"])
+            .args(["--aws-sigv4", &format!("aws:amz:{}:s3", self.region)])
+            .args(["--user", &format!("{}:{}", self.key, self.secret)])
+    }
+
+    fn object(&self, key: &str) -> String {
+        format!("{}/{}/{key}", self.endpoint, self.bucket)
+    }
+}
+
+impl Prefix {
+    /// The URL of a repository here.
+    pub fn url(&self) -> String {
+        self.server.url(&self.server.bucket, &self.name, &self.server.endpoint)
+    }
+
+    /// The keys, as programs expect them in their environment.
+    pub fn env(&self) -> Vec<(String, String)> {
+        vec![
+            ("AWS_ACCESS_KEY_ID".into(), self.server.key.clone()),
+            ("AWS_SECRET_ACCESS_KEY".into(), self.server.secret.clone()),
+        ]
+    }
+
+    fn keys(&self) -> Vec<String> {
+        // Ascending, as signing wants it.
+        let query = format!("?list-type=2&prefix={}%2F", self.name.replace('/', "%2F"));
+        let listing = self
+            .server
+            .curl()
+            .arg(self.server.object("").trim_end_matches('/').to_owned() + &query);
+        let text = listing.run().text();
+        let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
+        keys.map(|(key, _)| key.to_owned()).collect()
+    }
+}
+
+impl Drop for Prefix {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return; // left for looking at
+        }
+        loop {
+            let keys = self.keys();
+            if keys.is_empty() {
+                break;
+            }
+            for some in keys.chunks(200) {
+                let urls = some.iter().map(|key| self.server.object(key));
+                self.server.curl().args(["--request", "DELETE"]).args(urls).ok();
+            }
+        }
+    }
+}
