@@ -1,1 +1,76 @@
-fn main() {}
+//! The one executable `sluice`.
+//!
+//! [`args`] says what can be typed, [`command`] does it, [`output`] says what came of it, and
+//! [`error`] turns what went wrong into one line, a hint and an exit code. [`adapter`] connects the
+//! rooms that do not know each other: sources and exports with the repository.
+//!
+//! Results go to stdout, everything else to stderr. Secrets are neither arguments nor logged.
+
+mod adapter;
+mod args;
+mod command;
+mod context;
+mod error;
+mod interrupt;
+mod output;
+mod ready;
+mod secret;
+
+use clap::Parser;
+
+use args::Cli;
+use error::Exit;
+
+fn main() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error::usage(&error),
+    };
+    let json = cli.global.json;
+    let exit = match run(cli) {
+        Ok(exit) => exit,
+        Err(error) => error::report(&error, json),
+    };
+    std::process::exit(exit as i32);
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    // Before any file is opened, so that what the number names is what the parent passed.
+    let ready = cli.command.ready_fd().map(ready::Ready::claim).transpose()?;
+    start_logging(&cli.global);
+    if let Some(exit) = command::without_runtime(&cli)? {
+        return Ok(exit);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(command::run(cli, ready));
+    // A read of standard input cannot be interrupted: it must not keep the process alive.
+    runtime.shutdown_background();
+    result
+}
+
+/// Logs go to stderr: warnings, more with `-v`, or what `SLUICE_LOG` asks for.
+fn start_logging(global: &args::Global) {
+    use tracing_subscriber::EnvFilter;
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => {
+            "warn,sluice=info,sluice_repository=info,sluice_engine=info,sluice_nbd=info,\
+                   sluice_fuse=info,sluice_destination=info"
+        }
+        (_, 2) => {
+            "info,sluice=debug,sluice_repository=debug,sluice_engine=debug,\
+                   sluice_nbd=debug,sluice_fuse=debug,sluice_destination=debug"
+        }
+        _ => "trace",
+    };
+    let filter = match std::env::var("SLUICE_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::new(text),
+        _ => EnvFilter::new(level),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(global.verbose > 0)
+        .init();
+}

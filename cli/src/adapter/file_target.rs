@@ -1,0 +1,132 @@
+//! Restoring to a raw file or a device.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use sluice_engine::Target;
+
+use crate::error::advise;
+use crate::output::bytes;
+
+/// Zeroes written at a time where the target has no better way.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
+/// A raw file or device.
+#[derive(Debug)]
+pub(crate) struct FileTarget {
+    file: File,
+    zeroed: bool,
+}
+
+/// Which file a restore may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// It must not exist.
+    New,
+    /// It may exist; what it holds is gone.
+    Over,
+    /// It holds part of the image from an earlier run.
+    Again,
+}
+
+/// Whether the path is a block device.
+pub(crate) fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+impl FileTarget {
+    /// Opens the target for an image of `size` bytes.
+    pub(crate) fn open(path: &Path, size: u64, opened: Opened) -> Result<Self> {
+        let context = || format!("cannot open {} for writing", path.display());
+        if is_device(path) {
+            let file =
+                OpenOptions::new().read(true).write(true).open(path).with_context(context)?;
+            let room =
+                seek(&file, SeekFrom::End(0)).map_err(io::Error::from).with_context(context)?;
+            if room < size {
+                return Err(advise(
+                    "no-space",
+                    format!("{} has {}, the image {}", path.display(), bytes(room), bytes(size)),
+                    "restore to a device that is at least as large as the image",
+                ));
+            }
+            return Ok(Self { file, zeroed: false });
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        match opened {
+            Opened::New => options.create_new(true),
+            Opened::Over => options.create(true).truncate(true),
+            Opened::Again => &mut options,
+        };
+        let file = options.open(path).with_context(context)?;
+        file.set_len(size).with_context(context)?;
+        Ok(Self { file, zeroed: true })
+    }
+}
+
+impl Target for FileTarget {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        // Discards where the device promises zeroes after it, and is quick on files.
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if length > 0 && fallocate(&self.file, flags, offset, length).is_ok() {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(ZEROES.len() as u64);
+            self.file.write_all_at(&ZEROES[..piece as usize], offset + done)?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn starts_zeroed(&self) -> bool {
+        self.zeroed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_new_replaced_or_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let target = FileTarget::open(&path, 8192, Opened::New).unwrap();
+        target.write_at(4096, b"abc").unwrap();
+        target.flush().unwrap();
+        assert!(target.starts_zeroed());
+        assert!(FileTarget::open(&path, 8192, Opened::New).is_err());
+        FileTarget::open(&path, 8192, Opened::Again).unwrap();
+        assert_eq!(&std::fs::read(&path).unwrap()[4096..4099], b"abc");
+        FileTarget::open(&path, 100, Opened::Over).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 100]);
+    }
+
+    #[test]
+    fn zeroes_replace_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let target = FileTarget::open(&path, 3 << 20, Opened::New).unwrap();
+        target.write_at(0, &vec![7; 3 << 20]).unwrap();
+        target.write_zeroes(5, 2 << 20).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[5..5 + (2 << 20)].iter().all(|byte| *byte == 0));
+        assert!(bytes[..5].iter().chain(&bytes[5 + (2 << 20)..]).all(|byte| *byte == 7));
+        assert_eq!(bytes.len(), 3 << 20);
+    }
+}

@@ -1,0 +1,225 @@
+//! What can be typed: one file for each command.
+
+mod backup;
+mod export;
+mod generate;
+mod init;
+mod key;
+mod mount;
+mod points;
+mod prune;
+mod read;
+mod restore;
+pub(crate) mod value;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
+pub(crate) use generate::{CompletionsArgs, ManArgs};
+pub(crate) use init::{Encryption, InitArgs};
+pub(crate) use key::{KeyArgs, KeyCommand};
+pub(crate) use mount::{MountArgs, UnmountArgs};
+pub(crate) use points::{ListArgs, ShowArgs};
+pub(crate) use prune::{ForgetArgs, PruneArgs};
+pub(crate) use read::{CatArgs, DiffArgs};
+pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use verify::VerifyArgs;
+
+/// Back up disks, expose any restore point at once, get it back.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = false,
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+A POINT is INSTANCE@latest, INSTANCE@ID (or the start of an id), or INSTANCE@2026-11-21T03:00 for
+the newest at or before that time; INSTANCE alone means its latest. POINT:IMAGE names one image.
+
+The passphrase comes from SLUICE_PASSPHRASE_FILE, SLUICE_PASSPHRASE, or a prompt.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with warnings, 4 damaged data found.
+
+Examples:
+  export SLUICE_REPO=/backup/repository
+  sluice init
+  sluice backup web-1 /var/lib/images/web-1.qcow2
+  sluice list
+  sluice export nbd web-1@latest
+  sluice restore web-1@latest disk.raw";
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options for every command")]
+pub(crate) struct Global {
+    /// The repository: /path, file:///path, or s3://BUCKET/PREFIX?endpoint=URL&region=R
+    #[arg(long, env = "SLUICE_REPO", value_name = "DEST", global = true)]
+    pub(crate) repo: Option<String>,
+
+    /// Write one JSON document to stdout (progress as lines of JSON before it)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Log what is going on to stderr; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Show no progress
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+
+    /// Folder of the local dedup index [default: $XDG_CACHE_HOME/sluice or ~/.cache/sluice]
+    #[arg(long, env = "SLUICE_CACHE_DIR", value_name = "DIR", global = true)]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Unlock with the recovery key in this file instead of a passphrase
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) recovery_key_file: Option<PathBuf>,
+
+    /// How long a destination that does not answer is asked again, such as 30s or 5m
+    #[arg(
+        long,
+        env = "SLUICE_RETRY_FOR",
+        value_name = "TIME",
+        default_value = "5m",
+        value_parser = value::duration,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) retry_for: std::time::Duration,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(InitArgs),
+    Backup(BackupArgs),
+    List(ListArgs),
+    Show(ShowArgs),
+    /// Count what the repository holds: restore points, bytes protected, bytes stored
+    #[command(after_help = "Example:\n  sluice stat --json")]
+    Stat,
+    Export(ExportArgs),
+    Mount(MountArgs),
+    Unmount(UnmountArgs),
+    Restore(RestoreArgs),
+    Cat(CatArgs),
+    Diff(DiffArgs),
+    Verify(VerifyArgs),
+    Prune(PruneArgs),
+    Forget(ForgetArgs),
+    Key(KeyArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+impl Command {
+    /// The file descriptor on which to say that the command is ready.
+    pub(crate) fn ready_fd(&self) -> Option<i32> {
+        match self {
+            Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
+            Self::Mount(args) => args.ready_fd,
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn walk(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(!leaf || help.contains("Example"), "{name} has no example");
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_documented_lines_parse() {
+        for line in [
+            "sluice init --encryption none",
+            "sluice --repo /r backup web-1 disk.qcow2 --format qcow2 --changed ext.json",
+            "sluice backup web-1 a=disk.raw - --meta vm.json --rescan",
+            "sluice list web-1 --json",
+            "sluice show web-1@latest",
+            "sluice stat",
+            "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
+            "sluice export nbd web-1 --listen 127.0.0.1:0",
+            "sluice mount /mnt --detach",
+            "sluice mount /repo /mnt",
+            "sluice unmount /mnt",
+            "sluice restore web-1@latest disk.raw --format qcow2",
+            "sluice restore web-1@latest --to disk.raw --overwrite",
+            "sluice restore web-1@latest disk.raw --force",
+            "sluice cat web-1@latest --offset 4KiB --length 512",
+            "sluice diff web-1@a web-1@b --json",
+            "sluice verify --data",
+            "sluice verify web-1@latest --sample 5%",
+            "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
+            "sluice forget web-1@a web-1@b",
+            "sluice key add",
+            "sluice key list",
+            "sluice key remove 0123",
+            "sluice key recovery --out f",
+            "sluice completions bash",
+            "sluice man /tmp",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "sluice",
+            "sluice backup web-1",
+            "sluice backup web-1 d --rescan --changed f",
+            "sluice export nbd p --listen 127.0.0.1:1 --socket s",
+            "sluice restore p a --to b",
+            "sluice restore p",
+            "sluice verify --data --sample 5%",
+            "sluice verify --sample 500%",
+            "sluice forget",
+            "sluice list -q -v",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::value;
+
+/// Show all restore points as raw image files in a folder (FUSE), read-only
+///
+/// DIR/INSTANCE/POINT/IMAGE.raw, a metadata.json beside the images, and a link DIR/INSTANCE/latest
+/// to the newest point. New points appear by themselves. Runs in the foreground until unmounted or
+/// interrupted.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice mount /mnt/backups --repo /backup/repository
+  sluice mount /backup/repository /mnt/backups --detach
+  losetup --read-only --find --show --partscan /mnt/backups/web-1/latest/disk.raw
+  sluice unmount /mnt/backups")]
+pub(crate) struct MountArgs {
+    /// The folder to mount on, after the repository unless --repo names it
+    #[arg(required = true, num_args = 1..=2, value_name = "[DEST] DIR")]
+    pub(crate) places: Vec<String>,
+
+    /// Go to the background once mounted
+    #[arg(long)]
+    pub(crate) detach: bool,
+
+    /// Let other users read the files (needs user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+
+    /// How long a read may wait for the destination before it fails
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::duration)]
+    pub(crate) timeout: Duration,
+
+    /// File descriptor that is told READY=1 and the folder once mounted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Unmount what `sluice mount` mounted, also with files open or the destination gone
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sluice unmount /mnt/backups")]
+pub(crate) struct UnmountArgs {
+    /// The folder
+    pub(crate) dir: PathBuf,
+}

@@ -1,0 +1,58 @@
+use std::time::Duration;
+
+use clap::Args;
+
+use super::value;
+
+/// Remove restore points that no rule keeps
+///
+/// A point is kept when any rule keeps it. The newest of each instance is always kept, and so are
+/// points on hold or under retention. Of each hour, day, ISO week, month or year it is the newest
+/// point that counts; periods without one are skipped. Removed points vanish from lists and mounts
+/// at once; their space is given back by a later collection.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice prune --keep-daily 14 --keep-weekly 8 --dry-run
+  sluice prune web-1 --keep-within 30d --keep-monthly 12")]
+pub(crate) struct PruneArgs {
+    /// Only points of this instance
+    pub(crate) instance: Option<String>,
+
+    /// Keep the newest N points
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+    /// Keep the newest point of each of the last N hours that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_hourly: Option<u32>,
+    /// Keep the newest point of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_daily: Option<u32>,
+    /// Keep the newest point of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_weekly: Option<u32>,
+    /// Keep the newest point of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_monthly: Option<u32>,
+    /// Keep the newest point of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_yearly: Option<u32>,
+    /// Keep every point not older than this, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    pub(crate) keep_within: Option<Duration>,
+
+    /// Show what would happen and change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Remove the named restore points
+///
+/// They vanish from lists and mounts at once; their space is given back by a later collection.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sluice forget web-1@2026-11-21T03:00 web-1@0q5g3")]
+pub(crate) struct ForgetArgs {
+    /// The restore points
+    #[arg(required = true)]
+    pub(crate) points: Vec<String>,
+}

@@ -1,0 +1,111 @@
+//! Values people write: sizes, durations, shares.
+
+use std::time::Duration;
+
+/// Bytes: a number, perhaps with KiB, MiB, GiB, TiB (or K, M, G, T for the same).
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(format!("{text:?} is no size; write bytes, or 64KiB, 1MiB, 10GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} has no whole number"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+/// A block size as the format allows it: a power of two from 64 KiB to 1 MiB.
+pub(crate) fn block_size(text: &str) -> Result<u32, String> {
+    let size = bytes(text)?;
+    match u32::try_from(size) {
+        Ok(size) if sluice_repository::format::is_block_size(size) => Ok(size),
+        _ => Err(format!("{text:?} is no block size; use 64KiB, 128KiB, 256KiB, 512KiB or 1MiB")),
+    }
+}
+
+/// A duration: 90s, 15m, 12h, 7d, 4w, 1y (365 days), or several of them, such as 1d12h.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration; write 90s, 15m, 12h, 7d, 4w or 1y");
+    let mut seconds: u64 = 0;
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let (number, after) = split(rest);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, tail) = after.split_at(end);
+        let each = match unit.trim() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            "y" => 365 * 86_400,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part = number.checked_mul(each).ok_or_else(wrong)?;
+        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    if seconds == 0 { Err(wrong()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+/// A share such as 5% as a number from 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is no share; write 5%, from 0% up to 100%");
+    let number = text.trim().trim_end_matches('%').trim();
+    let percent: f64 = number.parse().map_err(|_| wrong())?;
+    if percent > 0.0 && percent <= 100.0 { Ok(percent / 100.0) } else { Err(wrong()) }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    (&text[..end], text[end..].trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_two() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("512"), Ok(512));
+        assert_eq!(bytes("64KiB"), Ok(65_536));
+        assert_eq!(bytes("64 k"), Ok(65_536));
+        assert_eq!(bytes("16T"), Ok(16 << 40));
+        for bad in ["", "x", "1.5G", "-1", "1 PB", "99999999999T"] {
+            assert!(bytes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn block_sizes_are_those_of_the_format() {
+        assert_eq!(block_size("128KiB"), Ok(131_072));
+        for bad in ["4096", "100KiB", "2MiB"] {
+            assert!(block_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_add_up() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1d12h"), Ok(Duration::from_secs(36 * 3600)));
+        assert_eq!(duration("2w 1d"), Ok(Duration::from_secs(15 * 86_400)));
+        for bad in ["", "5", "0d", "d", "1month", "99999999999999999999y", "-1d"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn shares_are_of_a_hundred() {
+        assert_eq!(share("5%"), Ok(0.05));
+        assert_eq!(share("100"), Ok(1.0));
+        for bad in ["0%", "101%", "x", "", "NaN"] {
+            assert!(share(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the commands do: one file for each family.
+
+mod backup;
+mod export;
+mod generate;
+mod init;
+mod key;
+mod mount;
+mod points;
+mod prune;
+mod read;
+mod restore;
+mod verify;
+
+use anyhow::Result;
+
+use crate::args::{Cli, Command, ExportProtocol};
+use crate::context::Context;
+use crate::error::Exit;
+use crate::ready::Ready;
+
+/// Commands that need no runtime, or must act before there is one.
+pub(crate) fn without_runtime(cli: &Cli) -> Result<Option<Exit>> {
+    match &cli.command {
+        Command::Completions(args) => generate::completions(args).map(Some),
+        Command::Man(args) => generate::man(args).map(Some),
+        Command::Unmount(args) => mount::unmount(args).map(Some),
+        Command::Mount(args) if args.detach => mount::detach(&cli.global).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Runs a command.
+pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
+    let mut context = Context::new(cli.global);
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args).await,
+        Command::Backup(args) => Box::pin(backup::run(&context, args)).await,
+        Command::List(args) => points::list(&context, &args).await,
+        Command::Show(args) => points::show(&context, &args).await,
+        Command::Stat => points::stat(&context).await,
+        Command::Export(args) => match args.protocol {
+            ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
+        },
+        Command::Mount(args) => mount::run(&mut context, args, ready).await,
+        Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
+        Command::Cat(args) => read::cat(&context, &args).await,
+        Command::Diff(args) => read::diff(&context, &args).await,
+        Command::Verify(args) => verify::run(&context, &args).await,
+        Command::Prune(args) => prune::prune(&context, &args).await,
+        Command::Forget(args) => prune::forget(&context, &args).await,
+        Command::Key(args) => key::run(&context, args.command).await,
+        Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
+            unreachable!("done by without_runtime")
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use sluice_engine::{BackupOptions, BackupOutcome, Progress, backup};
+use sluice_repository::rfc3339;
+
+use crate::adapter::source;
+use crate::args::BackupArgs;
+use crate::context::Context;
+use crate::error::{Exit, advise, usage_error};
+use crate::interrupt;
+use crate::output::progress::{Shower, Shown};
+use crate::output::{self, PointDocument, bytes, note, ratio, seconds, warn};
+
+/// Metadata lies in the manifest, which every listing reads.
+const LARGEST_META: u64 = 4 << 20;
+
+/// Backs up images as a new restore point.
+pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
+    context.repo()?;
+    sluice_repository::check_name("instance", &args.instance)
+        .map_err(|error| usage_error(error.to_string()))?;
+    let metadata = args.meta.as_deref().map(metadata).transpose()?;
+    let sources = source::plan(&args)?;
+    let repository = context.open_with(args.jobs.map_or(0, usize::from)).await?;
+    let images = source::open(sources, args.format).await?;
+    let cancel = interrupt::watch("stopping; what is under way is stored (again to stop at once)")?;
+    let progress = Progress::new();
+    let shower = Shower::start(&context.global, progress.clone(), Shown::Backup);
+    let now = context.clock.now_ms();
+    let options = BackupOptions {
+        block_size: args.block_size,
+        level: args.level,
+        metadata,
+        consistency: args.consistency.word().into(),
+        retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
+    };
+    let started = Instant::now();
+    let done =
+        Box::pin(backup(&repository, &args.instance, images, options, progress, cancel)).await;
+    drop(shower);
+    let outcome =
+        done.with_context(|| format!("no restore point of {} was made", args.instance))?;
+    tell(context, &outcome, started.elapsed())?;
+    Ok(if outcome.others.is_empty() { Exit::Done } else { Exit::Warnings })
+}
+
+/// Reads the file of `--meta`; it must be JSON, for other programs will read it back as such.
+fn metadata(path: &Path) -> Result<String> {
+    let context = || format!("cannot use {} as metadata", path.display());
+    if std::fs::metadata(path).with_context(context)?.len() > LARGEST_META {
+        let text = format!("{} is larger than {}", path.display(), bytes(LARGEST_META));
+        return Err(advise("usage", text, "keep large files elsewhere and their name here"));
+    }
+    let text = std::fs::read_to_string(path).with_context(context)?;
+    serde_json::from_str::<serde::de::IgnoredAny>(&text).with_context(context)?;
+    Ok(text)
+}
+
+fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result<()> {
+    for other in &outcome.others {
+        warn(format_args!(
+            "another backup of this instance runs on {} since {}; both become restore points",
+            other.host,
+            rfc3339(other.started_ms)
+        ));
+    }
+    let point = &outcome.point;
+    if context.global.json {
+        let others: Vec<_> = (outcome.others.iter())
+            .map(|other| json!({"host": other.host, "started": rfc3339(other.started_ms)}))
+            .collect();
+        return output::json_line(&json!({
+            "type": "summary",
+            "point": PointDocument::from(point),
+            "resumed_packs": outcome.resumed_packs,
+            "concurrent": others,
+        }));
+    }
+    if context.global.quiet {
+        return Ok(());
+    }
+    let stats = &point.stats;
+    output::print(&format!("{point}\n"))?;
+    let rate = (stats.read_bytes as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+    note(format_args!(
+        "{} backup of {} in {}: read {} ({}/s)",
+        point.method,
+        bytes(stats.image_bytes),
+        seconds(elapsed),
+        bytes(stats.read_bytes),
+        bytes(rate),
+    ));
+    note(format_args!(
+        "new {}, stored as {} ({}); known {}; unchanged {}; zero {}",
+        bytes(stats.new_bytes),
+        bytes(stats.stored_bytes),
+        ratio(stats.new_bytes, stats.stored_bytes),
+        bytes(stats.dedup_bytes),
+        bytes(stats.unchanged_bytes),
+        bytes(stats.zero_bytes),
+    ));
+    if outcome.resumed_packs > 0 {
+        let packs = output::count(outcome.resumed_packs, "pack");
+        note(format_args!("{packs} of an interrupted backup did not have to be sent again"));
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use serde_json::json;
+use sluice_destination::list_all;
+use sluice_repository::{DamagedPoint, Listing, RestorePoint};
+
+use crate::args::{ListArgs, ShowArgs};
+use crate::context::Context;
+use crate::error::Exit;
+use crate::output::{self, PointDocument, bytes, fields, local, note, ratio, seconds, table, warn};
+
+/// Lists restore points.
+pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
+    let repository = context.open().await?;
+    let Listing { points, damaged } = repository.list(args.instance.as_deref()).await?;
+    if context.global.json {
+        output::json(&output::points(&points, &damaged))?;
+    } else if points.is_empty() && damaged.is_empty() {
+        note(match &args.instance {
+            Some(instance) => format!("there is no restore point of {instance:?}"),
+            None => "there are no restore points yet; `sluice backup` makes one".into(),
+        });
+    } else {
+        output::print(&listing(context, &points))?;
+    }
+    Ok(tell_damaged(&damaged))
+}
+
+/// Warns of manifests that cannot be read.
+fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
+    for one in damaged {
+        warn(&one.error);
+    }
+    if damaged.is_empty() { Exit::Done } else { Exit::Damaged }
+}
+
+fn listing(context: &Context, points: &[RestorePoint]) -> String {
+    let ids = output::short_ids(points);
+    let rows = points.iter().zip(ids).map(|(point, id)| {
+        let images: Vec<&str> = point.images.iter().map(|image| image.name.as_str()).collect();
+        vec![
+            format!("{}@{id}", point.instance),
+            local(point.created_ms, &context.zone),
+            point.method.clone(),
+            images.join(","),
+            bytes(point.stats.image_bytes),
+            bytes(point.stats.new_bytes),
+            bytes(point.stats.stored_bytes + point.stats.meta_bytes),
+        ]
+    });
+    table(&["POINT", "TIME", "METHOD", "IMAGES", ">SIZE", ">NEW", ">STORED"], rows.collect())
+}
+
+/// Shows one restore point.
+pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
+    let repository = context.open().await?;
+    let (point, image) = context.point(&repository, &args.point).await?;
+    if let Some(image) = &image {
+        point.image(Some(image))?;
+    }
+    if context.global.json {
+        output::json(&PointDocument::from(&point))?;
+        return Ok(Exit::Done);
+    }
+    let stats = &point.stats;
+    let parent = point.parent.map_or_else(|| "none".into(), |parent| parent.to_string());
+    let until = point.retain_until_ms.map(|until| local(until, &context.zone));
+    let kept = match (point.hold, until) {
+        (true, _) => "on hold".into(),
+        (false, Some(until)) => format!("until {until}"),
+        (false, None) => "until pruned".into(),
+    };
+    let took = std::time::Duration::from_millis(stats.duration_ms);
+    let mut text = fields(vec![
+        ("point", point.to_string()),
+        ("time", local(point.created_ms, &context.zone)),
+        ("consistency", point.consistency.clone()),
+        ("method", point.method.clone()),
+        ("built on", parent),
+        ("kept", kept),
+        ("written by", format!("{} on {}, in {}", point.tool, point.host, seconds(took))),
+        ("read", bytes(stats.read_bytes)),
+        (
+            "new",
+            format!(
+                "{}, stored as {} ({})",
+                bytes(stats.new_bytes),
+                bytes(stats.stored_bytes),
+                ratio(stats.new_bytes, stats.stored_bytes)
+            ),
+        ),
+        (
+            "known",
+            format!(
+                "{} unchanged, {} found elsewhere",
+                bytes(stats.unchanged_bytes),
+                bytes(stats.dedup_bytes)
+            ),
+        ),
+    ]);
+    let rows = point.images.iter().filter(|one| image.as_ref().is_none_or(|i| one.name == *i));
+    let rows = rows.map(|image| {
+        vec![
+            image.name.clone(),
+            bytes(image.size),
+            bytes(image.data_blocks.saturating_mul(u64::from(image.block_size))),
+            bytes(u64::from(image.block_size)),
+            image.source.clone(),
+        ]
+    });
+    text += "\n";
+    text += &table(&["IMAGE", ">SIZE", ">DATA", ">BLOCK", "SOURCE"], rows.collect());
+    if let Some(metadata) = &point.metadata {
+        let value = serde_json::from_str::<serde_json::Value>(metadata).ok();
+        let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok());
+        // JSON escapes control characters; other text is not shown raw.
+        text += &format!("\nmetadata\n{}\n", pretty.unwrap_or_else(|| format!("{metadata:?}")));
+    }
+    output::print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// What lies under the first part of a key.
+fn room(key: &str) -> &'static str {
+    match key.split('/').next() {
+        Some("d") => "data",
+        Some("m") => "maps",
+        _ => "other",
+    }
+}
+
+/// Counts what the repository holds.
+pub(crate) async fn stat(context: &Context) -> Result<Exit> {
+    let repository = context.open().await?;
+    let Listing { points, damaged } = repository.list(None).await?;
+    let instances: BTreeSet<&str> = points.iter().map(|point| point.instance.as_str()).collect();
+    let logical: u64 = points.iter().map(|point| point.stats.image_bytes).sum();
+    let mut latest: BTreeMap<&str, u64> = BTreeMap::new();
+    for point in &points {
+        latest.insert(&point.instance, point.stats.image_bytes);
+    }
+    let latest: u64 = latest.values().sum();
+    let mut stored: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for object in list_all(&**repository.destination(), "").await? {
+        let (objects, size) = stored.entry(room(object.key.as_str())).or_default();
+        (*objects, *size) = (*objects + 1, *size + object.size);
+    }
+    let of = |room| stored.get(room).copied().unwrap_or_default();
+    let (data, maps, other) = (of("data"), of("maps"), of("other"));
+    let total = data.1 + maps.1 + other.1;
+    if context.global.json {
+        output::json(&json!({
+            "instances": instances.len(),
+            "points": points.len(),
+            "damaged_points": damaged.len(),
+            "logical_bytes": logical,
+            "latest_bytes": latest,
+            "stored_bytes": total,
+            "data": {"objects": data.0, "bytes": data.1},
+            "maps": {"objects": maps.0, "bytes": maps.1},
+            "other": {"objects": other.0, "bytes": other.1},
+        }))?;
+    } else {
+        let descriptor = repository.descriptor();
+        output::print(&fields(vec![
+            ("repository", descriptor.id.clone()),
+            ("location", repository.destination().location()),
+            ("encryption", descriptor.encryption.clone()),
+            ("instances", instances.len().to_string()),
+            ("restore points", points.len().to_string()),
+            ("protected", format!("{} in the latest points", bytes(latest))),
+            ("logical", format!("{} in all points", bytes(logical))),
+            ("stored", format!("{} ({})", bytes(total), ratio(logical, total))),
+            ("  data", format!("{} in {}", bytes(data.1), output::count(data.0, "pack"))),
+            ("  maps", format!("{} in {}", bytes(maps.1), output::count(maps.0, "pack"))),
+            ("  other", format!("{} in {}", bytes(other.1), output::count(other.0, "object"))),
+        ]))?;
+    }
+    Ok(tell_damaged(&damaged))
+}

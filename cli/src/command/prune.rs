@@ -1,0 +1,173 @@
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::json;
+use sluice_repository::retention::{Candidate, Policy, Verdict, apply};
+use sluice_repository::{Listing, Repository, RestorePoint};
+
+use crate::args::{ForgetArgs, PruneArgs};
+use crate::context::Context;
+use crate::error::{Exit, usage_error};
+use crate::output::{self, count, local, note, table, warn};
+
+const LATER: &str = "their space is given back by a later collection";
+
+fn policy(args: &PruneArgs) -> Policy {
+    Policy {
+        keep_last: args.keep_last,
+        keep_hourly: args.keep_hourly,
+        keep_daily: args.keep_daily,
+        keep_weekly: args.keep_weekly,
+        keep_monthly: args.keep_monthly,
+        keep_yearly: args.keep_yearly,
+        keep_within: args.keep_within,
+    }
+}
+
+/// Removes points that no rule keeps.
+pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
+    let policy = policy(args);
+    if policy.is_empty() {
+        let text = sluice_repository::retention::EmptyPolicy.to_string();
+        return Err(usage_error(text));
+    }
+    let repository = context.open().await?;
+    let Listing { points, damaged } = repository.list(args.instance.as_deref()).await?;
+    let judged = judge(context, &policy, &points)?;
+    // Only what was read is judged: a damaged manifest is neither kept by a rule nor removed.
+    for one in &damaged {
+        warn(format_args!("{} (left alone)", one.error));
+    }
+    let removed: Vec<&RestorePoint> =
+        judged.iter().filter(|(_, verdict)| !verdict.keep()).map(|(point, _)| *point).collect();
+    if !args.dry_run {
+        let reason = format!("policy: {policy}");
+        for point in &removed {
+            repository.forget(point, &who(), &reason).await?;
+        }
+    }
+    tell(context, args, &judged, removed.len())?;
+    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Warnings })
+}
+
+/// A verdict for each point; instances are judged apart.
+fn judge<'p>(
+    context: &Context,
+    policy: &Policy,
+    points: &'p [RestorePoint],
+) -> Result<Vec<(&'p RestorePoint, Verdict)>> {
+    let mut instances: BTreeMap<&str, Vec<&RestorePoint>> = BTreeMap::new();
+    for point in points {
+        instances.entry(&point.instance).or_default().push(point);
+    }
+    let mut judged = Vec::with_capacity(points.len());
+    for points in instances.into_values() {
+        let candidates: Vec<Candidate> =
+            points.iter().map(|point| Candidate::from(*point)).collect();
+        let verdicts = apply(policy, &candidates, context.clock.now_ms(), &context.zone)?;
+        judged.extend(points.into_iter().zip(verdicts));
+    }
+    Ok(judged)
+}
+
+fn reasons(verdict: &Verdict) -> Vec<String> {
+    verdict.reasons.iter().map(ToString::to_string).collect()
+}
+
+fn tell(
+    context: &Context,
+    args: &PruneArgs,
+    judged: &[(&RestorePoint, Verdict)],
+    removed: usize,
+) -> Result<()> {
+    if context.global.json {
+        let points: Vec<_> = judged
+            .iter()
+            .map(|(point, verdict)| {
+                json!({
+                    "point": point.to_string(),
+                    "id": point.id.to_string(),
+                    "instance": point.instance,
+                    "created": sluice_repository::rfc3339(point.created_ms),
+                    "keep": verdict.keep(),
+                    "reasons": reasons(verdict),
+                })
+            })
+            .collect();
+        return output::json(&json!({
+            "dry_run": args.dry_run,
+            "kept": judged.len() - removed,
+            "removed": removed,
+            "points": points,
+        }));
+    }
+    if judged.is_empty() {
+        note("there are no restore points to judge");
+        return Ok(());
+    }
+    if args.dry_run || !context.global.quiet {
+        let points: Vec<RestorePoint> = judged.iter().map(|(point, _)| (*point).clone()).collect();
+        let ids = output::short_ids(&points);
+        let row = |((point, verdict), id): (&(&RestorePoint, Verdict), String)| {
+            vec![
+                format!("{}@{id}", point.instance),
+                local(point.created_ms, &context.zone),
+                if verdict.keep() { "keep" } else { "remove" }.into(),
+                reasons(verdict).join(", "),
+            ]
+        };
+        let rows = judged.iter().zip(ids).map(row).collect();
+        output::print(&table(&["POINT", "TIME", "VERDICT", "BECAUSE"], rows))?;
+    }
+    if !context.global.quiet {
+        let points = count(removed as u64, "restore point");
+        note(match (args.dry_run, removed) {
+            (_, 0) => "nothing to remove".into(),
+            (true, _) => format!("{points} would be removed; nothing was changed"),
+            (false, _) => format!("removed {points}; {LATER}"),
+        });
+    }
+    Ok(())
+}
+
+/// Removes the named points: all of them are found before the first one goes.
+pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit> {
+    let repository = context.open().await?;
+    let mut points: Vec<RestorePoint> = Vec::new();
+    for text in &args.points {
+        let spec = context.spec(text)?;
+        if !text.contains('@') {
+            return Err(usage_error(format!(
+                "{text:?} names no restore point; write {text}@ID, or {text}@latest if you mean it"
+            )));
+        }
+        if spec.image.is_some() {
+            return Err(usage_error(format!("{text:?} names an image; points are removed whole")));
+        }
+        let (point, _) = context.point(&repository, text).await?;
+        if !points.contains(&point) {
+            points.push(point);
+        }
+    }
+    remove(&repository, &points).await?;
+    if context.global.json {
+        let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
+        output::json(&json!({ "removed": removed }))?;
+    } else if !context.global.quiet {
+        note(format_args!("removed {}; {LATER}", count(points.len() as u64, "restore point")));
+    }
+    Ok(Exit::Done)
+}
+
+async fn remove(repository: &Repository, points: &[RestorePoint]) -> Result<()> {
+    for point in points {
+        repository.forget(point, &who(), "forget").await?;
+    }
+    Ok(())
+}
+
+/// Who removes, for the record.
+fn who() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}

@@ -1,0 +1,125 @@
+//! What every command has: the options for all of them, and the way to the repository.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use jiff::tz::TimeZone;
+use sluice_destination::url::{OpenOptions, Opened, open};
+use sluice_destination::wrap::RetryPolicy;
+use sluice_repository::{Clock, PointSpec, Repository, RestorePoint, Settings, Unlock};
+
+use crate::args::Global;
+use crate::error::{advise, usage_error};
+use crate::secret;
+
+/// The options for every command, and what they lead to.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    /// The zone in which people read and write times.
+    pub(crate) zone: TimeZone,
+    /// Tells the time.
+    pub(crate) clock: Clock,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        Self { global, zone: TimeZone::system(), clock: Clock::system() }
+    }
+
+    /// The repository's place, as given.
+    pub(crate) fn repo(&self) -> Result<&str> {
+        self.global
+            .repo
+            .as_deref()
+            .filter(|repo| !repo.is_empty())
+            .ok_or_else(|| usage_error("which repository? Give --repo DEST, or set SLUICE_REPO"))
+    }
+
+    /// Opens the destination.
+    pub(crate) async fn destination(&self, create: bool) -> Result<Opened> {
+        let total = self.global.retry_for;
+        let retry = RetryPolicy {
+            total,
+            // Waits that do not fit into the time would only prolong it.
+            cap: RetryPolicy::default().cap.min(total.max(Duration::from_millis(10))),
+            ..RetryPolicy::default()
+        };
+        let options = OpenOptions { create, retry, ..OpenOptions::default() };
+        Ok(open(self.repo()?, &options).await?)
+    }
+
+    /// What the repository may use of this machine.
+    pub(crate) fn settings(&self, threads: usize) -> Settings {
+        Settings { cache_dir: self.cache_dir(), threads, ..Settings::default() }
+    }
+
+    /// The folder for what can be lost.
+    pub(crate) fn cache_dir(&self) -> Option<PathBuf> {
+        let set = |name: &str| {
+            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
+        self.global
+            .cache_dir
+            .clone()
+            .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("sluice")))
+            .or_else(|| set("HOME").map(|home| home.join(".cache/sluice")))
+    }
+
+    /// Opens the repository with one thread for each core.
+    pub(crate) async fn open(&self) -> Result<Repository> {
+        self.open_with(0).await
+    }
+
+    /// Opens the repository.
+    pub(crate) async fn open_with(&self, threads: usize) -> Result<Repository> {
+        let destination = self.destination(false).await?.destination;
+        let unlock = self.unlock(&*destination).await?;
+        let settings = self.settings(threads);
+        Ok(Repository::open(Arc::clone(&destination), self.clock.clone(), unlock, settings).await?)
+    }
+
+    /// How to unlock the repository; asks for a passphrase only when one is needed.
+    async fn unlock(&self, destination: &dyn sluice_destination::Destination) -> Result<Unlock> {
+        if let Some(path) = &self.global.recovery_key_file {
+            return Ok(Unlock::Recovery(secret::recovery_key(path)?));
+        }
+        // Also tells "no repository here" before anybody types a passphrase.
+        let descriptor = Repository::peek(destination).await?;
+        if descriptor.encryption == "open" {
+            return Ok(Unlock::Open);
+        }
+        Ok(Unlock::Passphrase(secret::passphrase()?))
+    }
+
+    /// Reads a point's name as people write it.
+    pub(crate) fn spec(&self, text: &str) -> Result<PointSpec> {
+        let text = crate::output::undo_folder_name(text);
+        PointSpec::parse(&text, &self.zone).map_err(|error| usage_error(error.to_string()))
+    }
+
+    /// The point that `text` names, with the image it names.
+    pub(crate) async fn point(
+        &self,
+        repository: &Repository,
+        text: &str,
+    ) -> Result<(RestorePoint, Option<String>)> {
+        let spec = self.spec(text)?;
+        let point =
+            repository.resolve(&spec).await.with_context(|| format!("looking for {text}"))?;
+        Ok((point, spec.image))
+    }
+
+    /// The images that `text` names: one, or all of its point.
+    pub(crate) fn image_names(point: &RestorePoint, image: Option<&str>) -> Result<Vec<String>> {
+        if image.is_some() {
+            return Ok(vec![point.image(image)?.name.clone()]);
+        }
+        if point.images.is_empty() {
+            return Err(advise("not-found", format!("{point} has no images"), "choose another"));
+        }
+        Ok(point.images.iter().map(|image| image.name.clone()).collect())
+    }
+}

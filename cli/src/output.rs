@@ -1,0 +1,80 @@
+//! What people and programs are shown.
+
+mod document;
+mod number;
+pub(crate) mod progress;
+mod table;
+mod time;
+
+use std::fmt;
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+
+pub(crate) use document::{PointDocument, points};
+pub(crate) use number::{bytes, count, ratio, seconds};
+pub(crate) use table::{fields, table};
+pub(crate) use time::{folder_name, local, short_ids, undo_folder_name};
+
+/// Writing to stdout failed.
+#[derive(Debug)]
+pub(crate) struct StdoutError(io::Error);
+
+impl StdoutError {
+    /// Whether the reader went away.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl fmt::Display for StdoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot write to standard output")
+    }
+}
+
+impl std::error::Error for StdoutError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl From<io::Error> for StdoutError {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// Writes text to stdout.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)?;
+    Ok(())
+}
+
+/// Writes bytes to stdout.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
+    io::stdout().lock().write_all(bytes).map_err(StdoutError)?;
+    Ok(())
+}
+
+/// Writes a document to stdout, for people who read JSON as well.
+pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
+    print(&(serde_json::to_string_pretty(document)? + "\n"))
+}
+
+/// Writes a document to stdout as one line.
+pub(crate) fn json_line<T: Serialize>(document: &T) -> Result<()> {
+    print(&(serde_json::to_string(document)? + "\n"))
+}
+
+/// Says something on stderr; whether anybody reads it does not matter.
+pub(crate) fn note(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says a warning on stderr.
+pub(crate) fn warn(text: impl fmt::Display) {
+    note(format_args!("warning: {text}"));
+}

@@ -1,0 +1,150 @@
+//! Passphrases and recovery keys: from a file, the environment, or the terminal. They are never
+//! arguments, never logged, and wiped from memory after use.
+
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use sluice_repository::RecoveryKey;
+use zeroize::Zeroizing;
+
+use crate::error::advise;
+
+/// A secret is not longer than this.
+const LONGEST: u64 = 64 << 10;
+const FILE: &str = "SLUICE_PASSPHRASE_FILE";
+const VARIABLE: &str = "SLUICE_PASSPHRASE";
+
+/// The passphrase of an existing repository.
+pub(crate) fn passphrase() -> Result<Zeroizing<String>> {
+    match from_environment()? {
+        Some(passphrase) => Ok(passphrase),
+        None => ask("Passphrase: "),
+    }
+}
+
+/// The passphrase of a new repository; asked for twice.
+pub(crate) fn new_passphrase() -> Result<Zeroizing<String>> {
+    match from_environment()? {
+        Some(passphrase) => Ok(passphrase),
+        None => ask_twice(),
+    }
+}
+
+/// A passphrase to add: from the file, or asked for twice.
+pub(crate) fn added_passphrase(file: Option<&Path>) -> Result<Zeroizing<String>> {
+    file.map_or_else(ask_twice, first_line)
+}
+
+fn from_environment() -> Result<Option<Zeroizing<String>>> {
+    if let Some(path) = std::env::var_os(FILE).filter(|path| !path.is_empty()) {
+        return first_line(Path::new(&path)).map(Some);
+    }
+    match std::env::var(VARIABLE) {
+        Ok(text) => {
+            let text = Zeroizing::new(text);
+            not_empty(&text, VARIABLE)?;
+            Ok(Some(text))
+        }
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(advise("wrong-key", format!("{VARIABLE} is not UTF-8"), "use a passphrase of text"))
+        }
+    }
+}
+
+/// The first line of a file.
+fn first_line(path: &Path) -> Result<Zeroizing<String>> {
+    let text = read(path)
+        .with_context(|| format!("cannot read the passphrase from {}", path.display()))?;
+    let line = Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
+    not_empty(&line, &format!("the first line of {}", path.display()))?;
+    Ok(line)
+}
+
+fn not_empty(passphrase: &str, place: &str) -> Result<()> {
+    if passphrase.is_empty() {
+        return Err(advise("wrong-key", format!("{place} is empty"), "put the passphrase there"));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn ask(prompt: &str) -> Result<Zeroizing<String>> {
+    if !std::io::stderr().is_terminal() || std::fs::File::open("/dev/tty").is_err() {
+        return Err(advise(
+            "wrong-key",
+            "the repository needs a passphrase, and there is no terminal to ask on",
+            format!("set {FILE} to a file whose first line is the passphrase"),
+        ));
+    }
+    let typed = rpassword::prompt_password(prompt).context("cannot read from the terminal")?;
+    let typed = Zeroizing::new(typed);
+    not_empty(&typed, "the passphrase")?;
+    Ok(typed)
+}
+
+fn ask_twice() -> Result<Zeroizing<String>> {
+    let first = ask("New passphrase: ")?;
+    let second = ask("Once more: ")?;
+    if first != second {
+        return Err(advise("wrong-key", "the two passphrases differ", "run the command again"));
+    }
+    Ok(first)
+}
+
+/// Reads a recovery key.
+pub(crate) fn recovery_key(path: &Path) -> Result<RecoveryKey> {
+    let context = || format!("cannot read a recovery key from {}", path.display());
+    let text = read(path).with_context(context)?;
+    RecoveryKey::from_text(&text).with_context(context)
+}
+
+/// Writes a recovery key to a new file that only its owner can read.
+pub(crate) fn write_recovery_key(path: &Path, key: &RecoveryKey) -> Result<()> {
+    let context = || format!("cannot write the recovery key to {}", path.display());
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
+    let text = key.to_text();
+    file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).with_context(context)?;
+    file.sync_all().with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_first_line_of_a_file_is_the_passphrase() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pass");
+        for (text, line) in [("a b \n", "a b "), ("one\r\ntwo", "one"), ("x", "x")] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(first_line(&path).unwrap().as_str(), line);
+        }
+        std::fs::write(&path, "\nsecond").unwrap();
+        assert!(first_line(&path).unwrap_err().to_string().contains("empty"));
+        assert!(first_line(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_recovery_key_goes_to_a_private_new_file_and_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = RecoveryKey::new([7; 32]);
+        write_recovery_key(&path, &key).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(recovery_key(&path).unwrap().to_text(), key.to_text());
+        assert!(write_recovery_key(&path, &key).is_err(), "an existing file is kept");
+    }
+}
