@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line tool talks on stdout")]
 
+mod bench;
 mod check;
 mod counts;
 mod deny;
@@ -27,6 +28,7 @@ usage: cargo xtask COMMAND
 
   check [--fuzz SECONDS] [STEP...]      the gate: every step below, or the named ones
   fuzz [--seconds N] [TARGET...]        run every fuzz target, or the named ones
+  bench [OPTION...]                     Sluice and other tools side by side; bench --help
 ";
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn dispatch(args: &[String]) -> Result<()> {
     match words.split_first() {
         Some((&"check", rest)) => check::command(rest),
         Some((&"fuzz", rest)) => fuzz::command(rest),
+        Some((&"bench", rest)) => bench::command(rest),
         Some((name, [])) if check::step(name).is_some() => check::command(&[name]),
         None | Some((&("help" | "-h" | "--help"), _)) => {
             println!("{USAGE}\nsteps of the gate, each also a command of its own:\n");

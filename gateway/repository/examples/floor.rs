@@ -1,0 +1,241 @@
+//! The floor under a backup and a restore: the work that cannot be avoided, with nothing around it.
+//!
+//! `floor FILE` runs the kernels of the repository over a disk image, in memory and on all cores,
+//! and prints one JSON object. No reading, no writing, no waiting is in the times:
+//!
+//! * `new`: zero test and keyed BLAKE3 of each block, zstd 1 and AES-256-GCM of each distinct one;
+//! * `hash`: zero test and keyed BLAKE3, which is what an unchanged image costs;
+//! * `decode`: AES-256-GCM, zstd, and BLAKE3 again for each block, which is what a restore costs;
+//! * `read`: reading the blocks from the file, most likely from the page cache.
+//!
+//! Speeds are in GB/s of blocks that are not all zero: holes cost nothing. The file goes through
+//! in segments, so that memory is bounded; the times of the segments are added up.
+//!
+//! `cargo xtask bench` divides what `sluice` reaches by these.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use sluice_repository::crypto::{NONCE_LEN, SealKey, TAG_LEN};
+use sluice_repository::is_zero;
+
+/// The default block of an image.
+const BLOCK: usize = 128 << 10;
+/// Blocks held in memory at a time: 256 MiB, far more than any cache.
+const SEGMENT: usize = 2048;
+/// Keys of no repository.
+const HASH_KEY: [u8; 32] = [1; 32];
+const SEAL_KEY: [u8; 32] = [2; 32];
+
+struct Block {
+    offset: u64,
+    content: Vec<u8>,
+    id: [u8; 32],
+    /// No block before it has the same content.
+    first: bool,
+}
+
+struct Slot {
+    nonce: [u8; NONCE_LEN],
+    compressed: bool,
+    /// Ciphertext and tag.
+    sealed: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Totals {
+    data: u64,
+    distinct: u64,
+    stored: u64,
+    new: Duration,
+    hash: Duration,
+    decode: Duration,
+    read: Duration,
+    decoded: u64,
+}
+
+struct Scratch {
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+}
+
+/// Calls `work` with this thread's buffers, which are made once.
+fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> io::Result<T>) -> io::Result<T> {
+    SCRATCH.with_borrow_mut(|slot| match slot {
+        Some(scratch) => work(scratch),
+        None => work(slot.insert(Scratch {
+            compressor: zstd::bulk::Compressor::new(1)?,
+            decompressor: zstd::bulk::Decompressor::new()?,
+            input: vec![0; BLOCK],
+            output: Vec::with_capacity(zstd::zstd_safe::compress_bound(BLOCK)),
+        })),
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command-line tool")]
+fn main() -> ExitCode {
+    let Some(path) = std::env::args_os().nth(1) else {
+        eprintln!("usage: floor FILE");
+        return ExitCode::from(2);
+    };
+    match File::open(&path).and_then(|file| measure(&file)) {
+        Ok(totals) => {
+            println!("{}", report(&totals));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("floor: {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(totals: &Totals) -> serde_json::Value {
+    let speed = |bytes: u64, time: Duration| bytes as f64 / 1e9 / time.as_secs_f64().max(1e-9);
+    serde_json::json!({
+        "threads": rayon::current_num_threads(),
+        "block": BLOCK,
+        "data_bytes": totals.data,
+        "distinct_bytes": totals.distinct,
+        "stored_bytes": totals.stored,
+        "new_gbps": speed(totals.data, totals.new),
+        "hash_gbps": speed(totals.data, totals.hash),
+        "decode_gbps": speed(totals.decoded, totals.decode),
+        "read_gbps": speed(totals.data, totals.read),
+    })
+}
+
+fn measure(file: &File) -> io::Result<Totals> {
+    let size = file.metadata()?.len();
+    let mut totals = Totals::default();
+    let mut seen = HashSet::new();
+    let mut blocks = Vec::with_capacity(SEGMENT);
+    let mut offset = 0;
+    while offset < size {
+        let batch: Vec<u64> = (offset..size).step_by(BLOCK).take(SEGMENT - blocks.len()).collect();
+        offset += (batch.len() * BLOCK) as u64;
+        let loaded: Vec<Option<Block>> =
+            batch.par_iter().map(|&at| load(file, at, size)).collect::<io::Result<_>>()?;
+        blocks.extend(loaded.into_iter().flatten().map(|block| {
+            let first = seen.insert(block.id);
+            Block { first, ..block }
+        }));
+        if blocks.len() == SEGMENT || offset >= size {
+            segment(file, &blocks, &mut totals)?;
+            blocks.clear();
+        }
+    }
+    Ok(totals)
+}
+
+/// Reads a block, unless it is all zero. Not part of any time.
+fn load(file: &File, offset: u64, size: u64) -> io::Result<Option<Block>> {
+    let length = (size - offset).min(BLOCK as u64) as usize;
+    let mut content = vec![0; length];
+    file.read_exact_at(&mut content, offset)?;
+    if is_zero(&content) {
+        return Ok(None);
+    }
+    let id = *blake3::keyed_hash(&HASH_KEY, &content).as_bytes();
+    Ok(Some(Block { offset, content, id, first: false }))
+}
+
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let start = Instant::now();
+    let result = work();
+    *total += start.elapsed();
+    result
+}
+
+fn segment(file: &File, blocks: &[Block], totals: &mut Totals) -> io::Result<()> {
+    let key = SealKey::new(&SEAL_KEY);
+    let bytes = |blocks: &mut dyn Iterator<Item = &Block>| {
+        blocks.map(|block| block.content.len() as u64).sum::<u64>()
+    };
+    let data = bytes(&mut blocks.iter());
+    let distinct = bytes(&mut blocks.iter().filter(|block| block.first));
+    timed(&mut totals.read, || blocks.par_iter().try_for_each(|block| read(file, block)))?;
+    timed(&mut totals.hash, || blocks.par_iter().try_for_each(hash))?;
+    let slots: Vec<Option<Slot>> = timed(&mut totals.new, || {
+        blocks.par_iter().enumerate().map(|(number, block)| encode(&key, number, block)).collect()
+    })?;
+    timed(&mut totals.decode, || {
+        let pairs = blocks.par_iter().zip(&slots);
+        pairs.try_for_each(|(block, slot)| match slot {
+            Some(slot) => decode(&key, block, slot),
+            None => Ok(()),
+        })
+    })?;
+    totals.data += data;
+    totals.distinct += distinct;
+    totals.decoded += distinct;
+    totals.stored += slots.iter().flatten().map(|slot| slot.sealed.len() as u64).sum::<u64>();
+    Ok(())
+}
+
+fn read(file: &File, block: &Block) -> io::Result<()> {
+    with_scratch(|scratch| {
+        file.read_exact_at(&mut scratch.input[..block.content.len()], block.offset)
+    })
+}
+
+fn hash(block: &Block) -> io::Result<()> {
+    let same = !is_zero(&block.content)
+        && blake3::keyed_hash(&HASH_KEY, &block.content).as_bytes() == &block.id;
+    if same { Ok(()) } else { Err(io::Error::other("the hash differs")) }
+}
+
+/// What the writer of a repository does with a block.
+fn encode(key: &SealKey, number: usize, block: &Block) -> io::Result<Option<Slot>> {
+    hash(block)?;
+    if !block.first {
+        return Ok(None);
+    }
+    with_scratch(|scratch| {
+        scratch.output.clear();
+        scratch.compressor.compress_to_buffer(&block.content, &mut scratch.output)?;
+        // The rule of the repository: below 3 % it is not worth decompressing.
+        let compressed = scratch.output.len() * 100 <= block.content.len() * 97;
+        let payload = if compressed { &scratch.output } else { &block.content };
+        let mut sealed = Vec::with_capacity(payload.len() + TAG_LEN);
+        sealed.extend_from_slice(payload);
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let tag = key.seal(nonce, &[], &mut sealed);
+        sealed.extend_from_slice(&tag);
+        Ok(Some(Slot { nonce, compressed, sealed }))
+    })
+}
+
+/// What the reader of a repository does with a slot.
+fn decode(key: &SealKey, block: &Block, slot: &Slot) -> io::Result<()> {
+    with_scratch(|scratch| {
+        scratch.input.clear();
+        scratch.input.extend_from_slice(&slot.sealed);
+        let payload = key
+            .open(slot.nonce, &[], &mut scratch.input)
+            .ok_or_else(|| io::Error::other("a slot does not open"))?;
+        let plain: &[u8] = if slot.compressed {
+            scratch.output.clear();
+            scratch.decompressor.decompress_to_buffer(payload, &mut scratch.output)?;
+            &scratch.output
+        } else {
+            payload
+        };
+        let same = blake3::keyed_hash(&HASH_KEY, plain).as_bytes() == &block.id;
+        scratch.input.resize(BLOCK, 0);
+        if same { Ok(()) } else { Err(io::Error::other("decoded content differs")) }
+    })
+}

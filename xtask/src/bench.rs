@@ -1,0 +1,266 @@
+//! Benchmarks: Sluice and other tools side by side, in one run on one machine.
+//!
+//! A figure alone says little: machines differ, and so do their days. So every tool does the same
+//! things with the same images in the same run, one after the other in each round, with the
+//! images in the page cache and the repositories on one file system; what counts are the ratios.
+//! A restore must give the image back bit by bit, or the run fails.
+//!
+//! The floor is what the processor alone would take for the unavoidable work (see
+//! `gateway/repository/examples/floor.rs`); Sluice is measured against it in the same run.
+//! `docs/benchmarks.md` explains the tables to readers.
+
+mod data;
+mod extras;
+mod floor;
+mod machine;
+mod measure;
+mod options;
+mod peers;
+mod report;
+mod sluice;
+mod tool;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host;
+use data::DataSet;
+use extras::Extras;
+use floor::Floor;
+use machine::Machine;
+use measure::measure;
+use options::Options;
+use report::{Report, SetResult, ToolResult};
+use sluice::Sluice;
+use tool::{Place, Step, Tool};
+
+/// Where `--write` puts the tables, between these lines.
+const DOCUMENT: &str = "docs/benchmarks.md";
+const BEGIN: &str = "<!-- results: written by cargo xtask bench --write -->";
+const END: &str = "<!-- results: end -->";
+
+/// Programs and the Debian packages they come in.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("time", "time"),
+    ("restic", "restic"),
+    ("borg", "borgbackup"),
+    ("casync", "casync"),
+    ("zstd", "zstd"),
+    ("qemu-img", "qemu-utils"),
+    ("qemu-io", "qemu-utils"),
+    ("nbdcopy", "libnbd-bin"),
+    ("mmdebstrap", "mmdebstrap"),
+];
+
+/// `cargo xtask bench`.
+pub fn command(args: &[&str]) -> Result<()> {
+    if args.iter().any(|arg| matches!(*arg, "help" | "-h" | "--help")) {
+        println!("{}", options::USAGE);
+        return Ok(());
+    }
+    let options = Options::parse(args)?;
+    install()?;
+    let target = target_folder()?;
+    let folder = options.dir.clone().unwrap_or_else(|| target.join("bench"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
+    let folder = folder.canonicalize()?;
+    let (sluice, floor) = build(&target)?;
+    let rustic = if options.rustic { Some(build_rustic(&target)?) } else { None };
+    let mut bench = Bench {
+        tools: tools(&options, &sluice, rustic),
+        options,
+        sluice,
+        floor,
+        folder,
+        load: (f64::MAX, 0.0),
+    };
+    let report = bench.run(&format!("cargo xtask bench {}", args.join(" ")))?;
+    let markdown = report.markdown();
+    if bench.options.json {
+        println!("{:#}", report.json());
+    } else {
+        println!("{markdown}");
+    }
+    if bench.options.write { write(&markdown) } else { Ok(()) }
+}
+
+fn tools(options: &Options, sluice: &Sluice, rustic: Option<PathBuf>) -> Vec<Box<dyn Tool>> {
+    let mut tools: Vec<Box<dyn Tool>> = vec![Box::new(sluice.clone())];
+    tools.extend(peers::all(rustic).into_iter().filter(|tool| options.wants(tool.name())));
+    tools
+}
+
+/// Installs what is missing when it may, else says how to.
+fn install() -> Result<()> {
+    let missing = PROGRAMS.iter().filter(|(program, _)| host::find_tool(program).is_none());
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install --yes --no-install-recommends {}", packages.join(" "));
+    if host::output(host::command("id").arg("-u"))?.trim() != "0" {
+        bail!("the benchmarks need programs that are not installed: sudo {line}");
+    }
+    eprintln!("bench: {line}");
+    let mut words = line.split(' ');
+    let mut apt = host::command(words.next().unwrap_or_default());
+    host::output(apt.args(words).env("DEBIAN_FRONTEND", "noninteractive"))
+        .with_context(|| format!("cannot install what the benchmarks need: {line}"))?;
+    Ok(())
+}
+
+fn target_folder() -> Result<PathBuf> {
+    let metadata = crate::manifest::metadata()?;
+    Ok(metadata["target_directory"].as_str().context("no target_directory in metadata")?.into())
+}
+
+/// Builds the program and the floor.
+fn build(target: &Path) -> Result<(Sluice, PathBuf)> {
+    let release = ["build", "--quiet", "--release", "--locked", "--package"];
+    host::output(host::cargo().args(release).arg("sluice"))?;
+    let example = ["sluice-repository", "--example", "floor"];
+    host::output(host::cargo().args(release).args(example))?;
+    let release = target.join("release");
+    Ok((Sluice { program: release.join("sluice") }, release.join("examples/floor")))
+}
+
+/// Builds rustic from its crate, once.
+fn build_rustic(target: &Path) -> Result<PathBuf> {
+    let root = target.join("bench/tools");
+    let program = root.join("bin/rustic");
+    if !program.exists() {
+        eprintln!("bench: building rustic");
+        let mut cargo = host::cargo();
+        cargo.args(["install", "rustic-rs", "--locked", "--root"]).arg(&root);
+        host::output(cargo.arg("--target-dir").arg(root.join("build")))?;
+    }
+    Ok(program)
+}
+
+struct Bench {
+    options: Options,
+    tools: Vec<Box<dyn Tool>>,
+    sluice: Sluice,
+    floor: PathBuf,
+    folder: PathBuf,
+    load: (f64, f64),
+}
+
+impl Bench {
+    fn run(&mut self, command: &str) -> Result<Report> {
+        let mut sets = Vec::new();
+        if self.options.generated {
+            let data = data::generated(&self.folder, self.options.size)?;
+            sets.push(self.set(data)?);
+        }
+        if self.options.real {
+            let data = data::real(&self.folder)?;
+            sets.push(self.set(data)?);
+        }
+        let machine = Machine::facts(&self.folder, &self.tools)?;
+        let rounds = self.options.rounds;
+        Ok(Report { machine, command: command.to_owned(), rounds, load: self.load, sets })
+    }
+
+    /// All rounds of all tools with one data set.
+    fn set(&mut self, data: DataSet) -> Result<SetResult> {
+        let mut floor = Floor::default();
+        let mut extras = Extras::default();
+        let mut results: Vec<ToolResult> = self
+            .tools
+            .iter()
+            .map(|tool| ToolResult {
+                name: tool.name().to_owned(),
+                about: tool.about().to_owned(),
+                ..ToolResult::default()
+            })
+            .collect();
+        for round in 1..=self.options.rounds {
+            let load = machine::load();
+            self.load = (self.load.0.min(load), self.load.1.max(load));
+            eprintln!("bench: {}, round {round}, load average {load:.1}", data.name);
+            floor = floor.best(Floor::measure(&self.floor, &data.image)?);
+            for (tool, result) in self.tools.iter().zip(&mut results) {
+                let place = Place::new(self.folder.join(format!("run-{}", tool.name())))?;
+                let done = self.steps(tool.as_ref(), &place, &data, result);
+                match done.with_context(|| format!("{} failed", tool.name())) {
+                    Err(error) if tool.name() == self.sluice.name() => return Err(error),
+                    // One peer less is better than no result.
+                    Err(error) => eprintln!("bench: {error:#}"),
+                    Ok(()) => {}
+                }
+                if tool.name() == self.sluice.name() && self.options.extras {
+                    extras::run(&self.sluice, &place, &data, &mut extras)?;
+                }
+                place.remove()?;
+            }
+        }
+        Ok(SetResult { data, floor, tools: results, extras })
+    }
+
+    /// The steps of one tool in one round.
+    fn steps(
+        &self,
+        tool: &dyn Tool,
+        place: &Place,
+        data: &DataSet,
+        result: &mut ToolResult,
+    ) -> Result<()> {
+        tool.prepare(place)?;
+        warm(data)?;
+        for step in Step::ALL {
+            let Some(run) = tool.step(step, place, data) else { continue };
+            let sample = measure(&run, &place.log())?;
+            let (wall, rss) = (sample.wall.as_secs_f64(), sample.rss_kib / 1024);
+            eprintln!("bench:   {:<14} {:<17} {wall:8.2} s {rss:6} MiB", tool.name(), step.name());
+            if step != Step::Restore {
+                result.stored.insert(step, data::stored(&place.repository())?);
+            }
+            result.steps.entry(step).or_default().0.push(sample);
+        }
+        let restored = tool.restored(place, data);
+        host::output(host::command("cmp").arg(&data.image).arg(&restored))
+            .context("the restored image is not the one that was backed up")?;
+        Ok(())
+    }
+}
+
+/// Reads the images once, so that nobody pays for the disk.
+fn warm(data: &DataSet) -> Result<()> {
+    for image in [&data.image, &data.similar] {
+        let mut file = std::fs::File::open(image).with_context(|| format!("no {image:?}"))?;
+        std::io::copy(&mut file, &mut std::io::sink())?;
+    }
+    Ok(())
+}
+
+/// Puts the tables into the document.
+fn write(markdown: &str) -> Result<()> {
+    let path = host::root().join(DOCUMENT);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path:?}"))?;
+    let text = replace(&text, markdown).with_context(|| format!("{DOCUMENT} has no {BEGIN:?}"))?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {path:?}"))
+}
+
+/// `text` with something else between its marks.
+fn replace(text: &str, markdown: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", markdown.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BEGIN, END, replace};
+
+    #[test]
+    fn only_what_is_between_the_marks_is_replaced() {
+        let text = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
+        let new = replace(&text, "new\n").unwrap();
+        assert_eq!(new, format!("head\n{BEGIN}\n\nnew\n\n{END}\ntail\n"));
+        assert_eq!(replace(&new, "new").unwrap(), new);
+        assert_eq!(replace("no marks", "new"), None);
+    }
+}
