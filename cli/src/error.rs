@@ -59,13 +59,24 @@ impl fmt::Display for Advice {
 
 impl std::error::Error for Advice {}
 
+impl Advice {
+    /// A context of `kind` with its own hint.
+    pub(crate) fn new(
+        kind: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self { kind, message: message.into(), help: help.into() }
+    }
+}
+
 /// An error of `kind` with its own hint.
 pub(crate) fn advise(
     kind: &'static str,
     message: impl Into<String>,
     help: impl Into<String>,
 ) -> anyhow::Error {
-    Advice { kind, message: message.into(), help: help.into() }.into()
+    Advice::new(kind, message, help).into()
 }
 
 /// Ends the process the way clap asks for: help and version are not errors.
@@ -130,8 +141,10 @@ impl Report {
             }
         }
         let message = if causes.is_empty() { "unknown".into() } else { causes.remove(0) };
-        let kind = error.chain().filter_map(kind_of).last().unwrap_or("failed");
-        let advice = error.chain().find_map(|cause| cause.downcast_ref::<Advice>());
+        // Advice may be the cause or a context around it; the latter hides in the chain.
+        let advice = error.downcast_ref::<Advice>();
+        let kind = error.chain().filter_map(kind_of).last();
+        let kind = kind.or_else(|| advice.map(|advice| advice.kind)).unwrap_or("failed");
         let help = advice.map(|advice| advice.help.clone());
         let help = help.or_else(|| help_for(kind).map(str::to_owned));
         let exit = match kind {
@@ -252,7 +265,8 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "ambiguous" => "write more of the id; `sluice list --json` shows ids in full",
         "conflict" => "run the command again",
         "bad-destination" => {
-            "write a folder that exists, or s3://BUCKET/PREFIX?endpoint=URL&region=R"
+            "name a folder or s3://BUCKET/PREFIX?endpoint=URL&region=R; for a new repository, \
+             `sluice init` creates the folder"
         }
         "access-denied" => "check the permissions, or the credentials of the destination",
         "read-only" => "the place cannot be written; reading commands work on it",
@@ -265,6 +279,7 @@ fn help_for(kind: &str) -> Option<&'static str> {
         }
         "target" => "the target is incomplete; see to it, then run the restore again",
         "usage" => "`sluice help` shows the commands, `sluice help COMMAND` examples",
+        "failed" | "local" => "the same command with -v tells more",
         _ => return None,
     })
 }
@@ -317,5 +332,9 @@ mod tests {
         let error = Err::<(), _>(advise("wrong-key", "no passphrase", "set it"));
         let report = Report::of(&error.context("opening").unwrap_err());
         assert_eq!((report.kind, report.help.as_deref()), ("wrong-key", Some("set it")));
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        let error = anyhow::Error::from(missing).context(Advice::new("source", "no a", "find it"));
+        let report = Report::of(&error.context("around"));
+        assert_eq!((report.kind, report.help.as_deref()), ("source", Some("find it")));
     }
 }

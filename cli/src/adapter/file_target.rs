@@ -50,7 +50,12 @@ impl FileTarget {
             if room < size {
                 return Err(advise(
                     "no-space",
-                    format!("{} has {}, the image {}", path.display(), bytes(room), bytes(size)),
+                    format!(
+                        "{} is too small: it has {}, the image {}",
+                        path.display(),
+                        bytes(room),
+                        bytes(size)
+                    ),
                     "restore to a device that is at least as large as the image",
                 ));
             }

@@ -186,7 +186,9 @@ impl Target for Qcow2Target {
         self.file.sync_all()?;
         let tables = u32::try_from(state.l1.len()).map_err(io::Error::other)?;
         let table_clusters = u32::try_from(table_clusters).map_err(io::Error::other)?;
-        let header = header(self.size, tables, table * CLUSTER, table_clusters);
+        // QEMU counts in sectors, and would cut off a part of one.
+        let size = self.size.next_multiple_of(512);
+        let header = header(size, tables, table * CLUSTER, table_clusters);
         self.file.write_all_at(&header, 0)?;
         self.file.sync_all()
     }

@@ -13,7 +13,7 @@ use sluice_repository::check_name;
 use super::changed;
 use super::stdin::StandardInput;
 use crate::args::{BackupArgs, SourceFormat};
-use crate::error::usage_error;
+use crate::error::{Advice, usage_error};
 
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,11 @@ fn set(planned: &mut [Planned], option: &str, name: &str, how: How) -> Result<()
 pub(crate) async fn open(planned: Vec<Planned>, format: SourceFormat) -> Result<Vec<SourceImage>> {
     let mut images = Vec::with_capacity(planned.len());
     for one in planned {
-        let context = format!("cannot open image {:?}", one.name);
+        let context = Advice::new(
+            "source",
+            format!("cannot open image {:?}", one.name),
+            "check that the image is there, may be read, and is of the --format that is named",
+        );
         images.push(open_one(one, format).await.context(context)?);
     }
     Ok(images)

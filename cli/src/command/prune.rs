@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::output::{self, count, local, note, table, warn};
 
-const LATER: &str = "their space is given back by a later collection";
+const LATER: &str = "the space comes back with a later collection";
 
 fn policy(args: &PruneArgs) -> Policy {
     Policy {

@@ -31,8 +31,7 @@ pub(crate) async fn cat(context: &Context, args: &CatArgs) -> Result<Exit> {
 async fn copy(reader: &ImageReader, offset: u64, length: u64) -> Result<()> {
     let mut at = offset;
     let end = offset + length;
-    let mut written = Vec::new();
-    let mut next = Vec::new();
+    let (mut written, mut next) = (Vec::new(), Vec::new());
     loop {
         next.resize(PIECE.min(end - at) as usize, 0);
         let write =

@@ -40,7 +40,7 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
         match Box::pin(one(context, args, &repository, &point, job, &cancel)).await {
             Ok(document) => documents.push(document),
             Err(error) => {
-                result = Err(error.context(format!("{} is incomplete", job.path.display())));
+                result = Err(error);
                 break;
             }
         }
@@ -61,17 +61,12 @@ fn plan(args: &RestoreArgs, point: &RestorePoint, image: Option<&str>) -> Result
     if !folder {
         let image = match (image, point.images.len()) {
             (None, 2..) => {
-                return Err(usage_error(format!(
-                    "{point} has {} images; restore into a folder ({}/), or name one: {}",
-                    point.images.len(),
-                    place.display(),
-                    point
-                        .images
-                        .iter()
-                        .map(|i| format!(":{}", i.name))
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                )));
+                let names: Vec<_> = point.images.iter().map(|i| format!(":{}", i.name)).collect();
+                return Err(advise(
+                    "ambiguous",
+                    format!("{point} has several images: {}", names.join(" ")),
+                    format!("add one of them to the point, or name a folder: {}/", place.display()),
+                ));
             }
             _ => point.image(image)?.name.clone(),
         };
@@ -112,7 +107,7 @@ async fn one(
                 // Without its header it is no image, and nothing can go on with it.
                 let _ = std::fs::remove_file(&job.path);
             }
-            return Err(error.into());
+            return Err(error).with_context(|| format!("restoring to {}", job.path.display()));
         }
     };
     if !context.global.quiet && !context.global.json {

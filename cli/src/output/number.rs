@@ -12,12 +12,8 @@ pub(crate) fn bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let round = value.fract() == 0.0 || value >= 99.95;
-    if round {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    let number = if value >= 99.95 { format!("{value:.0}") } else { format!("{value:.1}") };
+    format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), UNITS[unit])
 }
 
 /// A count with its noun: `1 point`, `2 points`.

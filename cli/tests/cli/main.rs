@@ -1,0 +1,5 @@
+//! The executable from outside, over a repository in a folder.
+
+mod commands;
+mod mistakes;
+mod support;
