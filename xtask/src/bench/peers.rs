@@ -113,8 +113,8 @@ impl Tool for Rustic {
             Step::Full | Step::Similar => self.command(place, &["backup"]),
             Step::Rescan => self.command(place, &["backup", "--force"]),
             Step::Restore => {
-                let mut command = self.command(place, &["restore", "--filter-paths"]);
-                command.arg(&data.image).arg("latest").arg(place.out());
+                let mut command = self.command(place, &["restore", "--sparse", "by-content"]);
+                command.arg("--filter-paths-exact").arg(&data.image).arg("latest").arg(place.out());
                 return Some(Run { command, flush: vec![self.restored(place, data)] });
             }
         };

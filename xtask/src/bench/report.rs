@@ -132,13 +132,16 @@ impl SetResult {
         let _ = write!(
             text,
             "\nThe floor on all cores, in GB/s: new data {:.2}, BLAKE3 {:.2}, reading the source \
-             {:.2}, decode {:.2}. Sluice reaches of it:",
-            floor.new, floor.hash, floor.read, floor.decode
+             {:.2}, decode {:.2}. Sluice reaches of it (and, counting processor time alone):",
+            floor.new.speed, floor.hash.speed, floor.read.speed, floor.decode.speed
         );
         let mut separator = " ";
         for step in Step::ALL {
             if let Some(part) = self.of_floor(step) {
                 let _ = write!(text, "{separator}{} **{:.0} %**", step.name(), part * 100.0);
+                if let Some(part) = self.of_processor(step) {
+                    let _ = write!(text, " ({:.0} %)", part * 100.0);
+                }
                 separator = ", ";
             }
         }
@@ -148,6 +151,12 @@ impl SetResult {
     fn of_floor(&self, step: Step) -> Option<f64> {
         let wall = self.tools.first()?.wall(step)?;
         Some(self.floor.time(step)?.as_secs_f64() / wall.as_secs_f64().max(1e-9))
+    }
+
+    /// The same for processor time: what waiting and other programs cannot change.
+    fn of_processor(&self, step: Step) -> Option<f64> {
+        let cpu = self.tools.first()?.steps.get(&step)?.best()?.cpu;
+        Some(self.floor.cpu(step)?.as_secs_f64() / cpu.as_secs_f64().max(1e-9))
     }
 
     fn figures(&self, text: &mut String, step: Step) {
@@ -220,6 +229,7 @@ impl SetResult {
             })
         });
         let floor = Step::ALL.iter().map(|&step| (step.name(), self.of_floor(step)));
+        let cpu = Step::ALL.iter().map(|&step| (step.name(), self.of_processor(step)));
         let extras = self
             .extras
             .0
@@ -231,6 +241,7 @@ impl SetResult {
             "data_bytes": self.data.data,
             "floor": self.floor.json(),
             "sluice_of_floor": floor.collect::<BTreeMap<_, _>>(),
+            "sluice_of_floor_cpu": cpu.collect::<BTreeMap<_, _>>(),
             "tools": tools.collect::<Vec<_>>(),
             "sluice_only": extras.collect::<Vec<_>>(),
         })
@@ -247,6 +258,7 @@ fn multiple(value: Option<f64>, base: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::floor::Work;
     use super::super::measure::Sample;
     use super::*;
 
@@ -272,7 +284,8 @@ mod tests {
             size: 8 * MIB,
             data: 4 * MIB,
         };
-        let floor = Floor { data: 4_000_000_000, new: 2.0, ..Floor::default() };
+        let floor =
+            Floor { data: 4_000_000_000, new: Work { speed: 2.0, cpu: 1.0 }, ..Floor::default() };
         let tools = vec![tool("sluice", 4, 10 * MIB), tool("other", 6, 5 * MIB)];
         SetResult { data, floor, tools, extras: Extras::default() }
     }
@@ -291,7 +304,7 @@ mod tests {
         assert_eq!(result().of_floor(Step::Restore), None);
         let mut text = String::new();
         result().fractions(&mut text);
-        assert!(text.contains("new data **50 %**."), "{text}");
+        assert!(text.contains("new data **50 %** (25 %)."), "{text}");
     }
 
     #[test]
