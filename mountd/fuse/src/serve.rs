@@ -1,0 +1,413 @@
+//! Answering the kernel.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, Request,
+};
+use parking_lot::{Mutex, RwLock};
+use sluice_block::{BlockRead, ErrorKind};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::tree::{Inode, Node, Numbers, ROOT, Tree};
+use crate::{Catalogue, MountOptions, PointEntry};
+
+/// Requests that read from the destination at the same time; more wait their turn.
+const IN_FLIGHT: usize = 64;
+/// How long the kernel may believe what it was told of an image: images never change.
+const LONG: Duration = Duration::from_secs(3600);
+/// The same for folders and links, which change as points come and go.
+const SHORT: Duration = Duration::from_secs(1);
+/// How long listing the points may hold up a look into a folder; then the old list is shown.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The file system.
+pub(crate) struct Served {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    catalogue: Arc<dyn Catalogue>,
+    options: MountOptions,
+    runtime: Handle,
+    tree: RwLock<Arc<Tree>>,
+    numbers: Mutex<Numbers>,
+    listed: Mutex<Instant>,
+    listing: tokio::sync::Mutex<()>,
+    open: Mutex<HashMap<u64, Arc<Open>>>,
+    next_handle: AtomicU64,
+    in_flight: Semaphore,
+    owner: (u32, u32),
+}
+
+/// An open file.
+enum Open {
+    Image(Arc<dyn BlockRead>),
+    Text(Vec<u8>),
+}
+
+impl Served {
+    pub(crate) fn new(
+        catalogue: Arc<dyn Catalogue>,
+        points: &[PointEntry],
+        options: MountOptions,
+        runtime: Handle,
+    ) -> Self {
+        let mut numbers = Numbers::default();
+        let tree = Arc::new(Tree::build(points, &mut numbers));
+        let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let shared = Shared {
+            catalogue,
+            options,
+            runtime,
+            tree: RwLock::new(tree),
+            numbers: Mutex::new(numbers),
+            listed: Mutex::new(Instant::now()),
+            listing: tokio::sync::Mutex::default(),
+            open: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            in_flight: Semaphore::new(IN_FLIGHT),
+            owner,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Answers from a task.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Shared>) -> F) {
+        self.shared.runtime.spawn(work(self.shared.clone()));
+    }
+}
+
+impl Shared {
+    fn tree(&self) -> Arc<Tree> {
+        self.tree.read().clone()
+    }
+
+    /// The tree, asked for again when it is old. A listing that fails or takes too long leaves
+    /// the old one.
+    async fn fresh_tree(self: &Arc<Self>) -> Arc<Tree> {
+        if self.listed.lock().elapsed() >= self.options.refresh {
+            let this = self.clone();
+            let listing = tokio::spawn(async move { this.list().await });
+            let _ = tokio::time::timeout(PATIENCE, listing).await;
+        }
+        self.tree()
+    }
+
+    async fn list(&self) {
+        let _alone = self.listing.lock().await;
+        if self.listed.lock().elapsed() < self.options.refresh {
+            return; // another look was faster
+        }
+        match self.catalogue.points().await {
+            Ok(points) => {
+                let tree = Arc::new(Tree::build(&points, &mut self.numbers.lock()));
+                *self.tree.write() = tree;
+            }
+            Err(error) => tracing::warn!(%error, "showing the restore points known before"),
+        }
+        *self.listed.lock() = Instant::now();
+    }
+
+    fn attr(&self, inode: &Inode) -> FileAttr {
+        let time = time(inode.created_ms);
+        let kind = inode.kind();
+        let folder = kind == FileType::Directory;
+        FileAttr {
+            ino: INodeNo(inode.number),
+            size: inode.size,
+            blocks: inode.used.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm: match kind {
+                FileType::Directory => 0o555,
+                FileType::Symlink => 0o777,
+                _ => 0o444,
+            },
+            nlink: if folder { 2 } else { 1 },
+            uid: self.owner.0,
+            gid: self.owner.1,
+            rdev: 0,
+            blksize: 128 << 10,
+            flags: 0,
+        }
+    }
+
+    fn ttl(inode: &Inode) -> Duration {
+        if matches!(inode.node, Node::Image { .. }) { LONG } else { SHORT }
+    }
+
+    async fn open_node(&self, node: &Node) -> Result<Open, Errno> {
+        match node {
+            Node::Text(text) => Ok(Open::Text(text.clone())),
+            Node::Image { instance, point, image } => {
+                let open = self.catalogue.open(instance, point, image);
+                match tokio::time::timeout(self.options.read_timeout, open).await {
+                    Ok(Ok(device)) => Ok(Open::Image(device)),
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, image, "cannot open an image");
+                        Err(Errno::EIO)
+                    }
+                    Err(_) => Err(Errno::EIO),
+                }
+            }
+            Node::Folder => Err(Errno::EISDIR),
+            Node::Link(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    fn handle(&self, handle: FileHandle) -> Option<Arc<Open>> {
+        self.open.lock().get(&handle.0).cloned()
+    }
+
+    async fn read(&self, open: &Open, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        let device = match open {
+            Open::Image(device) => device,
+            Open::Text(text) => {
+                let from = (offset as usize).min(text.len());
+                let to = (from + size as usize).min(text.len());
+                return Ok(text[from..to].to_vec());
+            }
+        };
+        let end = (offset + u64::from(size)).min(device.size());
+        let mut buf = vec![0; end.saturating_sub(offset) as usize];
+        if buf.is_empty() {
+            return Ok(buf);
+        }
+        let read = async {
+            let _turn = self.in_flight.acquire().await;
+            device.read_at(offset, &mut buf).await
+        };
+        match tokio::time::timeout(self.options.read_timeout, read).await {
+            Ok(Ok(())) => Ok(buf),
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, offset, size, "a read failed");
+                Err(Errno::EIO)
+            }
+            Err(_) => {
+                tracing::error!(offset, size, "a read got no answer in time");
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    /// The next data or hole at or after `offset`.
+    async fn seek(&self, open: &Open, offset: i64, whence: i32) -> Result<i64, Errno> {
+        let size = match open {
+            Open::Text(text) => text.len() as u64,
+            Open::Image(device) => device.size(),
+        };
+        let start = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        if start >= size {
+            return Err(Errno::ENXIO);
+        }
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return Err(Errno::EINVAL),
+        };
+        let found = match open {
+            Open::Text(_) => data.then_some(start),
+            Open::Image(device) => find(&**device, start, data).await.map_err(|error| {
+                tracing::error!(%error, "a map cannot be read");
+                if error.kind() == ErrorKind::OutOfRange { Errno::ENXIO } else { Errno::EIO }
+            })?,
+        };
+        match found {
+            Some(at) => Ok(at as i64),
+            // The end of a file is a hole; there is no data behind the last.
+            None if data => Err(Errno::ENXIO),
+            None => Ok(size as i64),
+        }
+    }
+}
+
+async fn find(device: &dyn BlockRead, start: u64, data: bool) -> sluice_block::Result<Option<u64>> {
+    let mut at = start;
+    while at < device.size() {
+        for extent in device.extents(at, device.size() - at).await? {
+            if extent.kind.reads_zero() != data {
+                return Ok(Some(extent.offset.max(start)));
+            }
+            at = extent.end();
+        }
+    }
+    Ok(None)
+}
+
+fn time(ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+impl Filesystem for Served {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each is an offer: what the kernel does not know is left out, and costs speed only.
+        for wanted in
+            [InitFlags::FUSE_ASYNC_READ, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_MAX_PAGES]
+        {
+            let _ = config.add_capabilities(wanted);
+        }
+        if let Err(most) = config.set_max_readahead(16 << 20) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(IN_FLIGHT as u16);
+        let _ = config.set_congestion_threshold(IN_FLIGHT as u16 * 3 / 4);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(name) = name.to_str().map(str::to_owned) else {
+            return reply.error(Errno::ENOENT);
+        };
+        self.spawn(|shared| async move {
+            let mut tree = shared.tree();
+            if tree.child(parent.0, &name).is_none() || name == "latest" {
+                tree = shared.fresh_tree().await;
+            }
+            match tree.child(parent.0, &name) {
+                Some(inode) => {
+                    reply.entry(&Shared::ttl(inode), &shared.attr(inode), Generation(0));
+                }
+                None => reply.error(Errno::ENOENT),
+            }
+        });
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        match self.shared.tree().get(ino.0) {
+            Some(inode) => reply.attr(&Shared::ttl(inode), &self.shared.attr(inode)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.shared.tree().get(ino.0).map(|inode| &inode.node) {
+            Some(Node::Link(target)) => reply.data(target.as_bytes()),
+            Some(_) => reply.error(Errno::EINVAL),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        let Some(node) = self.shared.tree().get(ino.0).map(|inode| inode.node.clone()) else {
+            return reply.error(Errno::ENOENT);
+        };
+        self.spawn(|shared| async move {
+            match shared.open_node(&node).await {
+                Ok(open) => {
+                    let handle = shared.next_handle.fetch_add(1, Ordering::Relaxed);
+                    shared.open.lock().insert(handle, Arc::new(open));
+                    // Images never change, so what the kernel has cached stays true.
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+                }
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(open) = self.shared.handle(handle) else { return reply.error(Errno::EBADF) };
+        self.spawn(|shared| async move {
+            match shared.read(&open, offset, size).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let Some(open) = self.shared.handle(handle) else { return reply.error(Errno::EBADF) };
+        self.spawn(|shared| async move {
+            let seek = shared.seek(&open, offset, whence);
+            match tokio::time::timeout(shared.options.read_timeout, seek).await {
+                Ok(Ok(at)) => reply.offset(at),
+                Ok(Err(errno)) => reply.error(errno),
+                Err(_) => reply.error(Errno::EIO),
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.shared.open.lock().remove(&handle.0);
+        reply.ok();
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.spawn(|shared| async move {
+            // Only the first part of a listing asks anew, so that an offset does not jump.
+            let tree = if offset == 0 { shared.fresh_tree().await } else { shared.tree() };
+            let Some(folder) = tree.get(ino.0).filter(|i| i.kind() == FileType::Directory) else {
+                return reply.error(Errno::ENOENT);
+            };
+            let dots = [(".", ino.0), ("..", ROOT)].into_iter();
+            let children = folder.children.iter().map(|(name, number)| (name.as_str(), *number));
+            for (at, (name, number)) in dots.chain(children).enumerate().skip(offset as usize) {
+                let kind = tree.get(number).map_or(FileType::Directory, Inode::kind);
+                if reply.add(INodeNo(number), at as u64 + 1, kind, name) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // Read-only and of no size of its own: nothing is free, and nothing can fill up.
+        reply.statfs(0, 0, 0, self.shared.tree().len() as u64, 0, 128 << 10, 255, 4096);
+    }
+}
