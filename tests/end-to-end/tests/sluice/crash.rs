@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::support::disk::{self, MIB, folder_size};
+use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
 use crate::support::run::{Ran, Running, wait_until};
 
@@ -13,33 +13,27 @@ use crate::support::run::{Ran, Running, wait_until};
 const SIZE: u64 = 320 * MIB;
 
 /// An earlier point of another small disk, and a large disk to be killed over.
-fn prepared() -> (Repo, String) {
-    let repo = Repo::new();
+fn prepared(repo: Repo, size: u64) -> (Repo, String) {
     let (small, large) = (repo.path("small.raw"), repo.path("disk.raw"));
     disk::create(&small, 4 * MIB);
     disk::fill(&small, MIB, MIB, 1);
-    let point = repo.backup_with(&small, &[]);
-    disk::create(&large, SIZE + 4 * MIB);
-    disk::fill(&large, 2 * MIB, SIZE, 2);
+    let point = repo.backup(&small);
+    disk::create(&large, size + 4 * MIB);
+    disk::fill(&large, 2 * MIB, size, 2);
     (repo, point)
 }
 
-/// Starts a backup of the large disk and waits until this much more is stored.
+/// Starts a backup of the large disk and waits until this much more data is stored.
 fn under_way(repo: &Repo, bytes: u64) -> Running {
-    let stored = |repo: &Repo| folder_size(&repo.folder());
-    let before = stored(repo);
+    let before = repo.data();
     let image = repo.path("disk.raw");
     let args = ["backup".as_ref(), "vm".as_ref(), image.as_os_str()];
     let mut running = repo.sluice(args).spawn();
     wait_until("something is stored", || {
         assert!(!running.is_over(), "the backup ended before it could be killed");
-        stored(repo) - before >= bytes
+        repo.data() - before >= bytes
     });
     running
-}
-
-fn data(repo: &Repo) -> u64 {
-    folder_size(&repo.folder().join("d"))
 }
 
 fn check_after(repo: &Repo, earlier: &str, small: &Path) {
@@ -49,22 +43,25 @@ fn check_after(repo: &Repo, earlier: &str, small: &Path) {
 }
 
 /// Runs the backup again and checks that it went on from what was stored.
-fn go_on(repo: &Repo, kept: u64) {
+fn go_on(repo: &Repo, size: u64) {
+    // All but what the small disk has.
+    let kept = repo.data().saturating_sub(2 * MIB);
+    assert!(kept >= 30 * MIB, "only {kept} bytes survived");
     let image = repo.path("disk.raw");
     let point = repo.backup(&image);
     let stats = repo.stats(&point);
     // What is under way when it dies is lost: some packs of 32 MiB in the making.
     assert!(
-        stats.new <= SIZE - kept + 4 * MIB,
+        stats.new <= size - kept + 4 * MIB,
         "{} MiB were there and {} MiB were sent again",
         kept / MIB,
         stats.new / MIB
     );
     assert!(
-        data(repo) <= SIZE + SIZE / 20 + 2 * MIB,
+        repo.data() <= size + size / 20 + 2 * MIB,
         "{} MiB are stored for {} MiB",
-        data(repo) / MIB,
-        SIZE / MIB
+        repo.data() / MIB,
+        size / MIB
     );
     repo.assert_sound();
     repo.assert_restores(&point, &image);
@@ -72,7 +69,7 @@ fn go_on(repo: &Repo, kept: u64) {
 
 #[test]
 fn a_backup_killed_several_times_goes_on_each_time() {
-    let (repo, earlier) = prepared();
+    let (repo, earlier) = prepared(Repo::new(), SIZE);
     let small = repo.path("small.raw");
     for part in [1, 40 * MIB, 80 * MIB] {
         let running = under_way(&repo, part);
@@ -80,33 +77,45 @@ fn a_backup_killed_several_times_goes_on_each_time() {
         assert_eq!(running.wait().signal, Some(9));
         check_after(&repo, &earlier, &small);
     }
-    let kept = data(&repo).saturating_sub(2 * MIB);
-    assert!(kept > 60 * MIB, "only {kept} bytes survived");
-    go_on(&repo, kept);
+    go_on(&repo, SIZE);
     assert_eq!(repo.points("vm").len(), 2);
 }
 
+#[test]
+fn a_killed_backup_to_s3_goes_on() {
+    let size = 160 * MIB;
+    let (repo, earlier) = prepared(Repo::on_s3(), size);
+    let running = under_way(&repo, 40 * MIB);
+    running.signal(Signal::KILL);
+    assert_eq!(running.wait().signal, Some(9));
+    check_after(&repo, &earlier, &repo.path("small.raw"));
+    go_on(&repo, size);
+}
+
 fn interrupted(repo: &Repo, signal: Signal) -> Ran {
-    let running = under_way(repo, 40 * MIB);
+    let running = under_way(repo, 1);
     running.signal(signal);
     running.wait()
 }
 
 #[test]
 fn a_backup_that_is_interrupted_says_how_to_go_on_and_loses_nothing_stored() {
-    let (repo, earlier) = prepared();
+    let (repo, earlier) = prepared(Repo::new(), SIZE);
     interrupted(&repo, Signal::INT).ended(1).says(&["run", "again"]);
     check_after(&repo, &earlier, &repo.path("small.raw"));
+    go_on(&repo, SIZE);
+}
+
+#[test]
+fn a_backup_that_is_told_to_end_does_and_says_how_to_go_on() {
+    let (repo, earlier) = prepared(Repo::new(), 240 * MIB);
     interrupted(&repo, Signal::TERM).ended(1).says(&["run", "again"]);
     check_after(&repo, &earlier, &repo.path("small.raw"));
-    let kept = data(&repo).saturating_sub(2 * MIB);
-    assert!(kept >= 60 * MIB);
-    go_on(&repo, kept);
 }
 
 #[test]
 fn what_a_killed_backup_left_is_told_by_the_next_one() {
-    let (repo, _) = prepared();
+    let (repo, _) = prepared(Repo::new(), SIZE);
     let running = under_way(&repo, 100 * MIB);
     running.signal(Signal::KILL);
     running.wait();

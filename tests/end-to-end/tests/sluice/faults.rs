@@ -39,9 +39,9 @@ fn what_is_no_repository_is_told_so() {
     let image = repo.path("disk.raw");
     disk::create(&image, MIB);
     let backup = ["backup", "vm", image.to_str().unwrap()];
-    // Not there at all.
+    // Not there at all: perhaps a disk that is not mounted.
     for args in [&["list"][..], &backup] {
-        repo.fails(1, args).says(&["repository", "help:", "sluice init"]);
+        repo.fails(1, args).says(&["repository", "does not exist", "help:"]);
     }
     assert!(!repo.folder().exists(), "a failed backup made a folder");
     // There, and empty; there, and full of other things.

@@ -99,7 +99,7 @@ fn a_point_under_retention_stays() {
     repo.backup(&image);
     repo.ok(["prune", "vm", "--keep-last", "1"]);
     assert!(repo.points("vm").contains(&kept));
-    repo.fails(1, ["forget", &kept]).says(&["help:"]);
+    repo.fails(1, ["forget", &kept]).says(&[&kept, "retention"]);
     assert!(repo.points("vm").contains(&kept));
 }
 

@@ -23,20 +23,26 @@ fn built() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     let folder = me.ancestors().nth(2).unwrap().to_owned();
     let binary = folder.join("sluice");
-    // nextest runs each test in a process of its own: the first of a run builds, the others wait.
+    // nextest runs each test in a process of its own: the first of a run builds, the others wait
+    // and take what came of it.
     let lock = File::create(folder.join(".end-to-end-lock")).unwrap();
     lock.lock().unwrap();
     let stamp = folder.join(".end-to-end-built");
     let run = std::env::var("NEXTEST_RUN_ID").ok();
-    if run.is_none() || fs::read_to_string(&stamp).ok() != run || !binary.is_file() {
-        build(&folder);
-        fs::write(&stamp, run.unwrap_or_default()).unwrap();
-    }
+    let outcome = match (fs::read_to_string(&stamp), &run) {
+        (Ok(text), Some(run)) if text.starts_with(run.as_str()) => text[run.len()..].to_owned(),
+        _ => {
+            let outcome = build(&folder).err().unwrap_or_default();
+            fs::write(&stamp, run.unwrap_or_default() + &outcome).unwrap();
+            outcome
+        }
+    };
+    assert!(outcome.is_empty(), "{outcome}");
     assert!(binary.is_file(), "cargo built no {}", binary.display());
     binary
 }
 
-fn build(folder: &Path) {
+fn build(folder: &Path) -> Result<(), String> {
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
         Some(name) => name,
@@ -50,9 +56,9 @@ fn build(folder: &Path) {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output();
     let output = output.expect("no cargo to build the executable with; set SLUICE_BIN");
-    assert!(
-        output.status.success(),
-        "the executable does not build; set SLUICE_BIN to test another one\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("the executable does not build; set SLUICE_BIN to test another one\n{said}"))
 }

@@ -21,7 +21,7 @@ pub struct Repo {
     url: String,
     env: Vec<(String, String)>,
     /// Removes what was stored.
-    _prefix: Option<Prefix>,
+    prefix: Option<Prefix>,
 }
 
 impl Repo {
@@ -39,7 +39,7 @@ impl Repo {
         fs::write(&passphrase, format!("{PASSPHRASE}\n")).unwrap();
         fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
         let url = dir.path().join("repository").to_str().unwrap().to_owned();
-        Self { dir, url, env: Vec::new(), _prefix: None }
+        Self { dir, url, env: Vec::new(), prefix: None }
     }
 
     /// A new repository on the S3 server.
@@ -53,7 +53,7 @@ impl Repo {
     pub fn without_on_s3() -> Self {
         let prefix = s3::prefix();
         let repo = Self::without();
-        Self { url: prefix.url(), env: prefix.env(), _prefix: Some(prefix), ..repo }
+        Self { url: prefix.url(), env: prefix.env(), prefix: Some(prefix), ..repo }
     }
 
     pub fn url(&self) -> &str {
@@ -161,6 +161,17 @@ impl Repo {
     #[track_caller]
     pub fn assert_sound(&self) {
         self.ok(["verify", "--data"]);
+    }
+
+    /// Bytes of all data packs, in a folder or on S3.
+    pub fn data(&self) -> u64 {
+        match &self.prefix {
+            None => super::disk::folder_size(&self.folder().join("d")),
+            Some(prefix) => {
+                let data = |(key, _): &(String, u64)| key.contains("/d/");
+                prefix.objects().iter().filter(|object| data(object)).map(|(_, size)| size).sum()
+            }
+        }
     }
 
     /// Every object of a repository in a folder whose key starts with `prefix`, by size, the

@@ -102,11 +102,13 @@ impl Cmd {
     }
 
     /// Runs it; it must succeed.
+    #[track_caller]
     pub fn ok(self) -> Ran {
         self.run().ended(0)
     }
 
     /// Runs it; it must end with this code.
+    #[track_caller]
     pub fn fails(self, code: i32) -> Ran {
         self.run().ended(code)
     }

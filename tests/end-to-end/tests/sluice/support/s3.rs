@@ -117,16 +117,19 @@ impl Prefix {
         ]
     }
 
-    fn keys(&self) -> Vec<String> {
-        // Ascending, as signing wants it.
+    /// Key and size of each object here, the first thousand of them.
+    pub fn objects(&self) -> Vec<(String, u64)> {
+        // Parameters in ascending order, as signing wants them.
         let query = format!("?list-type=2&prefix={}%2F", self.name.replace('/', "%2F"));
-        let listing = self
-            .server
-            .curl()
-            .arg(self.server.object("").trim_end_matches('/').to_owned() + &query);
-        let text = listing.run().text();
-        let keys = text.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
-        keys.map(|(key, _)| key.to_owned()).collect()
+        let url = self.server.object("").trim_end_matches('/').to_owned() + &query;
+        let text = self.server.curl().arg(url).ok().text();
+        let field = |entry: &str, name: &str| {
+            let rest = entry.split_once(&format!("<{name}>"))?.1;
+            Some(rest.split_once('<')?.0.to_owned())
+        };
+        let entries = text.split("<Contents>").skip(1);
+        let object = |entry| Some((field(entry, "Key")?, field(entry, "Size")?.parse().ok()?));
+        entries.filter_map(object).collect()
     }
 }
 
@@ -136,12 +139,12 @@ impl Drop for Prefix {
             return; // left for looking at
         }
         loop {
-            let keys = self.keys();
-            if keys.is_empty() {
+            let objects = self.objects();
+            if objects.is_empty() {
                 break;
             }
-            for some in keys.chunks(200) {
-                let urls = some.iter().map(|key| self.server.object(key));
+            for some in objects.chunks(200) {
+                let urls = some.iter().map(|(key, _)| self.server.object(key));
                 self.server.curl().args(["--request", "DELETE"]).args(urls).ok();
             }
         }

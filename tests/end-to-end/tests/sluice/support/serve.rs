@@ -62,8 +62,10 @@ impl Export {
     /// The URI of the export with this name.
     pub fn named(&self, name: &str) -> String {
         match self.uri.split_once('?') {
-            Some((place, socket)) => format!("{}/{name}?{socket}", place.trim_end_matches('/')),
-            None => format!("{}/{name}", self.uri.trim_end_matches('/')),
+            Some((place, socket)) => {
+                format!("{}/{name}?{socket}", place.strip_suffix('/').unwrap_or(place))
+            }
+            None => format!("{}/{name}", self.uri.strip_suffix('/').unwrap_or(&self.uri)),
         }
     }
 
