@@ -1,6 +1,7 @@
 //! Connects rooms that do not know each other: sources with the engine, and the repository with
 //! the mount.
 
+mod catalogue;
 mod changed;
 mod disk;
 mod file_target;
@@ -8,5 +9,6 @@ mod qcow2_target;
 pub(crate) mod source;
 mod stdin;
 
+pub(crate) use catalogue::RepositoryCatalogue;
 pub(crate) use file_target::{FileTarget, Opened, is_device};
 pub(crate) use qcow2_target::Qcow2Target;

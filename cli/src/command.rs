@@ -25,7 +25,9 @@ pub(crate) fn without_runtime(cli: &Cli) -> Result<Option<Exit>> {
         Command::Completions(args) => generate::completions(args).map(Some),
         Command::Man(args) => generate::man(args).map(Some),
         Command::Unmount(args) => mount::unmount(args).map(Some),
-        Command::Mount(args) if args.detach => mount::detach(&cli.global).map(Some),
+        Command::Mount(args) if args.detach => {
+            mount::detach(args, cli.global.json, cli.global.quiet).map(Some)
+        }
         _ => Ok(None),
     }
 }

@@ -16,6 +16,8 @@ mod output;
 mod ready;
 mod secret;
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 
 use args::Cli;
@@ -53,7 +55,8 @@ fn start_logging(global: &args::Global) {
     use tracing_subscriber::EnvFilter;
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (_, 0) => "warn",
+        // fuser warns of what is no failure, such as a mount that is gone already.
+        (_, 0) => "warn,fuser=error",
         (_, 1) => {
             "warn,sluice=info,sluice_repository=info,sluice_engine=info,sluice_nbd=info,\
                    sluice_fuse=info,sluice_destination=info"
@@ -71,6 +74,7 @@ fn start_logging(global: &args::Global) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(global.verbose > 0)
         .init();
 }
