@@ -1,1 +1,58 @@
 //! Disk image files and block devices as backup sources.
+//!
+//! Raw images and block devices are read directly; holes are found by SEEK_HOLE and never read.
+//! Every other format is read through `qemu-nbd` of the package qemu-utils, which streams on
+//! demand and knows which clusters hold data: nothing is converted or staged. What a hostile
+//! image could make QEMU do is checked before ([`inspect`]): an image names other files only as
+//! plain paths, and only when its format was said, not guessed.
+//!
+//! A raw disk is written by its guest. A guest that writes the header of another format to its
+//! disk must not thereby choose files of the host for the backup, so a guessed format may not name
+//! other files at all.
+
+mod error;
+mod format;
+pub mod inspect;
+mod qemu;
+mod raw;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sluice_block::BlockRead;
+
+pub use error::DiskError;
+pub use format::Format;
+
+/// An opened image.
+pub struct DiskSource {
+    /// Its bytes as the guest sees them.
+    pub device: Arc<dyn BlockRead>,
+    /// What it was opened as.
+    pub format: Format,
+    /// The files it consists of, the image itself first.
+    pub files: Vec<PathBuf>,
+}
+
+impl std::fmt::Debug for DiskSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DiskSource({}, {:?})", self.format, self.files)
+    }
+}
+
+/// Opens an image file or a block device. Without a format, the first bytes of a file tell it; a
+/// block device is raw.
+///
+/// # Errors
+/// [`DiskError`] says what to do.
+pub async fn open(path: &Path, format: Option<Format>) -> Result<DiskSource, DiskError> {
+    let (path, named) = (path.to_owned(), format);
+    let inspected = tokio::task::spawn_blocking(move || inspect::inspect(&path, named))
+        .await
+        .unwrap_or_else(|error| Err(DiskError::Task(error.to_string())))?;
+    let device: Arc<dyn BlockRead> = match inspected.format {
+        Format::Raw => Arc::new(raw::RawDisk::open(&inspected.files[0])?),
+        format => Arc::new(qemu::QemuDisk::open(&inspected.files[0], format).await?),
+    };
+    Ok(DiskSource { device, format: inspected.format, files: inspected.files })
+}

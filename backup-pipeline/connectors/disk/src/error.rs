@@ -1,0 +1,31 @@
+use std::io;
+use std::path::PathBuf;
+
+use sluice_connector_nbd::NbdError;
+
+/// Why an image cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {0}")]
+    Io(PathBuf, #[source] io::Error),
+    /// The file is not what its format says.
+    #[error("{0} is not a {1} image this program can read: {2}")]
+    Invalid(PathBuf, super::Format, &'static str),
+    /// The image names another file in a way that is not followed.
+    #[error("{0} names another file that is not followed: {1}")]
+    Unsafe(PathBuf, String),
+    /// QEMU's tools are missing.
+    #[error("reading this format needs qemu-nbd; install the package qemu-utils")]
+    NoQemu(#[source] io::Error),
+    /// QEMU could not open the image.
+    #[error("qemu-nbd cannot open {0}: {1}")]
+    Qemu(PathBuf, String),
+    /// QEMU does not answer.
+    #[error("qemu-nbd does not serve {0}")]
+    Nbd(PathBuf, #[source] NbdError),
+    /// A part of this program was stopped.
+    #[error("opening the image was interrupted: {0}")]
+    Task(String),
+}

@@ -1,0 +1,298 @@
+//! Looking at an image before anything else does: its format, and the other files it names.
+//!
+//! The parsers here read foreign bytes and never panic on them. They follow the qcow2
+//! specification (QEMU's docs/interop/qcow2.rst), VMware's "Virtual Disk Format 5.0" for the
+//! descriptor, and the VHD and VHDX specifications for their magic bytes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::{DiskError, Format};
+
+/// Bytes looked at from the beginning of a file; descriptors and backing names lie in there.
+const HEAD: usize = 64 << 10;
+/// Longest chain of backing files.
+const LONGEST_CHAIN: usize = 64;
+/// Longest backing name, by the qcow2 specification.
+const LONGEST_NAME: u32 = 1023;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// The format to open it as.
+    pub format: Format,
+    /// The files it consists of, the image itself first.
+    pub files: Vec<PathBuf>,
+}
+
+/// The format that a file's first and last bytes tell.
+pub fn detect(head: &[u8], tail: &[u8]) -> Format {
+    if head.starts_with(b"QFI\xFB") {
+        Format::Qcow2
+    } else if head.starts_with(b"KDMV") || head.starts_with(b"# Disk DescriptorFile") {
+        Format::Vmdk
+    } else if head.starts_with(b"vhdxfile") {
+        Format::Vhdx
+    } else if head.starts_with(b"conectix") || tail.starts_with(b"conectix") {
+        // A fixed VHD has only a footer: the last 512 bytes.
+        Format::Vhd
+    } else {
+        Format::Raw
+    }
+}
+
+/// The backing file a qcow2 image names.
+///
+/// # Errors
+/// What is wrong with the header.
+pub fn qcow2_backing(head: &[u8]) -> Result<Option<String>, &'static str> {
+    let u32_at = |at: usize| {
+        let bytes = head.get(at..at + 4).and_then(|b| b.try_into().ok());
+        bytes.map(u32::from_be_bytes).ok_or("the header is cut off")
+    };
+    let u64_at = |at: usize| -> Result<u64, &'static str> {
+        Ok((u64::from(u32_at(at)?) << 32) | u64::from(u32_at(at + 4)?))
+    };
+    let version = u32_at(4)?;
+    if !(2..=3).contains(&version) {
+        return Err("its version is neither 2 nor 3");
+    }
+    let features: u64 = if version == 3 { u64_at(72)? } else { 0 };
+    if features & 4 != 0 {
+        return Err("its data lies in another file");
+    }
+    let (offset, length): (u64, u32) = (u64_at(8)?, u32_at(16)?);
+    if offset == 0 {
+        return Ok(None);
+    }
+    if length > LONGEST_NAME {
+        return Err("the name of its backing file is too long");
+    }
+    let start = usize::try_from(offset).map_err(|_| "the name of its backing file is misplaced")?;
+    let name = start.checked_add(length as usize).and_then(|end| head.get(start..end));
+    let name = name.ok_or("the name of its backing file is misplaced")?;
+    let name = std::str::from_utf8(name).map_err(|_| "the name of its backing file is no text")?;
+    Ok(Some(name.to_owned()))
+}
+
+/// The files a VMDK descriptor names.
+///
+/// # Errors
+/// When it needs a parent, which is not followed.
+pub fn vmdk_extents(descriptor: &str) -> Result<Vec<String>, &'static str> {
+    let mut files = Vec::new();
+    for line in descriptor.lines().map(str::trim) {
+        if let Some(parent) = line.strip_prefix("parentCID=")
+            && !parent.trim().eq_ignore_ascii_case("ffffffff")
+        {
+            return Err("it is a snapshot that needs its parent");
+        }
+        let access = ["RW ", "RDONLY ", "NOACCESS "].iter().any(|word| line.starts_with(word));
+        if access && let Some((_, rest)) = line.split_once('"') {
+            files.push(rest.split('"').next().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(files)
+}
+
+/// The text of the descriptor in the head of a VMDK file.
+fn vmdk_descriptor(head: &[u8]) -> String {
+    let text = if head.starts_with(b"KDMV") {
+        // Sparse header: the descriptor's offset in sectors of 512 bytes at byte 28.
+        let sectors =
+            head.get(28..36).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let start = usize::try_from(sectors.saturating_mul(512)).unwrap_or(usize::MAX);
+        head.get(start..).unwrap_or_default()
+    } else {
+        head
+    };
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+/// Whether a name is a plain path: no protocol, no options.
+fn is_plain(name: &str) -> bool {
+    let protocol = name.split_once(':').is_some_and(|(before, _)| !before.contains('/'));
+    !name.is_empty() && !protocol && !name.contains('\0')
+}
+
+/// Looks at an image and all files it needs.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskError> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut next = Some((path.to_owned(), named));
+    let mut format = None;
+    while let Some((path, named)) = next.take() {
+        let failed = |error| DiskError::Io(path.clone(), error);
+        let real = std::fs::canonicalize(&path).map_err(failed)?;
+        if files.contains(&real) {
+            let text = format!("{} is its own backing file", real.display());
+            return Err(DiskError::Unsafe(path, text));
+        }
+        if files.len() >= LONGEST_CHAIN {
+            let text = format!("more than {LONGEST_CHAIN} backing files");
+            return Err(DiskError::Unsafe(path, text));
+        }
+        let (this, said, head) = look(&real, named).map_err(failed)?;
+        files.push(real.clone());
+        format.get_or_insert(this);
+        let invalid = |what| DiskError::Invalid(path.clone(), this, what);
+        match this {
+            Format::Raw | Format::Vhd | Format::Vhdx => {}
+            Format::Qcow2 => {
+                let Some(name) = qcow2_backing(&head).map_err(invalid)? else { continue };
+                if !said {
+                    return Err(unsaid(&path, this, &name));
+                }
+                // QEMU spells a plain path also as file:PATH.
+                let name = name.strip_prefix("file:").unwrap_or(&name);
+                if !is_plain(name) {
+                    return Err(DiskError::Unsafe(path, format!("backing file {name:?}")));
+                }
+                let folder = real.parent().unwrap_or(Path::new("/"));
+                // The name was said by an image that was itself said, so its own format may
+                // be guessed from its bytes, as QEMU was told when it was made.
+                next = Some((folder.join(name), None));
+            }
+            Format::Vmdk => {
+                let extents = vmdk_extents(&vmdk_descriptor(&head)).map_err(invalid)?;
+                for name in extents {
+                    let own = real.file_name().is_some_and(|own| own == name.as_str());
+                    if name.contains('/') || !is_plain(&name) {
+                        return Err(DiskError::Unsafe(path, format!("extent {name:?}")));
+                    }
+                    if !said && !own {
+                        return Err(unsaid(&path, this, &name));
+                    }
+                }
+            }
+        }
+    }
+    Ok(Inspected { format: format.unwrap_or(Format::Raw), files })
+}
+
+fn unsaid(path: &Path, format: Format, name: &str) -> DiskError {
+    DiskError::Unsafe(
+        path.to_owned(),
+        format!(
+            "{name:?}, and its format was only guessed; say --format {format} if the image can be \
+             trusted, or --format raw to back up its bytes as they are"
+        ),
+    )
+}
+
+/// A file's format, whether somebody said it (by option or by extension), and its first bytes.
+fn look(path: &Path, named: Option<Format>) -> io::Result<(Format, bool, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    if named == Some(Format::Raw) || (named.is_none() && kind.is_block_device()) {
+        return Ok((Format::Raw, true, Vec::new()));
+    }
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
+    let mut tail = Vec::new();
+    let size = file.seek(SeekFrom::End(0))?;
+    if size >= 512 {
+        file.seek(SeekFrom::Start(size - 512))?;
+        file.take(512).read_to_end(&mut tail)?;
+    }
+    let format = named.unwrap_or_else(|| detect(&head, &tail));
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    Ok((format, named.is_some() || format.has_extension(extension), head))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn qcow2(backing: &str) -> Vec<u8> {
+        let mut head = vec![0; 512];
+        head[..4].copy_from_slice(b"QFI\xFB");
+        head[7] = 3;
+        if !backing.is_empty() {
+            head[14..16].copy_from_slice(&256u16.to_be_bytes());
+            head[18..20].copy_from_slice(&(backing.len() as u16).to_be_bytes());
+            head[256..256 + backing.len()].copy_from_slice(backing.as_bytes());
+        }
+        head
+    }
+
+    #[test]
+    fn backing_names_are_found() {
+        assert_eq!(qcow2_backing(&qcow2("")).unwrap(), None);
+        assert_eq!(qcow2_backing(&qcow2("base.raw")).unwrap(), Some("base.raw".into()));
+        let mut data_file = qcow2("");
+        data_file[79] = 4;
+        assert!(qcow2_backing(&data_file).is_err());
+    }
+
+    #[test]
+    fn protocols_are_no_plain_names() {
+        for bad in ["json:{}", "nbd:host:1", "http://x/y", "", "fat:rw:/x"] {
+            assert!(!is_plain(bad), "{bad}");
+        }
+        for good in ["base.raw", "/a/b:c", "./x:y", "../x"] {
+            assert!(is_plain(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_guessed_format_may_not_name_other_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("guest.raw");
+        std::fs::write(&disk, qcow2("/etc/hostname")).unwrap();
+        let error = inspect(&disk, None).unwrap_err();
+        assert!(matches!(error, DiskError::Unsafe(..)), "{error}");
+        assert_eq!(inspect(&disk, Some(Format::Raw)).unwrap().format, Format::Raw);
+        let said = inspect(&disk, Some(Format::Qcow2)).unwrap();
+        assert_eq!(said.files.len(), 2);
+    }
+
+    #[test]
+    fn loops_and_protocols_in_chains_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.qcow2"), folder.path().join("b.qcow2"));
+        std::fs::write(&a, qcow2("b.qcow2")).unwrap();
+        std::fs::write(&b, qcow2("a.qcow2")).unwrap();
+        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Unsafe(..)));
+        std::fs::write(&b, qcow2("json:{\"driver\":\"nbd\"}")).unwrap();
+        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Unsafe(..)));
+        std::fs::write(&b, qcow2("missing")).unwrap();
+        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Io(..)));
+    }
+
+    #[test]
+    fn vmdk_extents_stay_in_their_folder() {
+        let text = "# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 FLAT \"../x.vmdk\" 0\n";
+        assert_eq!(vmdk_extents(text).unwrap(), ["../x.vmdk"]);
+        assert!(vmdk_extents("parentCID=12345678\n").is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("d.vmdk");
+        std::fs::write(&disk, text).unwrap();
+        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Unsafe(..)));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(
+            mut head in proptest::collection::vec(any::<u8>(), 0..700),
+            magic in 0usize..4,
+        ) {
+            let magic = [&b"QFI\xFB\0\0\0\x03"[..], b"KDMV", b"# Disk DescriptorFile", b""][magic];
+            let length = magic.len().min(head.len());
+            head[..length].copy_from_slice(&magic[..length]);
+            detect(&head, &head);
+            let _ = qcow2_backing(&head);
+            let _ = vmdk_extents(&vmdk_descriptor(&head));
+        }
+    }
+}

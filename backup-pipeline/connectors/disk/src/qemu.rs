@@ -1,0 +1,108 @@
+//! Every format QEMU knows, read through `qemu-nbd`.
+//!
+//! A child process serves the image read-only on a socket in a private folder, for as long as the
+//! source is open. Both go away with it; and when this program is killed, the process ends by
+//! itself with its last connection.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sluice_block::{BlockRead, Extent, Result};
+use sluice_connector_nbd::NbdSource;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
+
+use crate::{DiskError, Format};
+
+/// How long `qemu-nbd` may take to open an image.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Connections it allows; the source uses a few.
+const CONNECTIONS: &str = "8";
+
+/// An image behind a `qemu-nbd` of its own.
+#[derive(Debug)]
+pub(crate) struct QemuDisk {
+    source: NbdSource,
+    // Both are held for their drop: the child is killed, the folder removed.
+    _child: Child,
+    _folder: TempDir,
+}
+
+impl QemuDisk {
+    pub(crate) async fn open(path: &Path, format: Format) -> Result<Self, DiskError> {
+        let folder = tempfile::Builder::new()
+            .prefix("sluice-")
+            .tempdir()
+            .map_err(|error| DiskError::Io(path.to_owned(), error))?;
+        let socket = folder.path().join("nbd.sock");
+        let mut child = Command::new("qemu-nbd")
+            .args(["--read-only", "--discard=ignore", "--cache=writeback"])
+            .arg(format!("--shared={CONNECTIONS}"))
+            .arg(format!("--format={}", format.qemu()))
+            .arg(format!("--socket={}", socket.display()))
+            .arg("--")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(DiskError::NoQemu)?;
+        wait_for(&socket, &mut child, path).await?;
+        let uri = format!("nbd+unix:///?socket={}", escape(&socket.display().to_string()));
+        let source = NbdSource::connect(&uri)
+            .await
+            .map_err(|error| DiskError::Nbd(path.to_owned(), error))?;
+        Ok(Self { source, _child: child, _folder: folder })
+    }
+}
+
+/// Returns once the socket is there; fails when the process ends before.
+async fn wait_for(socket: &Path, child: &mut Child, path: &Path) -> Result<(), DiskError> {
+    let refused = |text: String| DiskError::Qemu(path.to_owned(), text);
+    let appear = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::select! {
+        () = appear => return Ok(()),
+        () = tokio::time::sleep(PATIENCE) => return Err(refused("it takes too long".into())),
+        ended = child.wait() => ended,
+    };
+    let mut text = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let mut said = Vec::new();
+        let _ = stderr.take(4096).read_to_end(&mut said).await;
+        text = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
+    }
+    let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+    Err(refused(if text.is_empty() { status } else { text }))
+}
+
+/// Percent-escapes what has a meaning in a URI.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./~".contains(&byte);
+    let escape = |byte: u8| {
+        if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(escape).collect()
+}
+
+#[async_trait]
+impl BlockRead for QemuDisk {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.source.read_at(offset, buf).await
+    }
+
+    async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+        self.source.extents(offset, length).await
+    }
+}
