@@ -69,7 +69,7 @@ Examples:
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
     /// The repository: /path, file:///path, or s3://BUCKET/PREFIX?endpoint=URL&region=R
-    #[arg(long, env = "SLUICE_REPO", value_name = "DEST", global = true)]
+    #[arg(long, env = "SLUICE_REPO", hide_env_values = true, value_name = "DEST", global = true)]
     pub(crate) repo: Option<String>,
 
     /// Write one JSON document to stdout (progress as lines of JSON before it)
@@ -89,7 +89,13 @@ pub(crate) struct Global {
     pub(crate) no_progress: bool,
 
     /// Folder of the local dedup index [default: $XDG_CACHE_HOME/sluice or ~/.cache/sluice]
-    #[arg(long, env = "SLUICE_CACHE_DIR", value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        env = "SLUICE_CACHE_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        global = true
+    )]
     pub(crate) cache_dir: Option<PathBuf>,
 
     /// Unlock with the recovery key in this file instead of a passphrase

@@ -287,6 +287,7 @@ fn help_for(kind: &str) -> Option<&'static str> {
         }
         "target" => "the target is incomplete; see to it, then run the restore again",
         "usage" => "`sluice help` shows the commands, `sluice help COMMAND` examples",
+        "cancelled" => "the same command goes on with what was done",
         "failed" | "local" => "the same command with -v tells more",
         _ => return None,
     })

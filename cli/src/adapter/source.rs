@@ -165,8 +165,8 @@ async fn open_one(planned: Planned, format: SourceFormat) -> Result<SourceImage>
             (source, uri, bitmap)
         }
         Place::File(path) => {
-            let description = path.display().to_string();
-            (super::disk::open(&path, format).await?, description, None)
+            let disk = super::disk::open(&path, format).await?;
+            (disk.device, format!("{} ({})", path.display(), disk.format), None)
         }
     };
     let size = device.size();

@@ -24,7 +24,12 @@ Examples:
   sluice key add --new-passphrase-file new.txt")]
     Add {
         /// A file whose first line is the new passphrase
-        #[arg(long, value_name = "FILE", env = "SLUICE_NEW_PASSPHRASE_FILE")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "SLUICE_NEW_PASSPHRASE_FILE",
+            hide_env_values = true
+        )]
         new_passphrase_file: Option<PathBuf>,
         /// A name for people
         #[arg(long, default_value = "passphrase")]
