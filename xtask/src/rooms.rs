@@ -35,7 +35,8 @@ const ROOMS: &[Room] = &[
     Room { folder: "mountd", may_use: &["gateway/block", "protocol"], tests_may_use: &[] },
     Room {
         folder: "backup-pipeline/connectors",
-        may_use: &["gateway/block", "protocol"],
+        // Disk images of foreign formats are read through an NBD server of their own.
+        may_use: &["gateway/block", "protocol", "backup-pipeline/connectors/nbd"],
         // The NBD client is tried against our own server, beside those of others.
         tests_may_use: &["mountd/nbd"],
     },
