@@ -98,7 +98,7 @@ pub fn vmdk_extents(descriptor: &str) -> Result<Vec<String>, &'static str> {
 }
 
 /// The text of the descriptor in the head of a VMDK file.
-fn vmdk_descriptor(head: &[u8]) -> String {
+pub fn vmdk_descriptor(head: &[u8]) -> String {
     let text = if head.starts_with(b"KDMV") {
         // Sparse header: the descriptor's offset in sectors of 512 bytes at byte 28.
         let sectors =
