@@ -89,9 +89,16 @@ pub(crate) fn advise(
 
 /// Ends the process the way clap asks for: help and version are not errors.
 pub(crate) fn usage(error: &clap::Error) -> ! {
+    // The arguments could not be parsed, so whether there is this one is looked up by hand.
+    let json = std::env::args_os().skip(1).any(|word| word == "--json");
+    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+    if json && exit == Exit::Usage {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        std::process::exit(report(&usage_error(message), true) as i32);
+    }
     // A reader that went away wants no help either.
     let _ = error.print();
-    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
     std::process::exit(exit as i32)
 }
 

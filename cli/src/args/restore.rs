@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 #[command(after_help = "\
 Examples:
   sluice restore web-1@latest disk.raw
-  sluice restore web-1@latest disk.qcow2 --format qcow2
+  sluice restore web-1@latest disk.qcow2
   sluice restore web-1@2026-11-21T03:00:vda --to /dev/vg/web-1 --overwrite
   sluice restore web-1@latest images/        (all images, into that folder)")]
 pub(crate) struct RestoreArgs {
@@ -25,9 +25,9 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: Option<PathBuf>,
 
-    /// Format of the target
-    #[arg(long, value_enum, default_value_t = TargetFormat::Raw)]
-    pub(crate) format: TargetFormat,
+    /// Format of the target [default: qcow2 for a file that is called so, else raw]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<TargetFormat>,
 
     /// Write over a file that exists, or a device
     #[arg(long, visible_alias = "force")]
@@ -43,6 +43,16 @@ impl RestoreArgs {
     pub(crate) fn place(&self) -> PathBuf {
         self.target.clone().or_else(|| self.to.clone()).unwrap_or_default()
     }
+
+    /// The format that was asked for, or that the target's name tells.
+    pub(crate) fn format(&self) -> TargetFormat {
+        let named = || self.place().extension().is_some_and(|extension| extension == "qcow2");
+        match self.format {
+            Some(format) => format,
+            None if named() => TargetFormat::Qcow2,
+            None => TargetFormat::Raw,
+        }
+    }
 }
 
 /// Format of a restored image.
@@ -52,4 +62,28 @@ pub(crate) enum TargetFormat {
     Raw,
     /// QEMU
     Qcow2,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn format(line: &str) -> TargetFormat {
+        match Cli::try_parse_from(format!("sluice restore p {line}").split(' ')).unwrap().command {
+            Command::Restore(args) => args.format(),
+            _ => unreachable!("the line is a restore"),
+        }
+    }
+
+    #[test]
+    fn the_target_tells_its_format_unless_one_is_named() {
+        assert_eq!(format("a.qcow2"), TargetFormat::Qcow2);
+        assert_eq!(format("--to a.qcow2"), TargetFormat::Qcow2);
+        assert_eq!(format("a.qcow2 --format raw"), TargetFormat::Raw);
+        assert_eq!(format("a.raw"), TargetFormat::Raw);
+        assert_eq!(format("/dev/sda --format qcow2"), TargetFormat::Qcow2);
+    }
 }

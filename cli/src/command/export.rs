@@ -9,7 +9,7 @@ use crate::args::NbdArgs;
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::interrupt;
-use crate::output::{self, note};
+use crate::output::{self, note, warn};
 use crate::ready::Ready;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
@@ -101,6 +101,11 @@ fn tell(context: &Context, point: &str, address: &Listener, names: &[String]) ->
             "uri": uri(address, ""),
             "exports": exports,
         }));
+    }
+    if let Listener::Tcp(address) = address
+        && !address.ip().is_loopback()
+    {
+        warn("whoever reaches this address can read the disk: NBD asks for no password here");
     }
     if context.global.quiet {
         return Ok(());

@@ -26,7 +26,7 @@ struct Job {
 
 /// Writes images of a restore point to files or devices.
 pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
-    if args.resume && args.format == TargetFormat::Qcow2 {
+    if args.resume && args.format() == TargetFormat::Qcow2 {
         return Err(usage_error("--resume works with raw targets only"));
     }
     let repository = context.open().await?;
@@ -74,7 +74,7 @@ fn plan(args: &RestoreArgs, point: &RestorePoint, image: Option<&str>) -> Result
     }
     std::fs::create_dir_all(&place)
         .with_context(|| format!("cannot create folder {}", place.display()))?;
-    let ending = match args.format {
+    let ending = match args.format() {
         TargetFormat::Raw => "raw",
         TargetFormat::Qcow2 => "qcow2",
     };
@@ -103,7 +103,7 @@ async fn one(
     let outcome: RestoreOutcome = match done {
         Ok(outcome) => outcome,
         Err(error) => {
-            if args.format == TargetFormat::Qcow2 {
+            if args.format() == TargetFormat::Qcow2 {
                 // Without its header it is no image, and nothing can go on with it.
                 let _ = std::fs::remove_file(&job.path);
             }
@@ -153,7 +153,7 @@ fn open(
     let journal = journal(context, path, device);
     let interrupted = journal.as_deref().is_some_and(|journal| journal_fits(journal, image));
     let exists = path.symlink_metadata().is_ok();
-    if args.format == TargetFormat::Qcow2 {
+    if args.format() == TargetFormat::Qcow2 {
         if device {
             return Err(usage_error("a device is restored to as --format raw"));
         }

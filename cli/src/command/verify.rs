@@ -1,10 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use serde_json::json;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Depth, VerifyProgress, VerifyReport};
+use sluice_repository::{Damage, Depth, VerifyProgress, VerifyReport};
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
@@ -78,10 +79,33 @@ fn document(report: &VerifyReport) -> serde_json::Value {
     })
 }
 
+/// What is wrong with one object.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfObject<'r> {
+    /// Each problem, with how often it was met.
+    problems: BTreeMap<&'r str, u64>,
+    points: BTreeSet<&'r str>,
+}
+
+/// Damage of an object's slots is told once for the object: a lost pack has hundreds of them.
+fn by_object(damage: &[Damage]) -> BTreeMap<&str, OfObject<'_>> {
+    let mut objects: BTreeMap<&str, OfObject<'_>> = BTreeMap::new();
+    for one in damage {
+        let object = one.object.split_once(" slot ").map_or(&*one.object, |(object, _)| object);
+        let found = objects.entry(object).or_default();
+        *found.problems.entry(&one.problem).or_default() += 1;
+        found.points.extend(one.points.iter().map(String::as_str));
+    }
+    objects
+}
+
 fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
     let mut text = String::new();
-    for damage in &report.damage {
-        text += &format!("damaged: {}: {}\n", damage.object, damage.problem);
+    for (object, damage) in by_object(&report.damage) {
+        for (problem, number) in damage.problems {
+            let times = if number > 1 { format!(" ({number} times)") } else { String::new() };
+            text += &format!("damaged: {object}: {problem}{times}\n");
+        }
         for point in damage.points.iter().take(NAMED) {
             text += &format!("  needed by {point}\n");
         }
@@ -105,12 +129,36 @@ fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
     }
     output::print(&text)?;
     if !report.damage.is_empty() {
-        let objects = count(report.damage.len() as u64, "object");
-        note(format_args!("error: {objects} of the repository damaged"));
+        let objects = count(by_object(&report.damage).len() as u64, "damaged object");
+        note(format_args!("error: the repository has {objects}"));
         note(
             "help: restore points not named here are sound; bring the objects back from a copy of \
              the destination, or run the next backup with --rescan to store what the source has",
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_with_many_bad_slots_is_one_object() {
+        let damage = |object: &str, problem: &str, point: &str| Damage {
+            object: object.into(),
+            problem: problem.into(),
+            points: BTreeSet::from([point.to_owned()]),
+        };
+        let all = [
+            damage("d/1", "missing", "vm@a"),
+            damage("d/1 slot 1", "cut off", "vm@a"),
+            damage("d/1 slot 2", "cut off", "vm@b"),
+            damage("m/2", "changed", "vm@b"),
+        ];
+        let objects = by_object(&all);
+        assert_eq!(objects.len(), 2);
+        assert_eq!(objects["d/1"].problems, BTreeMap::from([("missing", 1), ("cut off", 2)]));
+        assert_eq!(objects["d/1"].points, BTreeSet::from(["vm@a", "vm@b"]));
+    }
 }

@@ -32,6 +32,10 @@ fn errors_are_documents_when_asked() {
     assert_eq!(document["error"]["kind"], "wrong-key");
     assert!(document["error"]["help"].is_string() && ended.err.is_empty(), "{}", ended.err);
     assert!(!ended.out.contains("guess"));
+    let ended = place.ends(2, &["list", "--json", "--frobnicate"]);
+    let document: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(document["error"]["kind"], "usage");
+    assert!(document["error"]["message"].as_str().unwrap().contains("--frobnicate"));
 }
 
 #[test]
