@@ -65,7 +65,7 @@ pub fn command(args: &[&str]) -> Result<()> {
     let folder = options.dir.clone().unwrap_or_else(|| target.join("bench"));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
     let folder = folder.canonicalize()?;
-    let (sluice, floor) = build(&target)?;
+    let (sluice, floor) = build(&options, &target, &folder)?;
     let rustic = if options.rustic { Some(build_rustic(&target)?) } else { None };
     let mut bench = Bench {
         tools: tools(&options, &sluice, rustic),
@@ -116,14 +116,26 @@ fn target_folder() -> Result<PathBuf> {
     Ok(metadata["target_directory"].as_str().context("no target_directory in metadata")?.into())
 }
 
-/// Builds the program and the floor.
-fn build(target: &Path) -> Result<(Sluice, PathBuf)> {
-    let release = ["build", "--quiet", "--release", "--locked", "--package"];
-    host::output(host::cargo().args(release).arg("sluice"))?;
-    let example = ["sluice-repository", "--example", "floor"];
-    host::output(host::cargo().args(release).args(example))?;
-    let release = target.join("release");
-    Ok((Sluice { program: release.join("sluice") }, release.join("examples/floor")))
+/// Builds the program and the floor, and takes copies of them: a build that somebody starts in the
+/// middle of a run must not change what is measured.
+fn build(options: &Options, target: &Path, folder: &Path) -> Result<(Sluice, PathBuf)> {
+    if options.build {
+        let release = ["build", "--quiet", "--release", "--locked", "--package"];
+        host::output(host::cargo().args(release).arg("sluice"))?;
+        let examples = ["sluice-repository", "--example", "floor", "--example", "opening"];
+        host::output(host::cargo().args(release).args(examples))?;
+    }
+    let take = |from: &str, name: &str| -> Result<PathBuf> {
+        let (from, to) = (target.join("release").join(from), folder.join(name));
+        // Not over the old copy: it may be running.
+        let part = folder.join(format!("{name}.part"));
+        std::fs::copy(&from, &part).with_context(|| format!("cannot copy {}", from.display()))?;
+        std::fs::rename(&part, &to).with_context(|| format!("cannot rename {}", part.display()))?;
+        Ok(to)
+    };
+    let program = take("sluice", "sluice")?;
+    let opening = take("examples/opening", "opening")?;
+    Ok((Sluice { program, opening }, take("examples/floor", "floor")?))
 }
 
 /// Builds rustic from its crate, once.

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::data::DataSet;
 use super::measure::{Sample, Samples, measure};
@@ -175,6 +176,7 @@ fn huge(sluice: &Sluice, place: &Place, extras: &mut Extras) -> Result<()> {
     extras.add("16 TiB disk with 192 MiB in it: backup", measure(&backup.into(), &place.log())?);
     let show = sluice.command(place, &["show", "huge@latest"]);
     extras.add("16 TiB disk: `sluice show`", measure(&show.into(), &place.log())?);
+    opening(sluice, place, extras)?;
     let (server, socket) = export(sluice, place, "huge")?;
     let ready = Sample { wall: server.ready, cpu: Duration::ZERO, rss_kib: 0 };
     extras.add("16 TiB disk: `sluice export nbd` until it answers", server.add_to(ready));
@@ -182,5 +184,25 @@ fn huge(sluice: &Sluice, place: &Place, extras: &mut Extras) -> Result<()> {
     read.arg(url(&socket));
     let read = server.add_to(measure(&read.into(), &place.log())?);
     extras.add("16 TiB disk: first 4 KiB at 8 TiB over NBD (`qemu-io`)", read);
+    Ok(())
+}
+
+/// Opens the point inside a process that has the repository open, and reads from it.
+fn opening(sluice: &Sluice, place: &Place, extras: &mut Extras) -> Result<()> {
+    let mut opening = command(&sluice.opening, [place.repository(), place.passphrase()]);
+    let text = host::output(opening.args(["huge", &(8u64 << 40).to_string()]))?;
+    let answer: Value = serde_json::from_str(&text).context("the example printed no JSON")?;
+    for (part, what) in [
+        ("unlock", "unlock the repository"),
+        ("open", "open the point"),
+        ("first_read", "first 4 KiB at 8 TiB"),
+    ] {
+        let part = &answer[part];
+        let seconds = part["seconds"].as_f64().context("the example printed no seconds")?;
+        let (gets, others) = (&part["gets"], &part["other_requests"]);
+        let name = format!("16 TiB disk, within a process: {what} ({gets} GET, {others} other)");
+        let wall = Duration::from_secs_f64(seconds);
+        extras.add(&name, Sample { wall, cpu: Duration::ZERO, rss_kib: 0 });
+    }
     Ok(())
 }

@@ -17,6 +17,7 @@ usage: cargo xtask bench [OPTION...]
   --with-rustic     also rustic, built from its crate (takes a quarter of an hour, once)
   --quick           a smoke run: 256MiB of generated data, one round
   --no-extras       leave out what only Sluice does
+  --no-build        measure what was built before
   --dir DIR         where images and repositories are made [default: bench in the target folder]
   --json            print one JSON document instead of Markdown
   --write           put the result into docs/benchmarks.md too
@@ -34,6 +35,7 @@ pub struct Options {
     pub only: Vec<String>,
     pub rustic: bool,
     pub extras: bool,
+    pub build: bool,
     pub dir: Option<PathBuf>,
     pub json: bool,
     pub write: bool,
@@ -53,6 +55,7 @@ impl Options {
             only: Vec::new(),
             rustic: false,
             extras: true,
+            build: true,
             dir: None,
             json: false,
             write: false,
@@ -73,6 +76,7 @@ impl Options {
                 "--no-peers" => options.only = vec!["sluice".to_owned()],
                 "--with-rustic" => options.rustic = true,
                 "--no-extras" => options.extras = false,
+                "--no-build" => options.build = false,
                 "--dir" => options.dir = Some(value()?.into()),
                 "--json" => options.json = true,
                 "--write" => options.write = true,

@@ -208,7 +208,7 @@ impl SetResult {
             let wall = best.wall.as_secs_f64();
             let _ = writeln!(
                 text,
-                "| {name} | {wall:.3} | {:.3} | {:.2} | {} | {} |",
+                "| {name} | {wall:.4} | {:.4} | {:.2} | {} | {} |",
                 median.as_secs_f64(),
                 best.cpu.as_secs_f64(),
                 samples.rss_kib() / 1024,

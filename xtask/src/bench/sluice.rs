@@ -10,10 +10,11 @@ use super::measure::Run;
 use super::tool::{Place, Step, Tool, command};
 use crate::host;
 
-/// The program under test.
+/// The program under test, and an example of the repository that says what opening takes.
 #[derive(Debug, Clone)]
 pub struct Sluice {
     pub program: PathBuf,
+    pub opening: PathBuf,
 }
 
 impl Sluice {
