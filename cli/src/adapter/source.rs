@@ -127,7 +127,8 @@ fn set(planned: &mut [Planned], option: &str, name: &str, how: How) -> Result<()
         }
         (Place::File(_), How::Bitmap(_)) => {
             return Err(usage_error(format!(
-                "--dirty-bitmap: {name:?} is a file; serve it with qemu-nbd --bitmap and give its URI"
+                "--dirty-bitmap: {name:?} is a file; serve it with qemu-nbd --bitmap and name \
+                 its URI"
             )));
         }
         _ => image.how = how,

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::json;
 use sluice_repository::retention::{Candidate, Policy, Verdict, apply};
 use sluice_repository::{Listing, Repository, RestorePoint};
@@ -9,6 +10,9 @@ use crate::args::{ForgetArgs, PruneArgs};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::output::{self, count, local, note, table, warn};
+
+/// Tombstones put side by side.
+const PARALLEL: usize = 8;
 
 const LATER: &str = "the space comes back with a later collection";
 
@@ -42,9 +46,7 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
         judged.iter().filter(|(_, verdict)| !verdict.keep()).map(|(point, _)| *point).collect();
     if !args.dry_run {
         let reason = format!("policy: {policy}");
-        for point in &removed {
-            repository.forget(point, &who(), &reason).await?;
-        }
+        remove(&repository, &removed, &reason).await?;
     }
     tell(context, args, &judged, removed.len())?;
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Warnings })
@@ -149,7 +151,7 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
             points.push(point);
         }
     }
-    remove(&repository, &points).await?;
+    remove(&repository, &points.iter().collect::<Vec<_>>(), "forget").await?;
     if context.global.json {
         let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
         output::json(&json!({ "removed": removed }))?;
@@ -159,11 +161,16 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
     Ok(Exit::Done)
 }
 
-async fn remove(repository: &Repository, points: &[RestorePoint]) -> Result<()> {
-    for point in points {
-        repository.forget(point, &who(), "forget").await?;
-    }
-    Ok(())
+async fn remove(repository: &Repository, points: &[&RestorePoint], reason: &str) -> Result<()> {
+    let who = &who();
+    stream::iter(points)
+        .map(|point| async move {
+            let removed = repository.forget(point, who, reason).await;
+            removed.with_context(|| format!("{point} was not removed"))
+        })
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
 }
 
 /// Who removes, for the record.
