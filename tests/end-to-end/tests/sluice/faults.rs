@@ -182,14 +182,19 @@ fn a_source_with_an_unreadable_sector_makes_no_restore_point() {
 fn a_full_destination_says_so_and_keeps_what_was_there() {
     let repo = Repo::without();
     let inside = Namespace::new();
-    inside.tmpfs(&repo.folder(), 48);
-    let sluice = |args: &[&str]| repo.sluice(args).behind(&inside.enter());
+    inside.tmpfs(&repo.path("disk"), 150);
+    // Beside the repository lies something large.
+    let ballast = repo.path("disk/ballast");
+    inside.ok("fallocate", &["--length", "100M", ballast.to_str().unwrap()]);
+    let place = repo.path("disk/repository");
+    let sluice =
+        |args: &[&str]| repo.sluice(args).env("SLUICE_REPO", &place).behind(&inside.enter());
     sluice(&["init"]).ok();
     let (small, large) = (repo.path("small.raw"), repo.path("large.raw"));
     disk::create(&small, 4 * MIB);
     disk::fill(&small, 0, 4 * MIB, 1);
-    disk::create(&large, 200 * MIB);
-    disk::fill(&large, 0, 200 * MIB, 2);
+    disk::create(&large, 100 * MIB);
+    disk::fill(&large, 0, 100 * MIB, 2);
     let source = |path: &Path| format!("disk={}", path.display());
     sluice(&["backup", "vm", &source(&small)]).ok();
     sluice(&["--retry-for", "5s", "backup", "vm", &source(&large)]).fails(1).says(&[
@@ -204,8 +209,7 @@ fn a_full_destination_says_so_and_keeps_what_was_there() {
     sluice(&["restore", "vm@latest", target.to_str().unwrap()]).ok();
     disk::assert_same(&small, &target);
     // With more room the same command succeeds.
-    let folder = repo.folder();
-    inside.ok("mount", &["-o", "remount,size=400m", folder.to_str().unwrap()]);
+    inside.ok("rm", &[ballast.to_str().unwrap()]);
     sluice(&["backup", "vm", &source(&large)]).ok();
     sluice(&["verify", "--data"]).ok();
 }
