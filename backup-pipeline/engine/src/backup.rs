@@ -92,7 +92,12 @@ pub async fn backup(
     let owned = Arc::try_unwrap(session).map_err(|_| {
         EngineError::new(ErrorKind::Cancelled, "parts of the run are still under way")
     })?;
+    // The last moment to stop: from here on the backup becomes a point.
     let records = match run {
+        Ok(_) if cancel.is_cancelled() => Err(cancelled()),
+        other => other,
+    };
+    let records = match records {
         Ok(records) => records,
         Err(error) => {
             // The first error is the one to tell; keeping what is stored is best effort.
@@ -145,6 +150,7 @@ fn method(images: &[SourceImage], has_parent: bool) -> String {
     methods.join("+")
 }
 
+/// Backs up the images one after the other; their leaves go side by side.
 async fn run_images(
     repository: &Repository,
     session: &Arc<BackupSession>,
@@ -165,7 +171,10 @@ async fn run_images(
             Source::Device(device, _) => (device.size(), Base::Empty),
             Source::Stream(_) => (0, Base::Empty),
         };
-        let writer = session.image(&image.name, &image.description, size, block_size, base)?;
+        // A rescan takes nothing for granted, not even that what is known is still there.
+        let trust = !matches!(image.source, Source::Device(_, Change::Rescan));
+        let writer =
+            session.image(&image.name, &image.description, size, block_size, base, trust)?;
         let context = Context {
             session: session.clone(),
             image: writer.clone(),

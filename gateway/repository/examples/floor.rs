@@ -22,7 +22,9 @@ use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
+use rayon::iter::{
+    IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator,
+};
 use sluice_repository::crypto::{NONCE_LEN, SealKey, TAG_LEN};
 use sluice_repository::is_zero;
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::format::id::Digest;
-use crate::format::page::Page;
+use crate::format::id::{Digest, PackId};
+use crate::format::page::{Entry, Page};
 use crate::repository::Settings;
 
 /// What a parsed page takes in memory: 256 entries and their frame.
@@ -22,13 +22,24 @@ impl Weighter<Digest, Bytes> for ByBytes {
     }
 }
 
+/// What tells a page: its digest (which covers level and block size) and its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PageKey(Digest, PackId, u16);
+
+impl PageKey {
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self(entry.id, entry.location.pack, entry.location.slot)
+    }
+}
+
 /// The caches of an opened repository.
 #[derive(Debug)]
 pub(crate) struct Caches {
     /// Decoded chunks by id. A chunk's id covers its content, so chains share them.
     pub(crate) chunks: Cache<Digest, Bytes, ByBytes>,
-    /// Parsed pages by digest. A digest covers level and block size.
-    pub(crate) pages: Cache<Digest, Arc<Page>>,
+    /// Parsed pages by digest and place. The digest alone would not do: two pages of equal content
+    /// may name different places for it, and one point's must not stand in for another's.
+    pub(crate) pages: Cache<PageKey, Arc<Page>>,
 }
 
 impl Caches {

@@ -199,6 +199,7 @@ impl ChunkWriter {
         content: &[u8],
         hash: Option<BlockHash>,
         parent: Option<&Entry>,
+        trust_parent: bool,
     ) -> Result<Option<Entry>> {
         let size = content.len() as u64;
         let Some(BlockHash(full)) = hash else {
@@ -206,7 +207,10 @@ impl ChunkWriter {
             return Ok(None);
         };
         let id = digest16(&full);
-        if let Some(parent) = parent.filter(|parent| parent.id == id) {
+        let same = |parent: &&Entry| {
+            parent.id == id && (trust_parent || self.is_stored(&full, &parent.location))
+        };
+        if let Some(parent) = parent.filter(same) {
             self.counters.unchanged.fetch_add(size, Ordering::Relaxed);
             return Ok(Some(*parent));
         }
@@ -225,20 +229,24 @@ impl ChunkWriter {
         if let Some(location) = self.known.lock().places.get(&id) {
             return Some(*location);
         }
-        let location = self.index.find(id)?;
-        let table = self.confirm(location.pack)?;
-        let entry = table.get(usize::from(location.slot))?;
-        let same = entry.id == *full
-            && entry.offset == location.offset
-            && entry.stored_len == location.stored_len
-            && entry.codec == location.codec;
-        same.then_some(location)
+        self.index.find(id).filter(|location| self.is_stored(full, location))
     }
 
-    /// The table of a pack the index named; nothing when the pack is not what the index says.
-    fn confirm(&self, pack: PackId) -> Option<Arc<Vec<SlotEntry>>> {
+    /// Whether the pack's own table has this chunk at this place.
+    fn is_stored(&self, full: &[u8; 32], location: &Location) -> bool {
+        let table = self.confirm(location.pack);
+        table.get(usize::from(location.slot)).is_some_and(|entry| {
+            entry.id == *full
+                && entry.offset == location.offset
+                && entry.stored_len == location.stored_len
+                && entry.codec == location.codec
+        })
+    }
+
+    /// The table of a pack; empty when the pack is missing or damaged.
+    fn confirm(&self, pack: PackId) -> Arc<Vec<SlotEntry>> {
         if let Some(table) = self.confirmed.get(&pack) {
-            return Some(table);
+            return table;
         }
         // On a pool thread, so waiting for the runtime is allowed; once for each pack.
         let table = self.runtime.block_on(self.shared.pack_table(PackKind::Data, pack));
@@ -246,12 +254,12 @@ impl ChunkWriter {
             Ok(Some(table)) => table,
             Ok(None) => Vec::new(),
             Err(error) => {
-                tracing::warn!(%pack, %error, "an index hit cannot be confirmed");
+                tracing::warn!(%pack, %error, "a pack is not used again");
                 Vec::new()
             }
         });
         self.confirmed.insert(pack, table.clone());
-        Some(table)
+        table
     }
 
     fn append(

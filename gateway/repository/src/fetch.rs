@@ -14,6 +14,7 @@ use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 
+use crate::cache::PageKey;
 use crate::crypto::{KeyRing, SealKey, TAG_LEN};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::MAX_BLOCK;
@@ -365,7 +366,7 @@ impl Shared {
         block_size: u32,
     ) -> Result<Vec<Arc<Page>>> {
         let mut pages: Vec<Option<Arc<Page>>> =
-            entries.iter().map(|entry| self.caches.pages.get(&entry.id)).collect();
+            entries.iter().map(|entry| self.caches.pages.get(&PageKey::of(entry))).collect();
         let missing = (entries.iter().enumerate())
             .filter(|(at, _)| pages[*at].is_none())
             .map(|(at, entry)| (at as u64, *entry))
@@ -388,7 +389,7 @@ impl Shared {
         .await;
         for result in got {
             for (at, page) in result? {
-                self.caches.pages.insert(entries[at as usize].id, page.clone());
+                self.caches.pages.insert(PageKey::of(&entries[at as usize]), page.clone());
                 pages[at as usize] = Some(page);
             }
         }

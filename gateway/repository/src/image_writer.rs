@@ -45,10 +45,13 @@ pub struct ImageWriter {
     leaves: Mutex<BTreeMap<u32, BTreeMap<u16, Option<Entry>>>>,
     /// Blocks with data, against the base.
     data_blocks: AtomicI64,
+    /// Whether the parent's chunks are taken to be where its map says.
+    trust_parent: bool,
 }
 
 impl BackupSession {
-    /// Starts an image.
+    /// Starts an image. Without `trust_parent`, a block equal to the parent's is stored again
+    /// unless the pack the parent names still has it: this heals what was lost.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for an unusable name, size or block size.
@@ -59,6 +62,7 @@ impl BackupSession {
         size: u64,
         block_size: u32,
         base: Base,
+        trust_parent: bool,
     ) -> Result<Arc<ImageWriter>> {
         check_name("image", name)?;
         if !is_block_size(block_size) || size > MAX_IMAGE {
@@ -86,6 +90,7 @@ impl BackupSession {
             parent,
             leaves: Mutex::default(),
             data_blocks: AtomicI64::new(known),
+            trust_parent,
         }))
     }
 }
@@ -132,10 +137,7 @@ impl ImageWriter {
     /// # Errors
     /// What reading the parent's pages meets.
     pub async fn parent_digest(&self, leaf: u64) -> Result<Option<Digest>> {
-        match &self.parent {
-            Some(parent) => Ok(parent.leaf_entry(leaf).await?.map(|entry| entry.id)),
-            None => Ok(None),
-        }
+        Ok(self.parent_entry(leaf).await?.map(|entry| entry.id))
     }
 
     /// The parent's page of a leaf.
@@ -144,8 +146,19 @@ impl ImageWriter {
     /// What reading the parent's pages meets.
     pub async fn parent_leaf(&self, leaf: u64) -> Result<Option<Arc<Page>>> {
         match &self.parent {
-            Some(parent) => parent.leaf(leaf).await,
+            Some(parent) => self.unless_damaged(parent.leaf(leaf).await),
             None => Ok(None),
+        }
+    }
+
+    /// A parent whose map is damaged is no parent, where everything is read anyway.
+    fn unless_damaged<T>(&self, read: Result<Option<T>>) -> Result<Option<T>> {
+        match read {
+            Err(error) if error.kind() == ErrorKind::Damaged && self.base == Base::Empty => {
+                tracing::warn!(%error, "not building on a damaged part of the last point");
+                Ok(None)
+            }
+            other => other,
         }
     }
 
@@ -190,7 +203,7 @@ impl ImageWriter {
                     Some(hash) => *hash,
                     None => self.writer.hash(block),
                 };
-                match self.writer.put(block, hash, known) {
+                match self.writer.put(block, hash, known, self.trust_parent) {
                     Ok(entry) => entries.push(entry),
                     Err(error) => result = Err(error),
                 }
@@ -224,7 +237,16 @@ impl ImageWriter {
         let before = self.count_before(leaf).await?;
         let digest = page.digest(&self.shared.keys, self.block_size);
         let known = self.parent_entry(leaf).await?.filter(|entry| entry.id == digest);
-        let entry = match known {
+        // Equal digests mean equal content. The page is kept only when it also says the same
+        // places: chunks may have been stored again because they were lost.
+        let kept = match known {
+            Some(entry) => {
+                let old = self.parent_leaf(leaf).await?;
+                old.is_some_and(|old| *old == page).then_some(entry)
+            }
+            None => None,
+        };
+        let entry = match kept {
             Some(entry) => entry,
             None => {
                 let writer = self.writer.clone();
@@ -269,7 +291,7 @@ impl ImageWriter {
 
     async fn parent_entry(&self, leaf: u64) -> Result<Option<Entry>> {
         match &self.parent {
-            Some(parent) => parent.leaf_entry(leaf).await,
+            Some(parent) => self.unless_damaged(parent.leaf_entry(leaf).await),
             None => Ok(None),
         }
     }
@@ -343,12 +365,16 @@ impl ImageWriter {
         changed: BTreeMap<u16, Option<Entry>>,
         old: Option<&DirectoryEntry>,
     ) -> Result<Option<DirectoryEntry>> {
-        let mut page = Page::empty(1);
-        if let (Some(old), Base::Parent) = (old, self.base) {
+        let mut before = None;
+        if let Some(old) = old {
             let entry = Entry { id: old.digest, location: old.location };
-            let known = self.shared.pages(&[entry], 1, self.block_size).await?;
-            page = (**known.first().expect("one page was asked for")).clone();
+            let known = self.shared.pages(&[entry], 1, self.block_size).await;
+            before = self.unless_damaged(known.map(|mut pages| pages.pop()))?;
         }
+        let mut page = match (&before, self.base) {
+            (Some(before), Base::Parent) => Page::clone(before),
+            _ => Page::empty(1),
+        };
         for (at, entry) in changed {
             page.set(usize::from(at), entry);
         }
@@ -356,7 +382,9 @@ impl ImageWriter {
             return Ok(None);
         }
         let digest = page.digest(&self.shared.keys, self.block_size);
-        if let Some(old) = old.filter(|old| old.digest == digest) {
+        if let (Some(old), Some(before)) = (old, before)
+            && *before == page
+        {
             return Ok(Some(*old));
         }
         let writer = self.writer.clone();

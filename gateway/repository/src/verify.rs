@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use sluice_destination::{ByteRange, DestinationError, ErrorKind as DestinationKind};
 
@@ -21,8 +22,8 @@ use crate::format::page::Entry;
 use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error};
 
-/// Gets under way at the same time.
-const PARALLEL: usize = 8;
+/// Packs looked at side by side. With [`Depth::Data`] each is held whole, so this bounds memory.
+const PARALLEL: usize = 4;
 
 /// What to verify.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -310,7 +311,9 @@ impl Shared {
     ) -> Result<Checked> {
         let mut checked = Checked::default();
         let key = pack_key(kind, pack);
-        let table = match self.whole_pack_table(kind, pack, depth, &mut checked).await {
+        let mut whole = None;
+        let read = self.whole_pack_table(kind, pack, depth, &mut checked, &mut whole).await;
+        let table = match read {
             Ok(table) => Some(table),
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 let points: BTreeSet<u32> = slots.values().flat_map(|w| w.points.clone()).collect();
@@ -336,7 +339,7 @@ impl Shared {
                 .filter(|(_, wanted)| chosen(depth, wanted.entry.id))
                 .map(|(slot, _)| *slot)
                 .collect();
-            self.read_chunks(pack, &slots, &chosen, &mut checked).await?;
+            self.read_chunks(pack, &slots, &chosen, whole, &mut checked).await?;
         }
         checked.damage.sort();
         checked.damage.dedup_by(|a, b| a.1 == b.1);
@@ -351,6 +354,7 @@ impl Shared {
         pack: PackId,
         depth: Depth,
         checked: &mut Checked,
+        bytes: &mut Option<Bytes>,
     ) -> Result<Vec<SlotEntry>> {
         let key = pack_key(kind, pack);
         let missing = |error: DestinationError| match error.kind() {
@@ -361,13 +365,16 @@ impl Shared {
         let whole = depth == Depth::Data;
         let range = if whole { ByteRange::Full } else { ByteRange::Suffix(MAX_TAIL as u64) };
         let tail = self.destination.get(&key, range).await.map_err(missing)?;
+        if whole {
+            checked.bytes_read += tail.len() as u64;
+            *bytes = Some(tail.clone());
+        }
         let (footer, table) = open_table(&self.keys, self.id, kind, pack, &tail)
             .map_err(|error| parse_error(&key, error))?;
         if footer.pack_len() != meta.size || meta.size < FOOTER_LEN as u64 {
             return Err(RepositoryError::damaged(&key, "its length is not what its footer says"));
         }
         if whole {
-            checked.bytes_read += tail.len() as u64;
             let body = tail.slice(..tail.len() - FOOTER_LEN);
             let hash = self.pool.run(move || *blake3::hash(&body).as_bytes()).await?;
             if hash != footer.hash {
@@ -382,16 +389,23 @@ impl Shared {
         pack: PackId,
         slots: &HashMap<u16, Wanted>,
         chosen: &HashSet<u16>,
+        whole: Option<Bytes>,
         checked: &mut Checked,
     ) -> Result<()> {
         let wanted = chosen.iter().map(|slot| (u64::from(*slot), slots[slot].entry)).collect();
         for run in coalesce(PackKind::Data, wanted) {
-            let bytes = match self.get_run(&run).await {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == ErrorKind::Damaged => bytes::Bytes::new(),
-                Err(error) => return Err(error),
+            let bytes = match (&whole, self.get_run(&run)) {
+                (Some(whole), _) => {
+                    let from = (run.offset as usize).min(whole.len());
+                    whole.slice(from..(from + run.length as usize).min(whole.len()))
+                }
+                (None, got) => match got.await {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == ErrorKind::Damaged => Bytes::new(),
+                    Err(error) => return Err(error),
+                },
             };
-            checked.bytes_read += bytes.len() as u64;
+            checked.bytes_read += if whole.is_some() { 0 } else { bytes.len() as u64 };
             checked.chunks_read += run.wanted.len() as u64;
             let shared = self.clone();
             let check = move || {

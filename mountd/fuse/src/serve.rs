@@ -103,10 +103,9 @@ impl Shared {
     }
 
     async fn list(&self) {
-        let _alone = self.listing.lock().await;
-        if self.listed.lock().elapsed() < self.options.refresh {
-            return; // another look was faster
-        }
+        // One listing at a time. Who comes while one is under way sees what was known before,
+        // so that a destination that does not answer holds up one look and not every one.
+        let Ok(_alone) = self.listing.try_lock() else { return };
         match self.catalogue.points().await {
             Ok(points) => {
                 let tree = Arc::new(Tree::build(&points, &mut self.numbers.lock()));
@@ -272,10 +271,7 @@ impl Filesystem for Served {
             return reply.error(Errno::ENOENT);
         };
         self.spawn(|shared| async move {
-            let mut tree = shared.tree();
-            if tree.child(parent.0, &name).is_none() || name == "latest" {
-                tree = shared.fresh_tree().await;
-            }
+            let tree = shared.fresh_tree().await;
             match tree.child(parent.0, &name) {
                 Some(inode) => {
                     reply.entry(&Shared::ttl(inode), &shared.attr(inode), Generation(0));

@@ -1,7 +1,10 @@
 //! Flag words of the protocol, each its own type so that they cannot be mixed up.
 
 macro_rules! flags {
-    ($(#[$doc:meta])* $name:ident: $word:ty { $($(#[$bit_doc:meta])* $bit:ident = $at:literal,)* }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident: $word:ty { $($(#[$bit_doc:meta])* $bit:ident = $at:literal,)* }
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
         pub struct $name(pub $word);

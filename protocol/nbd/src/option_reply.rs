@@ -325,7 +325,8 @@ mod tests {
         both_ways(
             OptionReply::MetaContext { id: 1, name: "base:allocation".into() },
             OptionCode::SetMetaContext,
-            b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x0a\0\0\0\x04\0\0\0\x13\0\0\0\x01base:allocation",
+            b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x0a\0\0\0\x04\0\0\0\x13\
+              \0\0\0\x01base:allocation",
         );
         both_ways(
             OptionReply::error(ReplyCode::ErrUnsupported, "no"),

@@ -292,3 +292,24 @@ fn next(random: &mut TestRng) -> u64 {
     use proptest::prelude::Rng;
     random.next_u64()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescan_stores_again_what_the_repository_has_lost() {
+    for lost in ["d/", "m/"] {
+        let (destination, repository) = new_repository().await;
+        let bytes = disk();
+        let first = back_up(&repository, &bytes, Change::Regions).await;
+        let packs = list_all(&*destination, lost).await.unwrap();
+        destination.delete(&packs[0].key).await.unwrap();
+        let fresh = open(destination.clone()).await;
+        let healed = back_up(&fresh, &bytes, Change::Rescan).await;
+        assert_eq!(healed.images[0].root, first.images[0].root, "the content is the same");
+        let again = open(destination).await;
+        let image = again.image(&healed, None).unwrap();
+        assert!(read_all(&image).await == bytes, "without the pack in {lost}");
+        let report = again.verify(Some(vec![healed]), Depth::Data, Arc::default()).await.unwrap();
+        assert_eq!(report.damage, []);
+        let report = again.verify(Some(vec![first]), Depth::Data, Arc::default()).await.unwrap();
+        assert!(!report.damage.is_empty(), "the old point stays damaged, and says so");
+    }
+}

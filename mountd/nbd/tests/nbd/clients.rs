@@ -165,12 +165,14 @@ uri, raw = sys.argv[1], open(sys.argv[2], "rb").read()
 def probe(h):
     assert h.get_size() == len(raw)
     assert h.is_read_only() and h.can_multi_conn()
-    for offset, length in [(0, 1), (1, 4999), (4990, 200000), (1 << 20, 2 << 20), (len(raw) - 7, 7)]:
+    probes = [(0, 1), (1, 4999), (4990, 200000), (1 << 20, 2 << 20), (len(raw) - 7, 7)]
+    for offset, length in probes:
         assert h.pread(length, offset) == raw[offset:offset + length], (offset, length)
     h.cache(1 << 20, 0)
 
+FIXED, NO_ZEROES = nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE, nbd.HANDSHAKE_FLAG_NO_ZEROES
 for structured in True, False:
-    for flags in nbd.HANDSHAKE_FLAG_MASK, nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE, nbd.HANDSHAKE_FLAG_NO_ZEROES, 0:
+    for flags in nbd.HANDSHAKE_FLAG_MASK, FIXED, NO_ZEROES, 0:
         h = nbd.NBD()
         h.set_request_structured_replies(structured)
         h.set_handshake_flags(flags)
