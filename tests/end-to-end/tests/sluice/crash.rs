@@ -1,13 +1,15 @@
 //! Backups that are killed or stopped: the repository stays valid, and the next run goes on.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use rustix::process::Signal;
 
 use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
-use crate::support::run::{Ran, Running, wait_until};
+use crate::support::run::{Running, wait_until};
+use crate::support::serve::Source;
 
 /// Incompressible, so that what is stored is what is read.
 const SIZE: u64 = 320 * MIB;
@@ -23,15 +25,19 @@ fn prepared(repo: Repo, size: u64) -> (Repo, String) {
     (repo, point)
 }
 
-/// Starts a backup of the large disk and waits until this much more data is stored.
-fn under_way(repo: &Repo, bytes: u64) -> Running {
+/// Starts a backup of the large disk and waits until this much more data is stored. The source
+/// is slow: there is always more to come.
+fn under_way(repo: &Repo, bytes: u64) -> (Running, Source) {
     let before = repo.data();
-    let image = repo.path("disk.raw");
-    let args = ["backup".as_ref(), "vm".as_ref(), image.as_os_str()];
-    let mut running = repo.sluice(args).spawn();
+    let source = Source::slow(repo.dir(), &repo.path("disk.raw"));
+    let running = repo.sluice(["backup", "vm", &format!("disk={}", source.uri())]).spawn();
+    (wait_for_data(repo, running, before + bytes), source)
+}
+
+fn wait_for_data(repo: &Repo, mut running: Running, bytes: u64) -> Running {
     wait_until("something is stored", || {
         assert!(!running.is_over(), "the backup ended before it could be killed");
-        repo.data() - before >= bytes
+        repo.data() >= bytes
     });
     running
 }
@@ -72,7 +78,7 @@ fn a_backup_killed_several_times_goes_on_each_time() {
     let (repo, earlier) = prepared(Repo::new(), SIZE);
     let small = repo.path("small.raw");
     for part in [1, 40 * MIB, 80 * MIB] {
-        let running = under_way(&repo, part);
+        let (running, _source) = under_way(&repo, part);
         running.signal(Signal::KILL);
         assert_eq!(running.wait().signal, Some(9));
         check_after(&repo, &earlier, &small);
@@ -85,38 +91,43 @@ fn a_backup_killed_several_times_goes_on_each_time() {
 fn a_killed_backup_to_s3_goes_on() {
     let size = 160 * MIB;
     let (repo, earlier) = prepared(Repo::on_s3(), size);
-    let running = under_way(&repo, 40 * MIB);
+    let (running, _source) = under_way(&repo, 40 * MIB);
     running.signal(Signal::KILL);
     assert_eq!(running.wait().signal, Some(9));
     check_after(&repo, &earlier, &repo.path("small.raw"));
     go_on(&repo, size);
 }
 
-fn interrupted(repo: &Repo, signal: Signal) -> Ran {
-    let running = under_way(repo, 1);
-    running.signal(signal);
-    running.wait()
-}
-
 #[test]
 fn a_backup_that_is_interrupted_says_how_to_go_on_and_loses_nothing_stored() {
     let (repo, earlier) = prepared(Repo::new(), SIZE);
-    interrupted(&repo, Signal::INT).ended(1).says(&["run", "again"]);
+    let (running, _source) = under_way(&repo, 30 * MIB);
+    running.signal(Signal::INT);
+    running.wait().ended(1).says(&["run", "again"]);
     check_after(&repo, &earlier, &repo.path("small.raw"));
     go_on(&repo, SIZE);
 }
 
 #[test]
-fn a_backup_that_is_told_to_end_does_and_says_how_to_go_on() {
-    let (repo, earlier) = prepared(Repo::new(), 240 * MIB);
-    interrupted(&repo, Signal::TERM).ended(1).says(&["run", "again"]);
+fn a_backup_of_a_pipe_that_stands_still_can_be_told_to_end() {
+    let (repo, earlier) = prepared(Repo::new(), 100 * MIB);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let content = fs::read(repo.path("disk.raw")).unwrap();
+    let before = repo.data();
+    let running = repo.sluice(["backup", "vm", "disk=-"]).stdin(reader).spawn();
+    // All of it is written, and the pipe is not closed.
+    writer.write_all(&content).unwrap();
+    let running = wait_for_data(&repo, running, before + 1);
+    running.signal(Signal::TERM);
+    running.wait().ended(1).says(&["run", "again"]);
+    drop(writer);
     check_after(&repo, &earlier, &repo.path("small.raw"));
 }
 
 #[test]
 fn what_a_killed_backup_left_is_told_by_the_next_one() {
     let (repo, _) = prepared(Repo::new(), SIZE);
-    let running = under_way(&repo, 100 * MIB);
+    let (running, _source) = under_way(&repo, 100 * MIB);
     running.signal(Signal::KILL);
     running.wait();
     let image = repo.path("disk.raw");

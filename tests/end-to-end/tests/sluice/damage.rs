@@ -10,7 +10,7 @@ use crate::mount::folder_of;
 use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
 use crate::support::run::{Cmd, wait_until};
-use crate::support::serve::{Export, Mount};
+use crate::support::serve::{Export, Mount, Source};
 
 /// What happens to an object.
 #[derive(Debug, Clone, Copy)]
@@ -253,15 +253,17 @@ fn damaged_index_segments_cost_nothing_but_space() {
 fn a_damaged_session_stops_nobody() {
     let repo = Repo::new();
     let image = repo.path("disk.raw");
-    disk::create(&image, 300 * MIB);
-    disk::fill(&image, 0, 300 * MIB, 1);
-    let mut running = repo.sluice(["backup".as_ref(), "vm".as_ref(), image.as_os_str()]).spawn();
+    disk::create(&image, 200 * MIB);
+    disk::fill(&image, 0, 200 * MIB, 1);
+    let source = Source::slow(repo.dir(), &image);
+    let mut running = repo.sluice(["backup", "vm", &format!("disk={}", source.uri())]).spawn();
     wait_until("a session with data", || {
         assert!(!running.is_over(), "the backup ended before it could be killed");
         repo.data() > 0
     });
     running.signal(Signal::KILL);
     running.wait();
+    drop(source);
     disk::fill(&image, 0, MIB, 2);
     fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(2 * MIB).unwrap();
     let session = repo.objects("s").remove(0);

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::support::disk::{self, MIB, folder_size};
 use crate::support::namespace::Namespace;
 use crate::support::repo::Repo;
-use crate::support::run::{Cmd, wait_until};
-use crate::support::serve::QemuNbd;
+use crate::support::run::wait_until;
+use crate::support::serve::Source;
 
 /// A repository with a small point of `vm`.
 fn small() -> (Repo, String) {
@@ -121,8 +121,8 @@ fn names_that_lead_nowhere_are_told_with_what_there_is() {
 fn a_file_that_shrinks_while_it_is_read_makes_no_restore_point() {
     let (repo, point) = small();
     let large = repo.path("large.raw");
-    disk::create(&large, 400 * MIB);
-    disk::fill(&large, 0, 400 * MIB, 2);
+    disk::create(&large, 640 * MIB);
+    disk::fill(&large, 0, 640 * MIB, 2);
     let before = folder_size(&repo.folder());
     let source = format!("disk={}", large.display());
     let mut running = repo.sluice(["backup", "vm", &source]).spawn();
@@ -141,10 +141,10 @@ fn a_file_that_shrinks_while_it_is_read_makes_no_restore_point() {
 fn a_source_that_dies_in_the_middle_makes_no_restore_point() {
     let (repo, point) = small();
     let large = repo.path("large.raw");
-    disk::create(&large, 400 * MIB);
-    disk::fill(&large, 0, 400 * MIB, 2);
+    disk::create(&large, 200 * MIB);
+    disk::fill(&large, 0, 200 * MIB, 2);
     let before = folder_size(&repo.folder());
-    let server = QemuNbd::start(repo.dir(), &large, "raw", &[]);
+    let server = Source::slow(repo.dir(), &large);
     let source = format!("disk={}", server.uri());
     let mut running = repo.sluice(["backup", "vm", &source]).spawn();
     wait_until("the first pack", || {
@@ -156,7 +156,7 @@ fn a_source_that_dies_in_the_middle_makes_no_restore_point() {
     assert_eq!(repo.points("vm").as_slice(), std::slice::from_ref(&point));
     repo.assert_sound();
     // With the source back, it goes on.
-    let server = QemuNbd::start(repo.dir(), &large, "raw", &[]);
+    let server = Source::slow(repo.dir(), &large);
     repo.ok(["backup", "vm", &format!("disk={}", server.uri())]);
     repo.assert_restores("vm@latest", &large);
 }
@@ -164,17 +164,9 @@ fn a_source_that_dies_in_the_middle_makes_no_restore_point() {
 #[test]
 fn a_source_with_an_unreadable_sector_makes_no_restore_point() {
     let (repo, point) = small();
-    let socket = repo.path("nbdkit.sock");
-    // Every read fails.
-    let running = Cmd::new("nbdkit")
-        .args(["-f", "-U"])
-        .arg(&socket)
-        .args(["--filter=error", "pattern", "16M", "error-pread=EIO", "error-pread-rate=100%"])
-        .spawn();
-    wait_until("nbdkit listens", || socket.exists());
-    let source = format!("disk=nbd+unix:///?socket={}", socket.display());
+    let server = Source::unreadable(repo.dir());
+    let source = format!("disk={}", server.uri());
     repo.fails(1, ["backup", "vm", &source]).says(&["disk", "help:"]);
-    drop(running);
     assert_eq!(repo.points("vm"), [point]);
 }
 

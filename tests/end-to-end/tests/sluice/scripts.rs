@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
 use crate::support::run::Cmd;
+use crate::support::serve::Source;
 
 fn sample() -> Repo {
     let repo = Repo::new();
@@ -70,12 +71,14 @@ fn progress_is_lines_of_json_before_the_document() {
     let repo = Repo::new();
     let image = repo.path("disk.raw");
     disk::create(&image, 500 * MIB);
-    disk::fill(&image, 0, 400 * MIB, 1);
-    let ran = repo.ok(["backup", "vm", image.to_str().unwrap(), "--json"]);
+    disk::fill(&image, 0, 350 * MIB, 1);
+    let source = Source::slow(repo.dir(), &image);
+    let ran = repo.ok(["backup", "vm", source.uri(), "--json"]);
     let documents = serde_json::Deserializer::from_slice(&ran.out).into_iter::<Value>();
     let documents: Vec<Value> = documents.map(|document| document.unwrap()).collect();
     let (last, progress) = documents.split_last().unwrap();
     assert!(last["type"] != "progress");
+    assert!(!progress.is_empty(), "nothing was told for a second and more");
     assert!(progress.iter().all(|line| line["type"] == "progress"), "{progress:?}");
     let done: Vec<_> = progress.iter().map(|line| line["done"].as_u64().unwrap()).collect();
     assert!(done.is_sorted(), "{done:?}");

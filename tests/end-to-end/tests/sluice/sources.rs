@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::disk::{self, MIB, assert_same};
 use crate::support::repo::Repo;
 use crate::support::run::Cmd;
-use crate::support::serve::QemuNbd;
+use crate::support::serve::Source;
 
 fn qemu_img(args: &[&str]) {
     Cmd::new("qemu-img").args(args).ok();
@@ -226,7 +226,7 @@ fn standard_input_is_a_disk_too() {
 fn an_nbd_export_is_a_source() {
     let repo = Repo::new();
     let image = converted(&repo, "qcow2", &[]);
-    let server = QemuNbd::start(repo.dir(), &image, "qcow2", &[]);
+    let server = Source::qemu(repo.dir(), &image, "qcow2", &[]);
     repo.ok(["backup", "vm", server.uri()]);
     repo.assert_restores("vm@latest", &as_raw(&image, "qcow2"));
     let point = repo.points("vm").pop().unwrap();
@@ -240,7 +240,7 @@ fn with_a_dirty_bitmap_only_the_change_is_read() {
     let image = converted(&repo, "qcow2", &[]);
     let name = image.to_str().unwrap();
     let first = {
-        let server = QemuNbd::start(repo.dir(), &image, "qcow2", &[]);
+        let server = Source::qemu(repo.dir(), &image, "qcow2", &[]);
         repo.ok(["backup", "vm", &format!("vda={}", server.uri())]);
         repo.points("vm").pop().unwrap()
     };
@@ -253,7 +253,7 @@ fn with_a_dirty_bitmap_only_the_change_is_read() {
         &["write -q -P 2 1M 4k", "write -q -P 3 40M 300k", "write -q -z 0 64k"],
     );
 
-    let server = QemuNbd::start(repo.dir(), &image, "qcow2", &["-B", "since"]);
+    let server = Source::qemu(repo.dir(), &image, "qcow2", &["-B", "since"]);
     let source = format!("vda={}", server.uri());
     repo.fails(1, ["backup", "vm", &source, "--dirty-bitmap", "until"]).says(&["until", "since"]);
     repo.ok(["backup", "vm", &source, "--dirty-bitmap", "since"]);

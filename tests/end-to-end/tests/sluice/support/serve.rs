@@ -20,8 +20,7 @@ pub struct Export {
 impl Export {
     /// Serves a point on a Unix socket.
     pub fn unix(repo: &Repo, point: &str) -> Self {
-        let socket = tempfile::Builder::new().prefix("nbd-").tempfile_in(repo.dir()).unwrap();
-        let socket = socket.into_temp_path().to_path_buf();
+        let socket = socket(repo.dir());
         Self::start(repo, point, &["--socket", socket.to_str().unwrap()])
     }
 
@@ -160,26 +159,48 @@ fn serving(dir: &Path) -> Option<u32> {
     })
 }
 
-/// A running `qemu-nbd`: a source of others' making.
-pub struct QemuNbd {
+/// A foreign NBD server: a source of others' making.
+pub struct Source {
     running: Running,
     uri: String,
 }
 
-impl QemuNbd {
-    pub fn start(dir: &Path, image: &Path, format: &str, more: &[&str]) -> Self {
-        let socket = tempfile::Builder::new().prefix("qemu-").tempfile_in(dir).unwrap();
-        let socket = socket.into_temp_path().to_path_buf();
-        let mut running = Cmd::new("qemu-nbd")
-            .args(["-r", "-t", "-e", "16", "-f", format, "-k"])
-            .arg(&socket)
-            .args(more)
-            .arg(image)
-            .spawn();
-        wait_until("qemu-nbd listens", || {
-            assert!(!running.is_over(), "qemu-nbd ended at once");
-            UnixStream::connect(&socket).is_ok()
+impl Source {
+    /// `qemu-nbd` of an image.
+    pub fn qemu(dir: &Path, image: &Path, format: &str, more: &[&str]) -> Self {
+        let socket = socket(dir);
+        let cmd = Cmd::new("qemu-nbd").args(["-r", "-t", "-e", "16", "-f", format, "-k"]);
+        Self::start(cmd.arg(&socket).args(more).arg(image), &socket)
+    }
+
+    /// A raw file by `nbdkit` at 200 MB a second: however fast the machine, a backup of some
+    /// hundred megabytes is in its middle for a while.
+    pub fn slow(dir: &Path, image: &Path) -> Self {
+        let socket = socket(dir);
+        let cmd = Cmd::new("nbdkit").args(["-f", "-U"]).arg(&socket);
+        let cmd = cmd.args(["--filter=rate", "file"]).arg(image);
+        Self::start(cmd.args(["rate=1600M", "burstiness=0.1"]), &socket)
+    }
+
+    /// A disk of which nothing can be read.
+    pub fn unreadable(dir: &Path) -> Self {
+        let socket = socket(dir);
+        let cmd = Cmd::new("nbdkit").args(["-f", "-U"]).arg(&socket);
+        let failing = ["--filter=error", "pattern", "16M", "error-pread=EIO"];
+        Self::start(cmd.args(failing).arg("error-pread-rate=100%"), &socket)
+    }
+
+    fn start(cmd: Cmd, socket: &Path) -> Self {
+        let mut running = cmd.spawn();
+        let mut over = false;
+        wait_until("the source listens", || {
+            over = running.is_over();
+            over || UnixStream::connect(socket).is_ok()
         });
+        if over {
+            let ran = running.wait();
+            panic!("{} ended with {:?}: {}", ran.what, ran.code, ran.err);
+        }
         Self { running, uri: format!("nbd+unix:///?socket={}", socket.display()) }
     }
 
@@ -190,4 +211,10 @@ impl QemuNbd {
     pub fn kill(&self) {
         self.running.signal(Signal::KILL);
     }
+}
+
+/// A name for a socket that nobody has.
+fn socket(dir: &Path) -> PathBuf {
+    let file = tempfile::Builder::new().prefix("nbd-").tempfile_in(dir).unwrap();
+    file.into_temp_path().to_path_buf()
 }
