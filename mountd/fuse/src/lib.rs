@@ -20,6 +20,7 @@
 //! * Names from the outside are escaped ([`file_name`]): no name can leave its folder.
 
 mod mount;
+mod mountinfo;
 mod name;
 mod serve;
 mod tree;

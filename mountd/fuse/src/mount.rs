@@ -4,12 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::UnmountFlags;
+use sluice_block::{BlockError, ErrorKind};
 use tokio::runtime::Handle;
 
+use crate::mountinfo::{self, Mounted};
 use crate::serve::Served;
 use crate::{Catalogue, MountError, MountOptions};
 
@@ -23,7 +26,9 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct MountHandle {
     dir: PathBuf,
-    session: Option<BackgroundSession>,
+    /// Tells this mount from others that come to lie on the same folder.
+    device: Option<String>,
+    session: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// Mounts on `dir`, an empty folder, what `catalogue` tells.
@@ -36,7 +41,9 @@ pub async fn mount(
     options: MountOptions,
 ) -> Result<MountHandle, MountError> {
     let dir = check(dir)?;
-    let points = catalogue.points().await.map_err(MountError::Catalogue)?;
+    let points = tokio::time::timeout(options.read_timeout, catalogue.points());
+    let late = |_| Err(BlockError::new(ErrorKind::Unavailable, "no answer in time"));
+    let points = points.await.unwrap_or_else(late).map_err(MountError::Catalogue)?;
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::RO,
@@ -53,15 +60,21 @@ pub async fn mount(
     let served = Served::new(catalogue, &points, options, Handle::current());
     let place = dir.clone();
     let mounted = tokio::task::spawn_blocking(move || {
-        let session = Session::new(served, &place, &config)?.spawn()?;
-        tune_read_ahead(&place);
-        Ok(session)
+        let session = Session::new(served, &place, &config)?;
+        let device = mountinfo::top(&place)?.map(|mounted| mounted.device);
+        if let Some(device) = &device {
+            tune_read_ahead(device);
+        }
+        // The session lives in its thread alone: when the last file is closed, everything of it
+        // goes, also when nobody waited for that.
+        let thread = std::thread::Builder::new().name("fuse".into());
+        Ok((device, thread.spawn(move || session.run())?))
     });
-    let session = mounted
+    let (device, session) = mounted
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
         .map_err(|error| MountError::Mount(dir.clone(), error))?;
-    Ok(MountHandle { dir, session: Some(session) })
+    Ok(MountHandle { dir, device, session: Some(session) })
 }
 
 /// Checks that `dir` can be mounted on, and returns its full path.
@@ -95,11 +108,8 @@ fn check(dir: &Path) -> Result<PathBuf, MountError> {
 
 /// Raises the kernel's read-ahead, which FUSE itself cannot. Needs root; without, reads are
 /// slower and nothing else.
-fn tune_read_ahead(dir: &Path) {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::metadata(dir) else { return };
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-    let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+fn tune_read_ahead(device: &str) {
+    let file = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&file, READ_AHEAD_KIB) {
         tracing::debug!(%error, file, "the kernel's read-ahead stays as it is");
     }
@@ -109,8 +119,31 @@ fn tune_read_ahead(dir: &Path) {
 /// process that serves them lives.
 ///
 /// # Errors
-/// [`MountError::Unmount`] when nothing of ours is mounted there, or the system refuses.
+/// [`MountError::Unmount`] when no FUSE file system is mounted there, or the system refuses.
 pub fn unmount(dir: &Path) -> Result<(), MountError> {
+    let refused = |error| MountError::Unmount(dir.to_owned(), error);
+    let place = full_path(dir).map_err(refused)?;
+    // Root could detach anything; a mistyped folder must not cost a disk.
+    match mountinfo::top(&place).map_err(refused)? {
+        Some(mounted) if mounted.is_fuse() => detach(&place),
+        Some(_) => Err(refused(io::Error::other("what is mounted there is not a FUSE mount"))),
+        None => Err(refused(io::Error::other("nothing is mounted there"))),
+    }
+}
+
+/// The path as the kernel writes it, also of a mount whose process is gone.
+fn full_path(dir: &Path) -> io::Result<PathBuf> {
+    std::fs::canonicalize(dir).or_else(|error| {
+        let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
+            return Err(error);
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        Ok(std::fs::canonicalize(parent)?.join(name))
+    })
+}
+
+/// Detaches whatever lies on `dir`.
+fn detach(dir: &Path) -> Result<(), MountError> {
     let refused = |error| MountError::Unmount(dir.to_owned(), error);
     match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
         Ok(()) => return Ok(()),
@@ -135,6 +168,19 @@ pub fn unmount(dir: &Path) -> Result<(), MountError> {
     }
 }
 
+/// Detaches the mount of `device` from `dir`. When it is gone already, what others have mounted
+/// there since stays.
+fn detach_own(dir: &Path, device: Option<&str>) -> Result<(), MountError> {
+    let refused = |error| MountError::Unmount(dir.to_owned(), error);
+    let mounts = mountinfo::on(dir).map_err(refused)?;
+    let own = |mounted: &Mounted| Some(mounted.device.as_str()) == device;
+    match mounts.iter().rposition(own) {
+        Some(at) if at + 1 == mounts.len() => detach(dir),
+        Some(_) => Err(refused(io::Error::other("something else is mounted on top of it"))),
+        None => Ok(()),
+    }
+}
+
 impl MountHandle {
     /// Where it is mounted.
     pub fn dir(&self) -> &Path {
@@ -143,7 +189,7 @@ impl MountHandle {
 
     /// Whether the file system has ended: unmounted from outside, and nothing open any more.
     pub fn has_ended(&self) -> bool {
-        self.session.as_ref().is_none_or(|session| session.guard.is_finished())
+        self.session.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Returns once the file system was unmounted from outside.
@@ -160,21 +206,16 @@ impl MountHandle {
     /// [`MountError::Unmount`].
     pub async fn unmount(mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        if session.guard.is_finished() {
+        if session.is_finished() {
             return Ok(());
         }
-        let dir = self.dir.clone();
-        let detached = tokio::task::spawn_blocking(move || unmount(&dir)).await;
+        let (dir, device) = (self.dir.clone(), self.device.clone());
+        let detached = tokio::task::spawn_blocking(move || detach_own(&dir, device.as_deref()));
+        let detached = detached.await;
+        // Whoever holds a file open keeps the session; it ends with them, or with this process.
         let begun = Instant::now();
-        while !session.guard.is_finished() && begun.elapsed() < GRACE {
+        while !session.is_finished() && begun.elapsed() < GRACE {
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        if session.guard.is_finished() {
-            drop(session);
-        } else {
-            // Someone holds a file open. The session ends with them, or with this process;
-            // dropping it here would wait.
-            std::mem::forget(session);
         }
         detached.unwrap_or_else(|error| {
             Err(MountError::Unmount(self.dir.clone(), io::Error::other(error)))
@@ -185,12 +226,10 @@ impl MountHandle {
 impl Drop for MountHandle {
     fn drop(&mut self) {
         if let Some(session) = self.session.take()
-            && !session.guard.is_finished()
+            && !session.is_finished()
+            && let Err(error) = detach_own(&self.dir, self.device.as_deref())
         {
-            if let Err(error) = unmount(&self.dir) {
-                tracing::warn!(%error, "a mount stays behind");
-            }
-            std::mem::forget(session);
+            tracing::warn!(%error, "a mount stays behind");
         }
     }
 }

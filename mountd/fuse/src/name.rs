@@ -1,13 +1,22 @@
 //! Names of files made from names people gave.
 
+/// The link to the newest point. No name made here is equal to it.
+pub(crate) const LATEST: &str = "latest";
+
 /// Longest file name in bytes, with room for `.raw`.
 const LONGEST: usize = 250;
 
 /// A file name for any text: what cannot stand in a file name is written as `%` and two hex
-/// digits, so different texts get different names; a leading dot likewise.
+/// digits, so different texts get different names; a leading dot likewise. The empty text is `%_`,
+/// and `latest`, which is the name of a link, is `%6Catest`.
 ///
 /// A name longer than 250 bytes is cut and told apart by a checksum of the whole.
 pub fn file_name(text: &str) -> String {
+    match text {
+        "" => return "%_".to_owned(),
+        LATEST => return "%6Catest".to_owned(),
+        _ => {}
+    }
     let mut name = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
         if c == '/' || c == '%' || c.is_control() || (at == 0 && c == '.') {
@@ -18,9 +27,6 @@ pub fn file_name(text: &str) -> String {
         } else {
             name.push(c);
         }
-    }
-    if name.is_empty() {
-        name.push_str("%00");
     }
     if name.len() > LONGEST {
         let sum = checksum(text.as_bytes());
@@ -50,7 +56,9 @@ mod tests {
         assert_eq!(file_name(".."), "%2E.");
         assert_eq!(file_name("a/b%"), "a%2Fb%25");
         assert_eq!(file_name("é x"), "é x");
-        assert_eq!(file_name(""), "%00");
+        assert_eq!(file_name(""), "%_");
+        assert_eq!(file_name("\0"), "%00");
+        assert_eq!(file_name("latest"), "%6Catest");
     }
 
     proptest! {

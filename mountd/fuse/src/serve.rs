@@ -13,7 +13,7 @@ use fuser::{
     ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, Request,
 };
 use parking_lot::{Mutex, RwLock};
-use sluice_block::{BlockRead, ErrorKind};
+use sluice_block::{BlockError, BlockRead, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -41,7 +41,7 @@ struct Shared {
     tree: RwLock<Arc<Tree>>,
     numbers: Mutex<Numbers>,
     listed: Mutex<Instant>,
-    listing: tokio::sync::Mutex<()>,
+    listing: Arc<tokio::sync::Mutex<()>>,
     open: Mutex<HashMap<u64, Arc<Open>>>,
     next_handle: AtomicU64,
     in_flight: Semaphore,
@@ -71,7 +71,7 @@ impl Served {
             tree: RwLock::new(tree),
             numbers: Mutex::new(numbers),
             listed: Mutex::new(Instant::now()),
-            listing: tokio::sync::Mutex::default(),
+            listing: Arc::default(),
             open: Mutex::default(),
             next_handle: AtomicU64::new(1),
             in_flight: Semaphore::new(IN_FLIGHT),
@@ -94,24 +94,28 @@ impl Shared {
     /// The tree, asked for again when it is old. A listing that fails or takes too long leaves
     /// the old one.
     async fn fresh_tree(self: &Arc<Self>) -> Arc<Tree> {
-        if self.listed.lock().elapsed() >= self.options.refresh {
+        let old = self.listed.lock().elapsed() >= self.options.refresh;
+        // One look lists for all: while a source hangs, looks must not pile up behind it.
+        if old && let Ok(alone) = self.listing.clone().try_lock_owned() {
             let this = self.clone();
-            let listing = tokio::spawn(async move { this.list().await });
+            let listing = tokio::spawn(async move {
+                let _alone = alone;
+                this.list().await;
+            });
             let _ = tokio::time::timeout(PATIENCE, listing).await;
         }
         self.tree()
     }
 
     async fn list(&self) {
-        // One listing at a time. Who comes while one is under way sees what was known before,
-        // so that a destination that does not answer holds up one look and not every one.
-        let Ok(_alone) = self.listing.try_lock() else { return };
-        match self.catalogue.points().await {
-            Ok(points) => {
+        let points = self.catalogue.points();
+        match tokio::time::timeout(self.options.read_timeout, points).await {
+            Ok(Ok(points)) => {
                 let tree = Arc::new(Tree::build(&points, &mut self.numbers.lock()));
                 *self.tree.write() = tree;
             }
-            Err(error) => tracing::warn!(%error, "showing the restore points known before"),
+            Ok(Err(error)) => tracing::warn!(%error, "showing the restore points known before"),
+            Err(_) => tracing::warn!("no answer in time; showing the points known before"),
         }
         *self.listed.lock() = Instant::now();
     }
@@ -180,16 +184,18 @@ impl Shared {
             }
         };
         let end = (offset + u64::from(size)).min(device.size());
-        let mut buf = vec![0; end.saturating_sub(offset) as usize];
-        if buf.is_empty() {
-            return Ok(buf);
-        }
+        let length = end.saturating_sub(offset) as usize;
         let read = async {
+            // Memory is taken in turn only, so that reads that wait hold none.
             let _turn = self.in_flight.acquire().await;
-            device.read_at(offset, &mut buf).await
+            let mut buf = vec![0; length];
+            if length > 0 {
+                device.read_at(offset, &mut buf).await?;
+            }
+            Ok::<_, BlockError>(buf)
         };
         match tokio::time::timeout(self.options.read_timeout, read).await {
-            Ok(Ok(())) => Ok(buf),
+            Ok(Ok(buf)) => Ok(buf),
             Ok(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, offset, size, "a read failed");
@@ -290,7 +296,8 @@ impl Filesystem for Served {
     ) {
         match self.shared.tree().get(ino.0) {
             Some(inode) => reply.attr(&Shared::ttl(inode), &self.shared.attr(inode)),
-            None => reply.error(Errno::ENOENT),
+            // The kernel looks the name up again, and so learns of a pruned point.
+            None => reply.error(Errno::ESTALE),
         }
     }
 

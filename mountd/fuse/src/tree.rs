@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use fuser::FileType;
 
 use crate::PointEntry;
-use crate::name::file_name;
+use crate::name::{LATEST, file_name};
 
 /// Inode number of the root.
 pub(crate) const ROOT: u64 = 1;
@@ -106,7 +106,7 @@ impl Tree {
             let number = numbers.of(&format!("{instance}/latest\0link"));
             let size = (target.len() as u64, 0, point.created_ms);
             let parent = numbers.of(&instance);
-            tree.add(Some(parent), "latest", number, Node::Link(target), size);
+            tree.add(Some(parent), LATEST, number, Node::Link(target), size);
         }
         tree
     }

@@ -275,3 +275,97 @@ async fn maps_in_small_pieces_are_followed_to_the_end() {
     })
     .await;
 }
+
+/// A mount of another kind on a folder of its own, gone with the value.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn on(folder: tempfile::TempDir) -> Self {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", folder.path(), "tmpfs", flags, None)
+            .expect("root can mount a tmpfs");
+        fs::write(folder.path().join("kept"), "x").unwrap();
+        Self(folder)
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.path().join("kept").exists()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_of_another_kind_are_left_alone() {
+    let other = Tmpfs::on(tempfile::tempdir().unwrap());
+    let error = unmount(other.0.path()).unwrap_err();
+    assert!(matches!(error, MountError::Unmount(..)), "{error}");
+    assert!(other.is_there(), "the other mount was detached");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unmounting_what_is_gone_leaves_what_came_after_it() {
+    let points = Arc::new(Points::default());
+    points.add("i", "p", 1, Arc::new(MemoryDisk::new(4096)));
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = mount(points, folder.path(), options()).await.unwrap();
+    let dir = folder.path().to_owned();
+    // The open file keeps the session alive after the folder is free again.
+    let file = outside(move || {
+        let file = File::open(dir.join("i/p/vda.raw")).unwrap();
+        unmount(&dir).unwrap();
+        file
+    })
+    .await;
+    let other = Tmpfs::on(folder);
+    mounted.unmount().await.unwrap();
+    assert!(other.is_there(), "the other mount was detached");
+    drop(file);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_do_not_pile_up_behind_a_catalogue_that_hangs() {
+    #[derive(Default)]
+    struct Hangs(std::sync::atomic::AtomicUsize);
+    #[async_trait]
+    impl Catalogue for Hangs {
+        async fn points(&self) -> Result<Vec<PointEntry>> {
+            match self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                0 => Ok(vec![]),
+                _ => std::future::pending().await,
+            }
+        }
+        async fn open(&self, _: &str, _: &str, _: &str) -> Result<Arc<dyn BlockRead>> {
+            Err(BlockError::new(ErrorKind::Io, "no images"))
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let patient = MountOptions { read_timeout: Duration::from_secs(60), ..options() };
+    let mounted = mount(Arc::new(Hangs::default()), folder.path(), patient).await.unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let dir = folder.path().to_owned();
+    outside(move || {
+        for look in 0..20 {
+            assert!(fs::metadata(dir.join(format!("none-{look}"))).is_err());
+        }
+    })
+    .await;
+    assert!(tasks() <= before + 2, "{before} tasks became {}", tasks());
+    mounted.unmount().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_called_latest_does_not_hide_behind_the_link() {
+    let points = Arc::new(Points::default());
+    points.add("i", "latest", 2, Arc::new(MemoryDisk::from_bytes(b"named")));
+    with_mount(points, |dir| {
+        assert_eq!(fs::read_link(dir.join("i/latest")).unwrap(), Path::new("%6Catest"));
+        assert_eq!(fs::read(dir.join("i/latest/vda.raw")).unwrap(), b"named");
+    })
+    .await;
+}
