@@ -9,7 +9,7 @@ use super::value;
 /// A point is kept when any rule keeps it. The newest of each instance is always kept, and so are
 /// points on hold or under retention. Of each hour, day, ISO week, month or year it is the newest
 /// point that counts; periods without one are skipped. Removed points vanish from lists and mounts
-/// at once; their space is given back by a later collection.
+/// within seconds; their space is given back by a later collection.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,8 @@ pub(crate) struct PruneArgs {
 
 /// Remove the named restore points
 ///
-/// They vanish from lists and mounts at once; their space is given back by a later collection.
+/// They vanish from lists at once and from mounts within seconds; their space is given back by a
+/// later collection.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sluice forget web-1@2026-11-21T03:00 web-1@0q5g3")]
 pub(crate) struct ForgetArgs {

@@ -68,12 +68,26 @@ pub fn coalesce(kind: PackKind, mut wanted: Vec<(u64, Entry)>) -> Vec<Run> {
     runs
 }
 
+/// What became of each chunk of a run: a damaged one takes no other with it.
+type Landed = HashMap<Digest, Result<Bytes, Arc<Failure>>>;
+
 /// Chunks being got, so that others who want them wait instead of asking again.
-type Flight = SharedFuture<BoxFuture<'static, Result<Arc<Vec<(Digest, Bytes)>>, Arc<Failure>>>>;
+type Flight = SharedFuture<BoxFuture<'static, Result<Arc<Landed>, Arc<Failure>>>>;
 
 /// A failure that several waiters share.
 #[derive(Debug)]
 struct Failure(RepositoryError);
+
+impl Failure {
+    /// The failure as an error of one's own.
+    fn to_error(&self) -> RepositoryError {
+        let (kind, context) = (self.0.kind(), self.0.to_string());
+        match std::error::Error::source(&self.0) {
+            Some(source) => RepositoryError::caused(kind, context, source.to_string()),
+            None => RepositoryError::new(kind, context),
+        }
+    }
+}
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -253,6 +267,7 @@ impl Shared {
         let mut found = HashMap::new();
         let mut flights: Vec<Flight> = Vec::new();
         let mut missing: Vec<(u64, Entry)> = Vec::new();
+        let mut waited: Vec<Digest> = Vec::new();
         {
             let mut under_way = self.flights.0.lock();
             let mut asked = std::collections::HashSet::new();
@@ -263,6 +278,7 @@ impl Shared {
                 if let Some(chunk) = self.caches.chunks.get(&entry.id) {
                     found.insert(entry.id, chunk);
                 } else if let Some(flight) = under_way.get(&entry.id) {
+                    waited.push(entry.id);
                     if !flights.iter().any(|known| known.ptr_eq(flight)) {
                         flights.push(flight.clone());
                     }
@@ -272,6 +288,7 @@ impl Shared {
             }
             for run in coalesce(PackKind::Data, missing) {
                 let ids: Vec<Digest> = run.wanted.iter().map(|(_, entry)| entry.id).collect();
+                waited.extend(&ids);
                 let flight = self.launch(run, ids.clone());
                 for id in ids {
                     under_way.insert(id, flight.clone());
@@ -279,19 +296,28 @@ impl Shared {
                 flights.push(flight);
             }
         }
-        for result in futures::future::join_all(flights).await {
-            match result {
-                Ok(chunks) => found.extend(chunks.iter().cloned()),
-                Err(failure) => {
-                    let (kind, context) = (failure.0.kind(), failure.to_string());
-                    return Err(match std::error::Error::source(&*failure) {
-                        Some(source) => RepositoryError::caused(kind, context, source.to_string()),
-                        None => RepositoryError::new(kind, context),
-                    });
+        // Only what was asked for counts: a flight may carry chunks of others.
+        let mut failure = None;
+        for landed in futures::future::join_all(flights).await {
+            match landed {
+                Err(whole) => failure = Some(whole),
+                Ok(landed) => {
+                    for id in &waited {
+                        match landed.get(id) {
+                            Some(Ok(chunk)) => {
+                                found.insert(*id, chunk.clone());
+                            }
+                            Some(Err(damaged)) => failure = Some(damaged.clone()),
+                            None => {}
+                        }
+                    }
                 }
             }
         }
-        Ok(found)
+        match failure {
+            None => Ok(found),
+            Some(failure) => Err(failure.to_error()),
+        }
     }
 
     /// Starts getting a run as a task of its own, so that a caller who goes away does not take
@@ -300,8 +326,8 @@ impl Shared {
         let shared = self.clone();
         let task = tokio::spawn(async move {
             let result = shared.clone().get_and_decode(run).await;
-            if let Ok(chunks) = &result {
-                for (id, chunk) in chunks {
+            for (id, chunk) in result.iter().flatten() {
+                if let Ok(chunk) = chunk {
                     shared.caches.chunks.insert(*id, chunk.clone());
                 }
             }
@@ -323,7 +349,7 @@ impl Shared {
         .shared()
     }
 
-    async fn get_and_decode(self: Arc<Self>, run: Run) -> Result<Vec<(Digest, Bytes)>> {
+    async fn get_and_decode(self: Arc<Self>, run: Run) -> Result<Landed> {
         let bytes = self.get_run(&run).await?;
         let pool = self.pool.clone();
         // Wide runs are decoded in parts, so that a single reader keeps every core busy.
@@ -335,11 +361,11 @@ impl Shared {
             let to = (from + size).min(run.wanted.len());
             pool.run(move || shared.decode_part(&run, from..to, &bytes))
         });
-        let mut chunks = Vec::with_capacity(run.wanted.len());
+        let mut landed = Landed::with_capacity(run.wanted.len());
         for part in futures::future::join_all(work).await {
-            chunks.extend(part??);
+            landed.extend(part?);
         }
-        Ok(chunks)
+        Ok(landed)
     }
 
     fn decode_part(
@@ -347,15 +373,16 @@ impl Shared {
         run: &Run,
         part: std::ops::Range<usize>,
         bytes: &[u8],
-    ) -> Result<Vec<(Digest, Bytes)>> {
+    ) -> Vec<(Digest, Result<Bytes, Arc<Failure>>)> {
         let decoder = SlotDecoder::new(&self.keys, run.kind, run.pack);
-        let mut chunks = Vec::with_capacity(part.len());
-        for (_, entry) in &run.wanted[part] {
+        let decode = |(_, entry): &(u64, Entry)| {
             let mut out = Vec::new();
-            decoder.chunk(&self.keys, entry, run.slice(bytes, &entry.location), &mut out)?;
-            chunks.push((entry.id, Bytes::from(out)));
-        }
-        Ok(chunks)
+            let stored = run.slice(bytes, &entry.location);
+            let decoded = decoder.chunk(&self.keys, entry, stored, &mut out);
+            let chunk = decoded.map(|()| Bytes::from(out));
+            (entry.id, chunk.map_err(|error| Arc::new(Failure(error))))
+        };
+        run.wanted[part].iter().map(decode).collect()
     }
 
     /// The pages these entries of their parent name, in the same order.
