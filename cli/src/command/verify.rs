@@ -133,7 +133,8 @@ fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
         note(format_args!("error: the repository has {objects}"));
         note(
             "help: restore points not named here are sound; bring the objects back from a copy of \
-             the destination, or move them away and run the next backup with --rescan to store what the source has",
+             the destination, or move damaged packs away and run the next backup with --rescan, \
+             which stores what the source still has",
         );
     }
     Ok(())
