@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -44,7 +44,13 @@ impl FileTarget {
         let context = || format!("cannot open {} for writing", path.display());
         if is_device(path) {
             let file =
-                OpenOptions::new().read(true).write(true).open(path).with_context(context)?;
+                // On Linux, exclusive means that a device in use, such as a mounted one, is refused.
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .custom_flags(rustix::fs::OFlags::EXCL.bits() as i32)
+                    .open(path)
+                    .with_context(context)?;
             let room =
                 seek(&file, SeekFrom::End(0)).map_err(io::Error::from).with_context(context)?;
             if room < size {

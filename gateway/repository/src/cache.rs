@@ -6,12 +6,15 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::format::id::{Digest, PackId};
+use crate::format::id::{Digest, PackId, PointId};
 use crate::format::page::{Entry, Page};
+use crate::points::RestorePoint;
 use crate::repository::Settings;
 
 /// What a parsed page takes in memory: 256 entries and their frame.
 const PAGE_WEIGHT: u64 = 14 << 10;
+/// Most bytes of manifests kept.
+const MANIFEST_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ByBytes;
@@ -32,6 +35,16 @@ impl PageKey {
     }
 }
 
+#[derive(Debug, Clone)]
+pub(crate) struct ByDirectory;
+
+impl Weighter<PointId, RestorePoint> for ByDirectory {
+    fn weight(&self, _: &PointId, point: &RestorePoint) -> u64 {
+        let images = point.images.iter().map(|image| image.directory.len() as u64 + 512);
+        images.sum::<u64>() + point.metadata.as_ref().map_or(0, |text| text.len() as u64) + 512
+    }
+}
+
 /// The caches of an opened repository.
 #[derive(Debug)]
 pub(crate) struct Caches {
@@ -40,6 +53,8 @@ pub(crate) struct Caches {
     /// Parsed pages by digest and place. The digest alone would not do: two pages of equal content
     /// may name different places for it, and one point's must not stand in for another's.
     pub(crate) pages: Cache<PageKey, Arc<Page>>,
+    /// Manifests, which never change: a mount lists its points again and again.
+    pub(crate) manifests: Cache<PointId, RestorePoint, ByDirectory>,
 }
 
 impl Caches {
@@ -49,6 +64,7 @@ impl Caches {
         Self {
             chunks: Cache::with_weighter(chunks, settings.chunk_cache_bytes, ByBytes),
             pages: Cache::new(pages),
+            manifests: Cache::with_weighter(1024, MANIFEST_BYTES, ByDirectory),
         }
     }
 }

@@ -420,6 +420,9 @@ impl Shared {
         chain: ChainId,
         point: PointId,
     ) -> Result<Option<RestorePoint>> {
+        if let Some(known) = self.caches.manifests.get(&point).filter(|p| p.chain == chain) {
+            return Ok(Some(known));
+        }
         let key = commit_key(chain, point);
         let bytes = match self.destination.get(&key, ByteRange::Full).await {
             Err(error) if error.kind() == DestinationKind::NotFound => {
@@ -427,7 +430,11 @@ impl Shared {
             }
             other => other?,
         };
-        self.parse_point(&key, chain, point, &bytes)
+        let read = self.parse_point(&key, chain, point, &bytes)?;
+        if let Some(found) = &read {
+            self.caches.manifests.insert(point, found.clone());
+        }
+        Ok(read)
     }
 
     pub(crate) fn parse_point(

@@ -242,11 +242,16 @@ impl Shared {
 async fn find(device: &dyn BlockRead, start: u64, data: bool) -> sluice_block::Result<Option<u64>> {
     let mut at = start;
     while at < device.size() {
+        let before = at;
         for extent in device.extents(at, device.size() - at).await? {
             if extent.kind.reads_zero() != data {
                 return Ok(Some(extent.offset.max(start)));
             }
             at = extent.end();
+        }
+        if at <= before {
+            // Asking again could go on for ever, and a loop that never waits outlives its deadline.
+            return Err(BlockError::new(ErrorKind::Io, "the map of an image makes no progress"));
         }
     }
     Ok(None)

@@ -369,3 +369,30 @@ async fn a_point_called_latest_does_not_hide_behind_the_link() {
     })
     .await;
 }
+
+/// A map without progress must end the seek, not keep a thread busy for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_without_progress_gives_eio() {
+    struct Stuck;
+    #[async_trait]
+    impl BlockRead for Stuck {
+        fn size(&self) -> u64 {
+            1 << 20
+        }
+        async fn read_at(&self, _: u64, buf: &mut [u8]) -> Result<()> {
+            buf.fill(1);
+            Ok(())
+        }
+        async fn extents(&self, _: u64, _: u64) -> Result<Vec<Extent>> {
+            Ok(Vec::new())
+        }
+    }
+    let points = Arc::new(Points::default());
+    points.add("i", "p", 1, Arc::new(Stuck));
+    with_mount(points, |dir| {
+        let file = File::open(dir.join("i/p/vda.raw")).unwrap();
+        let error = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap_err();
+        assert_eq!(error, rustix::io::Errno::IO);
+    })
+    .await;
+}

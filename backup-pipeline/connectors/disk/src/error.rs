@@ -13,6 +13,12 @@ pub enum DiskError {
     /// The file is not what its format says.
     #[error("{0} is not a {1} image this program can read: {2}")]
     Invalid(PathBuf, super::Format, &'static str),
+    /// The file begins as a format that is not read.
+    #[error(
+        "{0} is of a format this program does not read; convert it with qemu-img convert, or \
+             say --format raw to back up its bytes as they are"
+    )]
+    Unknown(PathBuf),
     /// The image names another file in a way that is not followed.
     #[error("{0} names another file that is not followed: {1}")]
     Unsafe(PathBuf, String),

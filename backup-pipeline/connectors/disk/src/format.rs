@@ -2,9 +2,10 @@ use std::fmt;
 use std::str::FromStr;
 
 /// How a disk lies in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Format {
     /// As it is.
+    #[default]
     Raw,
     /// QEMU copy-on-write, versions 2 and 3.
     Qcow2,

@@ -21,10 +21,22 @@ const LONGEST_NAME: u32 = 1023;
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
-    /// The format to open it as.
-    pub format: Format,
-    /// The files it consists of, the image itself first.
-    pub files: Vec<PathBuf>,
+    /// The files it consists of, the image itself first, each with its own format.
+    pub chain: Vec<(PathBuf, Format)>,
+}
+
+/// First bytes of formats that are not read: taking such a file for a raw disk would back up
+/// the wrong bytes.
+const FOREIGN: [(usize, &[u8]); 5] = [
+    (0, b"QED\0"),
+    (0, b"OOOM"),
+    (0, b"WithoutFreeSpace"),
+    (0, b"WithouFreSpacExt"),
+    (64, b"\x7f\x10\xda\xbe"),
+];
+
+fn is_foreign(head: &[u8]) -> bool {
+    FOREIGN.iter().any(|(at, magic)| head.get(*at..at + magic.len()) == Some(*magic))
 }
 
 /// The format that a file's first and last bytes tell.
@@ -77,6 +89,32 @@ pub fn qcow2_backing(head: &[u8]) -> Result<Option<String>, &'static str> {
     Ok(Some(name.to_owned()))
 }
 
+/// The format a qcow2 image says its backing file has, by the header extension for it.
+///
+/// # Errors
+/// When the extensions are cut off.
+pub fn qcow2_backing_format(head: &[u8]) -> Result<Option<String>, &'static str> {
+    let u32_at = |at: usize| {
+        let bytes = head.get(at..at + 4).and_then(|b| b.try_into().ok());
+        bytes.map(u32::from_be_bytes).ok_or("its header extensions are cut off")
+    };
+    // Version 2 headers have 72 bytes; later ones say their length.
+    let mut at = if u32_at(4)? == 2 { 72 } else { u32_at(100)? as usize };
+    loop {
+        let (kind, length) = (u32_at(at)?, u32_at(at + 4)? as usize);
+        match kind {
+            0 => return Ok(None),
+            0xE279_2ACA => {
+                let name = head.get(at + 8..at + 8 + length);
+                let name = name.and_then(|name| std::str::from_utf8(name).ok());
+                let name = name.ok_or("the format of its backing file is no text")?;
+                return Ok(Some(name.to_owned()));
+            }
+            _ => at += 8 + length.div_ceil(8) * 8,
+        }
+    }
+}
+
 /// The files a VMDK descriptor names.
 ///
 /// # Errors
@@ -84,9 +122,11 @@ pub fn qcow2_backing(head: &[u8]) -> Result<Option<String>, &'static str> {
 pub fn vmdk_extents(descriptor: &str) -> Result<Vec<String>, &'static str> {
     let mut files = Vec::new();
     for line in descriptor.lines().map(str::trim) {
-        if let Some(parent) = line.strip_prefix("parentCID=")
-            && !parent.trim().eq_ignore_ascii_case("ffffffff")
-        {
+        // Whatever mentions a parent must say that there is none: QEMU is lenient about the rest.
+        let word = line.to_ascii_lowercase();
+        let parent = word.contains("parentfilenamehint")
+            || (word.contains("parentcid") && word != "parentcid=ffffffff");
+        if parent {
             return Err("it is a snapshot that needs its parent");
         }
         let access = ["RW ", "RDONLY ", "NOACCESS "].iter().any(|word| line.starts_with(word));
@@ -123,23 +163,24 @@ fn is_plain(name: &str) -> bool {
 /// # Errors
 /// [`DiskError`].
 pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskError> {
-    let mut files: Vec<PathBuf> = Vec::new();
+    let mut chain: Vec<(PathBuf, Format)> = Vec::new();
     let mut next = Some((path.to_owned(), named));
-    let mut format = None;
     while let Some((path, named)) = next.take() {
         let failed = |error| DiskError::Io(path.clone(), error);
         let real = std::fs::canonicalize(&path).map_err(failed)?;
-        if files.contains(&real) {
+        if chain.iter().any(|(known, _)| *known == real) {
             let text = format!("{} is its own backing file", real.display());
             return Err(DiskError::Unsafe(path, text));
         }
-        if files.len() >= LONGEST_CHAIN {
+        if chain.len() >= LONGEST_CHAIN {
             let text = format!("more than {LONGEST_CHAIN} backing files");
             return Err(DiskError::Unsafe(path, text));
         }
         let (this, said, head) = look(&real, named).map_err(failed)?;
-        files.push(real.clone());
-        format.get_or_insert(this);
+        chain.push((real.clone(), this));
+        if named.is_none() && this == Format::Raw && is_foreign(&head) {
+            return Err(DiskError::Unknown(path));
+        }
         let invalid = |what| DiskError::Invalid(path.clone(), this, what);
         match this {
             Format::Raw | Format::Vhd | Format::Vhdx => {}
@@ -154,12 +195,22 @@ pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskErro
                     return Err(DiskError::Unsafe(path, format!("backing file {name:?}")));
                 }
                 let folder = real.parent().unwrap_or(Path::new("/"));
-                // The name was said by an image that was itself said, so its own format may
-                // be guessed from its bytes, as QEMU was told when it was made.
-                next = Some((folder.join(name), None));
+                let said = qcow2_backing_format(&head).map_err(invalid)?;
+                let said = said.map(|said| said.parse::<Format>()).transpose();
+                let said = said.map_err(|text| {
+                    DiskError::Unsafe(
+                        path.clone(),
+                        format!("the format of its backing file: {text}"),
+                    )
+                })?;
+                next = Some((folder.join(name), said));
             }
             Format::Vmdk => {
-                let extents = vmdk_extents(&vmdk_descriptor(&head)).map_err(invalid)?;
+                let descriptor = vmdk_descriptor(&head);
+                if descriptor.is_empty() {
+                    return Err(invalid("its descriptor is not at its beginning"));
+                }
+                let extents = vmdk_extents(&descriptor).map_err(invalid)?;
                 for name in extents {
                     let own = real.file_name().is_some_and(|own| own == name.as_str());
                     if name.contains('/') || !is_plain(&name) {
@@ -172,7 +223,7 @@ pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskErro
             }
         }
     }
-    Ok(Inspected { format: format.unwrap_or(Format::Raw), files })
+    Ok(Inspected { chain })
 }
 
 fn unsaid(path: &Path, format: Format, name: &str) -> DiskError {
@@ -218,6 +269,7 @@ mod tests {
         let mut head = vec![0; 512];
         head[..4].copy_from_slice(b"QFI\xFB");
         head[7] = 3;
+        head[103] = 104;
         if !backing.is_empty() {
             head[14..16].copy_from_slice(&256u16.to_be_bytes());
             head[18..20].copy_from_slice(&(backing.len() as u16).to_be_bytes());
@@ -252,9 +304,9 @@ mod tests {
         std::fs::write(&disk, qcow2("/etc/hostname")).unwrap();
         let error = inspect(&disk, None).unwrap_err();
         assert!(matches!(error, DiskError::Unsafe(..)), "{error}");
-        assert_eq!(inspect(&disk, Some(Format::Raw)).unwrap().format, Format::Raw);
+        assert_eq!(inspect(&disk, Some(Format::Raw)).unwrap().chain[0].1, Format::Raw);
         let said = inspect(&disk, Some(Format::Qcow2)).unwrap();
-        assert_eq!(said.files.len(), 2);
+        assert_eq!(said.chain.len(), 2);
     }
 
     #[test]
@@ -271,10 +323,32 @@ mod tests {
     }
 
     #[test]
+    fn files_of_formats_that_are_not_read_are_no_raw_disks() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("a.img");
+        std::fs::write(&disk, [b"QED\0".as_slice(), &[0; 600]].concat()).unwrap();
+        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Unknown(..)));
+        let overlay = folder.path().join("top.qcow2");
+        let mut head = qcow2("a.img");
+        head[103] = 104;
+        std::fs::write(&overlay, &head).unwrap();
+        assert!(matches!(inspect(&overlay, None).unwrap_err(), DiskError::Unknown(..)));
+        head[104..115].copy_from_slice(b"\xE2\x79\x2A\xCA\0\0\0\x03qed");
+        std::fs::write(&overlay, &head).unwrap();
+        assert!(matches!(inspect(&overlay, None).unwrap_err(), DiskError::Unsafe(..)));
+        head[112..115].copy_from_slice(b"raw");
+        std::fs::write(&overlay, &head).unwrap();
+        assert_eq!(inspect(&overlay, None).unwrap().chain[1].1, Format::Raw);
+    }
+
+    #[test]
     fn vmdk_extents_stay_in_their_folder() {
         let text = "# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 FLAT \"../x.vmdk\" 0\n";
         assert_eq!(vmdk_extents(text).unwrap(), ["../x.vmdk"]);
-        assert!(vmdk_extents("parentCID=12345678\n").is_err());
+        for bad in ["parentCID=12345678", "parentCID 12345678", " PARENTcid = ffffffff"] {
+            assert!(vmdk_extents(bad).is_err(), "{bad}");
+        }
+        assert!(vmdk_extents("parentFileNameHint=\"/x.vmdk\"").is_err());
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("d.vmdk");
         std::fs::write(&disk, text).unwrap();
@@ -292,6 +366,8 @@ mod tests {
             head[..length].copy_from_slice(&magic[..length]);
             detect(&head, &head);
             let _ = qcow2_backing(&head);
+            let _ = qcow2_backing_format(&head);
+            is_foreign(&head);
             let _ = vmdk_extents(&vmdk_descriptor(&head));
         }
     }

@@ -4,7 +4,8 @@
 //! Every other format is read through `qemu-nbd` of the package qemu-utils, which streams on
 //! demand and knows which clusters hold data: nothing is converted or staged. What a hostile
 //! image could make QEMU do is checked before ([`inspect`]): an image names other files only as
-//! plain paths, and only when its format was said, not guessed.
+//! plain paths, and only when its format was said, not guessed. QEMU then gets the whole chain
+//! with the format of each file, so it probes nothing and follows nothing on its own.
 //!
 //! A raw disk is written by its guest. A guest that writes the header of another format to its
 //! disk must not thereby choose files of the host for the backup, so a guessed format may not name
@@ -50,9 +51,11 @@ pub async fn open(path: &Path, format: Option<Format>) -> Result<DiskSource, Dis
     let inspected = tokio::task::spawn_blocking(move || inspect::inspect(&path, named))
         .await
         .unwrap_or_else(|error| Err(DiskError::Task(error.to_string())))?;
-    let device: Arc<dyn BlockRead> = match inspected.format {
-        Format::Raw => Arc::new(raw::RawDisk::open(&inspected.files[0])?),
-        format => Arc::new(qemu::QemuDisk::open(&inspected.files[0], format).await?),
+    let (first, format) = inspected.chain.first().cloned().unwrap_or_default();
+    let device: Arc<dyn BlockRead> = match format {
+        Format::Raw => Arc::new(raw::RawDisk::open(&first)?),
+        _ => Arc::new(qemu::QemuDisk::open(&inspected.chain).await?),
     };
-    Ok(DiskSource { device, format: inspected.format, files: inspected.files })
+    let files = inspected.chain.into_iter().map(|(file, _)| file).collect();
+    Ok(DiskSource { device, format, files })
 }

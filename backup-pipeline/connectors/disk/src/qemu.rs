@@ -4,11 +4,12 @@
 //! source is open. Both go away with it; and when this program is killed, the process ends by
 //! itself with its last connection.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Value, json};
 use sluice_block::{BlockRead, Extent, Result};
 use sluice_connector_nbd::NbdSource;
 use tempfile::TempDir;
@@ -32,7 +33,9 @@ pub(crate) struct QemuDisk {
 }
 
 impl QemuDisk {
-    pub(crate) async fn open(path: &Path, format: Format) -> Result<Self, DiskError> {
+    /// Serves the first file of a chain, with the others below it.
+    pub(crate) async fn open(chain: &[(PathBuf, Format)]) -> Result<Self, DiskError> {
+        let path = chain.first().map_or(Path::new(""), |(path, _)| path);
         let folder = tempfile::Builder::new()
             .prefix("sluice-")
             .tempdir()
@@ -41,10 +44,9 @@ impl QemuDisk {
         let mut child = Command::new("qemu-nbd")
             .args(["--read-only", "--discard=ignore", "--cache=writeback"])
             .arg(format!("--shared={CONNECTIONS}"))
-            .arg(format!("--format={}", format.qemu()))
             .arg(format!("--socket={}", socket.display()))
             .arg("--")
-            .arg(path)
+            .arg(format!("json:{}", layers(chain)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -58,6 +60,18 @@ impl QemuDisk {
             .map_err(|error| DiskError::Nbd(path.to_owned(), error))?;
         Ok(Self { source, _child: child, _folder: folder })
     }
+}
+
+/// The chain as QEMU's description of block devices: every driver named, nothing left to probe.
+fn layers(chain: &[(PathBuf, Format)]) -> Value {
+    let Some(((path, format), below)) = chain.split_first() else { return Value::Null };
+    let file = json!({ "driver": "file", "filename": path.to_string_lossy() });
+    let mut layer = json!({ "driver": format.qemu(), "file": file });
+    // These two formats can have something below them; no entry would let QEMU look itself.
+    if matches!(format, Format::Qcow2 | Format::Vmdk) {
+        layer["backing"] = layers(below);
+    }
+    layer
 }
 
 /// Returns once the socket is there; fails when the process ends before.
