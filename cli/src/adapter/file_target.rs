@@ -44,7 +44,7 @@ impl FileTarget {
         let context = || format!("cannot open {} for writing", path.display());
         if is_device(path) {
             let file =
-                // On Linux, exclusive means that a device in use, such as a mounted one, is refused.
+                // On Linux, exclusive means: not a device in use, such as a mounted one.
                 OpenOptions::new()
                     .read(true)
                     .write(true)
