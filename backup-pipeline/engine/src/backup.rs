@@ -301,10 +301,10 @@ async fn feed_all(
                 if runs.is_empty() {
                     // Zeroes, like everything not handed in.
                 } else if hold {
-                    context.compare_region(&*device, leaf, runs).await?;
+                    context.compare_region(&device, leaf, runs).await?;
                 } else {
                     let parent = context.image.parent_leaf(leaf).await?;
-                    context.store_runs(&*device, leaf, runs, Page::empty(0), parent).await?;
+                    context.store_runs(&device, leaf, runs, Page::empty(0), parent).await?;
                 }
                 context.progress.add_done(bytes.end - bytes.start);
                 Ok(())
@@ -359,7 +359,7 @@ async fn run_changed(
             break;
         }
         let (context, device) = (context.clone(), device.clone());
-        fed = window.push(async move { changed_leaf(&context, &*device, leaf, runs).await }).await;
+        fed = window.push(async move { changed_leaf(&context, &device, leaf, runs).await }).await;
         if fed.is_err() {
             break;
         }
@@ -401,7 +401,7 @@ fn changed_leaves(
 
 async fn changed_leaf(
     context: &Context,
-    device: &dyn BlockRead,
+    device: &Arc<dyn BlockRead>,
     leaf: u64,
     changed: Vec<Range<u64>>,
 ) -> Result<()> {
@@ -417,7 +417,7 @@ async fn changed_leaf(
         for at in (range.start - base) / block..(range.end - base).div_ceil(block) {
             page.set(at as usize, None);
         }
-        let extents = coalesce(device, range.start, range.end - range.start)
+        let extents = coalesce(&**device, range.start, range.end - range.start)
             .await
             .map_err(|error| EngineError::source(&context.name, error))?;
         for extent in extents.iter().filter(|extent| !extent.kind.reads_zero()) {

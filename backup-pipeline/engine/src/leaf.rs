@@ -1,10 +1,11 @@
 //! Backing up one leaf: 256 blocks that share a page of the block map.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use sluice_block::{BlockRead, coalesce};
-use sluice_repository::{BackupSession, ImageWriter, Page};
+use sluice_repository::{BackupSession, BlockHash, ImageWriter, Page, RepositoryError};
 use tokio::sync::Semaphore;
 
 use crate::buffers::{Buffer, Buffers};
@@ -92,16 +93,15 @@ impl Context {
             .await
             .map_err(|error| EngineError::source(&self.name, error))?;
         self.progress.add_read(length);
-        let first =
-            (bytes.start - leaf * self.image.leaf_span()) / u64::from(self.image.block_size());
-        Ok(Segment { first: first as usize, bytes: buffer, _permit: permit })
+        let first = self.block_in_leaf(leaf, bytes.start);
+        Ok(Segment { first, bytes: buffer, _permit: permit })
     }
 
     /// Backs up a leaf of which `runs` may hold data and all else is zero, comparing its checksum
     /// with the last point's before any single block.
     pub(crate) async fn compare_region(
         &self,
-        device: &dyn BlockRead,
+        device: &Arc<dyn BlockRead>,
         leaf: u64,
         runs: Vec<Range<u64>>,
     ) -> Result<()> {
@@ -110,35 +110,88 @@ impl Context {
         let _held = self.permit(runs.iter().map(|run| run.end - run.start).sum()).await;
         let mut hashing = Vec::new();
         for piece in pieces(&runs) {
-            let segment = self.read(device, leaf, piece, None).await?;
-            let (pool, image) = (self.pool.clone(), self.image.clone());
-            let hash = move || {
-                let hashes = image.hash(&segment.bytes);
-                (segment, hashes)
-            };
-            hashing.push(tokio::spawn(async move { pool.run(hash).await }));
+            let (this, device) = (self.clone(), device.clone());
+            hashing.push(tokio::spawn(async move { this.hash_piece(&device, leaf, piece).await }));
         }
         let mut hashed = Vec::with_capacity(hashing.len());
         for task in hashing {
-            hashed.push(joined(task).await??);
+            hashed.extend(joined(task).await??);
         }
         let mut all = vec![None; sluice_repository::format::FANOUT];
-        for (segment, hashes) in &hashed {
-            all[segment.first..segment.first + hashes.len()].copy_from_slice(hashes);
+        for part in &hashed {
+            all[part.first..part.first + part.hashes.len()].copy_from_slice(&part.hashes);
         }
         let digest = self.image.digest(&all);
         if self.image.parent_digest(leaf).await? == Some(digest) {
-            for (_, hashes) in &hashed {
-                self.image.count_unchanged(hashes);
+            for part in &hashed {
+                self.image.count_unchanged(&part.hashes);
             }
             return Ok(self.image.keep_leaf(leaf, all.iter().flatten().count()).await?);
         }
+        self.store_hashed(device, leaf, hashed).await
+    }
+
+    /// Hashes a piece of a leaf: what the source has at hand is hashed on the way, the rest is read
+    /// into memory and held for storing it.
+    async fn hash_piece(
+        &self,
+        device: &Arc<dyn BlockRead>,
+        leaf: u64,
+        piece: Range<u64>,
+    ) -> Result<Vec<Hashed>> {
+        let (image, source, bytes) = (self.image.clone(), device.clone(), piece.clone());
+        let quick = move || {
+            let mut hashes = Vec::new();
+            let hash = |block: &[u8]| {
+                hashes.extend(image.hash(block));
+                Ok::<(), RepositoryError>(())
+            };
+            let done = each_cached(&*source, bytes, image.block_size(), hash);
+            done.map(|done| (done, hashes))
+        };
+        let (done, hashes) = self.pool.run(quick).await??;
+        self.progress.add_read(done - piece.start);
+        let mut parts = Vec::with_capacity(1);
+        if done > piece.start {
+            let first = self.block_in_leaf(leaf, piece.start);
+            parts.push(Hashed { first, hashes, held: None });
+        }
+        if done < piece.end {
+            let segment = self.read(&**device, leaf, done..piece.end, None).await?;
+            let image = self.image.clone();
+            let hash = move || {
+                let hashes = image.hash(&segment.bytes);
+                Hashed { first: segment.first, hashes, held: Some(segment) }
+            };
+            parts.push(self.pool.run(hash).await?);
+        }
+        Ok(parts)
+    }
+
+    /// Stores a leaf whose blocks are hashed and of which some differ from the last point's. What
+    /// was not held is read again where it differs, and hashed again: a source that changes while
+    /// it is read must not be stored under the hash of what it was.
+    async fn store_hashed(
+        &self,
+        device: &Arc<dyn BlockRead>,
+        leaf: u64,
+        hashed: Vec<Hashed>,
+    ) -> Result<()> {
         let parent = self.image.parent_leaf(leaf).await?;
-        let mut page = Page::empty(0);
-        let mut storing = Vec::new();
-        for (segment, hashes) in hashed {
+        let (mut page, mut again, mut storing) = (Page::empty(0), Vec::new(), Vec::new());
+        for part in hashed {
+            match part.held {
+                Some(segment) => {
+                    self.session.ready().await?;
+                    storing.push(self.store(segment, parent.clone(), Some(part.hashes)));
+                }
+                None => self.sort_out(leaf, &part, parent.as_deref(), &mut page, &mut again),
+            }
+        }
+        for piece in pieces(&again) {
             self.session.ready().await?;
-            storing.push(self.store(segment, parent.clone(), Some(hashes)));
+            let segment = self.read(&**device, leaf, piece, None).await?;
+            storing.push(self.store(segment, parent.clone(), None));
         }
         for task in storing {
             fill(&mut page, joined(task).await??);
@@ -146,11 +199,39 @@ impl Context {
         Ok(self.image.set_leaf(leaf, page).await?)
     }
 
+    /// Takes blocks that are as in the last point over into `page`; those that are not are to be
+    /// read `again`.
+    fn sort_out(
+        &self,
+        leaf: u64,
+        part: &Hashed,
+        parent: Option<&Page>,
+        page: &mut Page,
+        again: &mut Vec<Range<u64>>,
+    ) {
+        let block = u64::from(self.image.block_size());
+        for (at, hash) in part.hashes.iter().enumerate() {
+            let index = part.first + at;
+            let known = parent.and_then(|parent| parent.get(index));
+            if known.map(|entry| entry.id) == hash.as_ref().map(BlockHash::id) {
+                page.set(index, known.copied());
+                self.image.count_unchanged(std::slice::from_ref(hash));
+                continue;
+            }
+            let start = leaf * self.image.leaf_span() + index as u64 * block;
+            let end = (start + block).min(self.image.size());
+            match again.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => again.push(start..end),
+            }
+        }
+    }
+
     /// Backs up a leaf whose blocks in `runs` are read and compared one by one; its other blocks
     /// are as in `page`.
     pub(crate) async fn store_runs(
         &self,
-        device: &dyn BlockRead,
+        device: &Arc<dyn BlockRead>,
         leaf: u64,
         runs: Vec<Range<u64>>,
         mut page: Page,
@@ -160,20 +241,61 @@ impl Context {
         for piece in pieces(&runs) {
             self.session.ready().await?;
             let permit = self.permit(piece.end - piece.start).await;
-            let segment = self.read(device, leaf, piece, Some(permit)).await?;
-            storing.push(self.store(segment, parent.clone(), None));
+            let (this, device, parent) = (self.clone(), device.clone(), parent.clone());
+            let work = async move { this.store_piece(&device, leaf, piece, parent, permit).await };
+            storing.push(tokio::spawn(work));
         }
         for task in storing {
-            fill(&mut page, joined(task).await??);
+            for stored in joined(task).await?? {
+                fill(&mut page, stored);
+            }
         }
         Ok(self.image.set_leaf(leaf, page).await?)
+    }
+
+    /// Stores a piece of a leaf: what the source has at hand straight from there, the rest by way
+    /// of memory.
+    async fn store_piece(
+        &self,
+        device: &Arc<dyn BlockRead>,
+        leaf: u64,
+        piece: Range<u64>,
+        parent: Option<Arc<Page>>,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> Result<Vec<Stored>> {
+        let first = self.block_in_leaf(leaf, piece.start);
+        let (image, source, bytes) = (self.image.clone(), device.clone(), piece.clone());
+        let known = parent.clone();
+        let quick = move || {
+            let mut entries = Vec::new();
+            let store = |block: &[u8]| {
+                let at = first + entries.len();
+                entries.extend(image.store(block, at, known.as_deref(), None)?);
+                Ok::<(), RepositoryError>(())
+            };
+            let done = each_cached(&*source, bytes, image.block_size(), store);
+            done.map(|done| (done, Stored { first, entries }))
+        };
+        let (done, stored) = self.pool.run(quick).await??;
+        self.progress.add_read(done - piece.start);
+        let mut all = vec![stored];
+        if done < piece.end {
+            let segment = self.read(&**device, leaf, done..piece.end, Some(permit)).await?;
+            all.push(joined(self.store(segment, parent, None)).await??);
+        }
+        Ok(all)
+    }
+
+    fn block_in_leaf(&self, leaf: u64, offset: u64) -> usize {
+        let within = offset - leaf * self.image.leaf_span();
+        (within / u64::from(self.image.block_size())) as usize
     }
 
     fn store(
         &self,
         segment: Segment,
         parent: Option<Arc<Page>>,
-        hashes: Option<Vec<Option<sluice_repository::BlockHash>>>,
+        hashes: Option<Vec<Option<BlockHash>>>,
     ) -> tokio::task::JoinHandle<Result<Stored>> {
         let (pool, image) = (self.pool.clone(), self.image.clone());
         tokio::spawn(async move {
@@ -187,6 +309,15 @@ impl Context {
     }
 }
 
+/// Hashes of consecutive blocks of a leaf.
+struct Hashed {
+    /// Number of the first one in the leaf.
+    first: usize,
+    hashes: Vec<Option<BlockHash>>,
+    /// Their bytes, unless they were hashed on the way.
+    held: Option<Segment>,
+}
+
 /// Entries of a stored segment.
 pub(crate) struct Stored {
     first: usize,
@@ -197,6 +328,34 @@ fn fill(page: &mut Page, stored: Stored) {
     for (at, entry) in stored.entries.into_iter().enumerate() {
         page.set(stored.first + at, entry);
     }
+}
+
+thread_local! {
+    /// One block, small enough to stay in the core's cache between reading and hashing it.
+    static BLOCK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Hands over block after block as long as the source has them at hand; returns where it ended.
+fn each_cached(
+    device: &dyn BlockRead,
+    bytes: Range<u64>,
+    block_size: u32,
+    mut each: impl FnMut(&[u8]) -> Result<(), RepositoryError>,
+) -> Result<u64, RepositoryError> {
+    BLOCK.with_borrow_mut(|scratch| {
+        scratch.resize(block_size as usize, 0);
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let take = (bytes.end - at).min(u64::from(block_size));
+            let block = &mut scratch[..take as usize];
+            if !device.read_cached(at, block) {
+                break;
+            }
+            each(block)?;
+            at += take;
+        }
+        Ok(at)
+    })
 }
 
 /// Runs cut into segments.

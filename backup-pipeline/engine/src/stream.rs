@@ -3,6 +3,8 @@
 //! A leaf's bytes are gathered in memory and then go the way of any other leaf, while the next
 //! leaf is gathered.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use sluice_block::{BlockError, BlockRead, ErrorKind as BlockKind};
 use sluice_repository::Page;
@@ -27,13 +29,16 @@ impl BlockRead for Held {
     }
 
     async fn read_at(&self, offset: u64, buf: &mut [u8]) -> sluice_block::Result<()> {
+        if self.read_cached(offset, buf) {
+            return Ok(());
+        }
+        Err(BlockError::new(BlockKind::OutOfRange, "a stream cannot be read out of order"))
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
         let from = offset.checked_sub(self.start).map(|from| from as usize);
         let held = from.and_then(|from| self.bytes.get(from..from + buf.len()));
-        let held = held.ok_or_else(|| {
-            BlockError::new(BlockKind::OutOfRange, "a stream cannot be read out of order")
-        })?;
-        buf.copy_from_slice(held);
-        Ok(())
+        held.map(|held| buf.copy_from_slice(held)).is_some()
     }
 }
 
@@ -60,7 +65,7 @@ pub(crate) async fn run(
         }
         context.image.set_size(start + length);
         let (context, held) = (context.clone(), Held { start, bytes });
-        under_way = Some(tokio::spawn(async move { leaf(&context, &held).await }));
+        under_way = Some(tokio::spawn(async move { leaf(&context, held).await }));
         start += length;
         if length < span {
             break Ok(());
@@ -110,16 +115,18 @@ async fn gather(
     Ok(bytes)
 }
 
-async fn leaf(context: &Context, held: &Held) -> Result<()> {
+async fn leaf(context: &Context, held: Held) -> Result<()> {
+    let (start, end) = (held.start, held.size());
+    let held: Arc<dyn BlockRead> = Arc::new(held);
     let span = context.image.leaf_span();
-    let number = held.start / span;
-    let runs = std::iter::once(held.start..held.size()).collect();
+    let number = start / span;
+    let runs = std::iter::once(start..end).collect();
     if context.image.parent().is_some() && span <= LARGEST_HELD {
-        context.compare_region(held, number, runs).await?;
+        context.compare_region(&held, number, runs).await?;
     } else {
         let parent = context.image.parent_leaf(number).await?;
-        context.store_runs(held, number, runs, Page::empty(0), parent).await?;
+        context.store_runs(&held, number, runs, Page::empty(0), parent).await?;
     }
-    context.progress.add_done(held.bytes.len() as u64);
+    context.progress.add_done(end - start);
     Ok(())
 }

@@ -34,6 +34,11 @@ impl<D: BlockRead> BlockRead for Offset<D> {
         self.inner.read_at(self.start + offset, buf).await
     }
 
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        check_range(self.size, offset, buf.len() as u64).is_ok()
+            && self.inner.read_cached(self.start + offset, buf)
+    }
+
     async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
         check_range(self.size, offset, length)?;
         let mut found = self.inner.extents(self.start + offset, length).await?;

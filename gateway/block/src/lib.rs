@@ -46,6 +46,14 @@ pub trait BlockRead: Send + Sync {
     /// reports.
     async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
+    /// Fills `buf` on the calling thread when that needs no waiting, and says whether it did. A
+    /// caller that is about to work through the bytes then does so while they are still in its
+    /// core's cache; one that gets `false` reads with [`read_at`](Self::read_at).
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let _ = (offset, buf);
+        false
+    }
+
     /// Describes a prefix of `offset..offset + length` as at most [`MAX_EXTENTS`] extents.
     ///
     /// # Errors

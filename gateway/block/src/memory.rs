@@ -47,15 +47,8 @@ impl MemoryDisk {
             data = &data[take..];
         }
     }
-}
 
-#[async_trait]
-impl BlockRead for MemoryDisk {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    fn copy(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         check_range(self.size, offset, buf.len() as u64)?;
         let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
         let mut done = 0;
@@ -72,6 +65,21 @@ impl BlockRead for MemoryDisk {
             done += take;
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl BlockRead for MemoryDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.copy(offset, buf)
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        self.copy(offset, buf).is_ok()
     }
 
     async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {

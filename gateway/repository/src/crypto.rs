@@ -86,6 +86,24 @@ impl SealKey {
         let nonce = Nonce::assume_unique_for_key(nonce);
         self.0.open_in_place(nonce, Aad::from(aad), buf).ok()
     }
+
+    /// Decrypts and verifies `sealed` (ciphertext and tag) into `out`, which must be as long as
+    /// the ciphertext; nothing when it was not sealed so. `out` then holds no plaintext.
+    pub fn open_into(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Option<()> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let (ciphertext, tag) = sealed.split_at_checked(sealed.len().checked_sub(TAG_LEN)?)?;
+        let opened = self.0.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, out);
+        if opened.is_err() {
+            out.fill(0);
+        }
+        opened.ok()
+    }
 }
 
 /// The derived keys of an opened repository.

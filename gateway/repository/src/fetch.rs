@@ -148,35 +148,38 @@ impl SlotDecoder {
         }
         let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
         let nonce = slot_nonce(location.slot);
-        SCRATCH.with_borrow_mut(|(scratch, decompressor)| {
-            scratch.clear();
-            scratch.extend_from_slice(stored);
-            let payload = self
-                .key
-                .open(nonce, &aad, scratch)
-                .ok_or_else(|| damaged("it fails authentication"))?;
-            out.clear();
-            match location.codec {
-                Codec::Raw if payload.len() <= most => out.extend_from_slice(payload),
-                Codec::Raw => return Err(damaged("it is longer than it may be")),
-                Codec::Zstd => {
-                    // Frames say their size; a chunk must not take the memory of the largest.
-                    let size = zstd::zstd_safe::get_frame_content_size(payload);
-                    let size = size.ok().flatten().filter(|size| *size <= most as u64);
-                    let size = size.ok_or_else(|| damaged("its size is out of range"))?;
-                    out.reserve_exact(size as usize);
-                    let decompressor = match decompressor {
-                        Some(decompressor) => decompressor,
-                        none => none.insert(
-                            zstd::bulk::Decompressor::new()
-                                .map_err(|error| crate::repository::local("zstd", error))?,
-                        ),
-                    };
-                    decompressor
-                        .decompress_to_buffer(payload, out)
-                        .map_err(|_| damaged("it does not decompress"))?;
-                }
+        let length = stored.len() - TAG_LEN;
+        let unseal = |payload: &mut [u8]| {
+            let opened = self.key.open_into(nonce, &aad, stored, payload);
+            opened.ok_or_else(|| damaged("it fails authentication"))
+        };
+        if location.codec == Codec::Raw {
+            if length > most {
+                return Err(damaged("it is longer than it may be"));
             }
+            out.resize(length, 0);
+            return unseal(out);
+        }
+        SCRATCH.with_borrow_mut(|(scratch, decompressor)| {
+            scratch.resize(length.max(scratch.len()), 0);
+            let payload = &mut scratch[..length];
+            unseal(payload)?;
+            // Frames say their size; a chunk must not take the memory of the largest.
+            let size = zstd::zstd_safe::get_frame_content_size(payload);
+            let size = size.ok().flatten().filter(|size| *size <= most as u64);
+            let size = size.ok_or_else(|| damaged("its size is out of range"))?;
+            out.clear();
+            out.reserve_exact(size as usize);
+            let decompressor = match decompressor {
+                Some(decompressor) => decompressor,
+                none => none.insert(
+                    zstd::bulk::Decompressor::new()
+                        .map_err(|error| crate::repository::local("zstd", error))?,
+                ),
+            };
+            decompressor
+                .decompress_to_buffer(payload, out)
+                .map_err(|_| damaged("it does not decompress"))?;
             Ok(())
         })
     }

@@ -157,8 +157,13 @@ impl ImageReader {
         let keys = &self.inner.shared.keys;
         let decoder = SlotDecoder::new(keys, run.kind, run.pack);
         let mut out = Vec::new();
+        let mut decoded: Option<Entry> = None;
         for (block, entry) in &run.wanted {
-            decoder.chunk(keys, entry, run.slice(bytes, &entry.location), &mut out)?;
+            // Blocks of equal content stand side by side, for they lie at the same place.
+            if decoded != Some(*entry) {
+                decoder.chunk(keys, entry, run.slice(bytes, &entry.location), &mut out)?;
+                decoded = Some(*entry);
+            }
             each(*block, &out)?;
         }
         Ok(())
