@@ -5,6 +5,7 @@
 //! functions directly.
 
 pub mod descriptor;
+pub mod findings;
 pub mod header;
 pub mod id;
 pub mod keyslot;

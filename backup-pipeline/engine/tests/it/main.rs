@@ -1,5 +1,6 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
+mod bad_slots;
 mod crash;
 mod golden;
 mod golden_disk;
