@@ -10,6 +10,7 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod scrub;
 pub(crate) mod value;
 mod verify;
 
@@ -27,6 +28,7 @@ pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use scrub::ScrubArgs;
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -132,6 +134,7 @@ pub(crate) enum Command {
     Cat(CatArgs),
     Diff(DiffArgs),
     Verify(VerifyArgs),
+    Scrub(ScrubArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
     Key(KeyArgs),
@@ -198,6 +201,9 @@ mod tests {
             "sluice diff web-1@a web-1@b --json",
             "sluice verify --data",
             "sluice verify web-1@latest --sample 5%",
+            "sluice scrub --budget 100GiB --max-age 90d",
+            "sluice scrub --keyless",
+            "sluice scrub --status",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
             "sluice key add",

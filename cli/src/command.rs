@@ -10,6 +10,7 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod scrub;
 mod verify;
 
 use anyhow::Result;
@@ -49,6 +50,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Cat(args) => read::cat(&context, &args).await,
         Command::Diff(args) => read::diff(&context, &args).await,
         Command::Verify(args) => verify::run(&context, &args).await,
+        Command::Scrub(args) => scrub::run(&context, &args).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,

@@ -41,6 +41,7 @@ mod read_ahead;
 mod repository;
 mod reread;
 pub mod retention;
+pub mod scrub;
 mod session;
 mod verify;
 

@@ -35,6 +35,7 @@ use crate::format::record::session_object;
 use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error};
 
+pub(crate) use flaw::damage_of;
 pub use flaw::{Damage, Place, Touched};
 use flaw::{Flaws, split};
 pub(crate) use packs::{Memory, PackFlaws, check_hash};
@@ -272,13 +273,7 @@ impl Checked {
         if kind == PackKind::Data {
             report.chunks_read += self.flaws.decoded;
         }
-        let place = |slot| Place { kind, pack, slot };
-        if let Some(error) = &self.flaws.whole {
-            flaws.add_error(error, key.as_str(), place(None));
-        }
-        for (slot, error) in &self.flaws.slots {
-            flaws.add_error(error, key.as_str(), place(Some(*slot)));
-        }
+        flaws.add_pack(kind, pack, &self.flaws);
         if !self.agrees {
             match self.flaws.table {
                 Some(table) if misfits.len() < MOST_TABLES => {
@@ -286,7 +281,8 @@ impl Checked {
                 }
                 _ => {
                     let problem = "its table does not have all that block maps name";
-                    flaws.add(key.to_string(), problem.into(), Some(place(None)));
+                    let place = Place { kind, pack, slot: None };
+                    flaws.add(key.to_string(), problem.into(), Some(place));
                 }
             }
         } else if self.depth == Depth::Data && self.flaws.is_sound() && bad.holds_pack(self.name) {

@@ -6,4 +6,5 @@ mod golden;
 mod golden_disk;
 mod model;
 mod restore;
+mod scrub;
 mod support;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::error::RepositoryError;
-use crate::format::id::{PackId, PackKind};
+use crate::format::id::{PackId, PackKind, pack_key};
+use crate::verify::packs::PackFlaws;
 use crate::verify::references::PackName;
 
 /// Runs of bytes kept for one image of a point; more are only counted.
@@ -84,6 +85,16 @@ impl Flaws {
         self.add(object, problem, Some(Place { slot, ..place }));
     }
 
+    /// Adds all that is wrong with a pack.
+    pub(super) fn add_pack(&mut self, kind: PackKind, pack: PackId, flaws: &PackFlaws) {
+        let key = pack_key(kind, pack);
+        let whole = flaws.whole.iter().map(|error| (None, error));
+        let slots = flaws.slots.iter().map(|(slot, error)| (Some(*slot), error));
+        for (slot, error) in whole.chain(slots) {
+            self.add_error(error, key.as_str(), Place { kind, pack, slot });
+        }
+    }
+
     fn entry(&mut self, object: String, problem: String, place: Option<Place>) -> &mut Damage {
         self.0.entry((object.clone(), problem.clone())).or_insert_with(|| Damage {
             object,
@@ -97,6 +108,13 @@ impl Flaws {
     pub(super) fn into_vec(self) -> Vec<Damage> {
         self.0.into_values().collect()
     }
+}
+
+/// What is wrong with a pack, as findings of which nobody knows yet who needs them.
+pub(crate) fn damage_of(kind: PackKind, pack: PackId, flaws: &PackFlaws) -> Vec<Damage> {
+    let mut all = Flaws::default();
+    all.add_pack(kind, pack, flaws);
+    all.into_vec()
 }
 
 /// Damaged places, each with the numbers of the flaws that lie there.
