@@ -3,6 +3,7 @@
 mod backup;
 mod export;
 mod generate;
+mod heal;
 mod init;
 mod key;
 mod mount;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
+pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand};
 pub(crate) use mount::{MountArgs, UnmountArgs};
@@ -135,6 +137,7 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     Verify(VerifyArgs),
     Scrub(ScrubArgs),
+    Heal(HealArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
     Key(KeyArgs),
@@ -204,6 +207,7 @@ mod tests {
             "sluice scrub --budget 100GiB --max-age 90d",
             "sluice scrub --keyless",
             "sluice scrub --status",
+            "sluice heal --from /copy --data",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
             "sluice key add",

@@ -3,6 +3,7 @@
 mod backup;
 mod export;
 mod generate;
+mod heal;
 mod init;
 mod key;
 mod mount;
@@ -51,6 +52,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Diff(args) => read::diff(&context, &args).await,
         Command::Verify(args) => verify::run(&context, &args).await,
         Command::Scrub(args) => scrub::run(&context, &args).await,
+        Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,

@@ -48,7 +48,8 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     })
 }
 
-fn snapshot(progress: &VerifyProgress) -> Snapshot {
+/// How far a verification has come.
+pub(super) fn snapshot(progress: &VerifyProgress) -> Snapshot {
     let done = progress.bytes.load(Ordering::Relaxed);
     let total = progress.total_bytes.load(Ordering::Relaxed);
     Snapshot {

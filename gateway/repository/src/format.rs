@@ -4,6 +4,7 @@
 //! limits before it allocates, and never panics on hostile input. The fuzz targets call these
 //! functions directly.
 
+pub mod checked;
 pub mod coverage;
 pub mod descriptor;
 pub mod findings;

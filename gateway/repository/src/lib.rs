@@ -31,6 +31,7 @@ mod diff;
 mod error;
 mod fetch;
 pub mod format;
+pub mod heal;
 mod host;
 mod image_reader;
 mod image_writer;

@@ -19,7 +19,7 @@ mod references;
 mod touched;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -84,7 +84,8 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
     /// What is damaged but none of the points needs: it costs space or time, and no data.
     pub warnings: Vec<Damage>,
-    /// Packs recorded as damaged that were read whole and found sound.
+    /// Packs recorded as damaged that were read whole and found sound, or that are gone together
+    /// with all points that needed them.
     pub proven: Vec<(PackKind, crate::PackId)>,
 }
 
@@ -114,6 +115,7 @@ impl Repository {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let walk = Walk::new(self.shared.clone());
+        let everything = points.is_none();
         let points = match points {
             Some(points) => points,
             None => {
@@ -141,8 +143,19 @@ impl Repository {
         let data = packs.iter().filter(|((kind, _), _)| *kind == PackKind::Data);
         report.chunks = data.map(|(_, slots)| u64::from(slots.count)).sum();
         let shared = &self.shared;
-        let misfits =
-            shared.check_packs(packs, sums, depth, &mut flaws, &mut report, &progress).await?;
+        let bad = shared.bad_slots().await?;
+        let named: HashSet<PackName> =
+            packs.iter().map(|(name, _)| *name).filter(|name| bad.holds_pack(*name)).collect();
+        let todo = Todo { packs, sums, depth, bad };
+        let misfits = shared.check_packs(&todo, &mut flaws, &mut report, &progress).await?;
+        if everything {
+            // Damage that was collected with the points that needed it is over.
+            for name in todo.bad.packs().filter(|name| !named.contains(name)) {
+                if shared.is_gone(name).await? {
+                    report.proven.push(name);
+                }
+            }
+        }
         if flaws.is_empty() && misfits.is_empty() {
             return Ok(report);
         }
@@ -159,6 +172,15 @@ impl Repository {
     }
 }
 
+/// The packs to check, and against what.
+struct Todo {
+    packs: Vec<(PackName, Slots)>,
+    sums: Sums,
+    depth: Depth,
+    /// Damage that is known.
+    bad: BadSlots,
+}
+
 /// What became of one pack.
 struct Checked {
     name: PackName,
@@ -173,25 +195,22 @@ impl Shared {
     /// Checks every named pack. Returns the tables of packs that lack what is named.
     async fn check_packs(
         self: &Arc<Self>,
-        packs: Vec<(PackName, Slots)>,
-        sums: Sums,
-        depth: Depth,
+        todo: &Todo,
         flaws: &mut Flaws,
         report: &mut VerifyReport,
         progress: &VerifyProgress,
     ) -> Result<HashMap<PackName, Vec<SlotEntry>>> {
-        let total = packs.iter().map(|(_, slots)| slots.bytes).sum();
+        let total = todo.packs.iter().map(|(_, slots)| slots.bytes).sum();
         progress.total_bytes.store(total, Ordering::Relaxed);
         let memory = Memory::for_threads(self.pool.threads());
-        let bad = self.bad_slots().await?;
         let mut misfits = HashMap::new();
-        let mut checks = stream::iter(packs)
-            .map(|(name, slots)| self.check_named(name, slots, &sums, depth, &memory))
+        let mut checks = stream::iter(&todo.packs)
+            .map(|(name, slots)| self.check_named(*name, slots, todo, &memory))
             .buffer_unordered(memory.parallel);
         while let Some(checked) = checks.next().await {
             let checked = checked?;
             progress.bytes.fetch_add(checked.bytes, Ordering::Relaxed);
-            checked.tell(flaws, report, &mut misfits, &bad);
+            checked.tell(flaws, report, &mut misfits, &todo.bad);
         }
         Ok(misfits)
     }
@@ -199,12 +218,11 @@ impl Shared {
     async fn check_named(
         self: &Arc<Self>,
         name: PackName,
-        slots: Slots,
-        sums: &Sums,
-        depth: Depth,
+        slots: &Slots,
+        todo: &Todo,
         memory: &Memory,
     ) -> Result<Checked> {
-        let (kind, pack) = name;
+        let ((kind, pack), depth) = (name, todo.depth);
         let flaws = match depth {
             Depth::Data => {
                 // Pages were read and compared on the way here.
@@ -217,14 +235,21 @@ impl Shared {
             Depth::Structure | Depth::Sample { .. } => {
                 let mut flaws = self.check_table(kind, pack).await?;
                 if kind == PackKind::Data {
-                    let chosen = sampled(depth, &slots, flaws.table.as_deref());
+                    let chosen = sampled(depth, slots, flaws.table.as_deref());
                     self.check_some_slots(pack, &chosen, &mut flaws).await?;
                 }
                 flaws
             }
         };
-        let agrees = flaws.table.as_ref().is_none_or(|table| sums.agree(&slots, table));
+        let agrees = flaws.table.as_ref().is_none_or(|table| todo.sums.agree(slots, table));
         Ok(Checked { name, bytes: slots.bytes, flaws, agrees, depth })
+    }
+
+    async fn is_gone(&self, (kind, pack): PackName) -> Result<bool> {
+        match self.destination.head(&pack_key(kind, pack)).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => Ok(true),
+            other => Ok(other.map(|_| false)?),
+        }
     }
 
     /// Damaged index segments.

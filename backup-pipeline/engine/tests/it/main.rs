@@ -4,6 +4,7 @@ mod bad_slots;
 mod crash;
 mod golden;
 mod golden_disk;
+mod heal;
 mod model;
 mod restore;
 mod scrub;
