@@ -1,6 +1,7 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod doctor;
 mod export;
 mod generate;
 mod heal;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
@@ -138,6 +140,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Scrub(ScrubArgs),
     Heal(HealArgs),
+    Doctor(DoctorArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
     Key(KeyArgs),
@@ -208,6 +211,7 @@ mod tests {
             "sluice scrub --keyless",
             "sluice scrub --status",
             "sluice heal --from /copy --data",
+            "sluice doctor --data --probe",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
             "sluice key add",

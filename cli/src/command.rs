@@ -1,6 +1,7 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod doctor;
 mod export;
 mod generate;
 mod heal;
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Diff(args) => read::diff(&context, &args).await,
         Command::Verify(args) => verify::run(&context, &args).await,
         Command::Scrub(args) => scrub::run(&context, &args).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&context, &args)).await,
         Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,

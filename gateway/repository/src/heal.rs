@@ -24,6 +24,8 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key};
 
+pub(crate) use records::{descriptor_flaw, slot_flaw, witnessed};
+
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::pack_key;
 use crate::repository::{Repository, Shared, Unlock};

@@ -28,6 +28,7 @@ mod chunk_writer;
 pub mod clock;
 pub mod crypto;
 mod diff;
+pub mod doctor;
 mod error;
 mod fetch;
 pub mod format;

@@ -153,7 +153,7 @@ async fn missing_and_cut_off_objects_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_tells_and_changes_nothing() {
     let patient = patient().await;
-    let harmed = [patient.flip("d/", 0, 100, 1).await, patient.flip("r/", 0, 100, 1).await];
+    let harmed = [patient.flip("d/", 0, 100, 1).await, patient.flip("t/", 0, 100, 1).await];
     let before = patient.here.get(&harmed[0], ByteRange::Full).await.unwrap();
     let report = patient.heal(HealOptions { dry_run: true, ..deep() }).await.unwrap();
     let told: BTreeSet<&str> = report.healed.iter().map(|one| one.object.as_str()).collect();
