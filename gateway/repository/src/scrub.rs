@@ -19,17 +19,24 @@ use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, K
 use crate::clock::Clock;
 use crate::error::{RepositoryError, Result};
 use crate::format::coverage::PackObject;
+use crate::format::header::Header;
 use crate::format::id::{RepositoryId, pack_key};
-use crate::format::pack::MAX_PACK;
+use crate::format::pack::{MAX_PACK, header_kind};
 use crate::pool::Pool;
 use crate::repository::{Repository, Shared, parse_error};
-use crate::verify::{Damage, Memory, PackFlaws, VerifyReport, check_hash, damage_of};
+use crate::verify::{Damage, Memory, PackFlaws, PackHash, VerifyReport, damage_of};
 
 pub use coverage::ScrubStatus;
 use coverage::{Listed, Listing};
 
 /// How often what was proven is written down while a scrub runs, in ms.
 const SAVE_MS: u64 = 10 * 60 * 1000;
+
+/// Bytes of a pack got at once where it is only hashed: memory of this size is used again and
+/// again, while that of whole packs would come from the system each time.
+const PIECE: u64 = 4 << 20;
+/// Pieces of a pack under way: one comes while one is hashed.
+const PIECES: usize = 2;
 
 /// What to scrub.
 #[derive(Debug, Clone, Copy, Default)]
@@ -219,20 +226,29 @@ impl Scrubber {
             let whole = Some(damaged("it is longer than a pack may be"));
             return Ok(Some(PackFlaws { whole, read: 0, ..PackFlaws::default() }));
         }
-        let _held = memory.hold(size).await;
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let read = bytes.len() as u64;
-        let header = crate::format::header::Header {
-            kind: crate::format::pack::header_kind(kind),
-            repository: self.id,
-            object: pack.0,
-            epoch: 0,
-        };
-        let check = move || check_hash(Some(&header), kind, pack, &bytes).err();
-        let whole = self.pool.run(check).await?.map(damaged);
+        let header =
+            Header { kind: header_kind(kind), repository: self.id, object: pack.0, epoch: 0 };
+        let mut hash = PackHash::new(header, size);
+        let span = |offset| ByteRange::Span { offset, length: PIECE.min(size - offset) };
+        let mut pieces = stream::iter((0..size).step_by(PIECE as usize))
+            .map(|offset| self.destination.get(&key, span(offset)))
+            .buffered(PIECES);
+        let mut read = 0;
+        while let Some(piece) = pieces.next().await {
+            let piece = match piece {
+                Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
+                // It has become shorter; that its length is wrong is told by the end.
+                Err(error) if error.kind() == DestinationKind::InvalidRange => break,
+                other => other?,
+            };
+            read += piece.len() as u64;
+            let update = move || {
+                hash.update(&piece);
+                hash
+            };
+            hash = self.pool.run(update).await?;
+        }
+        let whole = hash.finish().map(damaged);
         Ok(Some(PackFlaws { whole, read, ..PackFlaws::default() }))
     }
 }

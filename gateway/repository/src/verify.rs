@@ -38,7 +38,7 @@ use crate::repository::{Repository, Shared, parse_error};
 pub(crate) use flaw::damage_of;
 pub use flaw::{Damage, Place, Touched};
 use flaw::{Flaws, split};
-pub(crate) use packs::{Memory, PackFlaws, check_hash};
+pub(crate) use packs::{Memory, PackFlaws, PackHash};
 pub(crate) use references::PackName;
 use references::{Slots, Sums};
 use touched::Tracing;

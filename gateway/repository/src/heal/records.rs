@@ -251,15 +251,14 @@ impl Shared {
                 }
                 Some((chain, point)) => {
                     let parsed = self.parse_point(key, chain, point, bytes);
-                    let opened = parsed.and_then(|found| {
+                    parsed.and_then(|found| {
                         let images = found.iter().flat_map(|found| &found.images);
                         for image in images {
                             let directory = image.open_directory(&self.keys);
                             directory.map_err(|error| parse_error(key, error))?;
                         }
                         Ok(Vec::new())
-                    });
-                    opened
+                    })
                 }
             },
         };

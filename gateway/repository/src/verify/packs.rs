@@ -77,26 +77,52 @@ impl PackFlaws {
     }
 }
 
-/// The footer of a pack held whole, when its header, length and hash are right. Needs no key.
-pub(crate) fn check_hash(
-    header: Option<&Header>,
-    kind: PackKind,
-    pack: PackId,
-    bytes: &[u8],
-) -> std::result::Result<Footer, &'static str> {
-    let footer = Footer::decode(bytes).map_err(|_| "it has no valid footer")?;
-    if footer.pack_len() != bytes.len() as u64 {
-        return Err("its length is not what its footer says");
+/// Checks a pack's header, length and hash, piece by piece. Needs no key.
+#[derive(Debug)]
+pub(crate) struct PackHash {
+    header: Header,
+    size: u64,
+    seen: u64,
+    head: Vec<u8>,
+    footer: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl PackHash {
+    /// For a pack with this header, in an object of `size` bytes.
+    pub(crate) fn new(header: Header, size: u64) -> Self {
+        let (head, footer) = (Vec::with_capacity(HEADER_LEN), Vec::with_capacity(FOOTER_LEN));
+        Self { header, size, seen: 0, head, footer, hasher: blake3::Hasher::new() }
     }
-    if *blake3::hash(&bytes[..bytes.len() - FOOTER_LEN]).as_bytes() != footer.hash {
-        return Err("its bytes differ from its hash");
+
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        let missing = HEADER_LEN - self.head.len();
+        self.head.extend_from_slice(&piece[..missing.min(piece.len())]);
+        let body = self.size.saturating_sub(FOOTER_LEN as u64).saturating_sub(self.seen);
+        let body = usize::try_from(body).unwrap_or(usize::MAX).min(piece.len());
+        self.hasher.update(&piece[..body]);
+        self.footer.extend_from_slice(&piece[body..]);
+        self.seen += piece.len() as u64;
     }
-    let found = Header::decode(&bytes[..HEADER_LEN]).map_err(|_| "its header is not valid")?;
-    let other = header.is_some_and(|header| *header != found);
-    if other || found.kind != header_kind(kind) || found.object != pack.0 {
-        return Err("it is another object than its name says");
+
+    /// What is wrong with the pack; nothing when it is sound.
+    pub(crate) fn finish(self) -> Option<&'static str> {
+        let Ok(footer) = Footer::decode(&self.footer) else {
+            return Some("it has no valid footer");
+        };
+        if footer.pack_len() != self.size || self.seen != self.size {
+            return Some("its length is not what its footer says");
+        }
+        if *self.hasher.finalize().as_bytes() != footer.hash {
+            return Some("its bytes differ from its hash");
+        }
+        match Header::decode(&self.head) {
+            Err(_) => Some("its header is not valid"),
+            Ok(found) if found != self.header => Some("it is another object than its name says"),
+            Ok(_) => None,
+        }
     }
-    Ok(footer)
 }
 
 /// The entry by which a page would name a slot.
@@ -189,7 +215,11 @@ impl Shared {
             }
         };
         let body = bytes.clone();
-        let hashing = self.pool.run(move || check_hash(Some(&header), kind, pack, &body).err());
+        let hashing = self.pool.run(move || {
+            let mut hash = PackHash::new(header, body.len() as u64);
+            hash.update(&body);
+            hash.finish()
+        });
         let chosen = choose(&table);
         let decoding = self.decode_slots(kind, pack, &table, chosen.clone(), &bytes);
         let (hashed, slots) = futures::future::join(hashing, decoding).await;
