@@ -1,8 +1,10 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod doctor;
 mod export;
 mod generate;
+mod heal;
 mod init;
 mod key;
 mod mount;
@@ -10,6 +12,7 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod scrub;
 pub(crate) mod value;
 mod verify;
 
@@ -18,8 +21,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
+pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand};
 pub(crate) use mount::{MountArgs, UnmountArgs};
@@ -27,6 +32,7 @@ pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use scrub::ScrubArgs;
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -132,6 +138,9 @@ pub(crate) enum Command {
     Cat(CatArgs),
     Diff(DiffArgs),
     Verify(VerifyArgs),
+    Scrub(ScrubArgs),
+    Heal(HealArgs),
+    Doctor(DoctorArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
     Key(KeyArgs),
@@ -198,6 +207,11 @@ mod tests {
             "sluice diff web-1@a web-1@b --json",
             "sluice verify --data",
             "sluice verify web-1@latest --sample 5%",
+            "sluice scrub --budget 100GiB --max-age 90d",
+            "sluice scrub --keyless",
+            "sluice scrub --status",
+            "sluice heal --from /copy --data",
+            "sluice doctor --data --probe",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
             "sluice key add",

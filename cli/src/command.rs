@@ -1,8 +1,10 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod doctor;
 mod export;
 mod generate;
+mod heal;
 mod init;
 mod key;
 mod mount;
@@ -10,6 +12,7 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod scrub;
 mod verify;
 
 use anyhow::Result;
@@ -49,6 +52,9 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Cat(args) => read::cat(&context, &args).await,
         Command::Diff(args) => read::diff(&context, &args).await,
         Command::Verify(args) => verify::run(&context, &args).await,
+        Command::Scrub(args) => scrub::run(&context, &args).await,
+        Command::Doctor(args) => Box::pin(doctor::run(&context, &args)).await,
+        Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,

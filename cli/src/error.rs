@@ -273,8 +273,8 @@ fn help_for(kind: &str) -> Option<&'static str> {
              repository is the one you mean; --recovery-key-file opens it with the recovery key"
         }
         "damaged" => {
-            "`sluice verify --data` lists what is damaged and which restore points are touched; \
-             the others can be restored"
+            "`sluice doctor --data` tells what is damaged, what that touches and what helps; other \
+             restore points can be restored"
         }
         "not-found" => "`sluice list` shows what there is",
         "ambiguous" => "write more of the id; `sluice list --json` shows ids in full",
@@ -288,7 +288,7 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "no-space" => "make room and run the command again; what was stored is kept and used",
         "unreachable" => "check the network and the server, then run the command again",
         "unfit" => "use a store with conditional writes, such as S3, or a folder",
-        "missing-object" => "`sluice verify` tells which restore points miss something",
+        "missing-object" => "`sluice doctor` tells which restore points miss something",
         "source" => {
             "earlier restore points are untouched; see to the source, then run the backup again"
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use sluice_block::{BlockRead, coalesce};
 use sluice_repository::{
-    BackupSession, Base, CommitInfo, ImageRecord, OtherSession, Page, Repository, RestorePoint,
-    SessionOptions,
+    BackupSession, Base, CommitInfo, ImageReader, ImageRecord, OtherSession, Page, Repository,
+    Reread, RestorePoint, SessionOptions,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -161,9 +161,12 @@ async fn run_images(
 ) -> Result<Vec<ImageRecord>> {
     let (buffers, memory) = (Buffers::default(), memory());
     let mut records = Vec::with_capacity(images.len());
-    for image in images {
+    for mut image in images {
         let block_size = options.block_size.unwrap_or_else(|| inherited(session, &image.name));
         let parent = session.parent_image(&image.name, block_size)?;
+        if let Some(parent) = &parent {
+            reread(session, parent, &mut image).await?;
+        }
         let (size, base) = match &image.source {
             Source::Device(device, Change::Changed(_)) if parent.is_some() => {
                 (device.size(), Base::Parent)
@@ -196,6 +199,29 @@ async fn run_images(
         records.push(writer.finish().await?);
     }
     Ok(records)
+}
+
+/// Adds to what changed what must be read again: parts of the parent known to be damaged.
+async fn reread(
+    session: &BackupSession,
+    parent: &ImageReader,
+    image: &mut SourceImage,
+) -> Result<()> {
+    let Source::Device(_, change) = &mut image.source else { return Ok(()) };
+    let Change::Changed(ranges) = change else { return Ok(()) };
+    match session.to_reread(parent).await? {
+        Reread::Nothing => {}
+        Reread::Leaves(leaves) => {
+            tracing::info!(leaves = leaves.len(), "reading again what is damaged in the store");
+            let (span, size) = (parent.leaf_span(), parent.record().size);
+            ranges.extend(leaves.iter().map(|leaf| leaf * span..((leaf + 1) * span).min(size)));
+        }
+        Reread::Everything => {
+            tracing::warn!("the last point's map is damaged: reading the whole source");
+            *change = Change::Regions;
+        }
+    }
+    Ok(())
 }
 
 /// The block size of the chain so far.

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use serde_json::json;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Damage, Depth, VerifyProgress, VerifyReport};
+use sluice_repository::{Damage, Depth, Recorded, VerifyProgress, VerifyReport};
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output::progress::{Shower, Shown};
-use crate::output::{self, bytes, count, note};
+use crate::output::{self, bytes, count, note, warn};
 
 /// Points of a damaged object that are named; the document names all.
 const NAMED: usize = 5;
@@ -34,15 +34,22 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let report = repository.verify(points, depth, progress).await;
     drop(shower);
     let report = report?;
+    let recorded = repository.record_findings(&report).await?;
     if context.global.json {
-        output::json_line(&document(&report))?;
+        output::json_line(&document(&report, recorded))?;
     } else {
         tell(context, &report)?;
+        tell_recorded(context, recorded);
     }
-    Ok(if report.damage.is_empty() { Exit::Done } else { Exit::Damaged })
+    Ok(match (report.damage.is_empty(), report.warnings.is_empty()) {
+        (false, _) => Exit::Damaged,
+        (true, false) => Exit::Warnings,
+        (true, true) => Exit::Done,
+    })
 }
 
-fn snapshot(progress: &VerifyProgress) -> Snapshot {
+/// How far a verification has come.
+pub(super) fn snapshot(progress: &VerifyProgress) -> Snapshot {
     let done = progress.bytes.load(Ordering::Relaxed);
     let total = progress.total_bytes.load(Ordering::Relaxed);
     Snapshot {
@@ -60,12 +67,9 @@ fn snapshot(progress: &VerifyProgress) -> Snapshot {
     }
 }
 
-fn document(report: &VerifyReport) -> serde_json::Value {
-    let damage: Vec<_> = report
-        .damage
-        .iter()
-        .map(|one| json!({"object": one.object, "problem": one.problem, "points": one.points}))
-        .collect();
+fn document(report: &VerifyReport, recorded: Recorded) -> serde_json::Value {
+    let damage: Vec<_> = report.damage.iter().map(damage_document).collect();
+    let warnings: Vec<_> = report.warnings.iter().map(damage_document).collect();
     json!({
         "type": "summary",
         "points": report.points,
@@ -76,7 +80,46 @@ fn document(report: &VerifyReport) -> serde_json::Value {
         "bytes_read": report.bytes_read,
         "damaged": !report.damage.is_empty(),
         "damage": damage,
+        "warnings": warnings,
+        "recorded": { "bad": recorded.bad, "healed": recorded.healed },
     })
+}
+
+/// Damage of one object, with the parts of images that need it.
+pub(super) fn damage_document(one: &Damage) -> serde_json::Value {
+    let touched: Vec<_> = one
+        .touched
+        .iter()
+        .map(|touched| {
+            let ranges: Vec<_> = touched.ranges.iter().map(|r| [r.start, r.end]).collect();
+            json!({
+                "point": touched.point,
+                "image": touched.image,
+                "bytes": touched.bytes,
+                "ranges": ranges,
+            })
+        })
+        .collect();
+    json!({
+        "object": one.object,
+        "problem": one.problem,
+        "points": one.points,
+        "touched": touched,
+    })
+}
+
+/// Says what the next backups will make of it.
+pub(super) fn tell_recorded(context: &Context, recorded: Recorded) {
+    if recorded.bad > 0 {
+        let packs = count(recorded.bad as u64, "damaged pack");
+        note(format_args!(
+            "{packs} recorded: the next backups store again what their sources still have"
+        ));
+    }
+    if recorded.healed > 0 && !context.global.quiet {
+        let packs = count(recorded.healed as u64, "pack");
+        note(format_args!("{packs} recorded as damaged found sound again"));
+    }
 }
 
 /// What is wrong with one object.
@@ -113,6 +156,12 @@ fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
             text += &format!("  and by {} more\n", damage.points.len() - NAMED);
         }
     }
+    for one in &report.warnings {
+        warn(format_args!(
+            "{} is damaged: {}; no restore point looked at needs it",
+            one.object, one.problem
+        ));
+    }
     if report.damage.is_empty() {
         if context.global.quiet {
             return Ok(());
@@ -132,9 +181,9 @@ fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
         let objects = count(by_object(&report.damage).len() as u64, "damaged object");
         note(format_args!("error: the repository has {objects}"));
         note(
-            "help: restore points not named here are sound; bring the objects back from a copy of \
-             the destination, or move damaged packs away and run the next backup with --rescan, \
-             which stores what the source still has",
+            "help: restore points not named here are sound; `sluice heal --from COPY` brings \
+             objects back from a copy of the destination; without one, the next backup stores \
+             again what its source still has",
         );
     }
     Ok(())
@@ -150,6 +199,8 @@ mod tests {
             object: object.into(),
             problem: problem.into(),
             points: BTreeSet::from([point.to_owned()]),
+            place: None,
+            touched: Vec::new(),
         };
         let all = [
             damage("d/1", "missing", "vm@a"),

@@ -17,6 +17,7 @@ use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::bad_slots::BadSlots;
 use crate::crypto::{digest16, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::{Digest, PackId, PackKind, SessionId, pack_key};
@@ -83,6 +84,8 @@ pub(crate) struct ChunkWriter {
     meta_serial: AtomicU32,
     known: Mutex<Known>,
     index: DedupIndex,
+    /// Slots not to be taken for content that is there.
+    pub(crate) bad: BadSlots,
     confirmed: Cache<PackId, Arc<Vec<SlotEntry>>>,
     puts: Arc<Semaphore>,
     pending: watch::Sender<usize>,
@@ -129,6 +132,7 @@ impl ChunkWriter {
         session: SessionId,
         level: i32,
         index: DedupIndex,
+        bad: BadSlots,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
@@ -140,6 +144,7 @@ impl ChunkWriter {
             meta_serial: AtomicU32::new(0),
             known: Mutex::default(),
             index,
+            bad,
             confirmed: Cache::new(CONFIRMED_PACKS),
             puts: Arc::new(Semaphore::new(PUTS)),
             pending: watch::Sender::new(0),
@@ -208,7 +213,9 @@ impl ChunkWriter {
         };
         let id = digest16(&full);
         let same = |parent: &&Entry| {
-            parent.id == id && (trust_parent || self.is_stored(&full, &parent.location))
+            parent.id == id
+                && !self.bad.holds(PackKind::Data, &parent.location)
+                && (trust_parent || self.is_stored(&full, &parent.location))
         };
         if let Some(parent) = parent.filter(same) {
             self.counters.unchanged.fetch_add(size, Ordering::Relaxed);
@@ -229,7 +236,8 @@ impl ChunkWriter {
         if let Some(location) = self.known.lock().places.get(&id) {
             return Some(*location);
         }
-        self.index.find(id).filter(|location| self.is_stored(full, location))
+        let sound = |place: &Location| !self.bad.holds(PackKind::Data, place);
+        self.index.find(id).filter(|place| sound(place) && self.is_stored(full, place))
     }
 
     /// Whether the pack's own table has this chunk at this place.
@@ -381,6 +389,9 @@ impl ChunkWriter {
                 offset: entry.offset,
                 stored_len: entry.stored_len,
             };
+            if self.bad.holds(PackKind::Data, &location) {
+                continue;
+            }
             known.places.insert(digest16(&entry.id), location);
         }
     }

@@ -72,6 +72,12 @@ impl RepositoryError {
         self.kind
     }
 
+    /// Whether the destination may be read but not written.
+    pub(crate) fn is_unwritable(&self) -> bool {
+        let unwritable = [DestinationKind::ReadOnly, DestinationKind::AccessDenied];
+        unwritable.iter().any(|kind| self.kind == ErrorKind::Destination(*kind))
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.kind == ErrorKind::Destination(DestinationKind::Unavailable)

@@ -132,7 +132,7 @@ impl SlotDecoder {
 
     /// Opens a stored slot into `out`, which gets exactly its content. The content is
     /// authenticated but not yet compared with an id.
-    fn open(
+    pub(crate) fn open(
         &self,
         location: &Location,
         stored: &[u8],

@@ -4,7 +4,10 @@
 //! limits before it allocates, and never panics on hostile input. The fuzz targets call these
 //! functions directly.
 
+pub mod checked;
+pub mod coverage;
 pub mod descriptor;
+pub mod findings;
 pub mod header;
 pub mod id;
 pub mod keyslot;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::chunk_writer::{BlockHash, ChunkWriter};
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::id::Digest;
+use crate::format::id::{Digest, PackKind};
 use crate::format::manifest::{DirectoryEntry, ImageRecord, encode_directory, root_digest};
 use crate::format::page::{Entry, Page, ids_digest};
 use crate::format::{FANOUT, MAX_IMAGE, is_block_size};
@@ -136,8 +136,19 @@ impl ImageWriter {
     ///
     /// # Errors
     /// What reading the parent's pages meets.
+    ///
+    /// A leaf that names damaged chunks has none: it must not be kept.
     pub async fn parent_digest(&self, leaf: u64) -> Result<Option<Digest>> {
-        Ok(self.parent_entry(leaf).await?.map(|entry| entry.id))
+        let Some(entry) = self.parent_entry(leaf).await? else { return Ok(None) };
+        if !self.writer.bad.has(PackKind::Data) {
+            return Ok(Some(entry.id));
+        }
+        let page = self.parent_leaf(leaf).await?;
+        Ok(page.filter(|page| !self.writer.bad.any_of(page)).map(|_| entry.id))
+    }
+
+    fn is_bad_page(&self, page: &Entry) -> bool {
+        self.writer.bad.holds(PackKind::Meta, &page.location)
     }
 
     /// The parent's page of a leaf.
@@ -291,7 +302,12 @@ impl ImageWriter {
 
     async fn parent_entry(&self, leaf: u64) -> Result<Option<Entry>> {
         match &self.parent {
-            Some(parent) => self.unless_damaged(parent.leaf_entry(leaf).await),
+            Some(parent) => {
+                let entry = self.unless_damaged(parent.leaf_entry(leaf).await)?;
+                // A map is built on as a whole or, being damaged, not at all (`to_reread`).
+                let whole = self.base == Base::Parent;
+                Ok(entry.filter(|entry| whole || !self.is_bad_page(entry)))
+            }
             None => Ok(None),
         }
     }
@@ -384,6 +400,7 @@ impl ImageWriter {
         let digest = page.digest(&self.shared.keys, self.block_size);
         if let (Some(old), Some(before)) = (old, before)
             && *before == page
+            && !self.writer.bad.holds(PackKind::Meta, &old.location)
         {
             return Ok(Some(*old));
         }

@@ -22,14 +22,17 @@
 //! Requests to the destination run on tokio. Hashing, compression, sealing, and decoding run on
 //! the repository's [`Pool`]. No lock is held across an await.
 
+mod bad_slots;
 mod cache;
 mod chunk_writer;
 pub mod clock;
 pub mod crypto;
 mod diff;
+pub mod doctor;
 mod error;
 mod fetch;
 pub mod format;
+pub mod heal;
 mod host;
 mod image_reader;
 mod image_writer;
@@ -38,10 +41,13 @@ mod points;
 mod pool;
 mod read_ahead;
 mod repository;
+mod reread;
 pub mod retention;
+pub mod scrub;
 mod session;
 mod verify;
 
+pub use bad_slots::Recorded;
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
 pub use clock::Clock;
 pub use error::{ErrorKind, RepositoryError, Result};
@@ -55,5 +61,6 @@ pub use image_writer::{Base, ImageWriter};
 pub use points::{DamagedPoint, Listing, Pin, PointSelector, PointSpec, RestorePoint};
 pub use pool::Pool;
 pub use repository::{InitOptions, Repository, Settings, Unlock, rfc3339};
+pub use reread::Reread;
 pub use session::{BackupSession, CommitInfo, OtherSession, SessionOptions, check_name};
-pub use verify::{Damage, Depth, VerifyProgress, VerifyReport};
+pub use verify::{Damage, Depth, Place, Touched, VerifyProgress, VerifyReport};

@@ -241,7 +241,7 @@ impl Repository {
         Err(damaged.unwrap_or_else(|| wrong_key(&*destination, &unlock)))
     }
 
-    fn assemble(
+    pub(crate) fn assemble(
         destination: Arc<dyn Destination>,
         id: RepositoryId,
         master: MasterKey,
@@ -399,7 +399,7 @@ impl Shared {
     }
 }
 
-fn try_slot(
+pub(crate) fn try_slot(
     slot: &KeySlot,
     id: RepositoryId,
     unlock: &Unlock,

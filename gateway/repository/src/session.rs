@@ -115,7 +115,8 @@ impl Repository {
         let id = SessionId::new(shared.clock.now_ms(), random()?);
         let (record, parent) = shared.open_session(id, chain, instance).await?;
         let index = shared.open_index(options.dedup).await;
-        let writer = ChunkWriter::new(shared.clone(), id, options.level, index);
+        let bad = shared.bad_slots().await?;
+        let writer = ChunkWriter::new(shared.clone(), id, options.level, index, bad);
         let heartbeat = tokio::spawn(beat(shared.clone(), record.clone()));
         let mut session = BackupSession {
             shared,

@@ -2,28 +2,52 @@
 //!
 //! *Structure*: every page of every point is read and its digest compared, and every chunk a
 //! page names is looked up in its pack's own table: id, place and length must agree, and the pack
-//! must be as long as its footer says. *Data*: chunks are also read, decrypted and compared with
-//! their ids. Each pack and each chunk is looked at once, however many points share it.
+//! must be as long as its footer says. *Data*: packs are also read whole, their hash compared, and
+//! the chunks in them decrypted and compared with their ids.
+//!
+//! ```text
+//!  1  walk     every page once                  ->  which slots are named, two bits each
+//!  2  packs    every named pack's table once    ->  what is damaged
+//!  3  tracing  when something is: walk again    ->  which points and bytes need it
+//! ```
+//!
+//! Memory is the two bits and a little for each pack, however many points share them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod flaw;
+mod packs;
+mod references;
+mod touched;
+mod walk;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, DestinationError, ErrorKind as DestinationKind};
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
 
-use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::fetch::{SlotDecoder, coalesce};
-use crate::format::FANOUT;
-use crate::format::id::{Digest, PackId, PackKind, commit_key, pack_key};
-use crate::format::pack::{FOOTER_LEN, MAX_TAIL, SlotEntry, open_table};
-use crate::format::page::Entry;
+use crate::bad_slots::BadSlots;
+use crate::error::{ErrorKind, Result};
+use crate::format::header::Kind;
+use crate::format::id::{PackKind, SessionId, pack_key, segments_prefix};
+use crate::format::pack::SlotEntry;
+use crate::format::record::session_object;
 use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error};
 
-/// Packs looked at side by side. With [`Depth::Data`] each is held whole, so this bounds memory.
-const PARALLEL: usize = 4;
+pub(crate) use flaw::damage_of;
+pub use flaw::{Damage, Place, Touched};
+use flaw::{Flaws, split};
+pub(crate) use packs::{Memory, PackFlaws, PackHash};
+pub(crate) use references::PackName;
+use references::{Slots, Sums};
+use touched::Tracing;
+use walk::Walk;
+
+/// Index segments read side by side.
+const SEGMENTS: usize = 8;
+/// Tables kept to tell which slots they lack; of more packs only the pack is told.
+const MOST_TABLES: usize = 64;
 
 /// What to verify.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,17 +65,6 @@ pub enum Depth {
     Data,
 }
 
-/// Something that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// The object, and the slot where one is to blame.
-    pub object: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// Points that need it, as INSTANCE@ID.
-    pub points: BTreeSet<String>,
-}
-
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VerifyReport {
@@ -67,8 +80,13 @@ pub struct VerifyReport {
     pub chunks_read: u64,
     /// Bytes read for them.
     pub bytes_read: u64,
-    /// Everything that is damaged.
+    /// Everything that is damaged and that points need.
     pub damage: Vec<Damage>,
+    /// What is damaged but none of the points needs: it costs space or time, and no data.
+    pub warnings: Vec<Damage>,
+    /// Packs recorded as damaged that were read whole and found sound, or that are gone together
+    /// with all points that needed them.
+    pub proven: Vec<(PackKind, crate::PackId)>,
 }
 
 /// Counts of a verification under way.
@@ -84,36 +102,6 @@ pub struct VerifyProgress {
     pub bytes: AtomicU64,
 }
 
-#[derive(Default)]
-struct Found {
-    damage: BTreeMap<(String, String), BTreeSet<String>>,
-    /// Pages seen, with whether they were sound.
-    pages: HashMap<Digest, bool>,
-    /// Slots to look up, by pack.
-    slots: BTreeMap<(PackKind, PackId), HashMap<u16, Wanted>>,
-}
-
-struct Wanted {
-    entry: Entry,
-    points: Vec<u32>,
-}
-
-impl Found {
-    /// Notes that a point needs what this entry names.
-    fn want(&mut self, kind: PackKind, entry: &Entry, point: u32) {
-        let slots = self.slots.entry((kind, entry.location.pack)).or_default();
-        let fresh = || Wanted { entry: *entry, points: Vec::new() };
-        let wanted = slots.entry(entry.location.slot).or_insert_with(fresh);
-        if wanted.points.last() != Some(&point) {
-            wanted.points.push(point);
-        }
-    }
-
-    fn add(&mut self, object: String, problem: String, point: &str) {
-        self.damage.entry((object, problem)).or_default().insert(point.to_owned());
-    }
-}
-
 impl Repository {
     /// Verifies the given points, or all when there are none given.
     ///
@@ -125,333 +113,220 @@ impl Repository {
         depth: Depth,
         progress: Arc<VerifyProgress>,
     ) -> Result<VerifyReport> {
-        let mut found = Found::default();
+        let mut report = VerifyReport::default();
+        let walk = Walk::new(self.shared.clone());
+        let everything = points.is_none();
         let points = match points {
             Some(points) => points,
             None => {
+                report.warnings = self.shared.damaged_segments().await?;
                 let listing = self.list(None).await?;
+                let flaws = &mut walk.found.lock().flaws;
                 for damaged in listing.damaged {
                     let (object, problem) = split(&damaged.error, damaged.key.as_str());
-                    found.add(object, problem, damaged.key.as_str());
+                    flaws.add_for(object, problem, damaged.key.as_str());
                 }
                 listing.points
             }
         };
-        progress.total_points.store(points.len() as u64, Ordering::Relaxed);
-        let names: Vec<String> = points.iter().map(ToString::to_string).collect();
-        for (number, point) in points.iter().enumerate() {
-            self.walk(point, number as u32, &names, &mut found).await?;
+        report.points = points.len() as u64;
+        progress.total_points.store(report.points, Ordering::Relaxed);
+        for point in &points {
+            walk.point(point).await?;
             progress.points.fetch_add(1, Ordering::Relaxed);
         }
-        let mut report = VerifyReport {
-            points: points.len() as u64,
-            pages: found.pages.len() as u64,
-            packs: found.slots.len() as u64,
-            chunks: (found.slots.iter())
-                .filter(|((kind, _), _)| *kind == PackKind::Data)
-                .map(|(_, slots)| slots.len() as u64)
-                .sum(),
-            ..VerifyReport::default()
-        };
-        let slots = std::mem::take(&mut found.slots);
-        self.check_packs(slots, depth, &names, &mut found, &mut report, &progress).await?;
-        let damage = found.damage.into_iter();
-        report.damage =
-            damage.map(|((object, problem), points)| Damage { object, problem, points }).collect();
+        report.pages = walk.pages.load(Ordering::Relaxed);
+        let found = walk.found.into_inner();
+        let mut flaws = found.flaws;
+        let (packs, sums) = found.references.into_packs();
+        report.packs = packs.len() as u64;
+        let data = packs.iter().filter(|((kind, _), _)| *kind == PackKind::Data);
+        report.chunks = data.map(|(_, slots)| u64::from(slots.count)).sum();
+        let shared = &self.shared;
+        let bad = shared.bad_slots().await?;
+        let named: HashSet<PackName> =
+            packs.iter().map(|(name, _)| *name).filter(|name| bad.holds_pack(*name)).collect();
+        let todo = Todo { packs, sums, depth, bad };
+        let misfits = shared.check_packs(&todo, &mut flaws, &mut report, &progress).await?;
+        if everything {
+            // Damage that was collected with the points that needed it is over.
+            for name in todo.bad.packs().filter(|name| !named.contains(name)) {
+                if shared.is_gone(name).await? {
+                    report.proven.push(name);
+                }
+            }
+        }
+        if flaws.is_empty() && misfits.is_empty() {
+            return Ok(report);
+        }
+        let mut tracing = Tracing::new(shared.clone(), flaws.into_vec(), misfits);
+        for point in &points {
+            tracing.point(point).await?;
+        }
+        let (damage, unneeded): (Vec<Damage>, Vec<Damage>) =
+            tracing.damage.into_iter().partition(|one| !one.points.is_empty());
+        report.damage = damage;
+        report.damage.sort_by(|a, b| (&a.object, &a.problem).cmp(&(&b.object, &b.problem)));
+        report.warnings.extend(unneeded);
         Ok(report)
     }
-
-    /// Reads a point's pages and notes the chunks they name.
-    async fn walk(
-        &self,
-        point: &RestorePoint,
-        number: u32,
-        names: &[String],
-        found: &mut Found,
-    ) -> Result<()> {
-        let name = &names[number as usize];
-        for record in &point.images {
-            let image = match self.shared.open_image(point, record) {
-                Ok(image) => image,
-                Err(error) => {
-                    let key = commit_key(point.chain, point.id);
-                    let (object, problem) = split(&error, key.as_str());
-                    found.add(object, problem, name);
-                    continue;
-                }
-            };
-            for top in image.inner.directory.clone() {
-                let entry = Entry { id: top.digest, location: top.location };
-                found.want(PackKind::Meta, &entry, number);
-                let pages = self.shared.pages(&[entry], 1, record.block_size).await;
-                let Some(page) = first(pages, &entry, name, found)? else { continue };
-                found.pages.insert(entry.id, true);
-                page.iter().for_each(|(_, leaf)| found.want(PackKind::Meta, leaf, number));
-                let leaves: Vec<Entry> = page.iter().map(|(_, entry)| *entry).collect();
-                for batch in leaves.chunks(FANOUT / 4) {
-                    self.walk_leaves(batch, record.block_size, number, name, found).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn walk_leaves(
-        &self,
-        leaves: &[Entry],
-        block_size: u32,
-        number: u32,
-        name: &str,
-        found: &mut Found,
-    ) -> Result<()> {
-        // Together when they are sound, which they nearly always are; else one by one, to
-        // name the damaged one.
-        let together = self.shared.pages(leaves, 0, block_size).await;
-        let pages = match together {
-            Ok(pages) => pages.into_iter().zip(leaves).map(|(p, e)| (Some(p), *e)).collect(),
-            Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-            Err(_) => {
-                let mut pages = Vec::new();
-                for entry in leaves {
-                    let page = self.shared.pages(&[*entry], 0, block_size).await;
-                    pages.push((first(page, entry, name, found)?, *entry));
-                }
-                pages
-            }
-        };
-        for (page, entry) in pages {
-            let Some(page) = page else { continue };
-            found.pages.insert(entry.id, true);
-            page.iter().for_each(|(_, chunk)| found.want(PackKind::Data, chunk, number));
-        }
-        Ok(())
-    }
-
-    async fn check_packs(
-        &self,
-        packs: BTreeMap<(PackKind, PackId), HashMap<u16, Wanted>>,
-        depth: Depth,
-        names: &[String],
-        found: &mut Found,
-        report: &mut VerifyReport,
-        progress: &VerifyProgress,
-    ) -> Result<()> {
-        let length = |slots: &HashMap<u16, Wanted>| -> u64 {
-            slots.values().map(|wanted| u64::from(wanted.entry.location.stored_len)).sum()
-        };
-        progress.total_bytes.store(packs.values().map(length).sum(), Ordering::Relaxed);
-        let mut checks = stream::iter(packs)
-            .map(|((kind, pack), slots)| {
-                let shared = self.shared.clone();
-                async move {
-                    let bytes = length(&slots);
-                    (bytes, shared.check_pack(kind, pack, slots, depth).await)
-                }
-            })
-            .buffer_unordered(PARALLEL);
-        while let Some((bytes, result)) = checks.next().await {
-            let checked = result?;
-            progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-            report.chunks_read += checked.chunks_read;
-            report.bytes_read += checked.bytes_read;
-            for (problem, object, points) in checked.damage {
-                for point in points {
-                    found.add(object.clone(), problem.clone(), &names[point as usize]);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The one page asked for, or its damage noted.
-fn first<T>(
-    pages: Result<Vec<T>>,
-    entry: &Entry,
-    point: &str,
-    found: &mut Found,
-) -> Result<Option<T>> {
-    match pages {
-        Ok(mut pages) => Ok(pages.pop()),
-        Err(error) if error.kind() == ErrorKind::Damaged => {
-            let key = pack_key(PackKind::Meta, entry.location.pack);
-            let (object, problem) = split(&error, key.as_str());
-            found.pages.insert(entry.id, false);
-            found.add(object, problem, point);
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+/// The packs to check, and against what.
+struct Todo {
+    packs: Vec<(PackName, Slots)>,
+    sums: Sums,
+    depth: Depth,
+    /// Damage that is known.
+    bad: BadSlots,
 }
 
-/// Splits "object X is damaged: Y" into X and Y.
-fn split(error: &RepositoryError, object: &str) -> (String, String) {
-    let text = error.to_string();
-    match text.strip_prefix("object ").and_then(|rest| rest.split_once(" is damaged: ")) {
-        Some((object, problem)) => (object.to_owned(), problem.to_owned()),
-        None => (object.to_owned(), text),
-    }
-}
-
-#[derive(Default)]
+/// What became of one pack.
 struct Checked {
-    chunks_read: u64,
-    bytes_read: u64,
-    /// Problem, object, and numbers of the points.
-    damage: Vec<(String, String, Vec<u32>)>,
+    name: PackName,
+    bytes: u64,
+    flaws: PackFlaws,
+    /// Whether its table has what is named.
+    agrees: bool,
+    depth: Depth,
 }
 
 impl Shared {
-    async fn check_pack(
-        self: Arc<Self>,
-        kind: PackKind,
-        pack: PackId,
-        slots: HashMap<u16, Wanted>,
-        depth: Depth,
+    /// Checks every named pack. Returns the tables of packs that lack what is named.
+    async fn check_packs(
+        self: &Arc<Self>,
+        todo: &Todo,
+        flaws: &mut Flaws,
+        report: &mut VerifyReport,
+        progress: &VerifyProgress,
+    ) -> Result<HashMap<PackName, Vec<SlotEntry>>> {
+        let total = todo.packs.iter().map(|(_, slots)| slots.bytes).sum();
+        progress.total_bytes.store(total, Ordering::Relaxed);
+        let memory = Memory::for_threads(self.pool.threads());
+        let mut misfits = HashMap::new();
+        let mut checks = stream::iter(&todo.packs)
+            .map(|(name, slots)| self.check_named(*name, slots, todo, &memory))
+            .buffer_unordered(memory.parallel);
+        while let Some(checked) = checks.next().await {
+            let checked = checked?;
+            progress.bytes.fetch_add(checked.bytes, Ordering::Relaxed);
+            checked.tell(flaws, report, &mut misfits, &todo.bad);
+        }
+        Ok(misfits)
+    }
+
+    async fn check_named(
+        self: &Arc<Self>,
+        name: PackName,
+        slots: &Slots,
+        todo: &Todo,
+        memory: &Memory,
     ) -> Result<Checked> {
-        let mut checked = Checked::default();
-        let key = pack_key(kind, pack);
-        let mut whole = None;
-        let read = self.whole_pack_table(kind, pack, depth, &mut checked, &mut whole).await;
-        let table = match read {
-            Ok(table) => Some(table),
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                let points: BTreeSet<u32> = slots.values().flat_map(|w| w.points.clone()).collect();
-                let (object, problem) = split(&error, key.as_str());
-                checked.damage.push((problem, object, points.into_iter().collect()));
-                None
+        let ((kind, pack), depth) = (name, todo.depth);
+        let flaws = match depth {
+            Depth::Data => {
+                // Pages were read and compared on the way here.
+                let chosen = |_: &[SlotEntry]| match kind {
+                    PackKind::Data => slots.iter().collect(),
+                    PackKind::Meta => Vec::new(),
+                };
+                self.check_pack(kind, pack, memory, chosen).await?
             }
-            Err(error) => return Err(error),
+            Depth::Structure | Depth::Sample { .. } => {
+                let mut flaws = self.check_table(kind, pack).await?;
+                if kind == PackKind::Data {
+                    let chosen = sampled(depth, slots, flaws.table.as_deref());
+                    self.check_some_slots(pack, &chosen, &mut flaws).await?;
+                }
+                flaws
+            }
         };
-        for (slot, wanted) in table.iter().flat_map(|_| &slots) {
-            let entry = table.as_ref().and_then(|table| table.get(usize::from(*slot)));
-            if !agrees(entry, &wanted.entry) {
-                let problem = "the pack's table does not have what the block map names";
-                let object = format!("{key} slot {slot}");
-                checked.damage.push((problem.into(), object, wanted.points.clone()));
+        let agrees = flaws.table.as_ref().is_none_or(|table| todo.sums.agree(slots, table));
+        Ok(Checked { name, bytes: slots.bytes, flaws, agrees, depth })
+    }
+
+    async fn is_gone(&self, (kind, pack): PackName) -> Result<bool> {
+        match self.destination.head(&pack_key(kind, pack)).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => Ok(true),
+            other => Ok(other.map(|_| false)?),
+        }
+    }
+
+    /// Damaged index segments.
+    async fn damaged_segments(&self) -> Result<Vec<Damage>> {
+        let prefix = segments_prefix();
+        let objects = list_all(&*self.destination, &prefix).await?;
+        let mut reads = stream::iter(objects)
+            .map(|object| async move {
+                let name = object.key.as_str().rsplit('/').next().unwrap_or_default();
+                let session = SessionId::parse(name.split('-').next().unwrap_or_default())
+                    .map_err(|error| parse_error(&object.key, error))?;
+                let bytes = match self.destination.get(&object.key, ByteRange::Full).await {
+                    // Removed since the listing.
+                    Err(error) if error.kind() == DestinationKind::NotFound => return Ok(()),
+                    other => other?,
+                };
+                let id = session_object(session.0);
+                self.open_record(&object.key, Kind::Segment, id, &bytes).map(drop)
+            })
+            .buffer_unordered(SEGMENTS);
+        let mut flaws = Flaws::default();
+        while let Some(read) = reads.next().await {
+            match read {
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    let (object, problem) = split(&error, &prefix);
+                    flaws.add(object, problem, None);
+                }
+                other => other?,
             }
         }
-        // Pages were read and compared on the way here. Chunks of a pack with damage elsewhere
-        // may still be sound, each for itself.
+        Ok(flaws.into_vec())
+    }
+}
+
+impl Checked {
+    fn tell(
+        self,
+        flaws: &mut Flaws,
+        report: &mut VerifyReport,
+        misfits: &mut HashMap<PackName, Vec<SlotEntry>>,
+        bad: &BadSlots,
+    ) {
+        let (kind, pack) = self.name;
+        let key = pack_key(kind, pack);
+        report.bytes_read += self.flaws.read;
         if kind == PackKind::Data {
-            let chosen: HashSet<u16> = slots
-                .iter()
-                .filter(|(_, wanted)| chosen(depth, wanted.entry.id))
-                .map(|(slot, _)| *slot)
-                .collect();
-            self.read_chunks(pack, &slots, &chosen, whole, &mut checked).await?;
+            report.chunks_read += self.flaws.decoded;
         }
-        checked.damage.sort();
-        checked.damage.dedup_by(|a, b| a.1 == b.1);
-        Ok(checked)
-    }
-
-    /// A pack's table, after comparing the pack's length with its footer, and with
-    /// [`Depth::Data`] all its bytes with its hash.
-    async fn whole_pack_table(
-        self: &Arc<Self>,
-        kind: PackKind,
-        pack: PackId,
-        depth: Depth,
-        checked: &mut Checked,
-        bytes: &mut Option<Bytes>,
-    ) -> Result<Vec<SlotEntry>> {
-        let key = pack_key(kind, pack);
-        let missing = |error: DestinationError| match error.kind() {
-            DestinationKind::NotFound => RepositoryError::damaged(&key, "it is missing"),
-            _ => error.into(),
-        };
-        let meta = self.destination.head(&key).await.map_err(missing)?;
-        let whole = depth == Depth::Data;
-        let range = if whole { ByteRange::Full } else { ByteRange::Suffix(MAX_TAIL as u64) };
-        let tail = self.destination.get(&key, range).await.map_err(missing)?;
-        if whole {
-            checked.bytes_read += tail.len() as u64;
-            *bytes = Some(tail.clone());
-        }
-        let (footer, table) = open_table(&self.keys, self.id, kind, pack, &tail)
-            .map_err(|error| parse_error(&key, error))?;
-        if footer.pack_len() != meta.size || meta.size < FOOTER_LEN as u64 {
-            return Err(RepositoryError::damaged(&key, "its length is not what its footer says"));
-        }
-        if whole {
-            let body = tail.slice(..tail.len() - FOOTER_LEN);
-            let hash = self.pool.run(move || *blake3::hash(&body).as_bytes()).await?;
-            if hash != footer.hash {
-                return Err(RepositoryError::damaged(&key, "its bytes differ from its hash"));
-            }
-        }
-        Ok(table)
-    }
-
-    async fn read_chunks(
-        self: &Arc<Self>,
-        pack: PackId,
-        slots: &HashMap<u16, Wanted>,
-        chosen: &HashSet<u16>,
-        whole: Option<Bytes>,
-        checked: &mut Checked,
-    ) -> Result<()> {
-        let wanted = chosen.iter().map(|slot| (u64::from(*slot), slots[slot].entry)).collect();
-        for run in coalesce(PackKind::Data, wanted) {
-            let bytes = match (&whole, self.get_run(&run)) {
-                (Some(whole), _) => {
-                    let from = (run.offset as usize).min(whole.len());
-                    whole.slice(from..(from + run.length as usize).min(whole.len()))
+        flaws.add_pack(kind, pack, &self.flaws);
+        if !self.agrees {
+            match self.flaws.table {
+                Some(table) if misfits.len() < MOST_TABLES => {
+                    misfits.insert(self.name, table);
                 }
-                (None, got) => match got.await {
-                    Ok(bytes) => bytes,
-                    Err(error) if error.kind() == ErrorKind::Damaged => Bytes::new(),
-                    Err(error) => return Err(error),
-                },
-            };
-            checked.bytes_read += if whole.is_some() { 0 } else { bytes.len() as u64 };
-            checked.chunks_read += run.wanted.len() as u64;
-            let shared = self.clone();
-            let check = move || {
-                let decoder = SlotDecoder::new(&shared.keys, PackKind::Data, pack);
-                let mut out = Vec::new();
-                let mut bad = Vec::new();
-                for (slot, entry) in &run.wanted {
-                    let stored = run.slice(&bytes, &entry.location);
-                    if let Err(error) = decoder.chunk(&shared.keys, entry, stored, &mut out) {
-                        bad.push((*slot as u16, error));
-                    }
+                _ => {
+                    let problem = "its table does not have all that block maps name";
+                    let place = Place { kind, pack, slot: None };
+                    flaws.add(key.to_string(), problem.into(), Some(place));
                 }
-                bad
-            };
-            for (slot, error) in self.pool.run(check).await? {
-                let (object, problem) = split(&error, pack_key(PackKind::Data, pack).as_str());
-                checked.damage.push((problem, object, slots[&slot].points.clone()));
             }
+        } else if self.depth == Depth::Data && self.flaws.is_sound() && bad.holds_pack(self.name) {
+            report.proven.push(self.name);
         }
-        Ok(())
     }
 }
 
-/// Whether a pack's table has what a page says.
-fn agrees(slot: Option<&SlotEntry>, entry: &Entry) -> bool {
-    let place = &entry.location;
-    slot.is_some_and(|slot| {
-        slot.id[..16] == entry.id.0
-            && slot.stored_len == place.stored_len
-            && slot.offset == place.offset
-            && slot.codec == place.codec
-    })
-}
-
-/// Whether a chunk is read at this depth.
-fn chosen(depth: Depth, id: Digest) -> bool {
-    match depth {
-        Depth::Structure => false,
-        Depth::Data => true,
-        Depth::Sample { share, seed } => {
-            // Ids are evenly spread; the seed turns the wheel.
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&seed.to_le_bytes()).update(&id.0);
-            let hash = hasher.finalize();
-            let point = u32::from_le_bytes(hash.as_bytes()[..4].try_into().unwrap_or_default());
-            f64::from(point) < share * f64::from(u32::MAX)
-        }
-    }
+/// The slots of a sample.
+fn sampled(depth: Depth, slots: &Slots, table: Option<&[SlotEntry]>) -> Vec<u16> {
+    let (Depth::Sample { share, seed }, Some(table)) = (depth, table) else { return Vec::new() };
+    let chosen = |slot: &u16| {
+        // Ids are evenly spread; the seed turns the wheel.
+        let Some(entry) = table.get(usize::from(*slot)) else { return false };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes()).update(&entry.id[..16]);
+        let hash = hasher.finalize();
+        let point = u32::from_le_bytes(hash.as_bytes()[..4].try_into().unwrap_or_default());
+        f64::from(point) < share * f64::from(u32::MAX)
+    };
+    slots.iter().filter(chosen).collect()
 }

@@ -1,8 +1,11 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
+mod bad_slots;
 mod crash;
 mod golden;
 mod golden_disk;
+mod heal;
 mod model;
 mod restore;
+mod scrub;
 mod support;

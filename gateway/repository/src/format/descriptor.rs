@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sluice_destination::Capabilities;
 
+use super::checked::with_check;
 use super::id::RepositoryId;
 use super::{FormatError, MAJOR, MINOR, Parsed};
 
@@ -54,7 +55,7 @@ impl Descriptor {
 
     /// The descriptor's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a descriptor is plain JSON")
+        with_check(serde_json::to_vec_pretty(self).expect("a descriptor is plain JSON"))
     }
 
     /// Reads a descriptor.

@@ -28,6 +28,10 @@ pub enum Kind {
     Pin = 7,
     /// Part of the dedup index.
     Segment = 8,
+    /// Damage that was found, or healed.
+    Findings = 16,
+    /// What scrubs have covered.
+    Coverage = 17,
 }
 
 impl Kind {
@@ -41,6 +45,8 @@ impl Kind {
             6 => Self::Session,
             7 => Self::Pin,
             8 => Self::Segment,
+            16 => Self::Findings,
+            17 => Self::Coverage,
             _ => return None,
         })
     }

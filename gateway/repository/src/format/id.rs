@@ -85,6 +85,11 @@ identifier!(
     12
 );
 identifier!(
+    /// A record of findings.
+    FindingId,
+    12
+);
+identifier!(
     /// The first 16 bytes of a chunk's id or a page's digest.
     Digest,
     16
@@ -111,6 +116,13 @@ impl SessionId {
 
 impl PinId {
     /// A pin made at `ms` with the given randomness.
+    pub fn new(ms: u64, random: [u8; 6]) -> Self {
+        Self(timed(ms, &random))
+    }
+}
+
+impl FindingId {
+    /// A record written at `ms` with the given randomness.
     pub fn new(ms: u64, random: [u8; 6]) -> Self {
         Self(timed(ms, &random))
     }
@@ -245,6 +257,22 @@ pub fn pin_key(pin: PinId) -> Key {
 /// Key of an index segment.
 pub fn segment_key(session: SessionId, number: u32) -> Key {
     key(format!("x/{DOMAIN}/{session}-{number:08}"))
+}
+
+/// Prefix of all findings.
+pub const FINDINGS_PREFIX: &str = "b/";
+
+/// Key of a record of findings.
+pub fn finding_key(finding: FindingId) -> Key {
+    key(format!("{FINDINGS_PREFIX}{finding}"))
+}
+
+/// Prefix of what scrubs have covered.
+pub const COVERAGE_PREFIX: &str = "c/";
+
+/// Key of a part of what scrubs have covered.
+pub fn coverage_key(number: u32) -> Key {
+    key(format!("{COVERAGE_PREFIX}{number:08}"))
 }
 
 /// The chain and point named by the key of a commit record or tombstone.

@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::checked::with_check;
 use super::id::RepositoryId;
 use super::{FormatError, Parsed};
 use crate::crypto::{MasterKey, NONCE_LEN, SealKey};
@@ -287,7 +288,7 @@ impl KeySlot {
 
     /// The slot's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a key slot is plain JSON")
+        with_check(serde_json::to_vec_pretty(self).expect("a key slot is plain JSON"))
     }
 
     /// Reads a slot.

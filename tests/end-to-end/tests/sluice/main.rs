@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod faults;
+mod heal;
 mod huge;
 mod main_job;
 mod mount;
@@ -10,6 +11,7 @@ mod nbd;
 mod removal;
 mod s3;
 mod scripts;
+mod scrub;
 mod secrets;
 mod sources;
 mod support;

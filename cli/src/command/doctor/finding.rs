@@ -1,0 +1,190 @@
+//! What was found, and what can be done about it.
+
+use serde_json::{Value, json};
+use sluice_repository::doctor::{Surface, Traces};
+
+use crate::context::Context;
+use crate::error::Report;
+use crate::output::{count, local};
+
+/// How bad it is; the worst first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Severity {
+    /// Stored bytes are not what was written.
+    Damage,
+    /// Something should be done.
+    Warning,
+    /// Good to know.
+    #[default]
+    Note,
+}
+
+impl Severity {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Damage => "damage",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// The part of an image that needs what is damaged.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Part {
+    pub(super) point: String,
+    pub(super) image: String,
+    pub(super) bytes: u64,
+    pub(super) ranges: Vec<std::ops::Range<u64>>,
+    /// Partitions these bytes lie in.
+    pub(super) partitions: Vec<String>,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    pub(super) object: String,
+    pub(super) what: String,
+    /// Points that need it.
+    pub(super) points: Vec<String>,
+    pub(super) touched: Vec<Part>,
+    /// What can be done, commands and words, the best first.
+    pub(super) remedies: Vec<String>,
+}
+
+impl Finding {
+    pub(super) fn document(&self) -> Value {
+        let part = |part: &Part| {
+            let ranges: Vec<_> = part.ranges.iter().map(|r| [r.start, r.end]).collect();
+            json!({
+                "point": part.point,
+                "image": part.image,
+                "bytes": part.bytes,
+                "ranges": ranges,
+                "partitions": part.partitions,
+            })
+        };
+        json!({
+            "severity": self.severity.word(),
+            "object": self.object,
+            "what": self.what,
+            "points": self.points,
+            "touched": self.touched.iter().map(part).collect::<Vec<_>>(),
+            "remedies": self.remedies,
+        })
+    }
+}
+
+/// The command that brings objects back; where the copy is, only its owner knows.
+pub(super) const HEAL: &str = "sluice heal --from COPY";
+
+fn damaged(object: String, what: String, remedies: Vec<String>) -> Finding {
+    Finding { severity: Severity::Damage, object, what, remedies, ..Finding::default() }
+}
+
+fn note(object: String, what: String, remedies: Vec<String>) -> Finding {
+    Finding { severity: Severity::Note, object, what, remedies, ..Finding::default() }
+}
+
+/// What shows without a key.
+pub(super) fn of_surface(surface: &Surface) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(problem) = &surface.descriptor_problem {
+        found.push(damaged("format".into(), problem.clone(), vec![HEAL.into()]));
+    }
+    for slot in &surface.key_slots {
+        if let Some(problem) = &slot.problem {
+            let remedies = vec![
+                HEAL.into(),
+                format!("with another key: sluice key add, then sluice key remove {}", slot.name),
+            ];
+            found.push(damaged(format!("keys/{}", slot.name), problem.clone(), remedies));
+        }
+    }
+    if surface.key_slots.is_empty() && surface.descriptor.is_some() {
+        let what = "there is no key slot: nothing can be opened";
+        found.push(damaged("keys/".into(), what.into(), vec![HEAL.into()]));
+    }
+    found
+}
+
+/// A repository that does not open.
+pub(super) fn closed(report: &Report, damaged: bool) -> Finding {
+    let mut remedies = vec![format!("{HEAL} (it opens the copy, not this)")];
+    if report.kind == "wrong-key" {
+        remedies.insert(0, "check the passphrase; --recovery-key-file FILE opens it too".into());
+    }
+    Finding {
+        severity: if damaged { Severity::Damage } else { Severity::Warning },
+        object: "repository".into(),
+        what: format!("it does not open, so no more can be told: {}", report.line()),
+        remedies,
+        ..Finding::default()
+    }
+}
+
+/// What running programs left behind.
+pub(super) fn of_traces(traces: &Traces, context: &Context) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let since = |ms: u64| local(ms, &context.zone);
+    for session in traces.sessions.iter().filter(|session| session.dead) {
+        found.push(note(
+            format!("s/{}", session.session),
+            format!(
+                "a backup of {} on {} began {} and did not end",
+                session.instance,
+                session.host,
+                since(session.started_ms)
+            ),
+            vec![format!("run the backup of {} again: it takes over what was stored", {
+                &session.instance
+            })],
+        ));
+    }
+    for pin in traces.pins.iter().filter(|pin| pin.silent) {
+        found.push(note(
+            format!("p/{}", pin.pin),
+            format!(
+                "{} on {} pinned {} and was last heard of {}",
+                pin.purpose,
+                pin.host,
+                pin.point,
+                since(pin.heartbeat_ms)
+            ),
+            vec!["nothing: it expires by itself".into()],
+        ));
+    }
+    if let Some(generation) = traces.unfinished_collection {
+        found.push(note(
+            format!("g/{generation}/"),
+            "a collection began and did not end".into(),
+            vec!["nothing: the next collection goes on with it".into()],
+        ));
+    }
+    for one in &traces.damaged {
+        found.push(Finding {
+            severity: Severity::Warning,
+            object: one.object.clone(),
+            what: format!("{}; no restore point needs it", one.problem),
+            remedies: vec![if one.object.starts_with("t/") {
+                HEAL.into()
+            } else {
+                "nothing: it is written again or expires".into()
+            }],
+            ..Finding::default()
+        });
+    }
+    found
+}
+
+/// Damage that an earlier, deeper look found.
+pub(super) fn known_before(packs: usize) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        object: "b/".into(),
+        what: format!("{} recorded as damaged earlier", count(packs as u64, "pack")),
+        remedies: vec!["sluice doctor --data".into(), HEAL.into()],
+        ..Finding::default()
+    }
+}

@@ -1,0 +1,300 @@
+//! Healing from a replica: a copy of the repository on another destination.
+//!
+//! Objects are immutable and named for ever, so the replica's object of the same name is the very
+//! object that was damaged here. It is taken when two things hold: what lies here fails its own
+//! checks (or is missing), which is looked at again immediately before, and what comes from there
+//! passes all of them: seal, hash, and the id of every content in it.
+//!
+//! # Why replacing is safe
+//!
+//! Bytes that authenticate under a name are unique: a (pid, slot) is sealed once, a record key has
+//! one outcome. Whoever writes the object at the same time writes the same bytes. A collector
+//! that removes the object meanwhile leaves one that nobody refers to, for the next collection.
+//!
+//! # Order
+//!
+//! Descriptor, key slots, records, then packs from the top of the block maps down: what is
+//! damaged below a page shows only when the page can be read again.
+
+mod records;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key};
+
+pub(crate) use records::{descriptor_flaw, slot_flaw, witnessed};
+
+use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::id::pack_key;
+use crate::repository::{Repository, Shared, Unlock};
+use crate::verify::{Damage, Depth, Memory, PackFlaws, PackName, VerifyProgress};
+
+/// Packs brought side by side.
+const PARALLEL: usize = 4;
+/// Damage is looked for at most so often; each time one level of the block maps shows.
+const MOST_ROUNDS: usize = 8;
+
+/// What to heal.
+#[derive(Debug, Clone)]
+pub struct HealOptions {
+    /// How deep to look for damage.
+    pub depth: Depth,
+    /// Say what would be done, and change nothing.
+    pub dry_run: bool,
+    /// Bring back points that only the replica has: they may be lost here, or pruned.
+    pub missing_points: bool,
+}
+
+/// An object that was healed, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HealedObject {
+    /// The object's key.
+    pub object: String,
+    /// What was wrong with it; for one that could not be healed, also why not.
+    pub problem: String,
+}
+
+/// What healing came to.
+#[derive(Debug, Clone, Default)]
+pub struct HealReport {
+    /// Objects replaced or brought back (with `dry_run`: that would be).
+    pub healed: Vec<HealedObject>,
+    /// Damaged objects that the replica could not help with.
+    pub failed: Vec<HealedObject>,
+    /// What cannot be told, or was left alone on purpose.
+    pub notes: Vec<String>,
+    /// Points only the replica has, as keys of their commit records.
+    pub only_there: Vec<String>,
+    /// What is still damaged, as a verification at the end tells.
+    pub remaining: Vec<Damage>,
+}
+
+/// Both sides, and what was done so far.
+pub(super) struct Healing {
+    /// The damaged side.
+    pub(super) here: Repository,
+    /// The replica.
+    pub(super) there: Repository,
+    pub(super) options: HealOptions,
+    pub(super) report: HealReport,
+    /// Packs that are sound now, for the record.
+    proven: BTreeSet<PackName>,
+    /// Packs there is no use in trying again.
+    hopeless: BTreeSet<PackName>,
+}
+
+impl Repository {
+    /// Heals the repository at `damaged` from this one, its replica. `unlock` is how this one
+    /// was opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when `damaged` is another repository, or nothing there tells that
+    /// it is this one; or a destination fails.
+    pub async fn heal(
+        &self,
+        damaged: Arc<dyn Destination>,
+        unlock: &Unlock,
+        options: HealOptions,
+        progress: Arc<VerifyProgress>,
+    ) -> Result<HealReport> {
+        let shared = &self.shared;
+        records::must_be_the_same(&*damaged, shared.id).await?;
+        let here = Self::assemble(
+            damaged,
+            shared.id,
+            shared.master.clone(),
+            shared.descriptor.clone(),
+            shared.clock.clone(),
+            shared.settings.clone(),
+        )?;
+        let mut healing = Healing {
+            here,
+            there: self.clone(),
+            options,
+            report: HealReport::default(),
+            proven: BTreeSet::new(),
+            hopeless: BTreeSet::new(),
+        };
+        healing.descriptor().await?;
+        healing.key_slots(unlock).await?;
+        healing.records().await?;
+        healing.packs(progress).await?;
+        let mut report = healing.report;
+        report.healed.sort();
+        report.failed.sort();
+        Ok(report)
+    }
+}
+
+impl Healing {
+    pub(super) fn here(&self) -> &Arc<Shared> {
+        &self.here.shared
+    }
+
+    /// Puts an object that was checked in place of one that fails its checks.
+    pub(super) async fn replace(
+        &mut self,
+        key: &Key,
+        bytes: bytes::Bytes,
+        problem: &str,
+    ) -> Result<()> {
+        if !self.options.dry_run {
+            self.here().destination.put(key, bytes).await?;
+        }
+        self.report.healed.push(HealedObject { object: key.to_string(), problem: problem.into() });
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, key: &Key, problem: &str) {
+        let (object, problem) = (key.to_string(), problem.to_owned());
+        self.report.failed.push(HealedObject { object, problem });
+    }
+
+    async fn packs(&mut self, progress: Arc<VerifyProgress>) -> Result<()> {
+        let known = self.here().bad_slots().await?;
+        let known = known.packs().map(|name| (name, "recorded as damaged".to_owned())).collect();
+        for (key, problem) in self.bring(known).await? {
+            // Points that need it are told below; perhaps none does any more.
+            self.report.notes.push(format!("{key} is {problem}"));
+        }
+        let (mut depth, mut deepest) = (Depth::Structure, Vec::new());
+        for _ in 0..MOST_ROUNDS {
+            let found = self.here.verify(None, depth, progress.clone()).await?;
+            let suspects: BTreeMap<PackName, String> = found
+                .damage
+                .iter()
+                .chain(&found.warnings)
+                .filter_map(|one| Some(((one.place?.kind, one.place?.pack), one.problem.clone())))
+                .filter(|(name, _)| !self.hopeless.contains(name))
+                .collect();
+            let more = !suspects.is_empty() && !self.options.dry_run;
+            for (key, problem) in self.bring(suspects).await? {
+                self.fail(&key, &problem);
+            }
+            let through = depth == self.options.depth && (!more || depth != Depth::Structure);
+            if depth != Depth::Structure {
+                deepest = found.damage;
+            } else {
+                self.report.remaining = found.damage;
+            }
+            // From the top down until the maps are whole, then the data, once: what is brought
+            // is read back when it is put.
+            match (more, through) {
+                (false, false) => depth = self.options.depth,
+                (true, false) => {}
+                (_, true) => break,
+            }
+        }
+        self.remaining(deepest).await?;
+        let proven: Vec<PackName> = self.proven.iter().copied().collect();
+        if !self.options.dry_run {
+            self.here().record_places(&[], &proven).await?;
+        }
+        Ok(())
+    }
+
+    /// What is left of the damage in the data, and of that in the maps.
+    async fn remaining(&mut self, deepest: Vec<Damage>) -> Result<()> {
+        if !deepest.is_empty() && !self.options.dry_run {
+            let found = self.here.verify(None, Depth::Structure, Arc::default()).await?;
+            self.report.remaining = found.damage;
+        }
+        let (proven, dry_run) = (&self.proven, self.options.dry_run);
+        let left = |one: &Damage| {
+            dry_run || one.place.is_none_or(|place| !proven.contains(&(place.kind, place.pack)))
+        };
+        self.report.remaining.extend(deepest.into_iter().filter(left));
+        let order = |one: &Damage| (one.object.clone(), one.problem.clone());
+        self.report.remaining.sort_by_key(order);
+        self.report.remaining.dedup_by_key(|one| order(one));
+        Ok(())
+    }
+
+    /// Brings packs from the replica where those here are damaged; returns those it could not
+    /// help with.
+    async fn bring(&mut self, suspects: BTreeMap<PackName, String>) -> Result<Vec<(Key, String)>> {
+        let mut failed = Vec::new();
+        let memory = Memory::for_threads(self.here().pool.threads());
+        let (here, there) = (self.here().clone(), self.there.shared.clone());
+        let dry_run = self.options.dry_run;
+        let mut brought = stream::iter(suspects)
+            .map(|(name, problem)| {
+                let (here, there, memory) = (&here, &there, &memory);
+                async move { (name, problem, bring_one(here, there, name, memory, dry_run).await) }
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some((name, problem, outcome)) = brought.next().await {
+            let key = pack_key(name.0, name.1);
+            match outcome? {
+                Brought::Healed => {
+                    self.proven.insert(name);
+                    let object = key.to_string();
+                    self.report.healed.push(HealedObject { object, problem });
+                }
+                Brought::NotDamaged => {
+                    // What points say of it is wrong, or somebody was faster.
+                    self.proven.insert(name);
+                    self.hopeless.insert(name);
+                }
+                Brought::No(why) => {
+                    self.hopeless.insert(name);
+                    failed.push((key, format!("{problem}; {why}")));
+                }
+            }
+        }
+        Ok(failed)
+    }
+}
+
+enum Brought {
+    Healed,
+    NotDamaged,
+    No(String),
+}
+
+async fn bring_one(
+    here: &Arc<Shared>,
+    there: &Arc<Shared>,
+    (kind, pack): PackName,
+    memory: &Memory,
+    dry_run: bool,
+) -> Result<Brought> {
+    let all = |table: &[crate::format::pack::SlotEntry]| {
+        let live = |slot: &u16| table[usize::from(*slot)].stored_len > 0;
+        (0..table.len() as u16).filter(live).collect::<Vec<u16>>()
+    };
+    if here.check_pack(kind, pack, memory, all).await?.is_sound() {
+        return Ok(Brought::NotDamaged);
+    }
+    let key = pack_key(kind, pack);
+    let bytes = match there.destination.get(&key, ByteRange::Full).await {
+        Err(error) if error.kind() == DestinationKind::NotFound => {
+            return Ok(Brought::No("the replica does not have it".into()));
+        }
+        other => other?,
+    };
+    let flaws = there.check_pack_bytes(kind, pack, bytes.clone(), all).await?;
+    if let Some(error) = first_of(&flaws) {
+        return Ok(Brought::No(format!("the replica's is not sound either: {error}")));
+    }
+    if dry_run {
+        return Ok(Brought::Healed);
+    }
+    here.destination.put(&key, bytes).await?;
+    let again = here.check_pack(kind, pack, memory, all).await?;
+    Ok(match first_of(&again) {
+        None => Brought::Healed,
+        Some(error) => Brought::No(format!("it is damaged again after it was put: {error}")),
+    })
+}
+
+fn first_of(flaws: &PackFlaws) -> Option<&RepositoryError> {
+    flaws.whole.as_ref().or_else(|| flaws.slots.first().map(|(_, error)| error))
+}
+
+/// The error of two repositories that are not one.
+pub(super) fn not_the_same(text: String) -> RepositoryError {
+    RepositoryError::new(ErrorKind::Conflict, text)
+}
