@@ -37,6 +37,7 @@ mod index;
 mod points;
 mod pool;
 mod read_ahead;
+pub mod replicate;
 mod repository;
 pub mod retention;
 mod session;

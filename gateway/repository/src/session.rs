@@ -110,6 +110,7 @@ impl Repository {
     /// [`ErrorKind::Invalid`] for an unusable name; or the destination fails.
     pub async fn begin(&self, instance: &str, options: &SessionOptions) -> Result<BackupSession> {
         check_name("instance", instance)?;
+        crate::replicate::state::refuse_backup(&*self.shared.destination).await?;
         let shared = self.shared.clone();
         let chain = shared.keys.chain(instance);
         let id = SessionId::new(shared.clock.now_ms(), random()?);

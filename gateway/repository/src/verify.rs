@@ -285,7 +285,7 @@ fn first<T>(
 }
 
 /// Splits "object X is damaged: Y" into X and Y.
-fn split(error: &RepositoryError, object: &str) -> (String, String) {
+pub(crate) fn split(error: &RepositoryError, object: &str) -> (String, String) {
     let text = error.to_string();
     match text.strip_prefix("object ").and_then(|rest| rest.split_once(" is damaged: ")) {
         Some((object, problem)) => (object.to_owned(), problem.to_owned()),
