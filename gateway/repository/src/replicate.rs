@@ -30,6 +30,7 @@
 //! and to go on past a damaged pack.
 
 mod check;
+mod copied;
 mod listing;
 mod needs;
 mod plan;
@@ -52,6 +53,7 @@ use crate::repository::Repository;
 use crate::retention::Policy;
 use crate::verify::Damage;
 
+pub use copied::Copied;
 pub use plan::{Plan, plan};
 pub use throttle::Throttle;
 
