@@ -4,5 +4,6 @@ mod crash;
 mod golden;
 mod golden_disk;
 mod model;
+mod replicate;
 mod restore;
 mod support;

@@ -172,7 +172,10 @@ pub async fn plan(
             return Ok(plan);
         }
     } else {
-        plan.wanted = wanted;
+        plan.wanted = match &plan.source.key {
+            Some(repository) => select::named(repository, wanted).await?,
+            None => wanted,
+        };
     }
     plan.find_packs().await?;
     plan.find_segments().await?;

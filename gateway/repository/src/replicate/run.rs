@@ -151,13 +151,8 @@ impl Run {
             .map(|wanted| {
                 let repository = repository.clone();
                 async move {
-                    let (chain, point) = (wanted.chain, wanted.point);
-                    let read = match wanted.read.clone() {
-                        Some(read) => Some(read),
-                        None => repository.shared.read_point(chain, point).await?,
-                    };
-                    match read {
-                        Some(read) => repository.pin(&read, "replicate").await.map(Some),
+                    match &wanted.read {
+                        Some(read) => repository.pin(read, "replicate").await.map(Some),
                         None => Ok(None),
                     }
                 }

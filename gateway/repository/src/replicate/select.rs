@@ -44,6 +44,25 @@ pub(crate) fn all(source: &Points, target: &Points) -> Vec<Wanted> {
     wanted
 }
 
+/// The same points with their instances' names, as far as their records can be read.
+pub(crate) async fn named(repository: &Repository, wanted: Vec<Wanted>) -> Result<Vec<Wanted>> {
+    let shared = &repository.shared;
+    let reads = stream::iter(wanted).map(|mut wanted| async move {
+        match shared.read_point(wanted.chain, wanted.point).await {
+            Ok(Some(read)) => {
+                wanted.name = read.to_string();
+                wanted.read = Some(read);
+            }
+            Ok(None) => {}
+            // Told when it is its turn to be copied, unless it is pruned by then.
+            Err(error) if error.kind() == ErrorKind::Damaged => {}
+            Err(error) => return Err(error),
+        }
+        Ok(wanted)
+    });
+    reads.buffered(PARALLEL).try_collect().await
+}
+
 /// Those of `wanted` that filter and policy leave, with what their records say. The second part
 /// is records that cannot be read.
 pub(crate) async fn some(
