@@ -1,5 +1,6 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
+mod copy;
 mod crash;
 mod golden;
 mod golden_disk;

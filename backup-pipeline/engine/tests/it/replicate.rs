@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
-type Side = Arc<dyn Destination>;
+pub type Side = Arc<dyn Destination>;
 
 /// A backup of `instance`.
 pub async fn point_of(repository: &Repository, instance: &str, bytes: &[u8]) -> RestorePoint {
@@ -58,18 +58,18 @@ fn memory() -> Side {
     Arc::new(MemoryDestination::new())
 }
 
-async fn bytes_of(repository: &Repository, point: &RestorePoint) -> Vec<u8> {
+pub async fn bytes_of(repository: &Repository, point: &RestorePoint) -> Vec<u8> {
     read_all(&repository.image(point, None).unwrap()).await
 }
 
-async fn listed(repository: &Repository) -> Vec<RestorePoint> {
+pub async fn listed(repository: &Repository) -> Vec<RestorePoint> {
     let listing = repository.list(None).await.unwrap();
     assert!(listing.damaged.is_empty(), "{:?}", listing.damaged);
     listing.points
 }
 
 /// Everything at the target is sound, down to the last byte.
-async fn assert_sound(side: &Side) -> Vec<RestorePoint> {
+pub async fn assert_sound(side: &Side) -> Vec<RestorePoint> {
     let repository = open(side.clone()).await;
     let verified = repository.verify(None, Depth::Data, Arc::<VerifyProgress>::default()).await;
     assert_eq!(verified.unwrap().damage, []);
@@ -90,7 +90,7 @@ fn names(points: &[RestorePoint]) -> Vec<String> {
     points.iter().map(ToString::to_string).collect()
 }
 
-async fn objects(side: &Side, prefix: &str) -> Vec<Key> {
+pub async fn objects(side: &Side, prefix: &str) -> Vec<Key> {
     list_all(&**side, prefix).await.unwrap().into_iter().map(|object| object.key).collect()
 }
 
@@ -104,7 +104,7 @@ async fn rename(side: &Side, from: &Key, to: &str) {
     side.delete(from).await.unwrap();
 }
 
-async fn flip(side: &Side, key: &Key) -> Bytes {
+pub async fn flip(side: &Side, key: &Key) -> Bytes {
     let good = get(side, key).await;
     let mut bad = good.to_vec();
     let middle = bad.len() / 2;
@@ -157,7 +157,6 @@ async fn run_steps(steps: Vec<Step>, mirror: bool) {
     let how = || Options { mirror_prunes: mirror, ..Options::default() };
     let from = |with_key| if with_key { keyed(&source, &repository) } else { keyless(&source) };
     let mut disks = vec![noise(77, 900_000); 3];
-    let mut killed = 0;
     for step in steps {
         match step {
             Step::Backup { instance, seed, at } => {
@@ -176,8 +175,8 @@ async fn run_steps(steps: Vec<Step>, mirror: bool) {
             Step::Kill { puts, after, with_key } => {
                 let effect = if after { Effect::DieAfter } else { Effect::Die };
                 fault.inject(Rule::new(effect).on(Operation::PUTS).skip(puts));
-                let run = replicate_with(from(with_key), &faulty, how()).await;
-                killed += u64::from(run.is_err());
+                // It may have had fewer puts to make.
+                let _ = replicate_with(from(with_key), &faulty, how()).await;
                 fault.heal();
                 // Whatever was cut off: what can be seen is whole.
                 match relation(&*source, &*target).await.unwrap() {
@@ -194,7 +193,6 @@ async fn run_steps(steps: Vec<Step>, mirror: bool) {
             }
         }
     }
-    let _ = killed;
     let report = replicate_with(keyless(&source), &faulty, how()).await.unwrap();
     assert_eq!(report.damage, []);
     let wanted = listed(&repository).await;
@@ -252,7 +250,7 @@ async fn a_run_killed_at_each_of_its_puts_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_are_the_same_and_no_key_is_needed() {
+pub async fn objects_are_the_same_and_no_key_is_needed() {
     let (source, repository, points) = four_points().await;
     let target = memory();
     let report = replicate(keyless(&source), &target).await;
