@@ -38,8 +38,13 @@ impl Context {
             .ok_or_else(|| usage_error("which repository? Give --repo DEST, or set SLUICE_REPO"))
     }
 
-    /// Opens the destination.
+    /// Opens the repository's destination.
     pub(crate) async fn destination(&self, create: bool) -> Result<Opened> {
+        self.destination_at(self.repo()?, create).await
+    }
+
+    /// Opens a destination.
+    pub(crate) async fn destination_at(&self, url: &str, create: bool) -> Result<Opened> {
         let total = self.global.retry_for;
         let retry = RetryPolicy {
             total,
@@ -48,7 +53,7 @@ impl Context {
             ..RetryPolicy::default()
         };
         let options = OpenOptions { create, retry, ..OpenOptions::default() };
-        Ok(open(self.repo()?, &options).await?)
+        Ok(open(url, &options).await?)
     }
 
     /// What the repository may use of this machine.
@@ -82,7 +87,10 @@ impl Context {
     }
 
     /// How to unlock the repository; asks for a passphrase only when one is needed.
-    async fn unlock(&self, destination: &dyn sluice_destination::Destination) -> Result<Unlock> {
+    pub(crate) async fn unlock(
+        &self,
+        destination: &dyn sluice_destination::Destination,
+    ) -> Result<Unlock> {
         if let Some(path) = &self.global.recovery_key_file {
             return Ok(Unlock::Recovery(secret::recovery_key(path)?));
         }

@@ -40,6 +40,7 @@ mod run;
 mod select;
 pub mod state;
 pub mod throttle;
+mod throttled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +57,7 @@ use crate::verify::Damage;
 pub use copied::Copied;
 pub use plan::{Plan, plan};
 pub use throttle::Throttle;
+pub use throttled::Throttled;
 
 /// Where points come from.
 #[derive(Debug, Clone)]

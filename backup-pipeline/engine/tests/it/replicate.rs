@@ -481,7 +481,7 @@ async fn roles_are_switched_and_points_flow_back() {
     replicate(keyless(&source), &target).await;
     let replica = open(target.clone()).await;
     let refused = replica.begin("a", &Default::default()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(refused.kind(), ErrorKind::Role);
     let clock = Clock::system();
     state::promote(&*target, &clock).await.unwrap();
     let newest = point_of(&replica, "a", &noise(50, 200_000)).await;
@@ -489,7 +489,7 @@ async fn roles_are_switched_and_points_flow_back() {
     for (from, to) in [(&source, &target), (&target, &source)] {
         assert_eq!(relation(&**from, &**to).await.unwrap(), Relation::Twin);
         let refused = plan(keyless(from), to, Options::default()).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        assert_eq!(refused.kind(), ErrorKind::Role);
     }
     let id = replica.descriptor().id.clone();
     state::demote(&*source, &id, &target.location(), &clock).await.unwrap();
@@ -501,7 +501,7 @@ async fn roles_are_switched_and_points_flow_back() {
     let other = new_repository().await.0;
     assert_eq!(relation(&*source, &*other).await.unwrap(), Relation::Other);
     let refused = plan(keyless(&source), &other, Options::default()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(refused.kind(), ErrorKind::Role);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,7 @@ impl Plan {
 /// Compares the listings of both sides.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the target is no replica of the source; [`ErrorKind::WrongKey`]
+/// [`ErrorKind::Role`] when the target is no replica of the source; [`ErrorKind::WrongKey`]
 /// when the key is needed and was not given; or a destination fails.
 pub async fn plan(
     source: Source,
@@ -192,7 +192,7 @@ fn check_relation(relation: Relation, target: &dyn Destination) -> Result<()> {
         ),
         Relation::Other => format!("{place} is another repository, with keys of its own"),
     };
-    Err(RepositoryError::new(ErrorKind::Conflict, text))
+    Err(RepositoryError::new(ErrorKind::Role, text))
 }
 
 /// Key slots that only the source has, and those that only the target has. When nothing is

@@ -115,12 +115,12 @@ pub async fn demote(
 /// Makes the replica on `destination` a repository that takes backups. Returns the mark it had.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] when it is no replica; [`ErrorKind::Conflict`] while a replication into
+/// [`ErrorKind::Role`] when it is no replica; [`ErrorKind::Conflict`] while a replication into
 /// it is under way.
 pub async fn promote(destination: &dyn Destination, clock: &Clock) -> Result<Mark> {
     let Some(mark) = mark(destination).await? else {
         let text = format!("the repository at {} is no replica", destination.location());
-        return Err(RepositoryError::new(ErrorKind::Invalid, text));
+        return Err(RepositoryError::new(ErrorKind::Role, text));
     };
     no_copy_under_way(destination, clock).await?;
     destination.delete(&mark_key()).await?;
@@ -130,7 +130,7 @@ pub async fn promote(destination: &dyn Destination, clock: &Clock) -> Result<Mar
 /// Refuses a backup into a replica.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`]; or the destination fails.
+/// [`ErrorKind::Role`]; or the destination fails.
 pub async fn refuse_backup(destination: &dyn Destination) -> Result<()> {
     match destination.head(&mark_key()).await {
         Err(error) if error.kind() == DestinationKind::NotFound => Ok(()),
@@ -142,7 +142,7 @@ pub async fn refuse_backup(destination: &dyn Destination) -> Result<()> {
                 "{place} is a replica of {source} and takes no backups; back up there, or make \
                  this the primary with `sluice replicate promote`"
             );
-            Err(RepositoryError::new(ErrorKind::Conflict, text))
+            Err(RepositoryError::new(ErrorKind::Role, text))
         }
     }
 }
@@ -302,10 +302,10 @@ mod tests {
         let destination = MemoryDestination::new();
         let clock = Clock::system();
         refuse_backup(&destination).await.unwrap();
-        assert_eq!(promote(&destination, &clock).await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(promote(&destination, &clock).await.unwrap_err().kind(), ErrorKind::Role);
         demote(&destination, "00", "s3://far/away", &clock).await.unwrap();
         let refused = refuse_backup(&destination).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        assert_eq!(refused.kind(), ErrorKind::Role);
         assert!(refused.to_string().contains("s3://far/away"), "{refused}");
         assert_eq!(promote(&destination, &clock).await.unwrap().source, "s3://far/away");
         refuse_backup(&destination).await.unwrap();
