@@ -39,10 +39,16 @@ pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
     }
     let present = plan.present();
     let cancel = interrupt::watch("stopping; what was copied is kept (again to stop at once)")?;
+    let (cancelled, waiting) = (cancel.clone(), job.progress.clone());
+    let stop = tokio::spawn(async move {
+        cancelled.cancelled().await;
+        waiting.stop();
+    });
     let progress = sluice_engine::Progress::new();
     let shower = Shower::start(&job.context.global, progress.clone(), Shown::Backup);
     let run = Box::pin(plan.run(&job.options, LEVEL, progress.clone(), cancel)).await;
     drop(shower);
+    stop.abort();
     let report = run?;
     let outcome = Outcome {
         mode: "copy",
