@@ -32,6 +32,7 @@
 mod check;
 mod copied;
 mod listing;
+mod merge;
 mod needs;
 mod plan;
 mod reconcile;

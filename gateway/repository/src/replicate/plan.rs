@@ -22,8 +22,20 @@ pub(crate) struct PackJob {
     pub(crate) name: PackName,
     pub(crate) source: Found,
     pub(crate) target: Key,
-    /// Replace what lies there: it is damaged.
-    pub(crate) repair: bool,
+    /// What becomes of what the target has of it.
+    pub(crate) instead_of: InsteadOf,
+}
+
+/// What a copied pack takes the place of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InsteadOf {
+    Nothing,
+    /// A damaged object under the same key.
+    Damaged,
+    /// An older generation, which has less.
+    Older(Key),
+    /// An older generation, whose slots go into the new one.
+    Part(Key),
 }
 
 /// Packs, and the points that can be committed when they are there.
@@ -280,31 +292,33 @@ impl Plan {
         let (here, there) = (ours.get(&name), theirs.get(&name));
         let verdict = match (here, there) {
             (Some(here), None) => Verdict::Copy(here.key.clone()),
-            (Some(here), Some(there)) => {
+            // Without new points what was enough before is enough.
+            (Some(here), Some(there)) if !self.wanted.is_empty() || there.generation == 0 => {
                 let sides = Sides {
                     source: &self.source.destination,
                     target: &self.target,
                     repository: self.id,
+                    shared: self.source.key.as_ref().map(|repository| &repository.shared),
                 };
                 sides.judge(name, here, there).await?
             }
-            (None, Some(_)) => Verdict::Keep,
-            (None, None) => {
-                self.bad.insert(name, "it is missing".into());
-                return Ok(());
-            }
+            (_, Some(_)) => Verdict::Keep,
+            (None, None) => Verdict::Bad("it is missing"),
         };
-        let (target, repair) = match (verdict, here, there) {
-            (Verdict::Copy(key), ..) => (key, false),
-            (Verdict::Repair, _, Some(there)) => (there.key.clone(), true),
-            (Verdict::Unclear, ..) => {
-                self.bad.insert(name, "each side has compacted it in its own way".into());
+        let older = there.map(|there| there.key.clone());
+        let (target, instead_of) = match (verdict, older) {
+            (Verdict::Copy(key), None) => (key, InsteadOf::Nothing),
+            (Verdict::Copy(key), Some(older)) => (key, InsteadOf::Older(older)),
+            (Verdict::Merge(key), Some(older)) => (key, InsteadOf::Part(older)),
+            (Verdict::Repair, Some(key)) => (key, InsteadOf::Damaged),
+            (Verdict::Bad(problem), _) => {
+                self.bad.insert(name, problem.into());
                 return Ok(());
             }
             _ => return Ok(()),
         };
         if let Some(here) = here {
-            let job = PackJob { name, source: here.clone(), target, repair };
+            let job = PackJob { name, source: here.clone(), target, instead_of };
             self.jobs.insert(name, job);
         }
         Ok(())

@@ -10,7 +10,7 @@ use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, K
 
 use super::listing::{self, PackName};
 use super::needs::Walker;
-use super::plan::{Batch, PackJob, Plan, damage_of, damaged_record, is_pruned};
+use super::plan::{Batch, InsteadOf, PackJob, Plan, damage_of, damaged_record, is_pruned};
 use super::select::Wanted;
 use super::state::{self, Mark, RunState, Underway};
 use super::{Means, Relation, Report, check, reconcile, retain};
@@ -219,7 +219,7 @@ impl Run {
                     means.progress.packs.fetch_add(1, Ordering::Relaxed);
                     self.report.packs += 1;
                     self.report.bytes += bytes;
-                    self.report.repaired += u64::from(job.repair);
+                    self.report.repaired += u64::from(job.instead_of == InsteadOf::Damaged);
                 }
                 Copied::Damaged(problem) => {
                     self.bad.insert(job.name, (problem, BTreeSet::new()));
@@ -431,15 +431,37 @@ async fn copy_pack(plan: &Plan, means: &Means, job: &PackJob) -> Result<Copied> 
             Ok(bytes) => bytes,
             Err(problem) => return Ok(Copied::Damaged(problem)),
         };
-        let length = bytes.len() as u64;
-        if job.repair {
-            plan.target.put(&target, bytes).await?;
-        } else {
-            put_pack(&plan.target, &target, bytes).await?;
-        }
-        return Ok(Copied::Bytes(length));
+        return place_pack(plan, job, &target, bytes).await;
     }
     Ok(Copied::Vanished)
+}
+
+/// Puts a pack's bytes where they belong at the target.
+async fn place_pack(plan: &Plan, job: &PackJob, key: &Key, bytes: Bytes) -> Result<Copied> {
+    let (target, length) = (&plan.target, bytes.len() as u64);
+    match &job.instead_of {
+        InsteadOf::Nothing => put_pack(target, key, bytes).await?,
+        InsteadOf::Damaged => target.put(key, bytes).await?,
+        InsteadOf::Older(older) => {
+            put_pack(target, key, bytes).await?;
+            // As after a compaction: the newest generation is looked for when this one is gone.
+            target.delete(older).await?;
+        }
+        InsteadOf::Part(older) => {
+            let theirs = target.get(older, ByteRange::Full).await?;
+            let repository = plan.key()?;
+            match reconcile::merged(&repository.shared, job.name, bytes, theirs).await? {
+                // One that is there was merged of the same two by another replication.
+                Ok(bytes) => match target.put_new(key, bytes).await {
+                    Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
+                    other => other?,
+                },
+                Err(problem) => return Ok(Copied::Damaged(problem)),
+            }
+            target.delete(older).await?;
+        }
+    }
+    Ok(Copied::Bytes(length))
 }
 
 /// Puts a pack. One that is there already is our own after a lost answer, or another
