@@ -108,7 +108,8 @@ fn newest_copies(points: &[RestorePoint], repository: RepositoryId) -> BTreeMap<
 /// Finds out which points are to be copied.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] for an instance the source does not have; or a repository fails.
+/// [`ErrorKind::Repository`] for an instance the source does not have, or what a repository
+/// reports.
 pub async fn plan(source: &Repository, target: &Repository, options: &Options) -> Result<CopyPlan> {
     let id = id_of(source)?;
     let (here, there) = (source.list(None).await?, target.list(None).await?);
@@ -126,7 +127,8 @@ pub async fn plan(source: &Repository, target: &Repository, options: &Options) -
         .find(|name| here.points.iter().all(|point| point.instance != **name))
     {
         let text = format!("there is no restore point of {missing:?} at the source");
-        return Err(EngineError::new(ErrorKind::Invalid, text));
+        let kind = sluice_repository::ErrorKind::NotFound;
+        return Err(RepositoryError::new(kind, text).into());
     }
     let newer =
         |point: &RestorePoint| newest.get(&point.instance).is_none_or(|newest| point.id > *newest);

@@ -118,7 +118,11 @@ pub(crate) struct ReplicateRunArgs {
 pub(crate) enum ReplicateCommand {
     /// Make the replica at --repo the primary, which takes backups
     #[command(after_help = "Example:\n  sluice --repo s3://far/web replicate promote")]
-    Promote,
+    Promote {
+        /// Also when a replication into it seems to be under way: its machine is gone
+        #[arg(long)]
+        force: bool,
+    },
     /// Make the repository at --repo a replica of the new primary
     #[command(after_help = "\
 Example:

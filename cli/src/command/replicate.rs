@@ -45,7 +45,7 @@ struct Job<'j> {
 pub(crate) async fn run(context: &Context, args: ReplicateArgs) -> Result<Exit> {
     match args.command {
         None => replicate(context, &args.run).await,
-        Some(ReplicateCommand::Promote) => role::promote(context).await,
+        Some(ReplicateCommand::Promote { force }) => role::promote(context, force).await,
         Some(ReplicateCommand::Demote { to }) => role::demote(context, &to).await,
         Some(ReplicateCommand::Status) => role::status(context).await,
     }

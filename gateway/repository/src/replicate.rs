@@ -42,6 +42,7 @@ mod select;
 pub mod state;
 pub mod throttle;
 mod throttled;
+mod transfer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

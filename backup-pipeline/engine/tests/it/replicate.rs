@@ -128,7 +128,7 @@ async fn four_points() -> (Side, Repository, Vec<RestorePoint>) {
 enum Step {
     Backup { instance: u8, seed: u64, at: u8 },
     Prune { which: u8 },
-    Kill { puts: u64, after: bool, with_key: bool },
+    Kill { puts: u64, after: bool, with_key: bool, only: Option<u8> },
     Copy { with_key: bool },
 }
 
@@ -137,8 +137,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0u8..3, 0u64..5, any::<u8>())
             .prop_map(|(instance, seed, at)| Step::Backup { instance, seed, at }),
         1 => any::<u8>().prop_map(|which| Step::Prune { which }),
-        4 => (0u64..25, any::<bool>(), any::<bool>())
-            .prop_map(|(puts, after, with_key)| Step::Kill { puts, after, with_key }),
+        4 => (0u64..25, any::<bool>(), any::<bool>(), proptest::option::of(0u8..3)).prop_map(
+            |(puts, after, with_key, only)| Step::Kill { puts, after, with_key, only }
+        ),
         1 => any::<bool>().prop_map(|with_key| Step::Copy { with_key }),
     ]
 }
@@ -172,11 +173,14 @@ async fn run_steps(steps: Vec<Step>, mirror: bool) {
                     repository.forget(point, "test", "test").await.unwrap();
                 }
             }
-            Step::Kill { puts, after, with_key } => {
+            Step::Kill { puts, after, with_key, only } => {
                 let effect = if after { Effect::DieAfter } else { Effect::Die };
                 fault.inject(Rule::new(effect).on(Operation::PUTS).skip(puts));
-                // It may have had fewer puts to make.
-                let _ = replicate_with(from(with_key), &faulty, how()).await;
+                let instances = only.iter().map(|instance| format!("vm-{instance}")).collect();
+                let filter = Filter { instances, latest: only.map(|_| 2), since_ms: None };
+                let how = Options { filter, ..how() };
+                // It may have had fewer puts to make, or be asked for an instance without points.
+                let _ = replicate_with(from(with_key || only.is_some()), &faulty, how).await;
                 fault.heal();
                 // Whatever was cut off: what can be seen is whole.
                 match relation(&*source, &*target).await.unwrap() {
@@ -370,8 +374,8 @@ async fn a_damaged_pack_is_not_copied_and_keeps_back_only_who_needs_it() {
 async fn damaged_records_and_missing_packs_are_told() {
     let (source, _, points) = four_points().await;
     let record = objects(&source, "r/").await.into_iter();
-    let record = record.filter(|key| key.as_str().ends_with(&points[1].id.to_string()));
-    let record = record.last().unwrap();
+    let mut record = record.filter(|key| key.as_str().ends_with(&points[1].id.to_string()));
+    let record = record.next().unwrap();
     source.put(&record, get(&source, &record).await.slice(..100)).await.unwrap();
     let packs = objects(&source, "d/").await;
     let name = |key: &Key| key.as_str().rsplit('/').next().unwrap().to_owned();
@@ -483,7 +487,7 @@ async fn roles_are_switched_and_points_flow_back() {
     let refused = replica.begin("a", &Default::default()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Role);
     let clock = Clock::system();
-    state::promote(&*target, &clock).await.unwrap();
+    state::promote(&*target, &clock, false).await.unwrap();
     let newest = point_of(&replica, "a", &noise(50, 200_000)).await;
     // Two that take backups: neither is overwritten.
     for (from, to) in [(&source, &target), (&target, &source)] {
@@ -514,6 +518,14 @@ async fn key_slots_follow_the_source() {
     repository.remove_key_slot(old.as_str().trim_start_matches("keys/")).await.unwrap();
     replicate(keyless(&source), &target).await;
     assert_eq!(objects(&target, "keys/").await, objects(&source, "keys/").await);
+    // But not those of a disk that was copied before the old passphrase was withdrawn.
+    let disk = memory();
+    replicate(keyless(&source), &disk).await;
+    let (id, _) = repository.add_recovery("later").await.unwrap();
+    replicate(keyless(&source), &target).await;
+    replicate(keyless(&disk), &target).await;
+    let slots = objects(&target, "keys/").await;
+    assert!(slots.iter().any(|key| key.as_str().ends_with(&id)), "{slots:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

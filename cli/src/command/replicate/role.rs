@@ -3,18 +3,26 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use serde_json::json;
 use sluice_destination::{Destination, list_all};
-use sluice_repository::Repository;
 use sluice_repository::replicate::state::{self, Mark};
+use sluice_repository::{ErrorKind, Repository};
 
 use crate::context::Context;
 use crate::error::{Exit, advise};
 use crate::output::{self, bytes, count, note, warn};
 
 /// Makes the replica the primary.
-pub(super) async fn promote(context: &Context) -> Result<Exit> {
+pub(super) async fn promote(context: &Context, force: bool) -> Result<Exit> {
     let destination = context.destination(false).await?.destination;
     Repository::peek(&*destination).await?;
-    let mark = state::promote(&*destination, &context.clock).await?;
+    let promoted = state::promote(&*destination, &context.clock, force).await;
+    let mark = promoted.map_err(|error| match error.kind() {
+        ErrorKind::Conflict => advise(
+            "conflict",
+            error.to_string(),
+            "if the machine that runs it is gone for good, add --force",
+        ),
+        _ => error.into(),
+    })?;
     let (here, old) = (destination.location(), &mark.source);
     if context.global.json {
         output::json_line(&json!({ "primary": here, "was_replica_of": old }))?;

@@ -11,8 +11,8 @@ use crate::format::page::{Entry, Page};
 use crate::points::RestorePoint;
 use crate::repository::Shared;
 
-/// The packs below a page, with its own.
-type Below = Arc<BTreeSet<PackName>>;
+/// Numbers of the packs below a page and of its own, ascending.
+type Below = Arc<[u32]>;
 
 /// Walks points and remembers what it saw: most pages are shared between points.
 ///
@@ -20,6 +20,8 @@ type Below = Arc<BTreeSet<PackName>>;
 /// which may lie in different packs.
 #[derive(Debug, Default)]
 pub(crate) struct Walker {
+    names: Vec<PackName>,
+    numbers: HashMap<PackName, u32>,
     pages: HashMap<(PackId, u16), Below>,
 }
 
@@ -37,7 +39,7 @@ impl Walker {
         shared: &Arc<Shared>,
         point: &RestorePoint,
     ) -> Result<BTreeSet<PackName>> {
-        let mut all = BTreeSet::new();
+        let mut all: BTreeSet<u32> = BTreeSet::new();
         for record in &point.images {
             let image = shared.open_image(point, record)?;
             for top in &image.inner.directory {
@@ -49,7 +51,7 @@ impl Walker {
                 all.extend(below.iter());
             }
         }
-        Ok(all)
+        Ok(all.into_iter().map(|number| self.names[number as usize]).collect())
     }
 
     async fn level1(
@@ -66,20 +68,31 @@ impl Walker {
         for batch in unseen.chunks(FANOUT / 4) {
             let pages = shared.pages(batch, 0, block_size).await?;
             for (leaf, page) in batch.iter().zip(pages) {
-                self.pages.insert(place(leaf), below(leaf, &page));
+                let below = self.below(leaf, &page);
+                self.pages.insert(place(leaf), below);
             }
         }
-        let mut all = BTreeSet::from([(PackKind::Meta, entry.location.pack)]);
+        let mut all = BTreeSet::from([self.number((PackKind::Meta, entry.location.pack))]);
         for leaf in &leaves {
             all.extend(self.pages.get(&place(leaf)).iter().flat_map(|below| below.iter()));
         }
-        let all = Arc::new(all);
+        let all: Below = all.into_iter().collect();
         self.pages.insert(place(entry), all.clone());
         Ok(all)
     }
-}
 
-fn below(leaf: &Entry, page: &Page) -> Below {
-    let chunks = page.iter().map(|(_, chunk)| (PackKind::Data, chunk.location.pack));
-    Arc::new(chunks.chain([(PackKind::Meta, leaf.location.pack)]).collect())
+    fn below(&mut self, leaf: &Entry, page: &Page) -> Below {
+        let chunks = page.iter().map(|(_, chunk)| (PackKind::Data, chunk.location.pack));
+        let names = chunks.chain([(PackKind::Meta, leaf.location.pack)]);
+        let numbers: BTreeSet<u32> = names.map(|name| self.number(name)).collect();
+        numbers.into_iter().collect()
+    }
+
+    fn number(&mut self, name: PackName) -> u32 {
+        let Self { names, numbers, .. } = self;
+        *numbers.entry(name).or_insert_with(|| {
+            names.push(name);
+            names.len() as u32 - 1
+        })
+    }
 }

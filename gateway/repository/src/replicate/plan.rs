@@ -10,7 +10,7 @@ use super::listing::{self, Found, PackName, Packs, Points};
 use super::needs::Walker;
 use super::reconcile::{Sides, Verdict};
 use super::select::{self, Wanted};
-use super::{Means, Options, Relation, Report, Source, relation, run};
+use super::{Means, Options, Relation, Report, Source, relation, run, state};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::{RepositoryId, commit_key, descriptor_key, pack_key, tombstone_key};
 use crate::repository::{Repository, parse_error};
@@ -59,8 +59,8 @@ pub struct Plan {
     pub(crate) descriptor: Bytes,
     pub(crate) wanted: Vec<Wanted>,
     pub(crate) jobs: BTreeMap<PackName, PackJob>,
-    /// For each point the packs it needs, as far as they have to be copied; nothing when all
-    /// packs are copied anyway.
+    /// For each point the packs it needs and none before it does, as far as they have to be
+    /// copied; nothing when all packs are copied anyway.
     pub(crate) needs: Option<Vec<BTreeSet<PackName>>>,
     pub(crate) segments: Vec<Key>,
     pub(crate) tombstones: Vec<Key>,
@@ -121,14 +121,14 @@ impl Plan {
             return vec![Batch { packs: self.jobs.keys().copied().collect(), points: wanted }];
         };
         let mut batches: Vec<Batch> = Vec::new();
-        let (mut seen, mut bytes) = (BTreeSet::new(), u64::MAX);
+        let mut bytes = u64::MAX;
         for (point, needs) in wanted.into_iter().zip(needs) {
             if bytes >= BATCH_BYTES {
                 batches.push(Batch::default());
                 bytes = 0;
             }
             let Some(batch) = batches.last_mut() else { continue };
-            for name in needs.iter().filter(|name| seen.insert(**name)) {
+            for name in needs {
                 batch.packs.push(*name);
                 bytes += self.jobs.get(name).map_or(0, |job| job.source.size);
             }
@@ -213,11 +213,25 @@ async fn slots(source: &Source, target: &Arc<dyn Destination>) -> Result<(Vec<Ke
     let keys = async |side: &dyn Destination| -> Result<BTreeSet<Key>> {
         Ok(list_all(side, "keys/").await?.into_iter().map(|object| object.key).collect())
     };
+    if is_stale(&*source.destination, &**target).await? {
+        return Ok((Vec::new(), Vec::new()));
+    }
     let (ours, theirs) = (keys(&*source.destination).await?, keys(&**target).await?);
     let missing = ours.difference(&theirs).cloned().collect();
-    let extra =
-        if ours.is_empty() { Vec::new() } else { theirs.difference(&ours).cloned().collect() };
+    let extra = match ours.is_empty() {
+        true => Vec::new(),
+        false => theirs.difference(&ours).cloned().collect(),
+    };
     Ok((missing, extra))
+}
+
+/// Whether the source is a replica that was brought up to date before the target last was, such
+/// as a disk from a drawer: it may still have key slots that were removed for a reason.
+async fn is_stale(source: &dyn Destination, target: &dyn Destination) -> Result<bool> {
+    let Some(ours) = state::mark(source).await? else { return Ok(false) };
+    let Some(theirs) = state::mark(target).await? else { return Ok(false) };
+    let time = |mark: state::Mark| mark.last_done?.parse::<jiff::Timestamp>().ok();
+    Ok(time(theirs).is_some_and(|theirs| time(ours).is_none_or(|ours| ours < theirs)))
 }
 
 /// Tombstones of points the target still shows.
@@ -249,11 +263,13 @@ impl Plan {
             select::some(&repository, &self.target, wanted, there, options, now).await?;
         self.damage.extend(damaged.iter().map(|error| damage_of(error, None)));
         self.needs = Some(Vec::new());
-        let mut walker = Walker::default();
+        let (mut walker, mut seen) = (Walker::default(), BTreeSet::new());
         for point in wanted {
             let Some(read) = &point.read else { continue };
             match walker.packs(&repository.shared, read).await {
-                Ok(packs) => {
+                Ok(mut packs) => {
+                    // Points share most of their packs: a list of all for each would be long.
+                    packs.retain(|name| seen.insert(*name));
                     self.needs.get_or_insert_default().push(packs);
                     self.wanted.push(point);
                 }

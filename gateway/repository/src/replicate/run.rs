@@ -1,31 +1,27 @@
 //! Carrying a plan out: packs, then index segments, then commit records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
 
-use super::listing::{self, PackName};
+use super::listing::PackName;
 use super::needs::Walker;
 use super::plan::{Batch, InsteadOf, PackJob, Plan, damage_of, damaged_record, is_pruned};
 use super::select::Wanted;
 use super::state::{self, Mark, RunState, Underway};
-use super::{Means, Relation, Report, check, reconcile, retain};
+use super::transfer::{Copied, copy_pack, put_same};
+use super::{Means, Relation, Report, check, retain};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{commit_key, descriptor_key, pack_key};
-use crate::format::pack::MAX_PACK;
 use crate::points::Pin;
 use crate::repository::rfc3339;
 use crate::verify::Damage;
 
 /// Records copied and pins put side by side.
 const PARALLEL: usize = 8;
-/// A pack that moves more often than this while it is copied is given up.
-const MOVES: usize = 8;
 
 pub(crate) async fn run(mut plan: Plan, means: Means) -> Result<Report> {
     means.progress.total_bytes.store(plan.bytes(), Ordering::Relaxed);
@@ -74,13 +70,6 @@ struct Run {
     pins: Vec<Pin>,
     /// Packs that are not to be had, why, and the points that need them.
     bad: BTreeMap<PackName, (String, BTreeSet<String>)>,
-}
-
-/// What became of a pack.
-enum Copied {
-    Bytes(u64),
-    Damaged(String),
-    Vanished,
 }
 
 impl Run {
@@ -391,101 +380,3 @@ enum Committed {
 
 /// How often a replication shows a sign of life.
 const HEARTBEAT_MS: u64 = 300_000;
-
-fn stopped() -> RepositoryError {
-    RepositoryError::new(
-        ErrorKind::Cancelled,
-        "the replication was stopped; what was copied is kept, run it again to go on",
-    )
-}
-
-/// Copies a pack, following it when a compaction moves it meanwhile.
-async fn copy_pack(plan: &Plan, means: &Means, job: &PackJob) -> Result<Copied> {
-    let source = &plan.source.destination;
-    let (mut found, mut target) = (job.source.clone(), job.target.clone());
-    for _ in 0..MOVES {
-        if found.size >= MAX_PACK as u64 {
-            return Ok(Copied::Damaged("it is larger than a pack can be".into()));
-        }
-        if let Some(throttle) = &means.throttle {
-            throttle.take(found.size, || means.progress.is_stopped()).await;
-        }
-        if means.progress.is_stopped() {
-            return Err(stopped());
-        }
-        let bytes = match source.get(&found.key, ByteRange::Full).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == DestinationKind::NotFound => {
-                let Some(next) = listing::look_again(&**source, &found.key).await? else {
-                    return Ok(Copied::Vanished);
-                };
-                if target == found.key {
-                    target = next.key.clone();
-                }
-                found = next;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let bytes = match reconcile::sound(bytes, plan.id, job.name).await? {
-            Ok(bytes) => bytes,
-            Err(problem) => return Ok(Copied::Damaged(problem)),
-        };
-        return place_pack(plan, job, &target, bytes).await;
-    }
-    Ok(Copied::Vanished)
-}
-
-/// Puts a pack's bytes where they belong at the target.
-async fn place_pack(plan: &Plan, job: &PackJob, key: &Key, bytes: Bytes) -> Result<Copied> {
-    let (target, length) = (&plan.target, bytes.len() as u64);
-    match &job.instead_of {
-        InsteadOf::Nothing => put_pack(target, key, bytes).await?,
-        InsteadOf::Damaged => target.put(key, bytes).await?,
-        InsteadOf::Older(older) => {
-            put_pack(target, key, bytes).await?;
-            // As after a compaction: the newest generation is looked for when this one is gone.
-            target.delete(older).await?;
-        }
-        InsteadOf::Part(older) => {
-            let theirs = target.get(older, ByteRange::Full).await?;
-            let repository = plan.key()?;
-            match reconcile::merged(&repository.shared, job.name, bytes, theirs).await? {
-                // One that is there was merged of the same two by another replication.
-                Ok(bytes) => match target.put_new(key, bytes).await {
-                    Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
-                    other => other?,
-                },
-                Err(problem) => return Ok(Copied::Damaged(problem)),
-            }
-            target.delete(older).await?;
-        }
-    }
-    Ok(Copied::Bytes(length))
-}
-
-/// Puts a pack. One that is there already is our own after a lost answer, or another
-/// replication's; its length tells a broken one.
-async fn put_pack(target: &Arc<dyn Destination>, key: &Key, bytes: Bytes) -> Result<()> {
-    let length = bytes.len() as u64;
-    match target.put_new(key, bytes.clone()).await {
-        Err(error) if error.kind() == DestinationKind::AlreadyExists => {
-            if target.head(key).await?.size != length {
-                target.put(key, bytes).await?;
-            }
-            Ok(())
-        }
-        other => Ok(other?),
-    }
-}
-
-/// Puts an object unless it is there; false when it is there with other bytes.
-async fn put_same(target: &Arc<dyn Destination>, key: &Key, body: Bytes) -> Result<bool> {
-    match target.put_new(key, body.clone()).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == DestinationKind::AlreadyExists => {
-            Ok(target.get(key, ByteRange::Full).await? == body)
-        }
-        Err(error) => Err(error.into()),
-    }
-}

@@ -113,16 +113,24 @@ pub async fn demote(
 }
 
 /// Makes the replica on `destination` a repository that takes backups. Returns the mark it had.
+/// With `force` also when a replication into it seems to be under way; should it live, it commits
+/// nothing more.
 ///
 /// # Errors
 /// [`ErrorKind::Role`] when it is no replica; [`ErrorKind::Conflict`] while a replication into
 /// it is under way.
-pub async fn promote(destination: &dyn Destination, clock: &Clock) -> Result<Mark> {
+pub async fn promote(destination: &dyn Destination, clock: &Clock, force: bool) -> Result<Mark> {
     let Some(mark) = mark(destination).await? else {
         let text = format!("the repository at {} is no replica", destination.location());
         return Err(RepositoryError::new(ErrorKind::Role, text));
     };
-    no_copy_under_way(destination, clock).await?;
+    if force {
+        for (key, _) in copies(destination, clock).await? {
+            destination.delete(&key).await?;
+        }
+    } else {
+        no_copy_under_way(destination, clock).await?;
+    }
     destination.delete(&mark_key()).await?;
     Ok(mark)
 }
@@ -257,8 +265,7 @@ impl Underway {
         match destination.head(&self.key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => Err(RepositoryError::new(
                 ErrorKind::Conflict,
-                "this replication was silent for so long that it was taken for dead; run it \
-                     again",
+                "this replication was taken for dead, or the replica was promoted; run it again",
             )),
             Err(error) => Err(error.into()),
             Ok(_) => {
@@ -302,12 +309,12 @@ mod tests {
         let destination = MemoryDestination::new();
         let clock = Clock::system();
         refuse_backup(&destination).await.unwrap();
-        assert_eq!(promote(&destination, &clock).await.unwrap_err().kind(), ErrorKind::Role);
+        assert_eq!(promote(&destination, &clock, false).await.unwrap_err().kind(), ErrorKind::Role);
         demote(&destination, "00", "s3://far/away", &clock).await.unwrap();
         let refused = refuse_backup(&destination).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Role);
         assert!(refused.to_string().contains("s3://far/away"), "{refused}");
-        assert_eq!(promote(&destination, &clock).await.unwrap().source, "s3://far/away");
+        assert_eq!(promote(&destination, &clock, false).await.unwrap().source, "s3://far/away");
         refuse_backup(&destination).await.unwrap();
         // What cannot be read is a mark too: better refused once too often.
         put(&destination, "replica", b"").await;
@@ -323,8 +330,15 @@ mod tests {
         let mut copy = Underway::begin(&destination, &clock).await.unwrap();
         no_copy_under_way(&destination, &clock).await.unwrap_err();
         demote(&destination, "00", "x", &clock).await.unwrap();
-        assert_eq!(promote(&destination, &clock).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(
+            promote(&destination, &clock, false).await.unwrap_err().kind(),
+            ErrorKind::Conflict
+        );
         copy.beat(&destination, &clock).await.unwrap();
+        promote(&destination, &clock, true).await.unwrap();
+        let gone = copy.beat(&destination, &clock).await.unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::Conflict);
+        let mut copy = Underway::begin(&destination, &clock).await.unwrap();
         // Silent for so long that the next one takes it for dead, which it must notice.
         hand.store(1_000_000 + SILENT_MS + 1, std::sync::atomic::Ordering::SeqCst);
         let next = Underway::begin(&destination, &clock).await.unwrap();
