@@ -227,7 +227,11 @@ proptest! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_killed_at_each_of_its_puts_goes_on_where_it_was() {
-    let (source, repository, points) = four_points().await;
+    let (source, repository) = new_repository().await;
+    for seed in 0..2 {
+        point_of(&repository, "a", &noise(seed, 100_000)).await;
+    }
+    let points = listed(&repository).await;
     for effect in [Effect::Die, Effect::DieAfter] {
         let mut puts = 0;
         loop {
