@@ -11,6 +11,7 @@ mod mount;
 mod points;
 mod prune;
 mod read;
+mod replicate;
 mod restore;
 mod scrub;
 pub(crate) mod value;
@@ -31,6 +32,7 @@ pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
+pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use verify::VerifyArgs;
@@ -143,6 +145,7 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
+    Replicate(ReplicateArgs),
     Key(KeyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -214,6 +217,12 @@ mod tests {
             "sluice doctor --data --probe",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
+            "sluice replicate --to /mnt/disk --keep-daily 7 --limit 20MiB/s --parallel 2",
+            "sluice replicate --from s3://far/x --instance a b --latest 3 --since 2026-11-01",
+            "sluice replicate --to /d --limit-window 08:00-18:00=5MiB/s -n",
+            "sluice replicate promote",
+            "sluice replicate demote --to s3://new/x",
+            "sluice replicate status --json",
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
@@ -237,6 +246,11 @@ mod tests {
             "sluice verify --data --sample 5%",
             "sluice verify --sample 500%",
             "sluice forget",
+            "sluice replicate",
+            "sluice replicate --to /a --from /b",
+            "sluice replicate --to /a --parallel 0",
+            "sluice replicate --to /a --limit-window 8=5",
+            "sluice replicate demote",
             "sluice list -q -v",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -11,6 +11,7 @@ mod mount;
 mod points;
 mod prune;
 mod read;
+mod replicate;
 mod restore;
 mod scrub;
 mod verify;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
+        Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
         Command::Key(args) => key::run(&context, args.command).await,
         Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
             unreachable!("done by without_runtime")

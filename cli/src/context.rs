@@ -38,7 +38,7 @@ impl Context {
             .ok_or_else(|| usage_error("which repository? Give --repo DEST, or set SLUICE_REPO"))
     }
 
-    /// Opens the destination.
+    /// Opens the repository's destination.
     pub(crate) async fn destination(&self, create: bool) -> Result<Opened> {
         self.destination_at(self.repo()?, create).await
     }

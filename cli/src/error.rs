@@ -237,6 +237,7 @@ fn repository_kind(kind: RepositoryKind) -> Option<&'static str> {
         RepositoryKind::NotFound => "not-found",
         RepositoryKind::Ambiguous => "ambiguous",
         RepositoryKind::Conflict => "conflict",
+        RepositoryKind::Role => "role",
         RepositoryKind::Invalid => "invalid",
         RepositoryKind::Destination(kind) => return destination_kind(kind),
         RepositoryKind::Local => "local",
@@ -279,6 +280,10 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "not-found" => "`sluice list` shows what there is",
         "ambiguous" => "write more of the id; `sluice list --json` shows ids in full",
         "conflict" => "run the command again",
+        "role" => {
+            "`sluice replicate status` shows what a repository is; `sluice replicate promote` and \
+             `demote` change it"
+        }
         "bad-destination" => {
             "name a folder or s3://BUCKET/PREFIX?endpoint=URL&region=R; for a new repository, \
              `sluice init` creates the folder"

@@ -25,6 +25,16 @@ pub(crate) fn passphrase() -> Result<Zeroizing<String>> {
     }
 }
 
+/// Whether a passphrase is given, so that nobody need be asked.
+pub(crate) fn is_given() -> bool {
+    [FILE, VARIABLE].iter().any(|name| std::env::var_os(name).is_some_and(|set| !set.is_empty()))
+}
+
+/// The passphrase in a file.
+pub(crate) fn passphrase_in(file: &Path) -> Result<Zeroizing<String>> {
+    first_line(file)
+}
+
 /// The passphrase of a new repository; asked for twice.
 pub(crate) fn new_passphrase() -> Result<Zeroizing<String>> {
     match from_environment()? {

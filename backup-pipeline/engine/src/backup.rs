@@ -16,6 +16,7 @@ use crate::buffers::Buffers;
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::leaf::{Context, LARGEST_HELD, memory};
 use crate::progress::{Phase, Progress};
+use crate::replicate::CopyOf;
 use crate::{Change, Source, SourceImage, stream};
 
 /// Leaves under way at the same time: enough to read, hash and store side by side.
@@ -34,6 +35,8 @@ pub struct BackupOptions {
     pub consistency: String,
     /// Not to be pruned before, in ms since 1970.
     pub retain_until_ms: Option<u64>,
+    /// The source is this point of another repository.
+    pub copy_of: Option<CopyOf>,
 }
 
 impl Default for BackupOptions {
@@ -44,6 +47,7 @@ impl Default for BackupOptions {
             metadata: None,
             consistency: "crash".into(),
             retain_until_ms: None,
+            copy_of: None,
         }
     }
 }
@@ -79,6 +83,10 @@ pub async fn backup(
     progress.set_phase(Phase::Preparing);
     let session_options = SessionOptions { level: options.level, dedup: true };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
+    let images = match &options.copy_of {
+        Some(copy) => copy.trust(images, session.parent()),
+        None => images,
+    };
     progress.watch(session.counters());
     for image in &images {
         if let Source::Device(device, _) = &image.source {
@@ -114,6 +122,7 @@ pub async fn backup(
         method,
         read_bytes: progress.snapshot().read,
         retain_until_ms: options.retain_until_ms,
+        copied: options.copy_of.map(CopyOf::into_copied),
     };
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);
@@ -162,7 +171,9 @@ async fn run_images(
     let (buffers, memory) = (Buffers::default(), memory());
     let mut records = Vec::with_capacity(images.len());
     for mut image in images {
-        let block_size = options.block_size.unwrap_or_else(|| inherited(session, &image.name));
+        let copied = options.copy_of.as_ref().and_then(|copy| copy.block_size(&image.name));
+        let block_size = copied.or(options.block_size);
+        let block_size = block_size.unwrap_or_else(|| inherited(session, &image.name));
         let parent = session.parent_image(&image.name, block_size)?;
         if let Some(parent) = &parent {
             reread(session, parent, &mut image).await?;

@@ -16,6 +16,7 @@ mod buffers;
 mod error;
 mod leaf;
 mod progress;
+pub mod replicate;
 mod restore;
 mod stream;
 

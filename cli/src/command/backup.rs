@@ -36,6 +36,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         metadata,
         consistency: args.consistency.word().into(),
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
+        ..BackupOptions::default()
     };
     let started = Instant::now();
     let done =

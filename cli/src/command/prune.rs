@@ -174,7 +174,7 @@ async fn remove(repository: &Repository, points: &[&RestorePoint], reason: &str)
 }
 
 /// Who removes, for the record.
-fn who() -> String {
+pub(super) fn who() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Ambiguous,
     /// Someone else got there first (a lost commit race, a fenced session).
     Conflict,
+    /// Replicas take no backups, and primaries no copies: the place has the other role.
+    Role,
     /// An argument is out of its range.
     Invalid,
     /// The destination failed; its own error is the source.

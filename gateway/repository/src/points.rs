@@ -18,7 +18,7 @@ use crate::format::id::{
     ChainId, PinId, PointId, chain_prefix, chain_tombstones_prefix, commit_key, commits_prefix,
     parse_point_key, pin_key, tombstone_key, tombstones_prefix,
 };
-use crate::format::manifest::{BackupStats, CommitPlain, ImageRecord, ManifestBody};
+use crate::format::manifest::{BackupStats, CommitPlain, ImageRecord, ManifestBody, Origin};
 use crate::format::record::{
     Envelope, PinRecord, TombstoneRecord, from_cbor, session_object, to_cbor,
 };
@@ -61,6 +61,8 @@ pub struct RestorePoint {
     pub consistency: String,
     /// How changes were found.
     pub method: String,
+    /// The point of another repository this one is a copy of.
+    pub origin: Option<Origin>,
 }
 
 impl RestorePoint {
@@ -474,6 +476,7 @@ impl Shared {
             host: body.host,
             consistency: body.consistency,
             method: body.method,
+            origin: body.origin,
         }))
     }
 }

@@ -35,6 +35,7 @@ use crate::host;
 use crate::image_reader::ImageReader;
 use crate::index::{DedupIndex, SortedEntries};
 use crate::points::RestorePoint;
+use crate::replicate::Copied;
 use crate::repository::{Repository, Shared, parse_error};
 
 /// How often a session shows a sign of life.
@@ -75,6 +76,8 @@ pub struct CommitInfo {
     pub read_bytes: u64,
     /// Not to be pruned before, in ms since 1970.
     pub retain_until_ms: Option<u64>,
+    /// What a copy of another repository's point keeps of it.
+    pub copied: Option<Copied>,
 }
 
 /// A session of the same chain that seems to be alive.
@@ -110,6 +113,7 @@ impl Repository {
     /// [`ErrorKind::Invalid`] for an unusable name; or the destination fails.
     pub async fn begin(&self, instance: &str, options: &SessionOptions) -> Result<BackupSession> {
         check_name("instance", instance)?;
+        crate::replicate::state::refuse_backup(&*self.shared.destination).await?;
         let shared = self.shared.clone();
         let chain = shared.keys.chain(instance);
         let id = SessionId::new(shared.clock.now_ms(), random()?);
@@ -488,7 +492,7 @@ impl BackupSession {
             meta_bytes: load(&counters.meta),
             duration_ms: now.saturating_sub(self.record.started_ms),
         };
-        let plain = CommitPlain {
+        let mut plain = CommitPlain {
             chain: self.record.chain,
             point: self.record.point,
             parent: self.record.parent,
@@ -498,7 +502,7 @@ impl BackupSession {
             roots: images.iter().map(|image| image.root).collect(),
             nonce: random()?,
         };
-        let body = ManifestBody {
+        let mut body = ManifestBody {
             instance: self.record.instance.clone(),
             images,
             metadata: info.metadata,
@@ -507,7 +511,11 @@ impl BackupSession {
             host: host::name(),
             consistency: info.consistency,
             method: info.method,
+            origin: None,
         };
+        if let Some(copied) = info.copied {
+            copied.apply(&mut plain, &mut body);
+        }
         Ok((plain, body))
     }
 

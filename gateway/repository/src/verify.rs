@@ -35,9 +35,9 @@ use crate::format::record::session_object;
 use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error};
 
-pub(crate) use flaw::damage_of;
+use flaw::Flaws;
 pub use flaw::{Damage, Place, Touched};
-use flaw::{Flaws, split};
+pub(crate) use flaw::{damage_of, split};
 pub(crate) use packs::{Memory, PackFlaws, PackHash};
 pub(crate) use references::PackName;
 use references::{Slots, Sums};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use rustix::fs::{SeekFrom, fstatfs, seek};
 use rustix::buffer::spare_capacity;
+use rustix::fs::{SeekFrom, fstatfs, seek};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 use sluice_block::{
     BlockError, BlockRead, ErrorKind, Extent, ExtentList, MAX_EXTENTS, Result, check_range,
@@ -124,9 +124,8 @@ impl BlockRead for RawDisk {
         }
         // The rest has to come from the disk, which may take its time.
         let (file, length) = (self.file.clone(), buf.len() - done);
-        let rest = tokio::task::spawn_blocking(move || {
-            read_exact(&file, offset + done as u64, length)
-        });
+        let rest =
+            tokio::task::spawn_blocking(move || read_exact(&file, offset + done as u64, length));
         let rest = rest.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         buf[done..].copy_from_slice(&rest.map_err(|error| self.failed(error))?);
         Ok(())

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::id::{ChainId, Digest, PackId, PointId};
+use super::id::{ChainId, Digest, PackId, PointId, RepositoryId};
 use super::pack::Codec;
 use super::page::Location;
 use super::{FANOUT, FormatError, MAX_IMAGE, Parsed, is_block_size, take, u16_at, u32_at};
@@ -69,6 +69,21 @@ pub struct ManifestBody {
     /// How the changes were found ("full", "regions", "rescan", "changed").
     #[n(7)]
     pub method: String,
+    /// The point of another repository this one is a copy of.
+    #[n(20)]
+    pub origin: Option<Origin>,
+}
+
+/// A point of another repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Origin {
+    /// The repository.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// The point.
+    #[n(1)]
+    pub point: PointId,
 }
 
 /// What a backup did; all figures are for this point alone.

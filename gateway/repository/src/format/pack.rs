@@ -174,7 +174,7 @@ impl PackBuilder {
     }
 }
 
-fn encode_entry(entry: &SlotEntry) -> [u8; ENTRY_LEN] {
+pub(crate) fn encode_entry(entry: &SlotEntry) -> [u8; ENTRY_LEN] {
     let mut bytes = [0; ENTRY_LEN];
     bytes[..32].copy_from_slice(&entry.id);
     bytes[32..36].copy_from_slice(&entry.offset.to_le_bytes());

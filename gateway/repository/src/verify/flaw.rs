@@ -54,6 +54,11 @@ pub struct Damage {
 pub(super) const NOT_IN_TABLE: &str = "the pack's table does not have what the block map names";
 
 impl Damage {
+    /// Damage of an object as a whole.
+    pub(crate) fn whole(object: String, problem: String, points: BTreeSet<String>) -> Self {
+        Self { object, problem, points, place: None, touched: Vec::new() }
+    }
+
     /// Whether the pack is sound and the block map names something else.
     pub(crate) fn is_misfit(&self) -> bool {
         self.problem == NOT_IN_TABLE
@@ -183,7 +188,7 @@ pub(super) fn touch(damage: &mut Damage, point: &str, image: &str, range: Range<
 }
 
 /// Splits "object X is damaged: Y" into X and Y.
-pub(super) fn split(error: &RepositoryError, object: &str) -> (String, String) {
+pub(crate) fn split(error: &RepositoryError, object: &str) -> (String, String) {
     let text = error.to_string();
     match text.strip_prefix("object ").and_then(|rest| rest.split_once(" is damaged: ")) {
         Some((object, problem)) => (object.to_owned(), problem.to_owned()),

@@ -9,6 +9,7 @@ mod main_job;
 mod mount;
 mod nbd;
 mod removal;
+mod replicate;
 mod s3;
 mod scripts;
 mod scrub;

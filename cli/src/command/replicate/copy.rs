@@ -1,0 +1,90 @@
+use std::sync::Arc;
+
+use anyhow::Result;
+use sluice_destination::Destination;
+use sluice_engine::replicate::plan;
+use sluice_repository::replicate::Throttled;
+use sluice_repository::{Repository, Unlock};
+
+use super::Job;
+use super::replica::open_with;
+use super::tell::{Outcome, Planned};
+use crate::error::{Exit, usage_error};
+use crate::output::progress::{Shower, Shown};
+use crate::{interrupt, secret};
+
+/// zstd level of the blocks written anew: as of a backup.
+const LEVEL: i32 = 1;
+
+/// Copies points into a repository with other keys.
+pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
+    if job.args.mirror_prunes {
+        return Err(usage_error(
+            "DEST is another repository, whose restore points are its own; --mirror-prunes is \
+             for replicas, --keep-... works here",
+        ));
+    }
+    let (source, target) = open(&job).await?;
+    let plan = plan(&source, &target, &job.options).await?;
+    if job.args.dry_run {
+        let planned = Planned {
+            mode: "copy",
+            points: plan.points().iter().map(ToString::to_string).collect(),
+            present: plan.present(),
+            packs: None,
+            bytes: None,
+            damage: plan.damage().to_vec(),
+        };
+        return planned.tell(&job);
+    }
+    let present = plan.present();
+    let cancel = interrupt::watch("stopping; what was copied is kept (again to stop at once)")?;
+    let (cancelled, waiting) = (cancel.clone(), job.progress.clone());
+    let stop = tokio::spawn(async move {
+        cancelled.cancelled().await;
+        waiting.stop();
+    });
+    let progress = sluice_engine::Progress::new();
+    let shower = Shower::start(&job.context.global, progress.clone(), Shown::Backup);
+    let run = Box::pin(plan.run(&job.options, LEVEL, progress.clone(), cancel)).await;
+    drop(shower);
+    stop.abort();
+    let report = run?;
+    let outcome = Outcome {
+        mode: "copy",
+        points: report.points.iter().map(|(point, _)| point.to_string()).collect(),
+        present,
+        gone: report.gone.iter().map(ToString::to_string).collect(),
+        pruned: report.pruned.iter().map(ToString::to_string).collect(),
+        packs: None,
+        bytes: Some(progress.snapshot().stored),
+        repaired: 0,
+        damage: report.damage,
+        help: None,
+    };
+    outcome.tell(&job)
+}
+
+/// Opens both: the repository as always, DEST with its own passphrase where it has one.
+async fn open(job: &Job<'_>) -> Result<(Repository, Repository)> {
+    let throttled = |destination: &Arc<dyn Destination>| match &job.throttle {
+        Some(throttle) => {
+            let (throttle, progress) = (throttle.clone(), job.progress.clone());
+            Arc::new(Throttled::new(destination.clone(), throttle, progress))
+        }
+        None => destination.clone(),
+    };
+    let (source, target) = (&job.ends.source.destination, &job.ends.target.destination);
+    let (repo, dest) =
+        if job.ends.pull { (target, throttled(source)) } else { (source, throttled(target)) };
+    let unlock = job.context.unlock(&**repo).await?;
+    let repo = open_with(job, repo, unlock.clone()).await?;
+    let unlock = match &job.args.dest_passphrase_file {
+        _ if Repository::peek(&*dest).await?.encryption == "open" => Unlock::Open,
+        Some(file) => Unlock::Passphrase(secret::passphrase_in(file)?),
+        None if matches!(unlock, Unlock::Open) => Unlock::Passphrase(secret::passphrase()?),
+        None => unlock,
+    };
+    let dest = open_with(job, &dest, unlock).await?;
+    Ok(if job.ends.pull { (dest, repo) } else { (repo, dest) })
+}

@@ -1,0 +1,382 @@
+//! Carrying a plan out: packs, then index segments, then commit records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+
+use futures::stream::{self, StreamExt};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
+
+use super::listing::PackName;
+use super::needs::Walker;
+use super::plan::{Batch, InsteadOf, PackJob, Plan, damage_of, damaged_record, is_pruned};
+use super::select::Wanted;
+use super::state::{self, Mark, RunState, Underway};
+use super::transfer::{Copied, copy_pack, put_same};
+use super::{Means, Relation, Report, check, retain};
+use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::header::Kind;
+use crate::format::id::{commit_key, descriptor_key, pack_key};
+use crate::points::Pin;
+use crate::repository::rfc3339;
+use crate::verify::Damage;
+
+/// Records copied and pins put side by side.
+const PARALLEL: usize = 8;
+
+pub(crate) async fn run(mut plan: Plan, means: Means) -> Result<Report> {
+    means.progress.total_bytes.store(plan.bytes(), Ordering::Relaxed);
+    if plan.relation == Relation::Empty {
+        check_target(&*plan.target).await?;
+    }
+    let mut underway = Underway::begin(&*plan.target, &means.clock).await?;
+    let mut run = Run {
+        report: Report { damage: std::mem::take(&mut plan.damage), ..Report::default() },
+        pins: Vec::new(),
+        bad: std::mem::take(&mut plan.bad)
+            .into_iter()
+            .map(|(name, problem)| (name, (problem, BTreeSet::new())))
+            .collect(),
+        means,
+        plan,
+    };
+    let result = run.go(&mut underway).await;
+    for pin in std::mem::take(&mut run.pins) {
+        pin.release().await;
+    }
+    underway.end(&*run.plan.target).await;
+    result.map(|()| run.report)
+}
+
+/// A replica may become the primary, so it must be able to arbitrate commits.
+async fn check_target(target: &dyn Destination) -> Result<()> {
+    let capabilities = probe::probe(target).await?;
+    if capabilities.can_arbitrate() {
+        return Ok(());
+    }
+    Err(RepositoryError::new(
+        ErrorKind::Destination(DestinationKind::Unfit),
+        format!(
+            "{} cannot hold a replica: it does not keep the promises a commit rests on \
+             ({capabilities:?}); use a store with conditional writes",
+            target.location()
+        ),
+    ))
+}
+
+struct Run {
+    plan: Plan,
+    means: Means,
+    report: Report,
+    pins: Vec<Pin>,
+    /// Packs that are not to be had, why, and the points that need them.
+    bad: BTreeMap<PackName, (String, BTreeSet<String>)>,
+}
+
+impl Run {
+    async fn go(&mut self, underway: &mut Underway) -> Result<()> {
+        let mark = self.begin().await?;
+        self.pin().await?;
+        for batch in self.plan.batches() {
+            self.batch(batch, underway).await?;
+        }
+        for ((kind, pack), (problem, points)) in std::mem::take(&mut self.bad) {
+            let object = pack_key(kind, pack).to_string();
+            self.report.damage.push(Damage::whole(object, problem, points));
+        }
+        self.copy_tombstones().await?;
+        if self.plan.options.keep.is_some() {
+            let (target, options) = (&self.plan.target, &self.plan.options);
+            let now = self.means.clock.now_ms();
+            let pruned = retain::retain(&self.plan.key()?, target, options, now).await?;
+            self.report.pruned.extend(pruned);
+        }
+        self.finish(mark).await
+    }
+
+    /// Makes the target a replica that can be opened, and says that a replication runs.
+    async fn begin(&mut self) -> Result<Mark> {
+        let (source, target) = (&self.plan.source.destination, &self.plan.target);
+        let now = rfc3339(self.means.clock.now_ms());
+        let known = state::mark(&**target).await?;
+        let mut mark = known.unwrap_or_else(|| Mark { since: now.clone(), ..Mark::default() });
+        mark.source = source.location();
+        mark.repository = self.plan.id.hex();
+        mark.last_run = Some(now);
+        mark.state = RunState::Running;
+        // Before the descriptor: no backup may come in between.
+        state::put_mark(&**target, &mark).await?;
+        for key in &self.plan.slots.0 {
+            let body = source.get(key, ByteRange::Full).await?;
+            put_same(target, key, body).await?;
+        }
+        for key in &self.plan.slots.1 {
+            target.delete(key).await?;
+        }
+        if self.plan.relation == Relation::Empty
+            && !put_same(target, &descriptor_key(), self.plan.descriptor.clone()).await?
+        {
+            let text = format!("somebody else made a repository at {}", target.location());
+            return Err(RepositoryError::new(ErrorKind::Conflict, text));
+        }
+        Ok(mark)
+    }
+
+    async fn finish(&mut self, mut mark: Mark) -> Result<()> {
+        let report = &self.report;
+        mark.points = report.points.len() as u64;
+        (mark.packs, mark.bytes) = (report.packs, report.bytes);
+        mark.state = if report.damage.is_empty() { RunState::Done } else { RunState::Incomplete };
+        if mark.state == RunState::Done {
+            mark.last_done = mark.last_run.clone();
+        }
+        state::put_mark(&*self.plan.target, &mark).await
+    }
+
+    /// Pins the points at the source. Without a key this cannot be; a pack that goes away is
+    /// then noticed while it is copied.
+    async fn pin(&mut self) -> Result<()> {
+        let Some(repository) = self.plan.source.key.clone() else { return Ok(()) };
+        let mut pins = stream::iter(self.plan.wanted.clone())
+            .map(|wanted| {
+                let repository = repository.clone();
+                async move {
+                    match &wanted.read {
+                        Some(read) => repository.pin(read, "replicate").await.map(Some),
+                        None => Ok(None),
+                    }
+                }
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some(pin) = pins.next().await {
+            match pin {
+                Ok(pin) => self.pins.extend(pin),
+                // Pruned or damaged: told when it is its turn to be copied.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn batch(&mut self, batch: Batch, underway: &mut Underway) -> Result<()> {
+        self.copy_packs(&batch.packs, underway).await?;
+        self.copy_segments().await?;
+        let points = self.without_pruned(batch.points).await?;
+        let points = self.without_damage(points).await?;
+        underway.beat(&*self.plan.target, &self.means.clock).await?;
+        let run = &*self;
+        let mut commits = stream::iter(points)
+            .map(|wanted| async move {
+                let committed = run.commit(&wanted).await;
+                (wanted, committed)
+            })
+            .buffered(PARALLEL);
+        let (mut done, mut gone, mut damage) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some((wanted, committed)) = commits.next().await {
+            match committed? {
+                Committed::Yes => done.push(wanted.name),
+                Committed::Abort => {}
+                Committed::Gone => gone.push(wanted.name),
+                Committed::Damaged(problem) => damage.push(damaged_record(&wanted, problem)),
+            }
+        }
+        drop(commits);
+        self.means.progress.points.fetch_add(done.len() as u64, Ordering::Relaxed);
+        self.report.points.extend(done);
+        self.report.gone.extend(gone);
+        self.report.damage.extend(damage);
+        Ok(())
+    }
+
+    /// Copies packs side by side.
+    async fn copy_packs(&mut self, names: &[PackName], underway: &mut Underway) -> Result<()> {
+        let jobs: Vec<PackJob> =
+            names.iter().filter_map(|name| self.plan.jobs.get(name)).cloned().collect();
+        let (plan, means) = (&self.plan, &self.means);
+        let parallel = plan.options.parallel.clamp(1, 64);
+        let mut copies = stream::iter(jobs)
+            .map(|job| async move {
+                let copied = copy_pack(plan, means, &job).await;
+                (job, copied)
+            })
+            .buffer_unordered(parallel);
+        let mut beaten = means.clock.now_ms();
+        while let Some((job, copied)) = copies.next().await {
+            means.progress.bytes.fetch_add(job.source.size, Ordering::Relaxed);
+            match copied? {
+                Copied::Bytes(bytes) => {
+                    means.progress.packs.fetch_add(1, Ordering::Relaxed);
+                    self.report.packs += 1;
+                    self.report.bytes += bytes;
+                    self.report.repaired += u64::from(job.instead_of == InsteadOf::Damaged);
+                }
+                Copied::Damaged(problem) => {
+                    self.bad.insert(job.name, (problem, BTreeSet::new()));
+                }
+                // Collected: no point without a tombstone needs it.
+                Copied::Vanished => {}
+            }
+            if means.clock.now_ms().saturating_sub(beaten) > HEARTBEAT_MS {
+                underway.beat(&*plan.target, &means.clock).await?;
+                beaten = means.clock.now_ms();
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out the points that were pruned at the source since the listing. While a point has
+    /// no tombstone, every pack it needs is there; so after this, packs that went away, or were
+    /// gone before they were listed, are none that a point needs.
+    async fn without_pruned(&mut self, points: Vec<Wanted>) -> Result<Vec<Wanted>> {
+        let source = &self.plan.source.destination;
+        let mut looks = stream::iter(points)
+            .map(|wanted| async move {
+                let pruned = is_pruned(source, &wanted).await;
+                (wanted, pruned)
+            })
+            .buffered(PARALLEL);
+        let mut left = Vec::new();
+        while let Some((wanted, pruned)) = looks.next().await {
+            if pruned? {
+                self.report.gone.push(wanted.name);
+            } else {
+                left.push(wanted);
+            }
+        }
+        Ok(left)
+    }
+
+    /// Leaves out the points that need a pack that is not to be had.
+    async fn without_damage(&mut self, points: Vec<Wanted>) -> Result<Vec<Wanted>> {
+        if self.bad.is_empty() {
+            return Ok(points);
+        }
+        let mut sound = Vec::new();
+        let mut walker = Walker::default();
+        for wanted in points {
+            let needs = match self.needs(&wanted, &mut walker).await {
+                Ok(needs) => needs,
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    self.report.damage.push(damage_of(&error, Some(&wanted.name)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut missing = false;
+            for (name, (_, points)) in &mut self.bad {
+                // Without a key nobody knows: the safe answer is all.
+                if needs.as_ref().is_none_or(|needs| needs.contains(name)) {
+                    points.insert(wanted.name.clone());
+                    missing = true;
+                }
+            }
+            if !missing {
+                sound.push(wanted);
+            }
+        }
+        Ok(sound)
+    }
+
+    /// The packs a point needs; nothing when that cannot be told.
+    async fn needs(
+        &self,
+        wanted: &Wanted,
+        walker: &mut Walker,
+    ) -> Result<Option<BTreeSet<PackName>>> {
+        let Some(repository) = &self.plan.source.key else { return Ok(None) };
+        let shared = &repository.shared;
+        let read = match &wanted.read {
+            Some(read) => Some(read.clone()),
+            None => shared.read_point(wanted.chain, wanted.point).await?,
+        };
+        match read {
+            Some(read) => walker.packs(shared, &read).await.map(Some),
+            None => Ok(Some(BTreeSet::new())), // an ABORT needs nothing
+        }
+    }
+
+    async fn copy_segments(&mut self) -> Result<()> {
+        let keys = std::mem::take(&mut self.plan.segments);
+        self.copy_records(keys, Kind::Segment).await.map(drop)
+    }
+
+    async fn copy_tombstones(&mut self) -> Result<()> {
+        let keys = std::mem::take(&mut self.plan.tombstones);
+        let copied = self.copy_records(keys, Kind::Tombstone).await?;
+        for key in copied {
+            let name = key.as_str().rsplit('/').take(2).collect::<Vec<_>>();
+            self.report.pruned.push(format!("{}@{}", name[1], name[0]));
+        }
+        Ok(())
+    }
+
+    /// Copies records that nothing depends on. One that is gone or damaged is left out.
+    async fn copy_records(&self, keys: Vec<Key>, kind: Kind) -> Result<Vec<Key>> {
+        let (plan, means) = (&self.plan, &self.means);
+        let mut copies = stream::iter(keys)
+            .map(|key| async move {
+                let body = match plan.source.destination.get(&key, ByteRange::Full).await {
+                    Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
+                    other => other?,
+                };
+                if let Err(error) = check::record(&body, plan.id, kind) {
+                    tracing::warn!(%key, %error, "not copying a damaged record");
+                    return Ok(None);
+                }
+                if let Some(throttle) = &means.throttle {
+                    throttle.take(body.len() as u64, || means.progress.is_stopped()).await;
+                }
+                put_same(&plan.target, &key, body).await?;
+                Ok::<_, RepositoryError>(Some(key))
+            })
+            .buffer_unordered(PARALLEL);
+        let mut copied = Vec::new();
+        while let Some(key) = copies.next().await {
+            copied.extend(key?);
+        }
+        Ok(copied)
+    }
+
+    /// Copies a commit record, if the point is still there.
+    async fn commit(&self, wanted: &Wanted) -> Result<Committed> {
+        let (source, target) = (&self.plan.source.destination, &self.plan.target);
+        let (chain, point) = (wanted.chain, wanted.point);
+        let key = commit_key(chain, point);
+        let bytes = match source.get(&key, ByteRange::Full).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(Committed::Gone),
+            other => other?,
+        };
+        let checked = match &self.plan.source.key {
+            Some(repository) => match repository.shared.parse_point(&key, chain, point, &bytes) {
+                Ok(read) => Ok(read.is_some()),
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    Err(damage_of(&error, None).problem)
+                }
+                Err(error) => return Err(error),
+            },
+            None => check::commit(&bytes, self.plan.id, chain, point)
+                .map(|plain| plain.is_some())
+                .map_err(|error| error.to_string()),
+        };
+        let is_point = match checked {
+            Ok(is_point) => is_point,
+            Err(problem) => return Ok(Committed::Damaged(problem)),
+        };
+        if !put_same(target, &key, bytes).await? {
+            return Ok(Committed::Damaged("the target has another record in its place".into()));
+        }
+        Ok(if is_point { Committed::Yes } else { Committed::Abort })
+    }
+}
+
+/// What became of a commit record.
+enum Committed {
+    Yes,
+    /// It is an ABORT, copied like the others.
+    Abort,
+    Gone,
+    Damaged(String),
+}
+
+/// How often a replication shows a sign of life.
+const HEARTBEAT_MS: u64 = 300_000;

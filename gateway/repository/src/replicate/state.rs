@@ -1,0 +1,364 @@
+//! What a replica says of itself, and what a running replication says to others.
+//!
+//! * `replica`: this repository is a copy that another place feeds. While it is there, no backup
+//!   may begin here: two places that take backups of one chain would drift apart.
+//! * `c/<run>`: a copy into this repository is under way. A collection does not go on while there
+//!   is one, and a copy does not begin while a collection is unfinished: each puts its own object
+//!   first and looks for the other's second, so at least one of two sees the other.
+//!
+//! Both are JSON in clear, for a copy needs no key.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
+
+use crate::clock::Clock;
+use crate::crypto::random;
+use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::id::SessionId;
+use crate::host;
+use crate::repository::rfc3339;
+
+/// A copy without a sign of life for this long is taken for dead.
+const SILENT_MS: u64 = 24 * 3600 * 1000;
+/// Prefix of copies under way.
+const COPIES: &str = "c/";
+/// A mark is smaller than this.
+const MAX_MARK: u64 = 64 << 10;
+
+/// How the last replication into a replica ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// None has run since the mark was made.
+    #[default]
+    None,
+    /// It is under way, or was interrupted.
+    Running,
+    /// All that was asked for is there.
+    Done,
+    /// Some of what was asked for is not there: damaged at the source.
+    Incomplete,
+}
+
+/// The mark of a replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mark {
+    /// Where its points come from; holds no secret.
+    pub source: String,
+    /// The repository's id in hex.
+    pub repository: String,
+    /// When it became a replica, RFC 3339.
+    pub since: String,
+    /// When the last replication began, RFC 3339.
+    pub last_run: Option<String>,
+    /// When everything that was asked for was last there, RFC 3339.
+    pub last_done: Option<String>,
+    /// How the last replication ended.
+    pub state: RunState,
+    /// Points the last replication brought.
+    pub points: u64,
+    /// Packs it brought.
+    pub packs: u64,
+    /// Bytes it brought.
+    pub bytes: u64,
+}
+
+fn mark_key() -> Key {
+    Key::new("replica").expect("a word is a valid key")
+}
+
+/// The mark of the replica on a destination; nothing when it holds no replica.
+///
+/// # Errors
+/// When the destination fails. A mark that cannot be read is a mark all the same.
+pub async fn mark(destination: &dyn Destination) -> Result<Option<Mark>> {
+    match destination.get(&mark_key(), ByteRange::Span { offset: 0, length: MAX_MARK }).await {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
+        Err(error) => match error.kind() {
+            DestinationKind::NotFound => Ok(None),
+            DestinationKind::InvalidRange => Ok(Some(Mark::default())),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Writes the mark.
+pub(crate) async fn put_mark(destination: &dyn Destination, mark: &Mark) -> Result<()> {
+    let body = serde_json::to_vec_pretty(mark).expect("a mark is plain JSON");
+    Ok(destination.put(&mark_key(), Bytes::from(body)).await?)
+}
+
+/// Makes the repository on `destination` a replica of the one at `source`.
+///
+/// # Errors
+/// When the destination fails.
+pub async fn demote(
+    destination: &dyn Destination,
+    repository: &str,
+    source: &str,
+    clock: &Clock,
+) -> Result<Mark> {
+    let mark = Mark {
+        source: source.into(),
+        repository: repository.into(),
+        since: rfc3339(clock.now_ms()),
+        ..Mark::default()
+    };
+    put_mark(destination, &mark).await?;
+    Ok(mark)
+}
+
+/// Makes the replica on `destination` a repository that takes backups. Returns the mark it had.
+/// With `force` also when a replication into it seems to be under way; should it live, it commits
+/// nothing more.
+///
+/// # Errors
+/// [`ErrorKind::Role`] when it is no replica; [`ErrorKind::Conflict`] while a replication into
+/// it is under way.
+pub async fn promote(destination: &dyn Destination, clock: &Clock, force: bool) -> Result<Mark> {
+    let Some(mark) = mark(destination).await? else {
+        let text = format!("the repository at {} is no replica", destination.location());
+        return Err(RepositoryError::new(ErrorKind::Role, text));
+    };
+    if force {
+        for (key, _) in copies(destination, clock).await? {
+            destination.delete(&key).await?;
+        }
+    } else {
+        no_copy_under_way(destination, clock).await?;
+    }
+    destination.delete(&mark_key()).await?;
+    Ok(mark)
+}
+
+/// Refuses a backup into a replica.
+///
+/// # Errors
+/// [`ErrorKind::Role`]; or the destination fails.
+pub async fn refuse_backup(destination: &dyn Destination) -> Result<()> {
+    match destination.head(&mark_key()).await {
+        Err(error) if error.kind() == DestinationKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => {
+            let place = destination.location();
+            let source = mark(destination).await?.unwrap_or_default().source;
+            let text = format!(
+                "{place} is a replica of {source} and takes no backups; back up there, or make \
+                 this the primary with `sluice replicate promote`"
+            );
+            Err(RepositoryError::new(ErrorKind::Role, text))
+        }
+    }
+}
+
+/// Refuses what must not happen while a replication writes here. A collection calls it after it
+/// has put its plan, and before it lists anything.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`]; or the destination fails.
+pub async fn no_copy_under_way(destination: &dyn Destination, clock: &Clock) -> Result<()> {
+    let alive = copies(destination, clock).await?.into_iter().find(|(_, copy)| copy.is_alive);
+    let Some((_, copy)) = alive else { return Ok(()) };
+    let text = format!(
+        "a replication into {} has been under way since {}; wait for it",
+        destination.location(),
+        rfc3339(copy.record.started_ms)
+    );
+    Err(RepositoryError::new(ErrorKind::Conflict, text))
+}
+
+/// A copy under way, as it tells others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct CopyRecord {
+    /// A hash: who reads the destination need not learn the names of hosts.
+    host: String,
+    process: u32,
+    process_start: u64,
+    started_ms: u64,
+    heartbeat_ms: u64,
+}
+
+fn this_host() -> String {
+    blake3::hash(host::scope().as_bytes()).to_hex()[..32].to_owned()
+}
+
+struct Copying {
+    record: CopyRecord,
+    is_alive: bool,
+}
+
+async fn copies(destination: &dyn Destination, clock: &Clock) -> Result<Vec<(Key, Copying)>> {
+    let mut found = Vec::new();
+    for object in list_all(destination, COPIES).await? {
+        let range = ByteRange::Span { offset: 0, length: MAX_MARK };
+        let record: CopyRecord = match destination.get(&object.key, range).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(error) if error.kind() == DestinationKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let silent = clock.now_ms().saturating_sub(record.heartbeat_ms) > SILENT_MS;
+        let gone = record.host == this_host()
+            && host::process_start(record.process) != Some(record.process_start);
+        found.push((object.key, Copying { record, is_alive: !silent && !gone }));
+    }
+    Ok(found)
+}
+
+/// This process' own copy under way. Dropped without [`end`](Self::end), its object stays until
+/// the next replication finds that the process is gone.
+#[derive(Debug)]
+pub(crate) struct Underway {
+    key: Key,
+    record: CopyRecord,
+}
+
+impl Underway {
+    /// Says that a copy is under way, removes what dead ones left, and makes sure that no
+    /// collection is unfinished.
+    pub(crate) async fn begin(destination: &dyn Destination, clock: &Clock) -> Result<Self> {
+        let now = clock.now_ms();
+        let process = std::process::id();
+        let record = CopyRecord {
+            host: this_host(),
+            process,
+            process_start: host::process_start(process).unwrap_or_default(),
+            started_ms: now,
+            heartbeat_ms: now,
+        };
+        let key = Key::new(format!("{COPIES}{}", SessionId::new(now, random()?)))?;
+        let this = Self { key, record };
+        this.put(destination).await?;
+        for (key, copy) in copies(destination, clock).await? {
+            if !copy.is_alive {
+                destination.delete(&key).await?;
+            }
+        }
+        if let Some(generation) = unfinished_collection(destination).await? {
+            this.end(destination).await;
+            let text = format!(
+                "a collection (number {generation}) is under way at {}; let it end, then \
+                 replicate again",
+                destination.location()
+            );
+            return Err(RepositoryError::new(ErrorKind::Conflict, text));
+        }
+        Ok(this)
+    }
+
+    async fn put(&self, destination: &dyn Destination) -> Result<()> {
+        let body = serde_json::to_vec(&self.record).expect("the record is plain JSON");
+        Ok(destination.put(&self.key, Bytes::from(body)).await?)
+    }
+
+    /// Shows a sign of life. Fails when others have taken this copy for dead: what it wrote may
+    /// have been collected.
+    pub(crate) async fn beat(
+        &mut self,
+        destination: &dyn Destination,
+        clock: &Clock,
+    ) -> Result<()> {
+        match destination.head(&self.key).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => Err(RepositoryError::new(
+                ErrorKind::Conflict,
+                "this replication was taken for dead, or the replica was promoted; run it again",
+            )),
+            Err(error) => Err(error.into()),
+            Ok(_) => {
+                self.record.heartbeat_ms = clock.now_ms();
+                self.put(destination).await
+            }
+        }
+    }
+
+    pub(crate) async fn end(self, destination: &dyn Destination) {
+        if let Err(error) = destination.delete(&self.key).await {
+            tracing::warn!(%error, "the record of a replication stays behind");
+        }
+    }
+}
+
+/// The collection that was planned and is not done.
+async fn unfinished_collection(destination: &dyn Destination) -> Result<Option<u64>> {
+    let mut known: BTreeSet<(u64, bool)> = BTreeSet::new();
+    for object in list_all(destination, "g/").await? {
+        let mut parts = object.key.as_str().split('/').skip(1);
+        if let (Some(Ok(number)), Some(what)) = (parts.next().map(str::parse), parts.next()) {
+            known.insert((number, what.starts_with("done")));
+        }
+    }
+    Ok(known.last().filter(|(_, done)| !done).map(|(number, _)| *number))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_destination::memory::MemoryDestination;
+
+    use super::*;
+
+    async fn put(destination: &dyn Destination, key: &str, body: &'static [u8]) {
+        destination.put(&Key::new(key).unwrap(), Bytes::from_static(body)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_mark_refuses_backups_until_it_is_promoted() {
+        let destination = MemoryDestination::new();
+        let clock = Clock::system();
+        refuse_backup(&destination).await.unwrap();
+        assert_eq!(promote(&destination, &clock, false).await.unwrap_err().kind(), ErrorKind::Role);
+        demote(&destination, "00", "s3://far/away", &clock).await.unwrap();
+        let refused = refuse_backup(&destination).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Role);
+        assert!(refused.to_string().contains("s3://far/away"), "{refused}");
+        assert_eq!(promote(&destination, &clock, false).await.unwrap().source, "s3://far/away");
+        refuse_backup(&destination).await.unwrap();
+        // What cannot be read is a mark too: better refused once too often.
+        put(&destination, "replica", b"").await;
+        assert_eq!(mark(&destination).await.unwrap(), Some(Mark::default()));
+        refuse_backup(&destination).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_copy_and_a_collection_keep_out_of_each_others_way() {
+        let destination = MemoryDestination::new();
+        let (clock, hand) = Clock::manual(1_000_000);
+        no_copy_under_way(&destination, &clock).await.unwrap();
+        let mut copy = Underway::begin(&destination, &clock).await.unwrap();
+        no_copy_under_way(&destination, &clock).await.unwrap_err();
+        demote(&destination, "00", "x", &clock).await.unwrap();
+        assert_eq!(
+            promote(&destination, &clock, false).await.unwrap_err().kind(),
+            ErrorKind::Conflict
+        );
+        copy.beat(&destination, &clock).await.unwrap();
+        promote(&destination, &clock, true).await.unwrap();
+        let gone = copy.beat(&destination, &clock).await.unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::Conflict);
+        let mut copy = Underway::begin(&destination, &clock).await.unwrap();
+        // Silent for so long that the next one takes it for dead, which it must notice.
+        hand.store(1_000_000 + SILENT_MS + 1, std::sync::atomic::Ordering::SeqCst);
+        let next = Underway::begin(&destination, &clock).await.unwrap();
+        let fenced = copy.beat(&destination, &clock).await.unwrap_err();
+        assert_eq!(fenced.kind(), ErrorKind::Conflict);
+        next.end(&destination).await;
+        no_copy_under_way(&destination, &clock).await.unwrap();
+        for (key, free) in [
+            ("g/9/plan", false),
+            ("g/9/done", true),
+            ("g/10/plan", false),
+            ("g/10/condemned", false),
+        ] {
+            put(&destination, key, b"x").await;
+            let begun = Underway::begin(&destination, &clock).await;
+            assert_eq!(begun.is_ok(), free, "{key}");
+            if let Ok(begun) = begun {
+                begun.end(&destination).await;
+            }
+        }
+        no_copy_under_way(&destination, &clock).await.unwrap();
+    }
+}
