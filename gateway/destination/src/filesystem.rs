@@ -15,13 +15,14 @@
 //!   unmounted disk must not turn into a new, empty destination on the root disk.
 //! * All system calls run on tokio's blocking pool.
 
+mod read;
 mod temporary;
 mod walk;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -243,9 +244,8 @@ impl Store {
         let length = span.end - span.start;
         check_length(key, length)?;
         // At most MAX_GET, so it fits in usize.
-        let mut body = vec![0; length as usize];
-        file.read_exact_at(&mut body, span.start).map_err(|error| failed("read", &path, error))?;
-        Ok(Bytes::from(body))
+        let body = read::exact_at(&file, span.start, length as usize);
+        body.map(Bytes::from).map_err(|error| failed("read", &path, error))
     }
 
     fn head(&self, key: &Key) -> Result<ObjectMeta> {
