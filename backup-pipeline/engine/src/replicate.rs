@@ -114,10 +114,9 @@ pub async fn plan(source: &Repository, target: &Repository, options: &Options) -
     let id = id_of(source)?;
     let (here, there) = (source.list(None).await?, target.list(None).await?);
     let newest = newest_copies(&there.points, id);
-    let damage = here.damaged.iter().map(|one| Damage {
-        object: one.key.to_string(),
-        problem: one.error.to_string(),
-        points: [one.key.to_string()].into(),
+    let damage = here.damaged.iter().map(|one| {
+        let name = one.key.to_string();
+        Damage::whole(name.clone(), one.error.to_string(), [name].into())
     });
     let damage = damage.collect();
     let filter = &options.filter;
@@ -234,11 +233,10 @@ impl CopyPlan {
             match copied {
                 Ok(copy) => report.points.push((point.clone(), copy)),
                 Err(error) => match damage_in(&error) {
-                    Some(problem) => report.damage.push(Damage {
-                        object: point.to_string(),
-                        problem,
-                        points: [point.to_string()].into(),
-                    }),
+                    Some(problem) => {
+                        let name = point.to_string();
+                        report.damage.push(Damage::whole(name.clone(), problem, [name].into()));
+                    }
                     None => return Err(error),
                 },
             }

@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub ranged_get: bool,
     /// The store refuses a body that does not match its checksum.
     pub checksum_verified: bool,
+    /// The store keeps a locked object from being removed until its lock runs out.
+    pub object_lock: bool,
     /// The store's clock minus ours, in whole seconds, where the store tells its time.
     pub clock_offset_seconds: Option<i64>,
 }

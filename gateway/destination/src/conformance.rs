@@ -2,6 +2,8 @@
 //!
 //! The checks panic with a message at the first broken promise; call [`run`] from a test.
 
+mod locks;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 
 use crate::{ByteRange, Destination, ErrorKind, Key, MAX_PAGE, list_after, list_all};
+
+pub use locks::run as run_locks;
 
 /// Writers in a race for one key.
 const RACERS: u8 = 8;
@@ -35,6 +39,7 @@ where
     pages_continue(&*fresh().await).await;
     long_listings_come_in_pages(&*fresh().await).await;
     parallel_puts_into_new_folders(&*fresh().await).await;
+    many_are_deleted_together(&*fresh().await).await;
 }
 
 fn key(text: &str) -> Key {
@@ -260,6 +265,20 @@ async fn long_listings_come_in_pages(store: &dyn Destination) {
     assert!(page.objects.len() <= MAX_PAGE && page.more, "a page holds more than {MAX_PAGE}");
     let wanted: Vec<_> = (0..count).map(|at| format!("many/{at:05}")).collect();
     assert_eq!(names(store, "many/").await, wanted);
+    let all: Vec<_> = wanted.iter().map(|name| key(name)).collect();
+    store.delete_many(&all).await.expect("delete them all");
+    assert!(names(store, "many/").await.is_empty(), "some were left");
+}
+
+async fn many_are_deleted_together(store: &dyn Destination) {
+    for name in ["gone/a", "gone/b/c", "kept"] {
+        put(store, name, "x").await;
+    }
+    store.delete_many(&[]).await.expect("delete nothing");
+    let gone = ["gone/a", "gone/never", "gone/b/c", "gone/a"].map(key);
+    store.delete_many(&gone).await.expect("delete, also what is not there");
+    store.delete_many(&gone[..1]).await.expect("delete one that is gone");
+    assert_eq!(names(store, "").await, ["kept"]);
 }
 
 async fn parallel_puts_into_new_folders(store: &dyn Destination) {

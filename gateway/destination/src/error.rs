@@ -26,6 +26,8 @@ pub enum ErrorKind {
     NoSpace,
     /// No answer, a broken one, or a request to come back later: the same call may succeed.
     Unavailable,
+    /// The store does not have this function.
+    Unsupported,
     /// The store broke its contract (for example it ignores a condition).
     Unfit,
     /// Anything else.

@@ -15,6 +15,8 @@
 mod capability;
 mod error;
 mod key;
+mod lock;
+mod many;
 mod order;
 
 pub mod conformance;
@@ -36,6 +38,7 @@ use bytes::Bytes;
 pub use capability::Capabilities;
 pub use error::{DestinationError, ErrorKind, Result};
 pub use key::Key;
+pub use lock::{Lock, LockMode};
 
 /// Which bytes of an object to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +174,68 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the store reports.
     async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Removes objects, with fewer requests than one each where the store can. Every one is
+    /// tried, also after another has failed.
+    ///
+    /// # Errors
+    /// What the store reports, with the number of objects that may still be there.
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        many::side_by_side(keys.iter().map(|key| self.delete(key)).collect()).await
+    }
+
+    /// How many objects one request of [`delete_many`](Self::delete_many) removes, at most.
+    fn deletes_per_request(&self) -> usize {
+        1
+    }
+
+    /// Stores an object that the store itself then keeps from being removed or replaced until a
+    /// time. `create_only` has it refused when the key is taken, as by
+    /// [`put_new`](Self::put_new).
+    ///
+    /// A store with versions may let [`delete`](Self::delete) and [`put`](Self::put) succeed
+    /// and hide the locked version, which stays.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]; [`ErrorKind::AlreadyExists`].
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        let _ = (body, create_only, lock);
+        Err(lock::unsupported(key))
+    }
+
+    /// Locks an object for longer. A lock that lasts longer, or is stricter, stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]; [`ErrorKind::NotFound`].
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        let _ = lock;
+        Err(lock::unsupported(key))
+    }
+
+    /// The lock on an object, which may have run out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`]; [`ErrorKind::NotFound`].
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        Err(lock::unsupported(key))
+    }
+
+    /// Whether the store keeps a locked object from being removed for good, tried with an
+    /// object under `key` that is locked as `lock` says, which is not for long. Nothing is left
+    /// behind; that may take until the lock has run out.
+    ///
+    /// # Errors
+    /// What the store reports, other than the refusal.
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        let _ = (key, lock);
+        Ok(false)
+    }
 
     /// Whether the store refuses a body that does not match the checksum sent with it, tried
     /// with an object under `key`, which may be there afterwards. False where bodies are not

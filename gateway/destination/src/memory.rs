@@ -6,27 +6,66 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::key::may_start_key;
+use crate::lock::unsupported;
 use crate::{
-    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
+    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
     page_limit,
 };
 
 /// Objects in memory, gone with the process.
 #[derive(Default)]
 pub struct MemoryDestination {
-    objects: Mutex<BTreeMap<Key, Bytes>>,
+    objects: Mutex<BTreeMap<Key, Object>>,
+    has_locks: bool,
+}
+
+#[derive(Clone)]
+struct Object {
+    body: Bytes,
+    lock: Option<Lock>,
+}
+
+impl Object {
+    fn is_locked(&self) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
+        let now = SystemTime::now();
+        self.lock.is_some_and(|lock| lock.until > now)
+    }
 }
 
 impl MemoryDestination {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty store with object lock: a locked object can be neither removed nor replaced.
+    pub fn with_locks() -> Self {
+        Self { has_locks: true, ..Self::default() }
+    }
+
+    fn store(&self, key: &Key, create_only: bool, object: Object) -> Result<()> {
+        let mut objects = self.objects.lock();
+        if create_only && objects.contains_key(key) {
+            let context = format!("memory: {key} exists already");
+            return Err(DestinationError::new(ErrorKind::AlreadyExists, context));
+        }
+        if objects.get(key).is_some_and(Object::is_locked) {
+            return Err(locked(key));
+        }
+        objects.insert(key.clone(), object);
+        Ok(())
+    }
+
+    fn check_locks(&self, key: &Key) -> Result<()> {
+        if self.has_locks { Ok(()) } else { Err(unsupported(key)) }
     }
 
     /// Number of objects, for tests that count them.
@@ -50,6 +89,10 @@ fn missing(key: &Key) -> DestinationError {
     DestinationError::new(ErrorKind::NotFound, format!("memory: holds no object {key}"))
 }
 
+fn locked(key: &Key) -> DestinationError {
+    DestinationError::new(ErrorKind::AccessDenied, format!("memory: {key} is locked"))
+}
+
 #[async_trait]
 impl Destination for MemoryDestination {
     fn location(&self) -> String {
@@ -57,22 +100,15 @@ impl Destination for MemoryDestination {
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
-        let mut objects = self.objects.lock();
-        if objects.contains_key(key) {
-            let context = format!("memory: {key} exists already");
-            return Err(DestinationError::new(ErrorKind::AlreadyExists, context));
-        }
-        objects.insert(key.clone(), body);
-        Ok(())
+        self.store(key, true, Object { body, lock: None })
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.objects.lock().insert(key.clone(), body);
-        Ok(())
+        self.store(key, false, Object { body, lock: None })
     }
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Bytes> {
-        let body = self.objects.lock().get(key).cloned().ok_or_else(|| missing(key))?;
+        let body = self.objects.lock().get(key).ok_or_else(|| missing(key))?.body.clone();
         let span = range.within(body.len() as u64).ok_or_else(|| range.invalid(key))?;
         // Both ends lie inside a body that is in memory, so they fit in usize.
         Ok(body.slice(span.start as usize..span.end as usize))
@@ -80,7 +116,7 @@ impl Destination for MemoryDestination {
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta> {
         let objects = self.objects.lock();
-        let size = objects.get(key).ok_or_else(|| missing(key))?.len() as u64;
+        let size = objects.get(key).ok_or_else(|| missing(key))?.body.len() as u64;
         Ok(ObjectMeta { key: key.clone(), size, modified: None })
     }
 
@@ -97,9 +133,9 @@ impl Destination for MemoryDestination {
         let page = found
             .by_ref()
             .take(limit)
-            .map(|(key, body)| ObjectMeta {
+            .map(|(key, object)| ObjectMeta {
                 key: key.clone(),
-                size: body.len() as u64,
+                size: object.body.len() as u64,
                 modified: None,
             })
             .collect();
@@ -107,7 +143,45 @@ impl Destination for MemoryDestination {
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
-        self.objects.lock().remove(key);
+        let mut objects = self.objects.lock();
+        if objects.get(key).is_some_and(Object::is_locked) {
+            return Err(locked(key));
+        }
+        objects.remove(key);
         Ok(())
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        self.check_locks(key)?;
+        self.store(key, create_only, Object { body, lock: Some(*lock) })
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        self.check_locks(key)?;
+        let mut objects = self.objects.lock();
+        let object = objects.get_mut(key).ok_or_else(|| missing(key))?;
+        object.lock = Some(object.lock.map_or(*lock, |kept| kept.and(*lock)));
+        Ok(())
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        self.check_locks(key)?;
+        Ok(self.objects.lock().get(key).ok_or_else(|| missing(key))?.lock)
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        if !self.has_locks {
+            return Ok(false);
+        }
+        self.put_locked(key, Bytes::new(), false, lock).await?;
+        let kept = self.delete(key).await.is_err();
+        self.objects.lock().remove(key);
+        Ok(kept)
     }
 }

@@ -7,12 +7,14 @@
 //! whatever the outcome. A store that refuses to be written is an error, not
 //! a finding; what it does wrong is a finding.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::join_all;
 
-use crate::{ByteRange, Capabilities, Destination, ErrorKind, Key, Result, list_all};
+use crate::{
+    ByteRange, Capabilities, Destination, ErrorKind, Key, Lock, LockMode, Result, list_all,
+};
 
 /// Writers in the race for one key.
 const RACERS: u8 = 8;
@@ -22,6 +24,9 @@ const ROUNDS: u8 = 3;
 
 /// Size of the objects in bytes; large enough that a range is not the whole.
 const LENGTH: usize = 4096;
+
+/// How long the probe's own lock lasts: time enough to see whether it holds.
+const LOCK: Duration = Duration::from_secs(3);
 
 /// Tries what the repository needs and says what held.
 ///
@@ -50,6 +55,7 @@ impl Probe<'_> {
         self.destination.put_new(&key, body.clone()).await?;
         let clock_offset_seconds = self.clock_offset(&key).await?;
         let read_after_write = self.reads_back(&key, &body).await?;
+        let object_lock = self.keeps_locks(clock_offset_seconds).await?;
         let put_if_absent = self.refuses_second(&key).await? && self.one_racer_wins().await?;
         Ok(Capabilities {
             put_if_absent,
@@ -57,6 +63,7 @@ impl Probe<'_> {
             list_after_write: self.lists_changes().await? && self.lists_in_order().await?,
             ranged_get: self.cuts_ranges(&body).await?,
             checksum_verified: self.destination.verifies_checksums(&self.key("damaged")?).await?,
+            object_lock,
             clock_offset_seconds,
         })
     }
@@ -83,6 +90,19 @@ impl Probe<'_> {
             Ok(ahead) => ahead.as_secs().cast_signed(),
             Err(behind) => -behind.duration().as_secs().cast_signed(),
         }))
+    }
+
+    /// Whether a lock of a few seconds by the store's clock is kept. Never one of compliance
+    /// mode: a store that mistakes the time would keep the object for good.
+    async fn keeps_locks(&self, clock_offset: Option<i64>) -> Result<bool> {
+        #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
+        let ours = SystemTime::now();
+        let offset = clock_offset.unwrap_or(0);
+        let apart = Duration::from_secs(offset.unsigned_abs());
+        let theirs = if offset < 0 { ours.checked_sub(apart) } else { ours.checked_add(apart) };
+        let Some(until) = theirs.and_then(|now| now.checked_add(LOCK)) else { return Ok(false) };
+        let lock = Lock { mode: LockMode::Governance, until }.whole_seconds();
+        self.destination.keeps_locks(&self.key("locked")?, &lock).await
     }
 
     async fn refuses_second(&self, key: &Key) -> Result<bool> {
@@ -162,7 +182,8 @@ impl Probe<'_> {
     async fn clean_up(&self) -> Result<()> {
         // By name, not by what a listing shows: the listing may be what is wrong.
         let races = (0..ROUNDS).map(|round| format!("race-{round}"));
-        let parts = ["object", "damaged", "listed", "ranges"].into_iter().map(str::to_owned);
+        let parts =
+            ["object", "damaged", "listed", "ranges", "locked"].into_iter().map(str::to_owned);
         for part in parts.chain(races) {
             self.destination.delete(&self.key(&part)?).await?;
         }

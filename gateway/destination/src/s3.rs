@@ -14,8 +14,10 @@
 //! * Servers that list in another order than S3 are met with another way of listing.
 
 mod config;
+mod delete;
 mod error;
 mod list;
+mod lock;
 mod read;
 
 use std::fmt;
@@ -35,10 +37,10 @@ use bytes::Bytes;
 use crate::key::may_start_key;
 use crate::url::Scheme;
 use crate::{
-    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
+    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
     page_limit,
 };
-pub use config::{S3Config, S3Timeouts};
+pub use config::{LEAST_ANSWER, S3Config, S3Timeouts};
 use error::translate;
 use list::ServerOrder;
 
@@ -46,9 +48,11 @@ use list::ServerOrder;
 pub(crate) const SCHEME: Scheme = Scheme {
     name: "s3",
     form: "s3://BUCKET/PREFIX?endpoint=URL&region=REGION",
-    open: |url, _| {
+    open: |url, options| {
         Box::pin(async move {
-            let store = S3Destination::open(S3Config::from_url(url)?).await?;
+            let mut config = S3Config::from_url(url)?;
+            config.timeouts = config.timeouts.at_most(options.retry.total);
+            let store = S3Destination::open(config).await?;
             Ok(std::sync::Arc::new(store) as _)
         })
     },
@@ -127,19 +131,20 @@ impl S3Destination {
             .body(ByteStream::from(body))
     }
 
-    async fn send_put(&self, key: &Key, body: Bytes, condition: Option<&str>) -> Result<()> {
+    /// Puts an object; the id of its version, where the server tells.
+    async fn send_put(&self, key: &Key, body: Bytes, put: Put) -> Result<Option<String>> {
         let subject = self.subject("put", key.as_str());
         let length = body.len() as u64;
         let request = async {
             for _ in 1..CONFLICT_ATTEMPTS {
-                match self.put_once(key, body.clone(), condition).await {
+                match self.put_once(key, body.clone(), put).await {
                     Err(error) if has_status(&error, 409) => {
                         tokio::time::sleep(CONFLICT_WAIT.mul_f64(rand::random())).await;
                     }
                     outcome => return outcome.map_err(|error| translate(&subject, error)),
                 }
             }
-            let last = self.put_once(key, body.clone(), condition).await;
+            let last = self.put_once(key, body.clone(), put).await;
             last.map_err(|error| translate(&subject, error))
         };
         self.within(&subject, length, request).await
@@ -149,17 +154,30 @@ impl S3Destination {
         &self,
         key: &Key,
         body: Bytes,
-        condition: Option<&str>,
-    ) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
-        let put = self
-            .put_request(key, body)
-            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
-            .set_if_none_match(condition.map(str::to_owned))
-            .customize();
-        let encrypted = self.config.endpoint.as_ref().is_none_or(|url| url.starts_with("https:"));
-        let put = if encrypted { put.disable_payload_signing() } else { put };
-        put.send().await.map(drop)
+        put: Put,
+    ) -> Result<Option<String>, SdkError<PutObjectError, HttpResponse>> {
+        let mut request = self.put_request(key, body).checksum_algorithm(ChecksumAlgorithm::Crc32C);
+        if put.create_only {
+            request = request.if_none_match("*");
+        }
+        if let Some(lock) = put.lock {
+            request = request
+                .object_lock_mode(lock::put_mode(lock.mode))
+                .object_lock_retain_until_date(DateTime::from(lock.until));
+        }
+        let mut request = request.customize();
+        if self.config.endpoint.as_ref().is_none_or(|url| url.starts_with("https:")) {
+            request = request.disable_payload_signing();
+        }
+        request.send().await.map(|answer| answer.version_id)
     }
+}
+
+/// What is special about a put.
+#[derive(Clone, Copy, Default)]
+struct Put {
+    create_only: bool,
+    lock: Option<Lock>,
 }
 
 #[async_trait]
@@ -178,11 +196,11 @@ impl Destination for S3Destination {
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.send_put(key, body, Some("*")).await
+        self.send_put(key, body, Put { create_only: true, lock: None }).await.map(drop)
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.send_put(key, body, None).await
+        self.send_put(key, body, Put::default()).await.map(drop)
     }
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Bytes> {
@@ -217,6 +235,36 @@ impl Destination for S3Destination {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        self.delete_batches(keys).await
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        delete::BATCH
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        self.put_with_lock(key, body, create_only, lock).await.map(drop)
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        self.put_retention(key, lock).await
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        self.retention(key).await
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        self.try_lock(key, lock).await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

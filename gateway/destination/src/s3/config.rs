@@ -27,6 +27,9 @@ const CREDENTIALS_VARIABLE: &str = "SLUICE_S3_CREDENTIALS_FILE";
 /// The longest name S3 gives an object, in bytes.
 const MAX_S3_KEY: usize = 1024;
 
+/// The least time for an answer, whatever the caller's patience.
+pub const LEAST_ANSWER: Duration = Duration::from_secs(5);
+
 /// Where servers other than AWS believe they are.
 const REGION_OF_ENDPOINTS: &str = "us-east-1";
 
@@ -78,6 +81,19 @@ impl Default for S3Timeouts {
 }
 
 impl S3Timeouts {
+    /// The same for callers who give up after `total`: no answer is waited for longer. A server
+    /// that is alive gets [`LEAST_ANSWER`] at least.
+    #[must_use]
+    pub fn at_most(self, total: Duration) -> Self {
+        let most = total.max(LEAST_ANSWER);
+        Self {
+            connect: self.connect.min(most),
+            answer: self.answer.min(most),
+            stall: self.stall.min(most),
+            ..self
+        }
+    }
+
     /// The time for a request that moves `length` bytes.
     pub(super) fn whole(&self, length: u64) -> Duration {
         self.answer + Duration::from_secs(length / self.rate.max(1))
@@ -264,5 +280,9 @@ mod tests {
         let timeouts = S3Timeouts::default();
         assert_eq!(timeouts.whole(0), Duration::from_secs(60));
         assert_eq!(timeouts.whole(32 << 20), Duration::from_secs(60 + 512));
+        let hasty = timeouts.at_most(Duration::from_secs(7));
+        assert_eq!((hasty.whole(0), hasty.stall), (Duration::from_secs(7), Duration::from_secs(7)));
+        assert_eq!(timeouts.at_most(Duration::ZERO).answer, LEAST_ANSWER);
+        assert_eq!(timeouts.at_most(Duration::from_secs(300)), timeouts);
     }
 }

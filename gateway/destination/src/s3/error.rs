@@ -47,6 +47,24 @@ where
     }
 }
 
+/// The error of one object of a request for many; none when the object is not there.
+pub(super) fn refused_in_batch(
+    subject: &str,
+    code: &str,
+    words: Option<&str>,
+) -> Option<DestinationError> {
+    // The codes that come with a status of their own when one object is asked for.
+    let status = match code {
+        "NoSuchKey" | "NoSuchVersion" => return None,
+        "AccessDenied" | "ObjectLocked" => 403,
+        "SlowDown" | "ServiceUnavailable" => 503,
+        "OperationAborted" => 409,
+        "InternalError" => 500,
+        _ => 400,
+    };
+    Some(refused(subject, status, code, words))
+}
+
 fn refused(subject: &str, status: u16, code: &str, words: Option<&str>) -> DestinationError {
     let answer = Answer::of(status, code);
     let mut context = format!("{subject}: HTTP {status}");
@@ -143,6 +161,20 @@ mod tests {
             (403, "QuotaExceeded", ErrorKind::NoSpace),
         ] {
             assert_eq!(refused("s3://b", status, code, None).kind(), kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn errors_of_a_batch_have_a_kind_too() {
+        for (code, kind) in [
+            ("NoSuchKey", None),
+            ("AccessDenied", Some(ErrorKind::AccessDenied)),
+            ("SlowDown", Some(ErrorKind::Unavailable)),
+            ("InternalError", Some(ErrorKind::Unavailable)),
+            ("Odd", Some(ErrorKind::Other)),
+        ] {
+            let error = refused_in_batch("s3://b", code, None);
+            assert_eq!(error.map(|error| error.kind()), kind, "{code}");
         }
     }
 

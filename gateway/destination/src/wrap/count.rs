@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteRange, Destination, Key, ListPage, ObjectMeta, Result};
+use crate::{ByteRange, Destination, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// Counts the requests to a destination and the bytes of their bodies.
 #[derive(Debug)]
@@ -52,6 +52,12 @@ impl Counter {
             Ok(value) => self.bytes.fetch_add(bytes(value) as u64, Ordering::Relaxed),
             Err(_) => self.failures.fetch_add(1, Ordering::Relaxed),
         };
+    }
+
+    /// Counts finished requests without bodies that have one outcome.
+    fn record_many(&self, requests: u64, outcome: &Result<()>) {
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+        self.failures.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
     }
 
     fn read(&self) -> OperationCount {
@@ -102,11 +108,11 @@ impl Sub for OperationCount {
 /// The counts of a destination at one moment, or the difference of two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Puts, conditional or not.
+    /// Puts, conditional or not, and changes of locks.
     pub put: OperationCount,
     /// Gets, whole or of ranges.
     pub get: OperationCount,
-    /// Questions for an object's size.
+    /// Questions for an object's size or lock.
     pub head: OperationCount,
     /// Pages of listings.
     pub list: OperationCount,
@@ -177,6 +183,49 @@ impl Destination for Count {
         let outcome = self.inner.delete(key).await;
         self.counters.delete.record(&outcome, |()| 0);
         outcome
+    }
+
+    /// Counts as many requests as it takes; a failure is one.
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        let outcome = self.inner.delete_many(keys).await;
+        let requests = keys.len().div_ceil(self.inner.deletes_per_request().max(1));
+        self.counters.delete.record_many(requests as u64, &outcome);
+        outcome
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        let length = body.len();
+        let outcome = self.inner.put_locked(key, body, create_only, lock).await;
+        self.counters.put.record(&outcome, |()| length);
+        outcome
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        let outcome = self.inner.extend_lock(key, lock).await;
+        self.counters.put.record(&outcome, |()| 0);
+        outcome
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        let outcome = self.inner.lock_of(key).await;
+        self.counters.head.record(&outcome, |_| 0);
+        outcome
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        let outcome = self.inner.keeps_locks(key, lock).await;
+        self.counters.put.record(&outcome, |_| 0);
+        outcome
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        self.inner.deletes_per_request()
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

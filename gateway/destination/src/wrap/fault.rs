@@ -6,24 +6,25 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use crate::many::conclude;
 use crate::{
-    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
+    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
 };
 
 /// What a [`Rule`] can match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// A conditional put.
+    /// A conditional put, also of a locked object.
     PutNew,
-    /// An unconditional put.
+    /// An unconditional put, also of a locked object; a change of a lock.
     Put,
     /// A get.
     Get,
-    /// A head.
+    /// A head, or a question for a lock.
     Head,
     /// A page of a listing; its prefix is matched like a key.
     List,
-    /// A removal.
+    /// A removal; each of many by itself.
     Delete,
 }
 
@@ -196,6 +197,19 @@ impl Fault {
         Fut: Future<Output = Result<T>>,
     {
         let drawn = self.draw(operation, key)?;
+        self.apply(drawn, key, call).await
+    }
+
+    /// Runs `call` under the effect that was drawn for it.
+    async fn apply<T, Fut>(
+        &self,
+        drawn: Option<Effect>,
+        key: &str,
+        call: impl FnOnce(Option<Effect>) -> Fut,
+    ) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
         let lost = |kind| DestinationError::new(kind, format!("injected fault at {key}"));
         match drawn {
             Some(Effect::Fail(kind)) => return Err(lost(kind)),
@@ -276,6 +290,59 @@ impl Destination for Fault {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         self.run(Operation::Delete, key.as_str(), |_| self.inner.delete(key)).await
+    }
+
+    /// Each key is an operation of its own for the rules; those without a rule go together.
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        let mut failures = Vec::new();
+        let mut plain = Vec::new();
+        for key in keys {
+            let Some(effect) = self.draw(Operation::Delete, key.as_str())? else {
+                plain.push(key.clone());
+                continue;
+            };
+            failures.extend(self.inner.delete_many(&std::mem::take(&mut plain)).await.err());
+            let delete = |_| self.inner.delete(key);
+            failures.extend(self.apply(Some(effect), key.as_str(), delete).await.err());
+        }
+        if !plain.is_empty() {
+            failures.extend(self.inner.delete_many(&plain).await.err());
+        }
+        if self.is_dead() {
+            return Err(dead());
+        }
+        conclude(failures)
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        let operation = if create_only { Operation::PutNew } else { Operation::Put };
+        self.run(operation, key.as_str(), |effect| {
+            let create_only = create_only && effect != Some(Effect::IgnoreCondition);
+            self.inner.put_locked(key, body, create_only, lock)
+        })
+        .await
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        self.run(Operation::Put, key.as_str(), |_| self.inner.extend_lock(key, lock)).await
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        self.run(Operation::Head, key.as_str(), |_| self.inner.lock_of(key)).await
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        self.run(Operation::Put, key.as_str(), |_| self.inner.keeps_locks(key, lock)).await
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        self.inner.deletes_per_request()
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
+    ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
+    many,
 };
 
 /// Lets a bounded number of requests run at a time; the others wait in order.
@@ -63,6 +64,45 @@ impl Destination for Limit {
     async fn delete(&self, key: &Key) -> Result<()> {
         let _place = self.place().await?;
         self.inner.delete(key).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        let batch = async |keys: &[Key]| {
+            let _place = self.place().await?;
+            self.inner.delete_many(keys).await
+        };
+        let batches = keys.chunks(self.deletes_per_request().max(1));
+        many::side_by_side(batches.map(batch).collect()).await
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        let _place = self.place().await?;
+        self.inner.put_locked(key, body, create_only, lock).await
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        let _place = self.place().await?;
+        self.inner.extend_lock(key, lock).await
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        let _place = self.place().await?;
+        self.inner.lock_of(key).await
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        let _place = self.place().await?;
+        self.inner.keeps_locks(key, lock).await
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        self.inner.deletes_per_request()
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

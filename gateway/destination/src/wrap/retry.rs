@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{ByteRange, Destination, DestinationError, Key, ListPage, ObjectMeta, Result};
+use crate::{ByteRange, Destination, DestinationError, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// How often and how long a failed request is repeated.
 ///
@@ -119,6 +119,37 @@ impl Destination for Retry {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         self.run("delete", || self.inner.delete(key)).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        self.run("delete", || self.inner.delete_many(keys)).await
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        let put = || self.inner.put_locked(key, body.clone(), create_only, lock);
+        self.run("put", put).await
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        self.run("lock", || self.inner.extend_lock(key, lock)).await
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        self.run("lock question", || self.inner.lock_of(key)).await
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        self.run("lock probe", || self.inner.keeps_locks(key, lock)).await
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        self.inner.deletes_per_request()
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

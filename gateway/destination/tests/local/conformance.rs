@@ -47,6 +47,16 @@ async fn fault_without_rules_keeps_the_contract() {
     conformance::run(|| async { Fault::new(memory()) as Arc<dyn Destination> }).await;
 }
 
+#[tokio::test]
+async fn locks_pass_through_every_wrapper() {
+    conformance::run_locks(|| async {
+        let store = Fault::new(Arc::new(MemoryDestination::with_locks()));
+        let limit = Limit::new(Arc::new(Count::new(store)), 2);
+        Arc::new(Retry::new(Arc::new(limit), RetryPolicy::default())) as Arc<dyn Destination>
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[should_panic(expected = "a call that must fail")]
 async fn a_store_that_ignores_conditions_breaks_the_contract() {

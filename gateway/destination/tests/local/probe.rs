@@ -23,6 +23,10 @@ async fn memory_is_fit() {
     let found = probe(&store).await.unwrap();
     assert!(found.can_arbitrate() && store.is_empty(), "{found:?}");
     assert_eq!((found.clock_offset_seconds, found.checksum_verified), (None, false));
+    assert!(!found.object_lock);
+    let store = MemoryDestination::with_locks();
+    let found = probe(&store).await.unwrap();
+    assert!(found.object_lock && store.is_empty(), "{found:?}");
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn counts_are_exact_and_can_be_subtracted() {
     assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), after);
 }
 
-/// Counts how many gets run at a time; knows nothing else.
+/// Counts how many gets or removals run at a time; knows nothing else.
 #[derive(Debug, Default)]
 struct Gauge {
     now: AtomicUsize,
@@ -124,19 +124,19 @@ impl Destination for Gauge {
         Ok(Bytes::new())
     }
     async fn put_new(&self, _: &Key, _: Bytes) -> Result<()> {
-        unreachable!("only gets are measured")
+        unreachable!("only gets and removals are measured")
     }
     async fn put(&self, _: &Key, _: Bytes) -> Result<()> {
-        unreachable!("only gets are measured")
+        unreachable!("only gets and removals are measured")
     }
     async fn head(&self, _: &Key) -> Result<ObjectMeta> {
-        unreachable!("only gets are measured")
+        unreachable!("only gets and removals are measured")
     }
     async fn list(&self, _: &str, _: Option<&Key>, _: usize) -> Result<ListPage> {
-        unreachable!("only gets are measured")
+        unreachable!("only gets and removals are measured")
     }
-    async fn delete(&self, _: &Key) -> Result<()> {
-        unreachable!("only gets are measured")
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.get(key, ByteRange::Full).await.map(drop)
     }
 }
 
@@ -150,6 +150,11 @@ async fn limit_fills_its_places_and_no_more() {
         assert!(join_all(gets).await.iter().all(Result::is_ok));
         assert_eq!(gauge.most.load(Ordering::SeqCst), wanted, "{places} places");
     }
+    // One call that removes many takes a place for each request, too.
+    let gauge = Arc::new(Gauge::default());
+    let keys: Vec<_> = (0..20).map(|at| key(&format!("k/{at}"))).collect();
+    Limit::new(gauge.clone(), 3).delete_many(&keys).await.unwrap();
+    assert_eq!(gauge.most.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
@@ -196,5 +201,41 @@ async fn a_crash_ends_everything_after_it() {
         fault.list("", None, 1).await.unwrap_err();
         fault.heal();
         fault.get(&key("a"), ByteRange::Full).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn removals_of_many_cost_what_they_cost() {
+    let (fault, count, retry) = stack(QUICK);
+    let keys: Vec<_> = (0..20).map(|at| key(&format!("k/{at:02}"))).collect();
+    for name in &keys {
+        retry.put(name, body("x")).await.unwrap();
+    }
+    let before = count.counters().snapshot();
+    let busy = Rule::new(Effect::Fail(ErrorKind::Unavailable)).below("k/07");
+    fault.inject(busy.clone().once());
+    retry.delete_many(&keys).await.unwrap();
+    assert!(fault.list("", None, 1).await.unwrap().objects.is_empty());
+    let part = count.counters().snapshot() - before;
+    // All of them twice, as one of them failed.
+    assert_eq!((part.delete.requests, part.delete.failures), (40, 1));
+    fault.inject(busy);
+    let error = retry.delete_many(&keys).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_fault_at_one_removal_leaves_the_others() {
+    let lost = Effect::FailAfter(ErrorKind::Unavailable);
+    for (effect, survives) in [(Effect::Fail(ErrorKind::AccessDenied), true), (lost, false)] {
+        let store = Arc::new(MemoryDestination::new());
+        let fault = Fault::new(store.clone());
+        let keys = ["a", "b", "c"].map(key);
+        for name in &keys {
+            fault.put(name, body("x")).await.unwrap();
+        }
+        fault.inject(Rule::new(effect).on(&[Operation::Delete]).below("b"));
+        fault.delete_many(&keys).await.unwrap_err();
+        assert_eq!(store.len(), usize::from(survives));
     }
 }

@@ -1,8 +1,10 @@
 //! The S3 destination against a real server, directly and through a proxy that breaks things.
 
-#[path = "support/lab.rs"]
+mod deletes;
+#[path = "../support/lab.rs"]
 mod lab;
-#[path = "support/proxy.rs"]
+mod locks;
+#[path = "../support/proxy.rs"]
 mod proxy;
 
 use std::sync::Arc;
@@ -78,6 +80,7 @@ async fn a_probed_server_is_found_fit_and_left_clean() {
     let opened = open(&lab.url("probed"), &OpenOptions::default()).await.unwrap();
     let found = probe::probe(&*opened.destination).await.unwrap();
     assert!(found.can_arbitrate(), "{found:?}");
+    assert!(!found.object_lock, "a bucket without locks keeps them: {found:?}");
     assert!(found.checksum_verified && found.clock_offset_seconds.is_some(), "{found:?}");
     assert!(list_all(&*opened.destination, "").await.unwrap().is_empty());
     assert!(opened.counters.snapshot().put.requests > 8);

@@ -34,7 +34,17 @@ pub struct Lab {
 impl Lab {
     /// Finds or starts the server.
     pub fn find() -> Self {
-        let known = ["SLUICE_TEST_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+        Self::named("SLUICE_TEST_S3").expect("SLUICE_TEST_S3 is looked for first")
+    }
+
+    /// The same for its bucket whose objects can be locked, if it has one.
+    pub fn with_locks() -> Option<Self> {
+        Self::named("SLUICE_TEST_S3_LOCK")
+    }
+
+    fn named(bucket: &str) -> Option<Self> {
+        let known =
+            ["SLUICE_TEST_S3", "SLUICE_TEST_S3_LOCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
         let mut settings: HashMap<String, String> = known
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
@@ -52,8 +62,8 @@ impl Lab {
             setting("AWS_SECRET_ACCESS_KEY")
         );
         std::fs::write(folder.path().join("keys"), keys).unwrap();
-        let url = setting("SLUICE_TEST_S3").parse().unwrap();
-        Self { url, folder, name: format!("test-{:016x}", rand::random::<u64>()) }
+        let url = settings.get(bucket)?.parse().unwrap();
+        Some(Self { url, folder, name: format!("test-{:016x}", rand::random::<u64>()) })
     }
 
     /// `host:port` of the server.

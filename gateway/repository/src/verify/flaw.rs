@@ -55,7 +55,7 @@ pub(super) const NOT_IN_TABLE: &str = "the pack's table does not have what the b
 
 impl Damage {
     /// Damage of an object as a whole.
-    pub(crate) fn whole(object: String, problem: String, points: BTreeSet<String>) -> Self {
+    pub fn whole(object: String, problem: String, points: BTreeSet<String>) -> Self {
         Self { object, problem, points, place: None, touched: Vec::new() }
     }
 
