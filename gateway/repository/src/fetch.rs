@@ -116,7 +116,8 @@ impl std::fmt::Debug for Flights {
 pub struct SlotDecoder {
     kind: PackKind,
     pack: PackId,
-    key: SealKey,
+    /// Of the likeliest epoch.
+    key: (u32, SealKey),
 }
 
 thread_local! {
@@ -127,13 +128,42 @@ thread_local! {
 impl SlotDecoder {
     /// A decoder for the slots of this pack.
     pub fn new(keys: &KeyRing, kind: PackKind, pack: PackId) -> Self {
-        Self { kind, pack, key: keys.pack_key(kind, pack) }
+        let epoch = keys.epochs(kind, pack)[0];
+        Self { kind, pack, key: (epoch, keys.pack_key(kind, pack, epoch)) }
+    }
+
+    /// Decrypts a slot into `scratch`; returns the length of its payload, or nothing when it
+    /// was sealed under no known epoch.
+    fn unseal(
+        &self,
+        keys: &KeyRing,
+        location: &Location,
+        stored: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
+        let mut open = |key: &SealKey| {
+            scratch.clear();
+            scratch.extend_from_slice(stored);
+            Some(key.open(slot_nonce(location.slot), &aad, scratch)?.len())
+        };
+        let (first, key) = &self.key;
+        if let Some(length) = open(key) {
+            return Some(length);
+        }
+        let others = keys.epochs(self.kind, self.pack).into_iter().filter(|one| one != first);
+        others.into_iter().find_map(|epoch| {
+            let length = open(&keys.pack_key(self.kind, self.pack, epoch))?;
+            keys.remember(self.pack, epoch);
+            Some(length)
+        })
     }
 
     /// Opens a stored slot into `out`, which gets exactly its content. The content is
     /// authenticated but not yet compared with an id.
     fn open(
         &self,
+        keys: &KeyRing,
         location: &Location,
         stored: &[u8],
         out: &mut Vec<u8>,
@@ -146,15 +176,11 @@ impl SlotDecoder {
         if stored.len() != location.stored_len as usize || stored.len() < TAG_LEN {
             return Err(damaged("it is cut off"));
         }
-        let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
-        let nonce = slot_nonce(location.slot);
         SCRATCH.with_borrow_mut(|(scratch, decompressor)| {
-            scratch.clear();
-            scratch.extend_from_slice(stored);
-            let payload = self
-                .key
-                .open(nonce, &aad, scratch)
+            let length = self
+                .unseal(keys, location, stored, scratch)
                 .ok_or_else(|| damaged("it fails authentication"))?;
+            let payload = &scratch[..length];
             out.clear();
             match location.codec {
                 Codec::Raw if payload.len() <= most => out.extend_from_slice(payload),
@@ -192,7 +218,7 @@ impl SlotDecoder {
         stored: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.open(&entry.location, stored, out, MAX_BLOCK as usize)?;
+        self.open(keys, &entry.location, stored, out, MAX_BLOCK as usize)?;
         if keys.chunk_id(out)[..16] != entry.id.0 {
             let key = pack_key(self.kind, self.pack);
             let slot = entry.location.slot;
@@ -217,7 +243,7 @@ impl SlotDecoder {
         block_size: u32,
     ) -> Result<Page> {
         let mut bytes = Vec::new();
-        self.open(&entry.location, stored, &mut bytes, MAX_PAGE)?;
+        self.open(keys, &entry.location, stored, &mut bytes, MAX_PAGE)?;
         let key = pack_key(self.kind, self.pack);
         let name = format!("{key} slot {}", entry.location.slot);
         let page = Page::decode(&bytes).map_err(|error| parse_error(&name, error))?;
@@ -365,7 +391,19 @@ impl Shared {
         for part in futures::future::join_all(work).await {
             landed.extend(part?);
         }
+        if run.kind == PackKind::Data && landed.values().any(Result::is_err) {
+            self.is_of_a_known_epoch(run.pack).await?;
+        }
         Ok(landed)
+    }
+
+    /// Fails when a pack that seems to be damaged was sealed under an epoch that began after
+    /// this repository was opened. Its table tells, and cannot be forged.
+    async fn is_of_a_known_epoch(&self, pack: PackId) -> Result<()> {
+        match self.pack_table(PackKind::Data, pack).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn decode_part(

@@ -3,6 +3,7 @@
 mod crash;
 mod golden;
 mod golden_disk;
+mod keys;
 mod model;
 mod restore;
 mod support;

@@ -28,6 +28,12 @@ pub enum Kind {
     Pin = 7,
     /// Part of the dedup index.
     Segment = 8,
+    /// What keeps a point from being pruned, as far as it was said after its commit.
+    Protection = 16,
+    /// The beginning of a data epoch.
+    Epoch = 17,
+    /// The wish to destroy the repository.
+    Destroy = 18,
 }
 
 impl Kind {
@@ -41,6 +47,9 @@ impl Kind {
             6 => Self::Session,
             7 => Self::Pin,
             8 => Self::Segment,
+            16 => Self::Protection,
+            17 => Self::Epoch,
+            18 => Self::Destroy,
             _ => return None,
         })
     }
