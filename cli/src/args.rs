@@ -21,7 +21,7 @@ pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use init::{Encryption, InitArgs};
-pub(crate) use key::{KeyArgs, KeyCommand};
+pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
@@ -203,7 +203,10 @@ mod tests {
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
-            "sluice key recovery --out f",
+            "sluice key recovery --out f --qr f.svg",
+            "sluice key check --recovery-key-file f",
+            "sluice key rotate --new-passphrase-file f",
+            "sluice key rotate --data --keep-passphrase-file f --drop-other-slots --trust 0123",
             "sluice completions bash",
             "sluice man /tmp",
         ] {
@@ -223,6 +226,8 @@ mod tests {
             "sluice verify --data --sample 5%",
             "sluice verify --sample 500%",
             "sluice forget",
+            "sluice key rotate --drop-other-slots",
+            "sluice key rotate --data --id 0123",
             "sluice list -q -v",
         ] {
             assert!(parse(line).is_err(), "{line}");
