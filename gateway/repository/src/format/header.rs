@@ -29,11 +29,11 @@ pub enum Kind {
     /// Part of the dedup index.
     Segment = 8,
     /// What keeps a point from being pruned, as far as it was said after its commit.
-    Protection = 16,
+    Protection = 32,
     /// The beginning of a data epoch.
-    Epoch = 17,
+    Epoch = 33,
     /// The wish to destroy the repository.
-    Destroy = 18,
+    Destroy = 34,
 }
 
 impl Kind {
@@ -47,9 +47,9 @@ impl Kind {
             6 => Self::Session,
             7 => Self::Pin,
             8 => Self::Segment,
-            16 => Self::Protection,
-            17 => Self::Epoch,
-            18 => Self::Destroy,
+            32 => Self::Protection,
+            33 => Self::Epoch,
+            34 => Self::Destroy,
             _ => return None,
         })
     }
