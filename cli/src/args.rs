@@ -27,7 +27,7 @@ pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
-pub(crate) use key::{KeyArgs, KeyCommand};
+pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
@@ -226,7 +226,10 @@ mod tests {
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
-            "sluice key recovery --out f",
+            "sluice key recovery --out f --qr f.svg",
+            "sluice key check --recovery-key-file f",
+            "sluice key rotate --new-passphrase-file f",
+            "sluice key rotate --data --keep-passphrase-file f --drop-other-slots --trust 0123",
             "sluice completions bash",
             "sluice man /tmp",
         ] {
@@ -251,6 +254,8 @@ mod tests {
             "sluice replicate --to /a --parallel 0",
             "sluice replicate --to /a --limit-window 8=5",
             "sluice replicate demote",
+            "sluice key rotate --drop-other-slots",
+            "sluice key rotate --data --id 0123",
             "sluice list -q -v",
         ] {
             assert!(parse(line).is_err(), "{line}");

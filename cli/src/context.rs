@@ -80,10 +80,17 @@ impl Context {
 
     /// Opens the repository.
     pub(crate) async fn open_with(&self, threads: usize) -> Result<Repository> {
+        Ok(self.open_with_key(threads).await?.0)
+    }
+
+    /// Opens the repository, and says with what.
+    pub(crate) async fn open_with_key(&self, threads: usize) -> Result<(Repository, Unlock)> {
         let destination = self.destination(false).await?.destination;
         let unlock = self.unlock(&*destination).await?;
-        let settings = self.settings(threads);
-        Ok(Repository::open(Arc::clone(&destination), self.clock.clone(), unlock, settings).await?)
+        let (settings, clock) = (self.settings(threads), self.clock.clone());
+        let opened =
+            Repository::open(Arc::clone(&destination), clock, unlock.clone(), settings).await?;
+        Ok((opened, unlock))
     }
 
     /// How to unlock the repository; asks for a passphrase only when one is needed.

@@ -119,12 +119,35 @@ pub(crate) fn recovery_key(path: &Path) -> Result<RecoveryKey> {
 
 /// Writes a recovery key to a new file that only its owner can read.
 pub(crate) fn write_recovery_key(path: &Path, key: &RecoveryKey) -> Result<()> {
+    write_new(path, &Zeroizing::new(format!("{}\n", key.to_text().as_str())))
+}
+
+/// Writes a recovery key as a picture to scan to a new file that only its owner can read.
+pub(crate) fn write_recovery_picture(path: &Path, key: &RecoveryKey) -> Result<()> {
+    let picture = code(key)?.render::<qrcode::render::svg::Color<'_>>().build();
+    write_new(path, &Zeroizing::new(picture))
+}
+
+/// A recovery key as blocks of a terminal, to be scanned from the screen.
+pub(crate) fn recovery_blocks(key: &RecoveryKey) -> Result<Zeroizing<String>> {
+    use qrcode::render::unicode::Dense1x2;
+    let code = code(key)?;
+    // Most terminals are dark, and many scanners want dark on light.
+    let blocks =
+        code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+    Ok(Zeroizing::new(blocks))
+}
+
+fn code(key: &RecoveryKey) -> Result<qrcode::QrCode> {
+    qrcode::QrCode::new(key.to_text().as_bytes()).context("cannot draw the recovery key")
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
     let context = || format!("cannot write the recovery key to {}", path.display());
     let mut options = OpenOptions::new();
     let mut file =
         options.write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
-    let text = key.to_text();
-    file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).with_context(context)?;
+    file.write_all(text.as_bytes()).with_context(context)?;
     file.sync_all().with_context(context)
 }
 
@@ -156,5 +179,24 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(recovery_key(&path).unwrap().to_text(), key.to_text());
         assert!(write_recovery_key(&path, &key).is_err(), "an existing file is kept");
+    }
+
+    #[test]
+    fn a_recovery_key_can_be_scanned_from_screen_and_paper() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.svg");
+        let key = RecoveryKey::new([7; 32]);
+        write_recovery_picture(&path, &key).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let picture = std::fs::read_to_string(&path).unwrap();
+        assert!(picture.contains("<svg") && picture.contains("<path"), "{picture}");
+        let blocks = recovery_blocks(&key).unwrap();
+        let widths: Vec<usize> = blocks.lines().map(|line| line.chars().count()).collect();
+        // A square with a margin of four on each side; two rows to a line.
+        assert!(widths.iter().all(|width| *width == widths[0]), "{widths:?}");
+        assert_eq!(widths.len(), widths[0].div_ceil(2));
+        let other = recovery_blocks(&RecoveryKey::new([8; 32])).unwrap();
+        assert_ne!(*blocks, *other);
+        assert!(widths[0] <= 78, "it fits into a terminal: {}", widths[0]);
     }
 }

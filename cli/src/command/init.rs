@@ -55,9 +55,11 @@ fn hand_over(args: &InitArgs, key: &RecoveryKey) -> Result<()> {
 /// Shows a recovery key once, on the terminal when there is one, so that it stays out of logs.
 pub(crate) fn show(key: &RecoveryKey) {
     let text = key.to_text();
+    let blocks = secret::recovery_blocks(key).unwrap_or_default();
     let lines = format!(
-        "Recovery key (shown once, kept nowhere; print it and lock it away):\n\n  {}\n\n",
-        text.as_str()
+        "Recovery key (shown once, kept nowhere; print it and lock it away):\n\n  {}\n\n{}\n\n",
+        text.as_str(),
+        blocks.as_str()
     );
     let lines = zeroize::Zeroizing::new(lines);
     if std::io::stderr().is_terminal() {

@@ -1,20 +1,29 @@
 //! Keys and sealing (`docs/format/`, section 4).
 //!
 //! One master key; everything else is derived from it, so that a key for one purpose tells
-//! nothing of another. A [`KeyRing`] holds the derived keys of an opened repository.
+//! nothing of another. The exception is the content of blocks: from the second *data epoch* on
+//! its key comes from a secret of its own, which the master key does not give away. A
+//! [`KeyRing`] holds the derived keys of an opened repository.
+
+use std::collections::HashMap;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::rand;
+use parking_lot::Mutex;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
-use crate::format::id::{ChainId, Digest, PackId, PackKind};
+use crate::format::id::{ChainId, Digest, PackId, PackKind, SessionId};
 
 /// Length of an AEAD tag in bytes.
 pub const TAG_LEN: usize = 16;
 /// Length of an AEAD nonce in bytes.
 pub const NONCE_LEN: usize = 12;
+/// Data epochs a repository can have besides the first.
+pub const MAX_EPOCHS: usize = 255;
+/// Sessions whose epoch is remembered: more than a reader meets at a time.
+const REMEMBERED: usize = 4096;
 
 /// The 32 bytes everything else is derived from.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -33,6 +42,75 @@ impl MasterKey {
 impl std::fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("MasterKey(..)")
+    }
+}
+
+/// The secret of a data epoch after the first.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct EpochSecret(pub(crate) [u8; 32]);
+
+impl EpochSecret {
+    /// A new random secret.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn generate() -> Result<Self> {
+        Ok(Self(random()?))
+    }
+
+    /// What tells this secret from another one without giving it away.
+    pub fn check(&self) -> [u8; 16] {
+        first16(&derive("sluice v1 epoch check", &[&self.0]))
+    }
+}
+
+impl std::fmt::Debug for EpochSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EpochSecret(..)")
+    }
+}
+
+/// All that a key slot guards.
+#[derive(Debug, Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secrets {
+    /// Gives everything but the content of blocks written under later epochs.
+    pub master: MasterKey,
+    /// Those of epochs 1, 2, and so on; epoch 0 comes from the master key.
+    pub epochs: Vec<EpochSecret>,
+}
+
+impl Secrets {
+    /// Those of a new repository.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn generate() -> Result<Self> {
+        Ok(Self::from(MasterKey::generate()?))
+    }
+
+    /// Shows that whoever holds all of these secrets has written `message` into a key slot.
+    pub fn vouch(&self, message: &[u8]) -> [u8; 16] {
+        let all = [self.master.0.as_slice()].into_iter();
+        let all: Vec<&[u8]> = all.chain(self.epochs.iter().map(|one| one.0.as_slice())).collect();
+        let key = derive("sluice v1 key slot tag", &all);
+        first16(blake3::keyed_hash(&key, message).as_bytes())
+    }
+
+    /// The checks of all epochs after the first.
+    pub fn checks(&self) -> Vec<[u8; 16]> {
+        self.epochs.iter().map(EpochSecret::check).collect()
+    }
+
+    /// Whether these are the secrets that belong to `checks`, and perhaps later ones.
+    pub fn fit(&self, checks: &[[u8; 16]]) -> bool {
+        self.epochs.len() >= checks.len()
+            && self.epochs.iter().zip(checks).all(|(secret, check)| secret.check() == *check)
+    }
+}
+
+impl From<MasterKey> for Secrets {
+    fn from(master: MasterKey) -> Self {
+        Self { master, epochs: Vec::new() }
     }
 }
 
@@ -113,7 +191,13 @@ pub struct KeyRing {
     page_digest: [u8; 32],
     name: [u8; 32],
     metadata: [u8; 32],
-    data_epoch: [u8; 32],
+    /// Of each epoch that is known.
+    data: Vec<[u8; 32]>,
+    /// The epoch under which packs are written.
+    epoch: u32,
+    /// Under which epoch a session wrote its packs, where a reader has found out.
+    #[zeroize(skip)]
+    found: Mutex<HashMap<SessionId, u32>>,
 }
 
 impl std::fmt::Debug for KeyRing {
@@ -131,15 +215,29 @@ fn derive(context: &str, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 impl KeyRing {
-    /// Derives the keys of epoch 0.
+    /// Derives the keys of a repository with one data epoch.
     pub fn new(master: &MasterKey) -> Self {
+        Self::of(&Secrets::from(master.clone()), 0)
+    }
+
+    /// Derives the keys. Packs are written under `epoch`; those of every epoch whose secret is
+    /// known can be read.
+    pub fn of(secrets: &Secrets, epoch: u32) -> Self {
+        let master = &secrets.master;
         let of = |context: &str| derive(context, &[&master.0]);
+        let first = derive("sluice v1 data epoch", &[&master.0, &0u32.to_le_bytes()]);
+        let later = (1u32..).zip(&secrets.epochs).map(|(number, secret)| {
+            derive("sluice v1 data epoch", &[&secret.0, &number.to_le_bytes()])
+        });
+        let data: Vec<[u8; 32]> = [first].into_iter().chain(later).collect();
         Self {
             chunk_id: of("sluice v1 chunk id"),
             page_digest: of("sluice v1 page digest"),
             name: of("sluice v1 name"),
             metadata: of("sluice v1 metadata"),
-            data_epoch: derive("sluice v1 data epoch", &[&master.0, &0u32.to_le_bytes()]),
+            epoch: epoch.min(data.len() as u32 - 1),
+            data,
+            found: Mutex::default(),
         }
     }
 
@@ -159,10 +257,41 @@ impl KeyRing {
         ChainId(first16(hash.as_bytes()))
     }
 
-    /// The key of a pack's slots.
-    pub fn pack_key(&self, kind: PackKind, pack: PackId) -> SealKey {
+    /// The epoch under which packs of this kind are written.
+    pub fn epoch(&self, kind: PackKind) -> u32 {
+        match kind {
+            PackKind::Data => self.epoch,
+            PackKind::Meta => 0,
+        }
+    }
+
+    /// The epochs under which a pack may have been written, the likeliest first.
+    pub fn epochs(&self, kind: PackKind, pack: PackId) -> Vec<u32> {
+        let known = self.data.len() as u32;
+        if kind == PackKind::Meta || known == 1 {
+            return vec![0];
+        }
+        let found = self.found.lock().get(&pack.session()).copied();
+        let others = (0..known).rev().filter(|epoch| Some(*epoch) != found);
+        found.into_iter().chain(others).collect()
+    }
+
+    /// Remembers the epoch of the session that wrote this pack. All its packs have the same.
+    pub fn remember(&self, pack: PackId, epoch: u32) {
+        let mut found = self.found.lock();
+        if found.len() >= REMEMBERED {
+            found.clear();
+        }
+        found.insert(pack.session(), epoch);
+    }
+
+    /// The key of a pack's slots under one of [`epochs`](Self::epochs).
+    ///
+    /// # Panics
+    /// When the epoch is none of those.
+    pub fn pack_key(&self, kind: PackKind, pack: PackId, epoch: u32) -> SealKey {
         SealKey::new(&match kind {
-            PackKind::Data => derive("sluice v1 data pack", &[&self.data_epoch, &pack.0]),
+            PackKind::Data => derive("sluice v1 data pack", &[&self.data[epoch as usize], &pack.0]),
             PackKind::Meta => derive("sluice v1 meta pack", &[&self.metadata, &pack.0]),
         })
     }
@@ -190,4 +319,51 @@ pub fn first16(hash: &[u8; 32]) -> [u8; 16] {
 /// The first 16 bytes of a hash as a digest.
 pub fn digest16(hash: &[u8; 32]) -> Digest {
     Digest(first16(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(epochs: &[u8]) -> Secrets {
+        let epochs = epochs.iter().map(|byte| EpochSecret([*byte; 32])).collect();
+        Secrets { master: MasterKey([1; 32]), epochs }
+    }
+
+    #[test]
+    fn a_later_epoch_changes_the_key_of_chunks_and_nothing_else() {
+        let (old, new) = (KeyRing::new(&MasterKey([1; 32])), KeyRing::of(&secrets(&[7]), 1));
+        assert_eq!(old.chunk_id(b"x"), new.chunk_id(b"x"));
+        assert_eq!(old.chain("x"), new.chain("x"));
+        assert_eq!(old.metadata, new.metadata);
+        assert_eq!((old.data[0], new.data.len()), (new.data[0], 2));
+        assert_ne!(new.data[0], new.data[1]);
+        // The epoch's key does not come from the master key.
+        let mut other = secrets(&[7]);
+        other.master = MasterKey([2; 32]);
+        assert_eq!(KeyRing::of(&other, 1).data[1], new.data[1]);
+        assert_ne!(KeyRing::of(&secrets(&[8]), 1).data[1], new.data[1]);
+    }
+
+    #[test]
+    fn the_newest_epoch_is_tried_first_until_another_was_found() {
+        let keys = KeyRing::of(&secrets(&[7, 8]), 2);
+        let pack = PackId::new(SessionId([4; 12]), 0);
+        assert_eq!(keys.epochs(PackKind::Data, pack), [2, 1, 0]);
+        keys.remember(pack, 0);
+        let next = PackId::new(SessionId([4; 12]), 9);
+        assert_eq!(keys.epochs(PackKind::Data, next), [0, 2, 1]);
+        assert_eq!(keys.epochs(PackKind::Meta, next), [0]);
+        let stranger = PackId::new(SessionId([5; 12]), 0);
+        assert_eq!(keys.epochs(PackKind::Data, stranger), [2, 1, 0]);
+    }
+
+    #[test]
+    fn secrets_fit_the_checks_they_were_made_for() {
+        let both = secrets(&[7, 8]);
+        let checks = both.checks();
+        assert!(both.fit(&checks) && both.fit(&checks[..1]) && both.fit(&[]));
+        assert!(!secrets(&[7]).fit(&checks), "one is missing");
+        assert!(!secrets(&[7, 9]).fit(&checks), "one is another");
+    }
 }

@@ -116,7 +116,8 @@ impl std::fmt::Debug for Flights {
 pub struct SlotDecoder {
     kind: PackKind,
     pack: PackId,
-    key: SealKey,
+    /// Of the likeliest epoch.
+    key: (u32, SealKey),
 }
 
 thread_local! {
@@ -127,13 +128,39 @@ thread_local! {
 impl SlotDecoder {
     /// A decoder for the slots of this pack.
     pub fn new(keys: &KeyRing, kind: PackKind, pack: PackId) -> Self {
-        Self { kind, pack, key: keys.pack_key(kind, pack) }
+        let epoch = keys.epochs(kind, pack)[0];
+        Self { kind, pack, key: (epoch, keys.pack_key(kind, pack, epoch)) }
+    }
+
+    /// Decrypts a slot into `payload`, which has its length; nothing when it was sealed under
+    /// no known epoch.
+    fn unseal(
+        &self,
+        keys: &KeyRing,
+        location: &Location,
+        stored: &[u8],
+        payload: &mut [u8],
+    ) -> Option<()> {
+        let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
+        let nonce = slot_nonce(location.slot);
+        let (first, key) = &self.key;
+        if key.open_into(nonce, &aad, stored, payload).is_some() {
+            return Some(());
+        }
+        let others = keys.epochs(self.kind, self.pack).into_iter().filter(|one| one != first);
+        others.into_iter().find_map(|epoch| {
+            let key = keys.pack_key(self.kind, self.pack, epoch);
+            key.open_into(nonce, &aad, stored, payload)?;
+            keys.remember(self.pack, epoch);
+            Some(())
+        })
     }
 
     /// Opens a stored slot into `out`, which gets exactly its content. The content is
     /// authenticated but not yet compared with an id.
     pub(crate) fn open(
         &self,
+        keys: &KeyRing,
         location: &Location,
         stored: &[u8],
         out: &mut Vec<u8>,
@@ -146,11 +173,9 @@ impl SlotDecoder {
         if stored.len() != location.stored_len as usize || stored.len() < TAG_LEN {
             return Err(damaged("it is cut off"));
         }
-        let aad = slot_aad(header_kind(self.kind), self.pack, location.slot, location.codec);
-        let nonce = slot_nonce(location.slot);
         let length = stored.len() - TAG_LEN;
         let unseal = |payload: &mut [u8]| {
-            let opened = self.key.open_into(nonce, &aad, stored, payload);
+            let opened = self.unseal(keys, location, stored, payload);
             opened.ok_or_else(|| damaged("it fails authentication"))
         };
         if location.codec == Codec::Raw {
@@ -195,7 +220,7 @@ impl SlotDecoder {
         stored: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        self.open(&entry.location, stored, out, MAX_BLOCK as usize)?;
+        self.open(keys, &entry.location, stored, out, MAX_BLOCK as usize)?;
         if keys.chunk_id(out)[..16] != entry.id.0 {
             let key = pack_key(self.kind, self.pack);
             let slot = entry.location.slot;
@@ -220,7 +245,7 @@ impl SlotDecoder {
         block_size: u32,
     ) -> Result<Page> {
         let mut bytes = Vec::new();
-        self.open(&entry.location, stored, &mut bytes, MAX_PAGE)?;
+        self.open(keys, &entry.location, stored, &mut bytes, MAX_PAGE)?;
         let key = pack_key(self.kind, self.pack);
         let name = format!("{key} slot {}", entry.location.slot);
         let page = Page::decode(&bytes).map_err(|error| parse_error(&name, error))?;
@@ -368,7 +393,19 @@ impl Shared {
         for part in futures::future::join_all(work).await {
             landed.extend(part?);
         }
+        if run.kind == PackKind::Data && landed.values().any(Result::is_err) {
+            self.is_of_a_known_epoch(run.pack).await?;
+        }
         Ok(landed)
+    }
+
+    /// Fails when a pack that seems to be damaged was sealed under an epoch that began after
+    /// this repository was opened. Its table tells, and cannot be forged.
+    async fn is_of_a_known_epoch(&self, pack: PackId) -> Result<()> {
+        match self.pack_table(PackKind::Data, pack).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn decode_part(

@@ -21,8 +21,14 @@ use std::fmt;
 
 /// Major version this code writes and reads.
 pub const MAJOR: u16 = 1;
-/// Minor version this code writes.
+/// Minor version of a new repository.
 pub const MINOR: u16 = 0;
+/// Minor version of a repository that has more than one data epoch, or is about to.
+pub const MINOR_EPOCHS: u16 = 1;
+/// What this code can read, as descriptors count it: 1 is the first release, 2 knows data epochs.
+pub const READER: u16 = 2;
+/// The reader a repository with more than one data epoch needs.
+pub const READER_EPOCHS: u16 = 2;
 /// Entries in a page.
 pub const FANOUT: usize = 256;
 /// Smallest block size in bytes.
@@ -39,6 +45,8 @@ pub const MAX_IMAGE: u64 = 1 << 60;
 pub enum FormatError {
     /// Written by a newer program.
     Newer(String),
+    /// Sealed under a data epoch whose secret was not known when the repository was opened.
+    LaterEpoch(u32),
     /// Not of the format.
     Invalid(&'static str),
 }
@@ -47,6 +55,11 @@ impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newer(what) => write!(f, "{what}: written by a newer program; upgrade sluice"),
+            Self::LaterEpoch(epoch) => write!(
+                f,
+                "it belongs to data epoch {epoch}, begun after this program opened the \
+                 repository; run it again"
+            ),
             Self::Invalid(what) => f.write_str(what),
         }
     }

@@ -104,7 +104,11 @@ impl Repository {
         let here = Self::assemble(
             damaged,
             shared.id,
-            shared.master.clone(),
+            crate::keys::Opened {
+                secrets: shared.secrets.clone(),
+                epoch: shared.keys.epoch(crate::format::id::PackKind::Data),
+                slot: String::new(),
+            },
             shared.descriptor.clone(),
             shared.clock.clone(),
             shared.settings.clone(),

@@ -1,18 +1,16 @@
-//! Creating and opening a repository; the keys to it.
+//! Creating and opening a repository.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sluice_destination::{
-    ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all, probe,
-};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
 use zeroize::Zeroizing;
 
 use crate::cache::Caches;
 use crate::clock::Clock;
-use crate::crypto::{KeyRing, MasterKey, random};
+use crate::crypto::{KeyRing, Secrets, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::fetch::Flights;
 use crate::format::descriptor::Descriptor;
@@ -20,6 +18,7 @@ use crate::format::header::{Header, Kind};
 use crate::format::id::{RepositoryId, descriptor_key};
 use crate::format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 use crate::format::{FormatError, record};
+use crate::keys::{self, Opened};
 use crate::pool::Pool;
 
 /// How to unlock a repository.
@@ -89,7 +88,9 @@ pub(crate) struct Shared {
     pub(crate) destination: Arc<dyn Destination>,
     pub(crate) id: RepositoryId,
     pub(crate) keys: KeyRing,
-    pub(crate) master: MasterKey,
+    pub(crate) secrets: Secrets,
+    /// Name of the key slot that opened it; empty while it is being created.
+    pub(crate) slot: String,
     pub(crate) descriptor: Descriptor,
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
@@ -103,6 +104,9 @@ pub(crate) fn parse_error(object: impl std::fmt::Display, error: FormatError) ->
     match error {
         FormatError::Newer(_) => {
             RepositoryError::caused(ErrorKind::NewerFormat, format!("cannot read {object}"), error)
+        }
+        FormatError::LaterEpoch(_) => {
+            RepositoryError::caused(ErrorKind::Conflict, format!("cannot read {object}"), error)
         }
         FormatError::Invalid(what) => RepositoryError::damaged(object, what),
     }
@@ -144,12 +148,12 @@ impl Repository {
             ));
         }
         let id = RepositoryId(random()?);
-        let master = MasterKey::generate()?;
+        let opened = Opened::first(Secrets::generate()?);
         let now = rfc3339(clock.now_ms());
         let open = matches!(options.unlock, Unlock::Open);
         let descriptor = Descriptor::new(id, now, open, capabilities);
         let repository =
-            Self::assemble(destination, id, master, descriptor, clock.clone(), settings)?;
+            Self::assemble(destination, id, opened, descriptor, clock.clone(), settings)?;
         let recovery = repository.write_first_slots(&options).await?;
         // The descriptor comes last: a repository exists once it can be unlocked.
         let body = Bytes::from(repository.shared.descriptor.encode());
@@ -167,7 +171,7 @@ impl Repository {
             }
             Unlock::Open => {
                 let created = self.shared.descriptor.created.clone();
-                let slot = KeySlot::open(&self.shared.master, ("open".into(), created));
+                let slot = KeySlot::open(&self.shared.secrets.master, ("open".into(), created));
                 self.put_slot(&slot).await?;
             }
             Unlock::Recovery(_) => {
@@ -217,39 +221,19 @@ impl Repository {
     ) -> Result<Self> {
         let descriptor = Self::peek(&*destination).await?;
         let id = descriptor.id().map_err(|error| parse_error(descriptor_key(), error))?;
-        let slots = read_slots(&*destination).await?;
-        let mut damaged = None;
-        for (key, slot) in slots {
-            let attempt = match slot {
-                Err(error) => Err(error),
-                Ok(slot) => {
-                    let unlock = unlock.clone();
-                    // Stretching takes a good part of a second and must not stall the runtime.
-                    tokio::task::spawn_blocking(move || try_slot(&slot, id, &unlock))
-                        .await
-                        .map_err(|error| local("unlocking was interrupted", error))?
-                }
-            };
-            match attempt {
-                Ok(Some(master)) => {
-                    return Self::assemble(destination, id, master, descriptor, clock, settings);
-                }
-                Ok(None) => {}
-                Err(error) => damaged = Some(parse_error(key, error)),
-            }
-        }
-        Err(damaged.unwrap_or_else(|| wrong_key(&*destination, &unlock)))
+        let opened = keys::unlock(&*destination, id, &descriptor, &unlock).await?;
+        Self::assemble(destination, id, opened, descriptor, clock, settings)
     }
 
     pub(crate) fn assemble(
         destination: Arc<dyn Destination>,
         id: RepositoryId,
-        master: MasterKey,
+        opened: Opened,
         descriptor: Descriptor,
         clock: Clock,
         settings: Settings,
     ) -> Result<Self> {
-        let keys = KeyRing::new(&master);
+        let keys = KeyRing::of(&opened.secrets, opened.epoch);
         let caches = Caches::new(&settings);
         let pool = Pool::new(settings.threads)?;
         let flights = Flights::default();
@@ -257,7 +241,8 @@ impl Repository {
             destination,
             id,
             keys,
-            master,
+            secrets: opened.secrets,
+            slot: opened.slot,
             descriptor,
             clock,
             settings,
@@ -286,84 +271,6 @@ impl Repository {
     /// The pool of threads for hashing, compressing and sealing.
     pub fn pool(&self) -> &Pool {
         &self.shared.pool
-    }
-
-    /// All key slots with their names; one that cannot be read is an error beside its name.
-    ///
-    /// # Errors
-    /// When the destination fails.
-    pub async fn key_slots(&self) -> Result<Vec<(String, Result<KeySlot, FormatError>)>> {
-        let slots = read_slots(&*self.shared.destination).await?;
-        let name = |key: Key| key.as_str().trim_start_matches("keys/").to_owned();
-        Ok(slots.into_iter().map(|(key, slot)| (name(key), slot)).collect())
-    }
-
-    /// Adds a passphrase; returns the slot's name.
-    ///
-    /// # Errors
-    /// When the destination fails.
-    pub async fn add_passphrase(
-        &self,
-        label: &str,
-        passphrase: &str,
-        kdf: KdfCost,
-    ) -> Result<String> {
-        let shared = self.shared.clone();
-        let (label, passphrase) = (self.note(label), Zeroizing::new(passphrase.to_owned()));
-        let random = random()?;
-        let slot = tokio::task::spawn_blocking(move || {
-            KeySlot::for_passphrase(shared.id, &shared.master, &passphrase, kdf, random, label)
-        })
-        .await
-        .map_err(|error| local("stretching the passphrase was interrupted", error))?
-        .map_err(|error| local("cannot make a key slot", error))?;
-        self.put_slot(&slot).await
-    }
-
-    /// Adds a recovery key; returns the slot's name and the key, which is kept nowhere else.
-    ///
-    /// # Errors
-    /// When the destination fails.
-    pub async fn add_recovery(&self, label: &str) -> Result<(String, RecoveryKey)> {
-        let recovery = RecoveryKey::new(random()?);
-        let shared = &self.shared;
-        let note = self.note(label);
-        let slot = KeySlot::for_recovery(shared.id, &shared.master, &recovery, random()?, note)
-            .map_err(|error| local("cannot make a key slot", error))?;
-        Ok((self.put_slot(&slot).await?, recovery))
-    }
-
-    /// Removes a key slot by name. The last slot that unlocks stays.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for the last slot.
-    pub async fn remove_key_slot(&self, name: &str) -> Result<()> {
-        let slots = self.key_slots().await?;
-        if !slots.iter().any(|(known, _)| known == name) {
-            return Err(RepositoryError::new(
-                ErrorKind::NotFound,
-                format!("no key slot {name}; `sluice key list` shows them"),
-            ));
-        }
-        if !slots.iter().any(|(known, slot)| known != name && slot.is_ok()) {
-            return Err(RepositoryError::new(
-                ErrorKind::Invalid,
-                "this is the last key slot; without it the data is lost, add another first",
-            ));
-        }
-        let key = Key::new(format!("keys/{name}"))?;
-        Ok(self.shared.destination.delete(&key).await?)
-    }
-
-    fn note(&self, label: &str) -> (String, String) {
-        (label.to_owned(), rfc3339(self.shared.clock.now_ms()))
-    }
-
-    async fn put_slot(&self, slot: &KeySlot) -> Result<String> {
-        let name = data_encoding::HEXLOWER.encode(&random::<6>()?);
-        let key = Key::new(format!("keys/{name}"))?;
-        self.shared.destination.put_new(&key, Bytes::from(slot.encode())).await?;
-        Ok(name)
     }
 }
 
@@ -399,52 +306,10 @@ impl Shared {
     }
 }
 
-pub(crate) fn try_slot(
-    slot: &KeySlot,
-    id: RepositoryId,
-    unlock: &Unlock,
-) -> Result<Option<MasterKey>, FormatError> {
-    if let Some(master) = slot.open_key()? {
-        return Ok(Some(master));
-    }
-    match unlock {
-        Unlock::Open => Ok(None),
-        Unlock::Passphrase(passphrase) => slot.unlock(id, passphrase),
-        Unlock::Recovery(recovery) => slot.recover(id, recovery),
-    }
-}
-
-async fn read_slots(
-    destination: &dyn Destination,
-) -> Result<Vec<(Key, Result<KeySlot, FormatError>)>> {
-    let mut slots = Vec::new();
-    for object in list_all(destination, "keys/").await? {
-        let slot = if object.size > 64 << 10 {
-            Err(FormatError::Invalid("key slot is too large"))
-        } else {
-            KeySlot::decode(&destination.get(&object.key, ByteRange::Full).await?)
-        };
-        slots.push((object.key, slot));
-    }
-    Ok(slots)
-}
-
 fn already(place: &str) -> RepositoryError {
     RepositoryError::new(
         ErrorKind::AlreadyARepository,
         format!("there is a repository at {place} already"),
-    )
-}
-
-fn wrong_key(destination: &dyn Destination, unlock: &Unlock) -> RepositoryError {
-    let place = destination.location();
-    RepositoryError::new(
-        ErrorKind::WrongKey,
-        match unlock {
-            Unlock::Open => format!("the repository at {place} is encrypted"),
-            Unlock::Passphrase(_) => format!("the passphrase does not open {place}"),
-            Unlock::Recovery(_) => format!("the recovery key does not open {place}"),
-        },
     )
 }
 

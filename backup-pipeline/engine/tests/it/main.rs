@@ -6,6 +6,7 @@ mod crash;
 mod golden;
 mod golden_disk;
 mod heal;
+mod keys;
 mod model;
 mod replicate;
 mod restore;

@@ -5,7 +5,7 @@ use sluice_destination::Capabilities;
 
 use super::checked::with_check;
 use super::id::RepositoryId;
-use super::{FormatError, MAJOR, MINOR, Parsed};
+use super::{FormatError, MAJOR, MINOR, MINOR_EPOCHS, Parsed, READER, READER_EPOCHS};
 
 /// Text that tells a descriptor from other JSON.
 pub const MAGIC: &str = "sluice repository";
@@ -21,9 +21,9 @@ pub struct Descriptor {
     pub major: u16,
     /// Minor version of the format.
     pub minor: u16,
-    /// Smallest major version a reader must know.
+    /// What a reader must know at least: see [`READER`].
     pub min_reader: u16,
-    /// Smallest major version a writer must know.
+    /// What a writer must know at least.
     pub min_writer: u16,
     /// When it was created, RFC 3339.
     pub created: String,
@@ -53,6 +53,22 @@ impl Descriptor {
         }
     }
 
+    /// The same for a repository with more than one data epoch: earlier programs refuse it
+    /// instead of taking what they cannot open for damage.
+    pub fn with_epochs(&self) -> Self {
+        Self {
+            minor: self.minor.max(MINOR_EPOCHS),
+            min_reader: self.min_reader.max(READER_EPOCHS),
+            min_writer: self.min_writer.max(READER_EPOCHS),
+            ..self.clone()
+        }
+    }
+
+    /// Whether there may be more than one data epoch.
+    pub fn has_epochs(&self) -> bool {
+        self.min_reader >= READER_EPOCHS
+    }
+
     /// The descriptor's bytes.
     pub fn encode(&self) -> Vec<u8> {
         with_check(serde_json::to_vec_pretty(self).expect("a descriptor is plain JSON"))
@@ -74,7 +90,7 @@ impl Descriptor {
         if versions.magic != MAGIC {
             return Err(FormatError::Invalid("descriptor is not of a sluice repository"));
         }
-        if versions.min_reader > MAJOR {
+        if versions.min_reader > READER {
             return Err(FormatError::Newer(format!("format version {}", versions.min_reader)));
         }
         serde_json::from_slice(bytes).map_err(|_| FormatError::Invalid("descriptor fields"))
@@ -98,8 +114,11 @@ mod tests {
         let capabilities = Capabilities::default();
         let made = Descriptor::new(RepositoryId([1; 16]), "now".into(), false, capabilities);
         assert_eq!(Descriptor::decode(&made.encode()).unwrap(), made);
-        let newer = br#"{"magic":"sluice repository","min_reader":2,"odd":[]}"#;
+        let newer = br#"{"magic":"sluice repository","min_reader":3,"odd":[]}"#;
         assert!(matches!(Descriptor::decode(newer), Err(FormatError::Newer(_))));
+        let epochs = made.with_epochs();
+        assert!(epochs.has_epochs() && !made.has_epochs());
+        assert_eq!(Descriptor::decode(&epochs.encode()).unwrap(), epochs);
         assert!(matches!(Descriptor::decode(b"{}"), Err(FormatError::Invalid(_))));
     }
 }

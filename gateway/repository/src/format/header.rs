@@ -32,6 +32,12 @@ pub enum Kind {
     Findings = 16,
     /// What scrubs have covered.
     Coverage = 17,
+    /// What keeps a point from being pruned, as far as it was said after its commit.
+    Protection = 32,
+    /// The beginning of a data epoch.
+    Epoch = 33,
+    /// The wish to destroy the repository.
+    Destroy = 34,
 }
 
 impl Kind {
@@ -47,6 +53,9 @@ impl Kind {
             8 => Self::Segment,
             16 => Self::Findings,
             17 => Self::Coverage,
+            32 => Self::Protection,
+            33 => Self::Epoch,
+            34 => Self::Destroy,
             _ => return None,
         })
     }

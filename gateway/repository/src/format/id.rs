@@ -275,7 +275,36 @@ pub fn coverage_key(number: u32) -> Key {
     key(format!("{COVERAGE_PREFIX}{number:08}"))
 }
 
-/// The chain and point named by the key of a commit record or tombstone.
+/// Prefix of all protection records.
+pub fn protections_prefix() -> String {
+    format!("h/{DOMAIN}/")
+}
+
+/// Prefix of the protection records of a chain.
+pub fn chain_protections_prefix(chain: ChainId) -> String {
+    format!("h/{DOMAIN}/{chain}/")
+}
+
+/// Key of a point's protection record.
+pub fn protection_key(chain: ChainId, point: PointId) -> Key {
+    key(format!("h/{DOMAIN}/{chain}/{point}"))
+}
+
+/// Prefix of the records of data epochs.
+pub const EPOCHS_PREFIX: &str = "e/";
+
+/// Key of the record of a data epoch.
+pub fn epoch_key(epoch: u32) -> Key {
+    key(format!("{EPOCHS_PREFIX}{epoch:08}"))
+}
+
+/// Key of the wish to destroy the repository.
+pub fn destroy_key() -> Key {
+    key("destroy".into())
+}
+
+/// The chain and point named by the key of a commit record, tombstone or
+/// protection record.
 pub fn parse_point_key(key: &Key) -> Option<(ChainId, PointId)> {
     let mut parts = key.as_str().split('/');
     let (_, domain, chain, point) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -1,4 +1,4 @@
-//! Key slots: the ways to unlock the master key (`docs/format/`, section 4).
+//! Key slots: the ways to unlock the secrets of a repository (`docs/format/`, section 4).
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::checked::with_check;
 use super::id::RepositoryId;
 use super::{FormatError, Parsed};
-use crate::crypto::{MasterKey, NONCE_LEN, SealKey};
+use crate::crypto::{EpochSecret, MAX_EPOCHS, MasterKey, NONCE_LEN, SealKey, Secrets};
 
 /// Cost of Argon2id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ impl Default for KdfCost {
     }
 }
 
-/// One way to unlock the master key.
+/// One way to unlock the secrets: the master key and what later data epochs added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum KeySlot {
@@ -42,8 +42,11 @@ pub enum KeySlot {
         kdf: KdfCost,
         /// Random salt, base64.
         salt: String,
-        /// Nonce and sealed master key, base64.
+        /// Nonce and sealed secrets, base64.
         wrapped: String,
+        /// The last data epoch whose secret it has; for people, the sealed ones decide.
+        #[serde(default, skip_serializing_if = "is_first")]
+        epoch: u32,
     },
     /// By the private key of a recipient.
     Recipient {
@@ -55,8 +58,15 @@ pub enum KeySlot {
         public: String,
         /// The ephemeral X25519 public key, base64.
         ephemeral: String,
-        /// Nonce and sealed master key, base64.
+        /// Nonce and sealed secrets, base64.
         wrapped: String,
+        /// The last data epoch whose secret it has; for people, the sealed ones decide.
+        #[serde(default, skip_serializing_if = "is_first")]
+        epoch: u32,
+        /// Shows that the public key was put there by somebody who had the secrets, base64.
+        /// Missing in slots of format 1.0.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        tag: String,
     },
     /// By nobody: the master key in clear, base64.
     Open {
@@ -69,6 +79,10 @@ pub enum KeySlot {
     },
 }
 
+fn is_first(epoch: &u32) -> bool {
+    *epoch == 0
+}
+
 const PASSPHRASE: &[u8] = b"passphrase";
 const RECIPIENT: &[u8] = b"recipient";
 
@@ -76,25 +90,43 @@ fn aad(repository: RepositoryId, kind: &[u8]) -> Vec<u8> {
     [b"sluice v1 key slot".as_slice(), &repository.0, kind].concat()
 }
 
-fn wrap(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], master: &MasterKey) -> String {
-    let mut sealed = master.0.to_vec();
+/// What the tag of a recipient's slot covers.
+fn tagged(repository: RepositoryId, public: &[u8; 32]) -> Vec<u8> {
+    [RECIPIENT, &repository.0, public].concat()
+}
+
+/// Length of the master key and of each epoch's secret in bytes.
+const SECRET: usize = 32;
+/// Text of the longest field: all secrets there can be, with nonce and tag, in base64.
+const MAX_FIELD: usize = (SECRET * (MAX_EPOCHS + 1) + 64) / 3 * 4;
+
+fn wrap(key: &[u8; 32], nonce: [u8; NONCE_LEN], aad: &[u8], secrets: &Secrets) -> String {
+    let later = secrets.epochs.iter().map(|secret| secret.0.as_slice());
+    let all: Vec<&[u8]> = [secrets.master.0.as_slice()].into_iter().chain(later).collect();
+    let mut sealed = Zeroizing::new(all.concat());
     let tag = SealKey::new(key).seal(nonce, aad, &mut sealed);
     BASE64.encode(&[nonce.as_slice(), &sealed, &tag].concat())
 }
 
-fn unwrap(key: &[u8; 32], aad: &[u8], wrapped: &str) -> Parsed<Option<MasterKey>> {
+fn unwrap(key: &[u8; 32], aad: &[u8], wrapped: &str) -> Parsed<Option<Secrets>> {
     let bytes = base64(wrapped)?;
     let Some((nonce, sealed)) = bytes.split_first_chunk::<NONCE_LEN>() else {
         return Err(FormatError::Invalid("wrapped key is too short"));
     };
     let mut sealed = Zeroizing::new(sealed.to_vec());
     let Some(opened) = SealKey::new(key).open(*nonce, aad, &mut sealed) else { return Ok(None) };
-    let master = opened.try_into().map_err(|_| FormatError::Invalid("wrapped key length"))?;
-    Ok(Some(MasterKey(master)))
+    let (all, rest) = opened.as_chunks::<SECRET>();
+    match all.split_first() {
+        Some((master, later)) if rest.is_empty() => Ok(Some(Secrets {
+            master: MasterKey(*master),
+            epochs: later.iter().map(|secret| EpochSecret(*secret)).collect(),
+        })),
+        _ => Err(FormatError::Invalid("wrapped key length")),
+    }
 }
 
 fn base64(text: &str) -> Parsed<Vec<u8>> {
-    if text.len() > 1024 {
+    if text.len() > MAX_FIELD {
         return Err(FormatError::Invalid("key slot field is too long"));
     }
     BASE64.decode(text.as_bytes()).map_err(|_| FormatError::Invalid("key slot field is not base64"))
@@ -199,7 +231,7 @@ impl KeySlot {
     /// When the cost is out of range.
     pub fn for_passphrase(
         repository: RepositoryId,
-        master: &MasterKey,
+        secrets: &Secrets,
         passphrase: &str,
         kdf: KdfCost,
         random: [u8; 28],
@@ -208,8 +240,9 @@ impl KeySlot {
         let (salt, nonce) = random.split_at(16);
         let key = stretch(passphrase, salt, kdf)?;
         let nonce = nonce.try_into().expect("28 - 16 = 12");
-        let wrapped = wrap(&key, nonce, &aad(repository, PASSPHRASE), master);
-        Ok(Self::Passphrase { label, created, kdf, salt: BASE64.encode(salt), wrapped })
+        let wrapped = wrap(&key, nonce, &aad(repository, PASSPHRASE), secrets);
+        let (salt, epoch) = (BASE64.encode(salt), secrets.epochs.len() as u32);
+        Ok(Self::Passphrase { label, created, kdf, salt, wrapped, epoch })
     }
 
     /// A slot for a recovery key. `random` is an ephemeral private key (32) and nonce (12).
@@ -218,20 +251,64 @@ impl KeySlot {
     /// When the key agreement fails.
     pub fn for_recovery(
         repository: RepositoryId,
-        master: &MasterKey,
+        secrets: &Secrets,
         recovery: &RecoveryKey,
+        random: [u8; 44],
+        note: (String, String),
+    ) -> Parsed<Self> {
+        let public = public_of(&recovery.private()?)?;
+        Self::for_recipient(repository, secrets, &public, random, note)
+    }
+
+    fn for_recipient(
+        repository: RepositoryId,
+        secrets: &Secrets,
+        public: &[u8; 32],
         random: [u8; 44],
         (label, created): (String, String),
     ) -> Parsed<Self> {
         let (ephemeral, nonce) = random.split_at(32);
         let private = PrivateKey::from_private_key(&X25519, ephemeral)
             .map_err(|_| FormatError::Invalid("not an X25519 key"))?;
-        let (public, ephemeral) = (public_of(&recovery.private()?)?, public_of(&private)?);
-        let key = shared(&private, &public, &ephemeral, &public)?;
+        let ephemeral = public_of(&private)?;
+        let key = shared(&private, public, &ephemeral, public)?;
         let nonce = nonce.try_into().expect("44 - 32 = 12");
-        let wrapped = wrap(&key, nonce, &aad(repository, RECIPIENT), master);
-        let (public, ephemeral) = (BASE64.encode(&public), BASE64.encode(&ephemeral));
-        Ok(Self::Recipient { label, created, public, ephemeral, wrapped })
+        let wrapped = wrap(&key, nonce, &aad(repository, RECIPIENT), secrets);
+        let tag = BASE64.encode(&secrets.vouch(&tagged(repository, public)));
+        let (public, ephemeral) = (BASE64.encode(public), BASE64.encode(&ephemeral));
+        let epoch = secrets.epochs.len() as u32;
+        Ok(Self::Recipient { label, created, public, ephemeral, wrapped, epoch, tag })
+    }
+
+    /// Whether the slot is that of a recipient whose public key was put there by somebody who
+    /// had these secrets, rather than by whoever can write to the destination.
+    pub fn is_vouched_for(&self, repository: RepositoryId, secrets: &Secrets) -> bool {
+        let Self::Recipient { public, tag, .. } = self else { return false };
+        let Ok(public) = base64_32(public) else { return false };
+        base64(tag).is_ok_and(|tag| tag == secrets.vouch(&tagged(repository, &public)))
+    }
+
+    /// What tells a recipient's public key from others, in hex; nothing for other kinds.
+    pub fn fingerprint(&self) -> Option<String> {
+        let Self::Recipient { public, .. } = self else { return None };
+        let hash = blake3::hash(&base64_32(public).ok()?);
+        Some(data_encoding::HEXLOWER.encode(&hash.as_bytes()[..8]))
+    }
+
+    /// The same recipient with other secrets; nothing for other kinds, which cannot be wrapped
+    /// again without their own secret. `random` is as for a recovery key.
+    ///
+    /// # Errors
+    /// When the slot's fields are damaged.
+    pub fn rewrapped(
+        &self,
+        repository: RepositoryId,
+        secrets: &Secrets,
+        random: [u8; 44],
+    ) -> Parsed<Option<Self>> {
+        let Self::Recipient { label, created, public, .. } = self else { return Ok(None) };
+        let (public, note) = (base64_32(public)?, (label.clone(), created.clone()));
+        Self::for_recipient(repository, secrets, &public, random, note).map(Some)
     }
 
     /// A slot that holds the master key in clear.
@@ -248,17 +325,25 @@ impl KeySlot {
         }
     }
 
-    /// The master key, when this passphrase is the right one and this slot is for passphrases.
+    /// The last data epoch whose secret the slot has.
+    pub fn epoch(&self) -> u32 {
+        match self {
+            Self::Passphrase { epoch, .. } | Self::Recipient { epoch, .. } => *epoch,
+            Self::Open { .. } => 0,
+        }
+    }
+
+    /// The secrets, when this passphrase is the right one and this slot is for passphrases.
     ///
     /// # Errors
     /// When the slot's fields are damaged.
-    pub fn unlock(&self, repository: RepositoryId, passphrase: &str) -> Parsed<Option<MasterKey>> {
+    pub fn unlock(&self, repository: RepositoryId, passphrase: &str) -> Parsed<Option<Secrets>> {
         let Self::Passphrase { kdf, salt, wrapped, .. } = self else { return Ok(None) };
         let key = stretch(passphrase, &base64(salt)?, *kdf)?;
         unwrap(&key, &aad(repository, PASSPHRASE), wrapped)
     }
 
-    /// The master key, when this is the slot of that recovery key.
+    /// The secrets, when this is the slot of that recovery key.
     ///
     /// # Errors
     /// When the slot's fields are damaged.
@@ -266,7 +351,7 @@ impl KeySlot {
         &self,
         repository: RepositoryId,
         recovery: &RecoveryKey,
-    ) -> Parsed<Option<MasterKey>> {
+    ) -> Parsed<Option<Secrets>> {
         let Self::Recipient { public, ephemeral, wrapped, .. } = self else { return Ok(None) };
         let (public, ephemeral) = (base64_32(public)?, base64_32(ephemeral)?);
         let private = recovery.private()?;
@@ -312,27 +397,67 @@ mod tests {
 
     #[test]
     fn only_the_right_passphrase_in_the_right_repository_unlocks() {
-        let (id, master) = (RepositoryId([1; 16]), MasterKey([7; 32]));
-        let slot = KeySlot::for_passphrase(id, &master, "correct", CHEAP, [3; 28], note()).unwrap();
+        let (id, secrets) = (RepositoryId([1; 16]), Secrets::from(MasterKey([7; 32])));
+        let slot =
+            KeySlot::for_passphrase(id, &secrets, "correct", CHEAP, [3; 28], note()).unwrap();
         let slot = KeySlot::decode(&slot.encode()).unwrap();
-        assert_eq!(slot.unlock(id, "correct").unwrap().unwrap().0, master.0);
+        assert_eq!(slot.unlock(id, "correct").unwrap().unwrap().master.0, secrets.master.0);
         assert!(slot.unlock(id, "wrong").unwrap().is_none());
         assert!(slot.unlock(RepositoryId([2; 16]), "correct").unwrap().is_none());
     }
 
     #[test]
     fn a_recovery_key_survives_print_and_retyping_and_unlocks() {
-        let (id, master) = (RepositoryId([1; 16]), MasterKey([7; 32]));
+        let (id, secrets) = (RepositoryId([1; 16]), Secrets::from(MasterKey([7; 32])));
         let recovery = RecoveryKey::new([9; 32]);
-        let slot = KeySlot::for_recovery(id, &master, &recovery, [3; 44], note()).unwrap();
+        let slot = KeySlot::for_recovery(id, &secrets, &recovery, [3; 44], note()).unwrap();
         let typed = recovery.to_text().to_lowercase().replace('-', " ");
         let retyped = RecoveryKey::from_text(&typed.replace("sluice recovery ", "")).unwrap();
-        assert_eq!(slot.recover(id, &retyped).unwrap().unwrap().0, master.0);
+        assert_eq!(slot.recover(id, &retyped).unwrap().unwrap().master.0, secrets.master.0);
         assert!(slot.recover(id, &RecoveryKey::new([8; 32])).unwrap().is_none());
         let mut mistyped = recovery.to_text().to_string();
         let last = mistyped.pop().unwrap();
         mistyped.push(if last == 'A' { 'B' } else { 'A' });
         assert!(RecoveryKey::from_text(&mistyped).is_err());
+    }
+
+    #[test]
+    fn slots_carry_every_epoch_and_recipients_take_new_ones_without_their_private_key() {
+        let id = RepositoryId([1; 16]);
+        let mut secrets = Secrets::from(MasterKey([7; 32]));
+        let recovery = RecoveryKey::new([9; 32]);
+        let first = KeySlot::for_recovery(id, &secrets, &recovery, [3; 44], note()).unwrap();
+        secrets.epochs = (0..MAX_EPOCHS).map(|at| EpochSecret([at as u8; 32])).collect();
+        let second = first.rewrapped(id, &secrets, [4; 44]).unwrap().unwrap();
+        let second = KeySlot::decode(&second.encode()).unwrap();
+        assert_eq!((first.epoch(), second.epoch()), (0, MAX_EPOCHS as u32));
+        assert_eq!(first.describe(), second.describe());
+        let opened = |slot: &KeySlot| slot.recover(id, &recovery).unwrap().unwrap();
+        assert!(opened(&first).epochs.is_empty());
+        assert_eq!(opened(&second).epochs, secrets.epochs);
+        let slot = KeySlot::for_passphrase(id, &secrets, "words", CHEAP, [3; 28], note()).unwrap();
+        assert_eq!(slot.unlock(id, "words").unwrap().unwrap().epochs, secrets.epochs);
+        assert_eq!(slot.rewrapped(id, &secrets, [4; 44]), Ok(None));
+    }
+
+    #[test]
+    fn a_public_key_that_a_stranger_put_into_a_slot_is_not_vouched_for() {
+        let (id, secrets) = (RepositoryId([1; 16]), Secrets::from(MasterKey([7; 32])));
+        let (mine, other) = (RecoveryKey::new([9; 32]), RecoveryKey::new([8; 32]));
+        let slot = KeySlot::for_recovery(id, &secrets, &mine, [3; 44], note()).unwrap();
+        assert!(slot.is_vouched_for(id, &secrets));
+        let strange = Secrets::from(MasterKey([6; 32]));
+        let forged = KeySlot::for_recovery(id, &strange, &other, [3; 44], note()).unwrap();
+        assert!(!forged.is_vouched_for(id, &secrets));
+        assert_ne!(forged.fingerprint(), slot.fingerprint());
+        let text = String::from_utf8(slot.encode()).unwrap();
+        let KeySlot::Recipient { public, .. } = &slot else { panic!("a recipient") };
+        let KeySlot::Recipient { public: theirs, .. } = &forged else { panic!("a recipient") };
+        let swapped = KeySlot::decode(text.replace(public, theirs).as_bytes()).unwrap();
+        assert!(!swapped.is_vouched_for(id, &secrets));
+        let KeySlot::Recipient { tag, .. } = &slot else { panic!("a recipient") };
+        let bare = KeySlot::decode(text.replace(tag, "").as_bytes()).unwrap();
+        assert!(!bare.is_vouched_for(id, &secrets));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::header::{HEADER_LEN, Header, Kind};
 use super::id::{PackId, PackKind, RepositoryId};
 use super::{FormatError, MAJOR, Parsed, take, u32_at};
-use crate::crypto::{KeyRing, NONCE_LEN, SealKey, TAG_LEN};
+use crate::crypto::{KeyRing, MAX_EPOCHS, NONCE_LEN, SealKey, TAG_LEN};
 
 /// A writer closes a pack at this many bytes.
 pub const PACK_TARGET: usize = 32 << 20;
@@ -101,16 +101,16 @@ impl std::fmt::Debug for PackBuilder {
 }
 
 impl PackBuilder {
-    /// An empty pack.
+    /// An empty pack of the epoch under which `keys` writes.
     pub fn new(keys: &KeyRing, repository: RepositoryId, kind: PackKind, pack: PackId) -> Self {
-        let header =
-            Header { kind: header_kind(kind), repository, object: pack.0, epoch: 0 }.encode();
+        let epoch = keys.epoch(kind);
+        let header = Header { kind: header_kind(kind), repository, object: pack.0, epoch }.encode();
         let mut bytes = Vec::with_capacity(match kind {
             PackKind::Data => PACK_TARGET + (1 << 20),
             PackKind::Meta => 1 << 20,
         });
         bytes.extend_from_slice(&header);
-        let key = keys.pack_key(kind, pack);
+        let key = keys.pack_key(kind, pack, epoch);
         Self { kind: header_kind(kind), pack, key, bytes, entries: Vec::new() }
     }
 
@@ -282,12 +282,26 @@ pub fn open_table(
     let start = end
         .checked_sub(footer.table_len as usize)
         .ok_or(FormatError::Invalid("table is cut off"))?;
-    let mut table = tail[start..end].to_vec();
-    let header = Header { kind: header_kind(kind), repository, object: pack.0, epoch: 0 }.encode();
-    let plain = keys
-        .table_key(header_kind(kind), pack)
-        .open(footer.nonce, &header, &mut table)
-        .ok_or(FormatError::Invalid("table fails authentication"))?;
+    let key = keys.table_key(header_kind(kind), pack);
+    // The table's key is the same in every epoch, but its seal covers the header, which names one.
+    let open = |epoch: u32| {
+        let header = Header { kind: header_kind(kind), repository, object: pack.0, epoch };
+        let mut table = tail[start..end].to_vec();
+        let length = key.open(footer.nonce, &header.encode(), &mut table)?.len();
+        table.truncate(length);
+        Some((epoch, table))
+    };
+    let known = keys.epochs(kind, pack);
+    let Some((epoch, plain)) = known.iter().copied().find_map(open) else {
+        let later = known.len() as u32..=MAX_EPOCHS as u32;
+        return Err(match later.into_iter().find_map(open).filter(|_| kind == PackKind::Data) {
+            Some((epoch, _)) => FormatError::LaterEpoch(epoch),
+            None => FormatError::Invalid("table fails authentication"),
+        });
+    };
+    if known.len() > 1 {
+        keys.remember(pack, epoch);
+    }
     let entries: Vec<SlotEntry> =
         plain.chunks_exact(ENTRY_LEN).map(decode_entry).collect::<Parsed<_>>()?;
     Ok((footer, entries))
@@ -313,7 +327,7 @@ mod tests {
         let (footer, table) = open_table(&keys, repository, PackKind::Data, pack, &bytes).unwrap();
         assert_eq!(table, entries);
         assert_eq!(footer.pack_len(), bytes.len() as u64);
-        let key = keys.pack_key(PackKind::Data, pack);
+        let key = keys.pack_key(PackKind::Data, pack, 0);
         for (slot, (entry, payload)) in table.iter().zip(&payloads).enumerate() {
             let slot = slot as u16;
             let from = entry.offset as usize;

@@ -199,6 +199,35 @@ pub struct TombstoneRecord {
     pub reason: String,
 }
 
+/// Body of an epoch's record.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EpochRecord {
+    /// Checks of the secrets of epochs 1 up to this one, 16 bytes each.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub checks: Vec<u8>,
+    /// When it began, in ms since 1970.
+    #[n(1)]
+    pub begun_ms: u64,
+    /// The host that began it.
+    #[n(2)]
+    pub host: String,
+}
+
+impl EpochRecord {
+    /// The checks one by one.
+    pub fn checks(&self) -> &[[u8; 16]] {
+        self.checks.as_chunks().0
+    }
+}
+
+/// The object id of an epoch's record.
+pub fn epoch_object(epoch: u32) -> [u8; 16] {
+    let mut object = [0; 16];
+    object[12..].copy_from_slice(&epoch.to_be_bytes());
+    object
+}
+
 /// Body of an index segment.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

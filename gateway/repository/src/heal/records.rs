@@ -14,7 +14,8 @@ use crate::format::id::{
 use crate::format::keyslot::KeySlot;
 use crate::format::record::session_object;
 use crate::heal::{Healing, not_the_same};
-use crate::repository::{Shared, Unlock, parse_error, try_slot};
+use crate::keys::try_slot;
+use crate::repository::{Shared, Unlock, parse_error};
 
 /// Objects asked which repository they belong to.
 const WITNESSES: usize = 16;
@@ -165,11 +166,7 @@ impl Healing {
     async fn opens(&self, bytes: &[u8], unlock: &Unlock) -> Result<bool> {
         let Ok(slot) = KeySlot::decode(bytes) else { return Ok(false) };
         let (id, unlock) = (self.here().id, unlock.clone());
-        let opened = tokio::task::spawn_blocking(move || try_slot(&slot, id, &unlock));
-        let opened = opened
-            .await
-            .map_err(|error| crate::repository::local("unlocking was interrupted", error))?;
-        Ok(matches!(opened, Ok(Some(_))))
+        Ok(matches!(try_slot(slot, id, unlock).await?, Ok(Some(_))))
     }
 
     /// Commit records, tombstones, index segments.

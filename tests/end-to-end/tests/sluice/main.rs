@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod heal;
 mod huge;
+mod keys;
 mod main_job;
 mod mount;
 mod nbd;
