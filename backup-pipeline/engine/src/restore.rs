@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use sluice_block::{BlockRead, coalesce};
-use sluice_repository::{ImageReader, Pool, RepositoryError};
+use sluice_repository::{ImageReader, Pool, RepositoryError, RunBytes};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -185,7 +185,7 @@ impl Run {
         Ok(())
     }
 
-    fn write(&self, run: &sluice_repository::Run, stored: &[u8]) -> Result<(), Failure> {
+    fn write(&self, run: &sluice_repository::Run, stored: &RunBytes) -> Result<(), Failure> {
         let (block_size, size) = (u64::from(self.image.block_size()), self.image.size());
         let mut written = 0;
         self.image.decode_run(run, stored, |block, content| {

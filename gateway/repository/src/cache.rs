@@ -6,13 +6,16 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::format::id::{Digest, PackId, PointId};
+use crate::format::id::{Digest, PackId, PackKind, PointId};
 use crate::format::page::{Entry, Page};
+use crate::moved::MovedPack;
 use crate::points::RestorePoint;
 use crate::repository::Settings;
 
 /// What a parsed page takes in memory: 256 entries and their frame.
 const PAGE_WEIGHT: u64 = 14 << 10;
+/// Most tables of moved packs kept: 24 KiB each as a rule.
+const MOVED_PACKS: usize = 512;
 /// Most bytes of manifests kept.
 const MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -53,6 +56,8 @@ pub(crate) struct Caches {
     /// Parsed pages by digest and place. The digest alone would not do: two pages of equal content
     /// may name different places for it, and one point's must not stand in for another's.
     pub(crate) pages: Cache<PageKey, Arc<Page>>,
+    /// Packs that are not what pages took them for.
+    pub(crate) moved: Cache<(PackKind, PackId), Arc<MovedPack>>,
     /// Manifests, which never change: a mount lists its points again and again.
     pub(crate) manifests: Cache<PointId, RestorePoint, ByDirectory>,
 }
@@ -64,6 +69,7 @@ impl Caches {
         Self {
             chunks: Cache::with_weighter(chunks, settings.chunk_cache_bytes, ByBytes),
             pages: Cache::new(pages),
+            moved: Cache::new(MOVED_PACKS),
             manifests: Cache::with_weighter(1024, MANIFEST_BYTES, ByDirectory),
         }
     }

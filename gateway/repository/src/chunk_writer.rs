@@ -13,18 +13,18 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::bad_slots::BadSlots;
 use crate::crypto::{digest16, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::collection::Verdict;
 use crate::format::id::{Digest, PackId, PackKind, SessionId, pack_key};
-use crate::format::pack::{Codec, MAX_TAIL, PackBuilder, SlotEntry, open_table};
+use crate::format::pack::{Codec, PackBuilder, SlotEntry};
 use crate::format::page::{Entry, Location};
 use crate::index::{DedupIndex, SortedEntries};
-use crate::repository::{Shared, parse_error};
+use crate::repository::Shared;
 
 /// Packs being put side by side.
 const PUTS: usize = 3;
@@ -70,6 +70,17 @@ impl BlockHash {
 struct Known {
     places: HashMap<Digest, Location>,
     durable: HashSet<PackId>,
+    /// Generations of packs taken over from other sessions.
+    adopted: HashMap<PackId, u32>,
+}
+
+/// Packs of other sessions.
+#[derive(Debug, Default)]
+struct Others {
+    /// Not to be referenced any more, up to a generation: a collection has condemned them.
+    barred: HashMap<PackId, u32>,
+    /// Referenced by this session.
+    referenced: HashSet<PackId>,
 }
 
 /// Writes chunks and pages of one session.
@@ -86,12 +97,21 @@ pub(crate) struct ChunkWriter {
     index: DedupIndex,
     /// Slots not to be taken for content that is there.
     pub(crate) bad: BadSlots,
-    confirmed: Cache<PackId, Arc<Vec<SlotEntry>>>,
+    others: Mutex<Others>,
+    confirmed: Cache<PackId, Arc<(u32, Vec<SlotEntry>)>>,
     puts: Arc<Semaphore>,
     pending: watch::Sender<usize>,
     failure: Mutex<Option<RepositoryError>>,
     runtime: Handle,
     pub(crate) counters: Arc<WriteCounters>,
+}
+
+impl Known {
+    /// Where a chunk of this session is, or one it took over, and in which generation.
+    fn place(&self, id: &Digest) -> Option<(Location, u32)> {
+        let location = *self.places.get(id)?;
+        Some((location, self.adopted.get(&location.pack).copied().unwrap_or_default()))
+    }
 }
 
 thread_local! {
@@ -145,6 +165,7 @@ impl ChunkWriter {
             known: Mutex::default(),
             index,
             bad,
+            others: Mutex::default(),
             confirmed: Cache::new(CONFIRMED_PACKS),
             puts: Arc::new(Semaphore::new(PUTS)),
             pending: watch::Sender::new(0),
@@ -215,7 +236,7 @@ impl ChunkWriter {
         let same = |parent: &&Entry| {
             parent.id == id
                 && !self.bad.holds(PackKind::Data, &parent.location)
-                && (trust_parent || self.is_stored(&full, &parent.location))
+                && (trust_parent || self.is_stored(&full, &parent.location).is_some())
         };
         if let Some(parent) = parent.filter(same) {
             self.counters.unchanged.fetch_add(size, Ordering::Relaxed);
@@ -233,26 +254,67 @@ impl ChunkWriter {
     }
 
     fn find(&self, id: Digest, full: &[u8; 32]) -> Option<Location> {
-        if let Some(location) = self.known.lock().places.get(&id) {
-            return Some(*location);
+        let known = self.known.lock().place(&id);
+        if let Some((location, generation)) = known
+            && self.refer(location.pack, generation)
+        {
+            return Some(location);
         }
-        let sound = |place: &Location| !self.bad.holds(PackKind::Data, place);
-        self.index.find(id).filter(|place| sound(place) && self.is_stored(full, place))
+        let location = self.index.find(id)?;
+        let sound = !self.bad.holds(PackKind::Data, &location);
+        let generation = sound.then(|| self.is_stored(full, &location)).flatten()?;
+        self.refer(location.pack, generation).then_some(location)
     }
 
-    /// Whether the pack's own table has this chunk at this place.
-    fn is_stored(&self, full: &[u8; 32], location: &Location) -> bool {
-        let table = self.confirm(location.pack);
-        table.get(usize::from(location.slot)).is_some_and(|entry| {
-            entry.id == *full
-                && entry.offset == location.offset
-                && entry.stored_len == location.stored_len
-                && entry.codec == location.codec
-        })
+    /// References a pack, unless a collection has condemned it.
+    fn refer(&self, pack: PackId, generation: u32) -> bool {
+        if pack.session() == self.session {
+            return true;
+        }
+        // One lock for both: a pack is either referenced before it is barred, and then the
+        // collection is told, or not at all.
+        let mut others = self.others.lock();
+        if others.barred.get(&pack).is_some_and(|barred| generation <= *barred) {
+            return false;
+        }
+        others.referenced.insert(pack);
+        true
+    }
+
+    /// Bars packs from new references; returns those that were referenced before.
+    pub(crate) fn bar(&self, verdicts: &[Verdict]) -> Vec<PackId> {
+        let data = verdicts.iter().filter(|one| one.kind == PackKind::Data);
+        let mut needs = Vec::new();
+        {
+            let mut others = self.others.lock();
+            for one in data {
+                let barred = others.barred.entry(one.pack).or_default();
+                *barred = one.generation.max(*barred);
+                if others.referenced.contains(&one.pack) {
+                    needs.push(one.pack);
+                }
+            }
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        needs
+    }
+
+    /// The generation of the pack whose own table has this chunk at this place.
+    fn is_stored(&self, full: &[u8; 32], location: &Location) -> Option<u32> {
+        let confirmed = self.confirm(location.pack);
+        let (generation, table) = &*confirmed;
+        let entry = table.get(usize::from(location.slot))?;
+        let stored = entry.id == *full
+            && entry.stored_len == location.stored_len
+            && entry.codec == location.codec
+            // Compaction moves slots; their number stays.
+            && (*generation > 0 || entry.offset == location.offset);
+        stored.then_some(*generation)
     }
 
     /// The table of a pack; empty when the pack is missing or damaged.
-    fn confirm(&self, pack: PackId) -> Arc<Vec<SlotEntry>> {
+    fn confirm(&self, pack: PackId) -> Arc<(u32, Vec<SlotEntry>)> {
         if let Some(table) = self.confirmed.get(&pack) {
             return table;
         }
@@ -260,10 +322,10 @@ impl ChunkWriter {
         let table = self.runtime.block_on(self.shared.pack_table(PackKind::Data, pack));
         let table = Arc::new(match table {
             Ok(Some(table)) => table,
-            Ok(None) => Vec::new(),
+            Ok(None) => (0, Vec::new()),
             Err(error) => {
                 tracing::warn!(%pack, %error, "a pack is not used again");
-                Vec::new()
+                (0, Vec::new())
             }
         });
         self.confirmed.insert(pack, table.clone());
@@ -280,9 +342,12 @@ impl ChunkWriter {
     ) -> Result<Location> {
         let mut open = self.data.lock();
         // Another thread may have stored the same content while this one compressed it.
-        if let Some(location) = self.known.lock().places.get(&id) {
+        let known = self.known.lock().place(&id);
+        if let Some((location, generation)) = known
+            && self.refer(location.pack, generation)
+        {
             self.counters.dedup.fetch_add(u64::from(plain_len), Ordering::Relaxed);
-            return Ok(*location);
+            return Ok(location);
         }
         let builder = open.get_or_insert_with(|| self.builder(PackKind::Data));
         let (slot, entry) = builder.push(full, codec, plain_len, payload);
@@ -378,9 +443,10 @@ impl ChunkWriter {
     }
 
     /// Takes in chunks whose place was confirmed elsewhere, such as those of a dead session.
-    pub(crate) fn adopt(&self, pack: PackId, table: &[SlotEntry]) {
+    pub(crate) fn adopt(&self, pack: PackId, generation: u32, table: &[SlotEntry]) {
         let mut known = self.known.lock();
         known.durable.insert(pack);
+        known.adopted.insert(pack, generation);
         for (slot, entry) in table.iter().enumerate().filter(|(_, entry)| entry.stored_len > 0) {
             let location = Location {
                 pack,
@@ -402,7 +468,7 @@ impl ChunkWriter {
         if !all && known.places.len() < MAX_KNOWN {
             return Vec::new();
         }
-        let Known { places, durable } = &mut *known;
+        let Known { places, durable, .. } = &mut *known;
         let mut taken: SortedEntries = Vec::new();
         places.retain(|id, location| {
             let keep = !durable.contains(&location.pack);
@@ -420,24 +486,6 @@ impl ChunkWriter {
     /// The local index.
     pub(crate) fn index(&self) -> &DedupIndex {
         &self.index
-    }
-}
-
-impl Shared {
-    /// The table of a pack; nothing when there is no such pack.
-    pub(crate) async fn pack_table(
-        &self,
-        kind: PackKind,
-        pack: PackId,
-    ) -> Result<Option<Vec<SlotEntry>>> {
-        let key = pack_key(kind, pack);
-        match self.destination.get(&key, ByteRange::Suffix(MAX_TAIL as u64)).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-            Ok(tail) => open_table(&self.keys, self.id, kind, pack, &tail)
-                .map(|(_, table)| Some(table))
-                .map_err(|error| parse_error(key, error)),
-        }
     }
 }
 

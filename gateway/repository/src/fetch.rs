@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 
 use crate::cache::PageKey;
 use crate::crypto::{KeyRing, SealKey, TAG_LEN};
@@ -21,6 +20,7 @@ use crate::format::MAX_BLOCK;
 use crate::format::id::{Digest, PackId, PackKind, pack_key};
 use crate::format::pack::{Codec, header_kind, slot_aad, slot_nonce};
 use crate::format::page::{Entry, Location, MAX_PAGE, Page};
+use crate::moved::RunBytes;
 use crate::repository::{Shared, parse_error};
 
 /// Slots further apart than this come with two gets.
@@ -256,37 +256,7 @@ impl SlotDecoder {
     }
 }
 
-impl Run {
-    /// The stored bytes of a slot within the run's bytes.
-    pub fn slice<'b>(&self, bytes: &'b [u8], location: &Location) -> &'b [u8] {
-        let from = (u64::from(location.offset) - self.offset) as usize;
-        let to = (from + location.stored_len as usize).min(bytes.len());
-        bytes.get(from..to).unwrap_or_default()
-    }
-}
-
 impl Shared {
-    /// Gets the bytes of a run. They may be fewer than asked when the pack is cut off; decoding
-    /// the slots tells.
-    pub(crate) async fn get_run(&self, run: &Run) -> Result<Bytes> {
-        let key = pack_key(run.kind, run.pack);
-        let range = ByteRange::Span { offset: run.offset, length: run.length };
-        match self.destination.get(&key, range).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => {
-                Err(RepositoryError::damaged(&key, "it is missing"))
-            }
-            Err(error) if error.kind() == DestinationKind::InvalidRange => {
-                Err(RepositoryError::damaged(&key, "it is cut off"))
-            }
-            Err(error) => Err(RepositoryError::caused(
-                ErrorKind::Destination(error.kind()),
-                format!("reading {key} failed"),
-                error,
-            )),
-            Ok(bytes) => Ok(bytes),
-        }
-    }
-
     /// The content of these chunks, from the cache, from gets under way, or got now.
     pub(crate) async fn chunks(
         self: &Arc<Self>,
@@ -412,12 +382,12 @@ impl Shared {
         &self,
         run: &Run,
         part: std::ops::Range<usize>,
-        bytes: &[u8],
+        bytes: &RunBytes,
     ) -> Vec<(Digest, Result<Bytes, Arc<Failure>>)> {
         let decoder = SlotDecoder::new(&self.keys, run.kind, run.pack);
         let decode = |(_, entry): &(u64, Entry)| {
             let mut out = Vec::new();
-            let stored = run.slice(bytes, &entry.location);
+            let stored = bytes.slot(&entry.location);
             let decoded = decoder.chunk(&self.keys, entry, stored, &mut out);
             let chunk = decoded.map(|()| Bytes::from(out));
             (entry.id, chunk.map_err(|error| Arc::new(Failure(error))))
@@ -445,7 +415,7 @@ impl Shared {
             let decode = move || -> Result<Vec<(u64, Arc<Page>)>> {
                 let decoder = SlotDecoder::new(&shared.keys, run.kind, run.pack);
                 let decode = |(at, entry): &(u64, Entry)| {
-                    let stored = run.slice(&bytes, &entry.location);
+                    let stored = bytes.slot(&entry.location);
                     let page = decoder.page(&shared.keys, entry, stored, level, block_size)?;
                     Ok((*at, Arc::new(page)))
                 };

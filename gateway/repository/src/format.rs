@@ -5,6 +5,7 @@
 //! functions directly.
 
 pub mod checked;
+pub mod collection;
 pub mod coverage;
 pub mod descriptor;
 pub mod findings;

@@ -17,6 +17,7 @@ use crate::format::FANOUT;
 use crate::format::id::{PackKind, commit_key};
 use crate::format::manifest::{DirectoryEntry, ImageRecord};
 use crate::format::page::{Entry, Page};
+use crate::moved::RunBytes;
 use crate::points::RestorePoint;
 use crate::read_ahead::ReadAhead;
 use crate::repository::{Repository, Shared, parse_error};
@@ -139,7 +140,7 @@ impl ImageReader {
     ///
     /// # Errors
     /// What the destination reports, or damage.
-    pub async fn get_run(&self, run: &Run) -> Result<bytes::Bytes> {
+    pub async fn get_run(&self, run: &Run) -> Result<RunBytes> {
         self.inner.shared.get_run(run).await
     }
 
@@ -151,7 +152,7 @@ impl ImageReader {
     pub fn decode_run<E: From<crate::RepositoryError>>(
         &self,
         run: &Run,
-        bytes: &[u8],
+        bytes: &RunBytes,
         mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let keys = &self.inner.shared.keys;
@@ -161,7 +162,7 @@ impl ImageReader {
         for (block, entry) in &run.wanted {
             // Blocks of equal content stand side by side, for they lie at the same place.
             if decoded != Some(*entry) {
-                decoder.chunk(keys, entry, run.slice(bytes, &entry.location), &mut out)?;
+                decoder.chunk(keys, entry, bytes.slot(&entry.location), &mut out)?;
                 decoded = Some(*entry);
             }
             each(*block, &out)?;

@@ -406,16 +406,17 @@ impl Shared {
         let Some(table) = self.pack_table(PackKind::Data, pack).await? else {
             return Err(RepositoryError::damaged(pack_key(PackKind::Data, pack), "it is missing"));
         };
-        let Some(slot) = table.first() else { return Ok(()) };
+        let live = table.1.iter().enumerate().find(|(_, slot)| slot.stored_len > 0);
+        let Some((number, slot)) = live else { return Ok(()) };
         let SlotEntry { offset, stored_len, codec, .. } = *slot;
-        let location = Location { pack, slot: 0, codec, offset, stored_len };
+        let location = Location { pack, slot: number as u16, codec, offset, stored_len };
         let entry = Entry { id: digest16(&slot.id), location };
         let run = coalesce(PackKind::Data, vec![(0, entry)]).remove(0);
         let bytes = self.get_run(&run).await?;
         let shared = self.clone();
         let open = move || {
             let decoder = SlotDecoder::new(&shared.keys, PackKind::Data, pack);
-            decoder.chunk(&shared.keys, &entry, run.slice(&bytes, &location), &mut Vec::new())
+            decoder.chunk(&shared.keys, &entry, bytes.slot(&location), &mut Vec::new())
         };
         self.pool.run(open).await?
     }

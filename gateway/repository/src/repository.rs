@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub page_cache_bytes: u64,
     /// Threads that hash, compress and seal; 0 for one each core.
     pub threads: usize,
+    /// How often a backup shows a sign of life, and looks whether a collection waits for it.
+    pub heartbeat: Duration,
 }
 
 impl Default for Settings {
@@ -73,6 +76,7 @@ impl Default for Settings {
             chunk_cache_bytes: 128 << 20,
             page_cache_bytes: 32 << 20,
             threads: 0,
+            heartbeat: Duration::from_secs(60),
         }
     }
 }

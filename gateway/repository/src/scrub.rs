@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::error::{RepositoryError, Result};
 use crate::format::coverage::PackObject;
 use crate::format::header::Header;
-use crate::format::id::{RepositoryId, pack_key};
+use crate::format::id::{RepositoryId, generation_key};
 use crate::format::pack::{MAX_PACK, header_kind};
 use crate::pool::Pool;
 use crate::repository::{Repository, Shared, parse_error};
@@ -262,12 +262,5 @@ async fn is_gone(destination: &dyn Destination, key: &Key) -> Result<bool> {
 
 /// The key of a generation of a pack.
 fn object_key(object: &PackObject) -> Key {
-    let first = pack_key(object.kind, object.pack);
-    match object.generation {
-        0 => first,
-        generation => {
-            let stem = first.as_str().trim_end_matches('0').trim_end_matches('.');
-            Key::new(format!("{stem}.{generation}")).expect("as valid as generation 0")
-        }
-    }
+    generation_key(object.kind, object.pack, object.generation)
 }

@@ -12,9 +12,10 @@
 //! A run that dies leaves packs that nothing references and its session record. The next run of
 //! the same chain finds the record, reads the tables of those packs, and stores nothing twice.
 
+mod presence;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -37,9 +38,8 @@ use crate::index::{DedupIndex, SortedEntries};
 use crate::points::RestorePoint;
 use crate::replicate::Copied;
 use crate::repository::{Repository, Shared, parse_error};
+use presence::Presence;
 
-/// How often a session shows a sign of life.
-const HEARTBEAT: Duration = Duration::from_secs(300);
 /// A session of another host without a sign of life for this long is taken for dead.
 const SILENT_MS: u64 = 24 * 3600 * 1000;
 /// Tables of a dead session read side by side. As packs become durable out of order, but only so
@@ -102,6 +102,7 @@ pub struct BackupSession {
     inherited: Vec<Key>,
     resumed_packs: u64,
     writer: Arc<ChunkWriter>,
+    presence: Arc<Presence>,
     segments: AtomicU32,
     heartbeat: tokio::task::JoinHandle<()>,
 }
@@ -121,7 +122,10 @@ impl Repository {
         let index = shared.open_index(options.dedup).await;
         let bad = shared.bad_slots().await?;
         let writer = ChunkWriter::new(shared.clone(), id, options.level, index, bad);
-        let heartbeat = tokio::spawn(beat(shared.clone(), record.clone()));
+        let presence = Presence::new(shared.clone(), writer.clone(), record.clone());
+        presence.learn().await?;
+        let presence = Arc::new(presence);
+        let heartbeat = tokio::spawn(presence.clone().beat());
         let mut session = BackupSession {
             shared,
             record,
@@ -130,12 +134,20 @@ impl Repository {
             inherited: Vec::new(),
             resumed_packs: 0,
             writer,
+            presence,
             segments: AtomicU32::new(0),
             heartbeat,
         };
         session.take_over_dead_sessions().await?;
         Ok(session)
     }
+}
+
+/// Whether the session can surely do nothing any more: its process is gone, or it failed within
+/// this very process and left its record behind.
+pub(crate) fn is_dead(record: &SessionRecord) -> bool {
+    let runs = host::process_start(record.process) == Some(record.process_start);
+    (record.host == host::scope() && !runs) || live::was_dropped(record.session)
 }
 
 /// Checks a name people give to an instance or image.
@@ -159,23 +171,7 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     ))
 }
 
-async fn beat(shared: Arc<Shared>, mut record: SessionRecord) {
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        record.heartbeat_ms = shared.clock.now_ms();
-        if let Err(error) = shared.put_session(&record).await {
-            tracing::warn!(%error, "the session record could not be renewed");
-        }
-    }
-}
-
 impl Shared {
-    async fn put_session(&self, record: &SessionRecord) -> Result<()> {
-        let object = session_object(record.session.0);
-        let body = self.seal_record(Kind::Session, object, &[], &to_cbor(record))?;
-        Ok(self.destination.put(&session_key(record.session), body).await?)
-    }
-
     /// Puts the session record, then makes sure its parent is still there.
     async fn open_session(
         self: &Arc<Self>,
@@ -201,6 +197,7 @@ impl Shared {
                 started_ms: now,
                 heartbeat_ms: now,
                 seen_gen: 0,
+                needs: None,
                 process_start: host::process_start(process).unwrap_or_default(),
             };
             self.put_session(&record).await?;
@@ -348,12 +345,8 @@ impl BackupSession {
             if record.chain != self.record.chain || record.session == self.record.session {
                 continue;
             }
-            let same_scope = record.host == host::scope();
-            let runs = host::process_start(record.process) == Some(record.process_start);
-            // A run that failed within this very process has left its record behind as well;
-            // it is alive only as long as its session object is.
             let silent = now.saturating_sub(record.heartbeat_ms) > SILENT_MS;
-            if silent || (same_scope && !runs) || live::was_dropped(record.session) {
+            if silent || is_dead(&record) {
                 self.inherited.push(object.key.clone());
             } else {
                 self.others.push(OtherSession {
@@ -403,8 +396,8 @@ impl BackupSession {
             let mut found = false;
             for (pack, table) in tables {
                 match table {
-                    Ok(Some(table)) => {
-                        self.writer.adopt(pack, &table);
+                    Ok(Some((generation, table))) => {
+                        self.writer.adopt(pack, generation, &table);
                         (found, self.resumed_packs) = (true, self.resumed_packs + 1);
                     }
                     Ok(None) => {}
@@ -463,6 +456,7 @@ impl BackupSession {
         let sealed =
             self.shared.seal_record(Kind::Commit, point.0, &to_cbor(&plain), &to_cbor(&body))?;
         let key = commit_key(chain, point);
+        self.presence.learn().await?;
         self.publish(&key, &sealed).await?;
         for key in [session_key(self.record.session)].iter().chain(&self.inherited) {
             if let Err(error) = self.shared.destination.delete(key).await {

@@ -246,10 +246,7 @@ impl Shared {
     }
 
     async fn is_gone(&self, (kind, pack): PackName) -> Result<bool> {
-        match self.destination.head(&pack_key(kind, pack)).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => Ok(true),
-            other => Ok(other.map(|_| false)?),
-        }
+        Ok(self.pack_now(kind, pack).await?.is_none())
     }
 
     /// Damaged index segments.

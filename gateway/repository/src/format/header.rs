@@ -28,6 +28,12 @@ pub enum Kind {
     Pin = 7,
     /// Part of the dedup index.
     Segment = 8,
+    /// The beginning of a collection.
+    Plan = 9,
+    /// The packs a collection condemned.
+    Condemned = 10,
+    /// The end of a collection.
+    Collected = 11,
     /// Damage that was found, or healed.
     Findings = 16,
     /// What scrubs have covered.
@@ -51,6 +57,9 @@ impl Kind {
             6 => Self::Session,
             7 => Self::Pin,
             8 => Self::Segment,
+            9 => Self::Plan,
+            10 => Self::Condemned,
+            11 => Self::Collected,
             16 => Self::Findings,
             17 => Self::Coverage,
             32 => Self::Protection,

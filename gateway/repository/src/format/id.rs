@@ -201,12 +201,78 @@ pub fn descriptor_key() -> Key {
 
 /// Key of generation 0 of a pack.
 pub fn pack_key(kind: PackKind, pack: PackId) -> Key {
+    generation_key(kind, pack, 0)
+}
+
+/// Key of a generation of a pack.
+pub fn generation_key(kind: PackKind, pack: PackId, generation: u32) -> Key {
+    key(format!("{}{generation}", generations_prefix(kind, pack)))
+}
+
+/// Prefix of all generations of a pack.
+pub fn generations_prefix(kind: PackKind, pack: PackId) -> String {
     let room = match kind {
         PackKind::Data => "d",
         PackKind::Meta => "m",
     };
     let spread = blake3::hash(&pack.0).as_bytes()[0];
-    key(format!("{room}/{spread:02x}/{pack}.0"))
+    format!("{room}/{spread:02x}/{pack}.")
+}
+
+/// The pack and generation an object's key names.
+pub fn parse_pack_key(key: &Key) -> Option<((PackKind, PackId), u32)> {
+    let mut parts = key.as_str().split('/');
+    let kind = match parts.next()? {
+        "d" => PackKind::Data,
+        "m" => PackKind::Meta,
+        _ => return None,
+    };
+    let (pack, generation) = parts.nth(1)?.split_once('.')?;
+    if parts.next().is_some() {
+        return None;
+    }
+    Some(((kind, PackId::parse(pack).ok()?), generation.parse().ok()?))
+}
+
+/// Prefix of all collections.
+pub const COLLECTIONS_PREFIX: &str = "g/";
+
+/// Parts of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CollectionPart {
+    /// It has begun.
+    Plan,
+    /// A collector is at work on it.
+    Alive,
+    /// The packs to remove or to compact.
+    Condemned,
+    /// It is over.
+    Done,
+}
+
+impl CollectionPart {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Plan, "plan"),
+        (Self::Alive, "alive"),
+        (Self::Condemned, "condemned"),
+        (Self::Done, "done"),
+    ];
+}
+
+/// Key of a part of a collection.
+pub fn collection_key(number: u64, part: CollectionPart) -> Key {
+    let (_, name) = CollectionPart::ALL
+        .into_iter()
+        .find(|(one, _)| *one == part)
+        .expect("every part has a name");
+    key(format!("{COLLECTIONS_PREFIX}{number:010}/{name}"))
+}
+
+/// The collection and part named by a key.
+pub fn parse_collection_key(key: &Key) -> Option<(u64, CollectionPart)> {
+    let (number, name) = key.as_str().strip_prefix(COLLECTIONS_PREFIX)?.split_once('/')?;
+    let (part, _) = CollectionPart::ALL.into_iter().find(|(_, text)| *text == name)?;
+    Some((number.parse().ok()?, part))
 }
 
 /// Prefix of the commit records of a chain.

@@ -150,28 +150,56 @@ impl PackBuilder {
     }
 
     /// Seals the table and closes the pack. `nonce` must be random.
-    pub fn finish(mut self, keys: &KeyRing, nonce: [u8; NONCE_LEN]) -> (Vec<u8>, Vec<SlotEntry>) {
-        let table_offset = self.bytes.len();
-        for entry in &self.entries {
-            self.bytes.extend_from_slice(&encode_entry(entry));
-        }
-        let header: [u8; HEADER_LEN] =
-            self.bytes[..HEADER_LEN].try_into().expect("a pack starts with its header");
-        let key = keys.table_key(self.kind, self.pack);
-        let tag = key.seal(nonce, &header, &mut self.bytes[table_offset..]);
-        self.bytes.extend_from_slice(&tag);
-        let footer = Footer {
-            table_offset: table_offset as u32,
-            table_len: (self.bytes.len() - table_offset) as u32,
-            nonce,
-            slots: self.entries.len() as u32,
-            live: self.entries.len() as u32,
-            hash: *blake3::hash(&self.bytes).as_bytes(),
-            origin: 0,
-        };
-        self.bytes.extend_from_slice(&footer.encode());
-        (self.bytes, self.entries)
+    pub fn finish(self, keys: &KeyRing, nonce: [u8; NONCE_LEN]) -> (Vec<u8>, Vec<SlotEntry>) {
+        let bytes = close(keys, self.kind, self.pack, self.bytes, &self.entries, 0, nonce);
+        (bytes, self.entries)
     }
+}
+
+/// Closes a later generation of a pack: `bytes` are its header and the slots that stay, `table`
+/// says where they are now. `nonce` must be random.
+pub fn compacted(
+    keys: &KeyRing,
+    kind: PackKind,
+    pack: PackId,
+    bytes: Vec<u8>,
+    table: &[SlotEntry],
+    generation: u32,
+    nonce: [u8; NONCE_LEN],
+) -> Vec<u8> {
+    close(keys, header_kind(kind), pack, bytes, table, generation, nonce)
+}
+
+/// Appends the sealed table and the footer.
+fn close(
+    keys: &KeyRing,
+    kind: Kind,
+    pack: PackId,
+    mut bytes: Vec<u8>,
+    entries: &[SlotEntry],
+    origin: u32,
+    nonce: [u8; NONCE_LEN],
+) -> Vec<u8> {
+    let table_offset = bytes.len();
+    for entry in entries {
+        bytes.extend_from_slice(&encode_entry(entry));
+    }
+    let header: [u8; HEADER_LEN] =
+        bytes[..HEADER_LEN].try_into().expect("a pack starts with its header");
+    let key = keys.table_key(kind, pack);
+    let tag = key.seal(nonce, &header, &mut bytes[table_offset..]);
+    bytes.extend_from_slice(&tag);
+    let footer = Footer {
+        table_offset: table_offset as u32,
+        table_len: (bytes.len() - table_offset) as u32,
+        nonce,
+        slots: entries.len() as u32,
+        live: entries.iter().filter(|entry| entry.stored_len > 0).count() as u32,
+        hash: *blake3::hash(&bytes).as_bytes(),
+        origin,
+    };
+    bytes.extend_from_slice(&footer.encode());
+    bytes
 }
 
 pub(crate) fn encode_entry(entry: &SlotEntry) -> [u8; ENTRY_LEN] {

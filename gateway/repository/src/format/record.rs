@@ -155,6 +155,10 @@ pub struct SessionRecord {
     /// When its process started, as the host counts; tells a reused process number apart.
     #[n(10)]
     pub process_start: u64,
+    /// Packs that a collection condemned and this session had referenced before it knew; nothing
+    /// in records of before there were collections.
+    #[n(11)]
+    pub needs: Option<Vec<PackId>>,
 }
 
 /// Body of a pin.

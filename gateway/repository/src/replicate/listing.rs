@@ -6,8 +6,8 @@ use sluice_destination::{Destination, Key, ObjectMeta, list_all};
 
 use crate::error::Result;
 use crate::format::id::{
-    ChainId, PackId, PackKind, PointId, commits_prefix, parse_point_key, segments_prefix,
-    tombstones_prefix,
+    ChainId, PackId, PackKind, PointId, commits_prefix, parse_pack_key, parse_point_key,
+    segments_prefix, tombstones_prefix,
 };
 
 /// Names a pack, whatever its generation.
@@ -36,21 +36,6 @@ impl Points {
     pub(crate) fn live(&self) -> impl Iterator<Item = &(ChainId, PointId)> {
         self.commits.difference(&self.tombstones)
     }
-}
-
-/// The pack and generation an object's key names.
-pub(crate) fn parse_pack_key(key: &Key) -> Option<(PackName, u32)> {
-    let mut parts = key.as_str().split('/');
-    let kind = match parts.next()? {
-        "d" => PackKind::Data,
-        "m" => PackKind::Meta,
-        _ => return None,
-    };
-    let (pack, generation) = parts.nth(1)?.split_once('.')?;
-    if parts.next().is_some() {
-        return None;
-    }
-    Some(((kind, PackId::parse(pack).ok()?), generation.parse().ok()?))
 }
 
 /// The key of another generation of the same pack.

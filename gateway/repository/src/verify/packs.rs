@@ -19,6 +19,7 @@ use crate::format::pack::{
     FOOTER_LEN, Footer, MAX_PACK, MAX_TAIL, SlotEntry, header_kind, open_table,
 };
 use crate::format::page::{Entry, Location, MAX_PAGE};
+use crate::moved::RunBytes;
 use crate::repository::{Shared, parse_error};
 
 /// Bytes held of packs for each core; a pack of common size and a quarter.
@@ -149,12 +150,14 @@ impl Shared {
         let missing = |error| Self::pack_missing(kind, pack, error);
         let key = pack_key(kind, pack);
         let read = async {
-            let meta = self.destination.head(&key).await.map_err(missing)?;
+            let now = self.pack_now(kind, pack).await?;
+            let now = now.ok_or_else(|| RepositoryError::damaged(&key, "it is missing"))?;
+            let (key, size) = (now.key, now.size);
             let suffix = ByteRange::Suffix(MAX_TAIL as u64);
             let tail = self.destination.get(&key, suffix).await.map_err(missing)?;
             let (footer, table) = open_table(&self.keys, self.id, kind, pack, &tail)
                 .map_err(|error| parse_error(&key, error))?;
-            if footer.pack_len() != meta.size {
+            if footer.pack_len() != size {
                 let what = "its length is not what its footer says";
                 return Err(RepositoryError::damaged(&key, what));
             }
@@ -177,7 +180,9 @@ impl Shared {
         let missing = |error| Self::pack_missing(kind, pack, error);
         let key = pack_key(kind, pack);
         let got = async {
-            let size = self.destination.head(&key).await.map_err(missing)?.size;
+            let now = self.pack_now(kind, pack).await?;
+            let now = now.ok_or_else(|| RepositoryError::damaged(&key, "it is missing"))?;
+            let (key, size) = (now.key, now.size);
             if size >= MAX_PACK as u64 {
                 return Err(RepositoryError::damaged(&key, "it is longer than a pack may be"));
             }
@@ -314,7 +319,7 @@ impl Shared {
         for run in coalesce(PackKind::Data, wanted) {
             let bytes = match self.get_run(&run).await {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == crate::ErrorKind::Damaged => Bytes::new(),
+                Err(error) if error.kind() == crate::ErrorKind::Damaged => RunBytes::none(),
                 Err(error) => return Err(error),
             };
             flaws.read += bytes.len() as u64;
@@ -324,7 +329,7 @@ impl Shared {
                 let decoder = SlotDecoder::new(&shared.keys, PackKind::Data, pack);
                 let mut out = Vec::new();
                 let decode = |(slot, entry): &(u64, Entry)| {
-                    let stored = run.slice(&bytes, &entry.location);
+                    let stored = bytes.slot(&entry.location);
                     let error = decoder.chunk(&shared.keys, entry, stored, &mut out).err()?;
                     Some((*slot as u16, error))
                 };

@@ -1,0 +1,105 @@
+//! Compaction: the live slots of a pack in its next generation, under the same numbers.
+
+use bytes::Bytes;
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
+
+use crate::crypto::random;
+use crate::error::{RepositoryError, Result};
+use crate::format::header::HEADER_LEN;
+use crate::format::id::{PackId, PackKind, generation_key};
+use crate::format::pack::{MAX_TAIL, SlotEntry, compacted, open_table};
+use crate::moved::PackNow;
+use crate::repository::{Shared, parse_error};
+
+/// Live slots with dead ones of fewer bytes between them are got together.
+const GAP: u64 = 64 << 10;
+
+/// What a compaction moved, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moved {
+    pub(super) read: u64,
+    pub(super) written: u64,
+}
+
+impl Shared {
+    /// Writes the next generation of a pack with these slots, which stay as they are: ciphertext,
+    /// number, and all. Without the pack there is nothing to do.
+    pub(super) async fn compact(
+        &self,
+        kind: PackKind,
+        pack: PackId,
+        now: &PackNow,
+        live: &[u16],
+    ) -> Result<Option<Moved>> {
+        let mut moved = Moved::default();
+        let get = async |range: ByteRange| match self.destination.get(&now.key, range).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
+            Err(error) => Err(RepositoryError::from(error)),
+            Ok(bytes) => Ok(Some(bytes)),
+        };
+        let Some(tail) = get(ByteRange::Suffix(MAX_TAIL as u64)).await? else { return Ok(None) };
+        moved.read += tail.len() as u64;
+        let (_, table) = open_table(&self.keys, self.id, kind, pack, &tail)
+            .map_err(|error| parse_error(&now.key, error))?;
+        let head = ByteRange::Span { offset: 0, length: HEADER_LEN as u64 };
+        let Some(header) = get(head).await? else { return Ok(None) };
+        let mut kept = vec![false; table.len()];
+        for slot in live {
+            let there = table.get(usize::from(*slot)).is_some_and(|slot| slot.stored_len > 0);
+            match kept.get_mut(usize::from(*slot)).filter(|_| there) {
+                Some(kept) => *kept = true,
+                None => {
+                    let what = format!("its table has no slot {slot}, which is referenced");
+                    return Err(RepositoryError::damaged(&now.key, what));
+                }
+            }
+        }
+        let mut bytes = header.to_vec();
+        let dropped = |slot: &SlotEntry| SlotEntry { offset: 0, stored_len: 0, ..*slot };
+        let mut next: Vec<SlotEntry> = table.iter().map(dropped).collect();
+        for (from, to) in spans(&table, &kept) {
+            let span = ByteRange::Span { offset: from, length: to - from };
+            let Some(part) = get(span).await? else { return Ok(None) };
+            moved.read += part.len() as u64;
+            let inside = |slot: &SlotEntry| (from..to).contains(&u64::from(slot.offset));
+            for (at, slot) in table.iter().enumerate().filter(|(at, _)| kept[*at]) {
+                if !inside(slot) {
+                    continue;
+                }
+                let start = (u64::from(slot.offset) - from) as usize;
+                let stored = part.get(start..start + slot.stored_len as usize);
+                let cut = || RepositoryError::damaged(&now.key, "it is cut off");
+                next[at] = SlotEntry { offset: bytes.len() as u32, ..*slot };
+                bytes.extend_from_slice(stored.ok_or_else(cut)?);
+            }
+        }
+        let generation = now.generation + 1;
+        let bytes = compacted(&self.keys, kind, pack, bytes, &next, generation, random()?);
+        moved.written = bytes.len() as u64;
+        let key = generation_key(kind, pack, generation);
+        match self.destination.put_new(&key, Bytes::from(bytes)).await {
+            Ok(()) => {}
+            // Another collector was faster; what it kept is enough as well.
+            Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(moved))
+    }
+}
+
+/// Ranges of bytes that hold the kept slots.
+fn spans(table: &[SlotEntry], kept: &[bool]) -> Vec<(u64, u64)> {
+    let mut places: Vec<(u64, u64)> = table
+        .iter()
+        .zip(kept)
+        .filter(|(_, kept)| **kept)
+        .map(|(slot, _)| {
+            (u64::from(slot.offset), u64::from(slot.offset) + u64::from(slot.stored_len))
+        })
+        .collect();
+    places.sort_unstable();
+    places
+        .chunk_by(|one, next| next.0 <= one.1 + GAP)
+        .map(|group| (group[0].0, group[group.len() - 1].1))
+        .collect()
+}

@@ -1,0 +1,190 @@
+//! What a collection would do, without doing it.
+
+use crate::collect::mark::Marking;
+use crate::collect::marks::{Marks, Row};
+use crate::collect::roots::Roots;
+use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
+use crate::error::Result;
+use crate::format::collection::{Sentence, Verdict};
+use crate::format::id::{PackId, generation_key};
+use crate::repository::{Repository, Shared};
+
+/// Bytes of a pack that are no slots: header, footer, and the table's share is small as well.
+const FRAME: u32 = 256;
+
+/// Requests to the destination, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Objects written.
+    pub put: u64,
+    /// Objects or parts of them read.
+    pub get: u64,
+    /// Pages of listings.
+    pub list: u64,
+    /// Objects removed.
+    pub delete: u64,
+}
+
+/// What a collection would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CollectionPlan {
+    /// Number of the collection.
+    pub number: u64,
+    /// Whether it goes on with one that was interrupted.
+    pub resumes: bool,
+    /// Points that stay.
+    pub points: u64,
+    /// Pruned points of which the last traces go.
+    pub gone: u64,
+    /// Packs on the destination.
+    pub packs: u64,
+    /// Their bytes.
+    pub stored: u64,
+    /// Bytes of them that are referenced.
+    pub live: u64,
+    /// Packs to remove.
+    pub dead_packs: u64,
+    /// Packs to compact.
+    pub compact_packs: u64,
+    /// Bytes that would become free.
+    pub freed: u64,
+    /// Bytes that compaction would read and write.
+    pub moved: u64,
+    /// What it would ask of the destination from here on.
+    pub requests: Requests,
+    /// Open sessions it would wait for.
+    pub open_sessions: u64,
+    /// Memory for the marks, in bytes.
+    pub memory: u64,
+}
+
+/// The plan with what it was made from.
+pub(super) struct Drafted {
+    pub(super) plan: CollectionPlan,
+    pub(super) marks: Marks,
+    pub(super) roots: Roots,
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+impl Repository {
+    /// What a collection would do now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Damaged`](crate::ErrorKind::Damaged) when a block map cannot be read: nothing may go then,
+    /// for it is not known what it names. Or the destination fails.
+    pub async fn plan_collection(
+        &self,
+        options: &CollectOptions,
+        progress: &CollectProgress,
+    ) -> Result<CollectionPlan> {
+        let (number, resumes) = self.shared.next_collection().await?;
+        let drafted = self.shared.draft(number, options, progress).await?;
+        Ok(CollectionPlan { resumes, ..drafted.plan })
+    }
+}
+
+impl Shared {
+    /// The collection to run: the unfinished one, or the next.
+    pub(super) async fn next_collection(&self) -> Result<(u64, bool)> {
+        let found = self.collections().await?;
+        let begun = found.begun.max(found.condemned);
+        Ok(if begun > found.done { (begun, true) } else { (found.done + 1, false) })
+    }
+
+    /// Steps C2 to C4, without condemning anything.
+    pub(super) async fn draft(
+        self: &std::sync::Arc<Self>,
+        number: u64,
+        options: &CollectOptions,
+        progress: &CollectProgress,
+    ) -> Result<Drafted> {
+        progress.start(CollectPhase::Listing, 0);
+        // C2: packs first. A pack seen here has either an open session in what is listed next,
+        // or its outcome in what is listed after that.
+        let marks = self.list_packs().await?;
+        let roots = self.roots(number, options.silent).await?;
+        // C3
+        let marking = Marking::new(self.clone(), marks, progress);
+        marking.points(roots.points.iter()).await?;
+        let marks = marking.into_marks();
+        // C4
+        let owners = roots.owners();
+        let mut verdicts = Vec::new();
+        for row in marks.rows().iter().filter(|row| !owners.contains(&row.pack.session())) {
+            if let Some(verdict) = judge(row, options)
+                && !self.is_locked(row).await?
+            {
+                verdicts.push(verdict);
+            }
+        }
+        let plan = self.describe(number, &marks, &roots, &verdicts);
+        Ok(Drafted { plan, marks, roots, verdicts })
+    }
+
+    /// Whether the destination would refuse to remove the pack.
+    async fn is_locked(&self, row: &Row) -> Result<bool> {
+        if !self.descriptor.capabilities.object_lock {
+            return Ok(false);
+        }
+        let key = generation_key(row.kind, row.pack, row.generation);
+        let lock = self.destination.lock_of(&key).await?;
+        Ok(lock.is_some_and(|lock| lock.until > std::time::SystemTime::now()))
+    }
+
+    fn describe(
+        &self,
+        number: u64,
+        marks: &Marks,
+        roots: &Roots,
+        verdicts: &[Verdict],
+    ) -> CollectionPlan {
+        let mut plan = CollectionPlan {
+            number,
+            points: roots.points.len() as u64,
+            gone: roots.gone.len() as u64,
+            packs: marks.rows().len() as u64,
+            stored: marks.rows().iter().map(|row| u64::from(row.size)).sum(),
+            live: marks.rows().iter().map(|row| u64::from(row.live)).sum(),
+            open_sessions: roots.sessions.len() as u64,
+            memory: marks.memory() as u64,
+            ..CollectionPlan::default()
+        };
+        let row_of = |pack: PackId, verdict: &Verdict| {
+            let key = (verdict.kind, pack);
+            let at = marks.rows().binary_search_by_key(&key, |row| (row.kind, row.pack)).ok()?;
+            Some(marks.rows()[at])
+        };
+        for verdict in verdicts {
+            let Some(row) = row_of(verdict.pack, verdict) else { continue };
+            plan.requests.delete += 1;
+            plan.freed += u64::from(row.size.saturating_sub(row.live));
+            if verdict.sentence == Sentence::Compact {
+                plan.compact_packs += 1;
+                plan.moved += 2 * u64::from(row.live);
+                plan.requests.put += 1;
+                plan.requests.get += 2 + u64::from(row.live >> 20);
+            } else {
+                plan.dead_packs += 1;
+            }
+        }
+        plan.requests.delete += plan.gone;
+        plan.requests.put += 4;
+        plan.requests.list += 8;
+        plan
+    }
+}
+
+fn judge(row: &Row, options: &CollectOptions) -> Option<Verdict> {
+    let Row { kind, pack, generation, size, live, .. } = *row;
+    let saving = size.saturating_sub(live).saturating_sub(FRAME);
+    let sentence = if live == 0 {
+        Sentence::Dead
+    } else if f64::from(live) < f64::from(size) * options.compact_below
+        && u64::from(saving) >= options.min_saving
+    {
+        Sentence::Compact
+    } else {
+        return None;
+    };
+    Some(Verdict { kind, pack, generation, sentence })
+}

@@ -1,0 +1,129 @@
+//! The records of collections on the destination.
+
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+
+use crate::error::{RepositoryError, Result};
+use crate::format::collection::{self, PlanRecord, Verdict, VerdictsRecord, collection_object};
+use crate::format::header::Kind;
+use crate::format::id::{COLLECTIONS_PREFIX, CollectionPart, collection_key, parse_collection_key};
+use crate::format::record::{from_cbor, to_cbor};
+use crate::repository::{Shared, parse_error};
+
+/// How often records that vanish while they are read are looked for again.
+const ATTEMPTS: usize = 10;
+
+/// Which collections there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Collections {
+    /// The newest one that is over.
+    pub(crate) done: u64,
+    /// The newest one that has condemned packs.
+    pub(crate) condemned: u64,
+    /// The newest one that has begun.
+    pub(crate) begun: u64,
+}
+
+impl Shared {
+    /// Which collections there are.
+    pub(crate) async fn collections(&self) -> Result<Collections> {
+        let mut found = Collections::default();
+        for object in list_all(&*self.destination, COLLECTIONS_PREFIX).await? {
+            let Some((number, part)) = parse_collection_key(&object.key) else { continue };
+            let newest = match part {
+                CollectionPart::Plan => &mut found.begun,
+                CollectionPart::Condemned => &mut found.condemned,
+                CollectionPart::Done => &mut found.done,
+                CollectionPart::Alive => continue,
+            };
+            *newest = number.max(*newest);
+        }
+        Ok(found)
+    }
+
+    /// What collections have condemned that a session which knows of number `seen` does not know:
+    /// the newest number now, and packs not to be referenced any more.
+    pub(crate) async fn verdicts_since(&self, seen: u64) -> Result<(u64, Vec<Verdict>)> {
+        'again: for _ in 0..ATTEMPTS {
+            let found = self.collections().await?;
+            let mut parts = Vec::new();
+            if found.done > seen {
+                parts.push((found.done, CollectionPart::Done));
+            }
+            let later = found.done.max(seen) + 1..=found.condemned;
+            parts.extend(later.map(|number| (number, CollectionPart::Condemned)));
+            let mut verdicts = Vec::new();
+            for (number, part) in parts {
+                match self.read_verdicts(number, part).await? {
+                    Some(more) => verdicts.extend(more),
+                    // A later collection ended meanwhile and tidied up.
+                    None => continue 'again,
+                }
+            }
+            return Ok((found.condemned.max(found.done).max(seen), verdicts));
+        }
+        let what = "collections follow each other faster than they can be read";
+        Err(RepositoryError::damaged(COLLECTIONS_PREFIX, what))
+    }
+
+    /// The verdicts of a part of a collection; nothing when it is not there.
+    pub(crate) async fn read_verdicts(
+        &self,
+        number: u64,
+        part: CollectionPart,
+    ) -> Result<Option<Vec<Verdict>>> {
+        let key = collection_key(number, part);
+        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let body = self.open_record(&key, kind(part), collection_object(number), &bytes)?;
+        let record: VerdictsRecord = from_cbor(&body).map_err(|e| parse_error(&key, e))?;
+        collection::decode(&record.verdicts).map(Some).map_err(|e| parse_error(&key, e))
+    }
+
+    /// Puts the verdicts of a part of a collection, unless they are there; returns those that
+    /// count.
+    pub(crate) async fn put_verdicts(
+        &self,
+        number: u64,
+        part: CollectionPart,
+        verdicts: Vec<Verdict>,
+    ) -> Result<Vec<Verdict>> {
+        let written_ms = self.clock.now_ms();
+        let encoded = collection::encode(&verdicts);
+        let record = VerdictsRecord { number, written_ms, verdicts: encoded };
+        let object = collection_object(number);
+        let body = self.seal_record(kind(part), object, &[], &to_cbor(&record))?;
+        match self.destination.put_new(&collection_key(number, part), body).await {
+            Ok(()) => Ok(verdicts),
+            // Another collector's, or our own after a lost answer.
+            Err(error) => match self.read_verdicts(number, part).await? {
+                Some(theirs) => Ok(theirs),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// Begins a collection, unless it has begun; shows that a collector is at work on it.
+    pub(crate) async fn begin_collection(&self, number: u64) -> Result<()> {
+        let host = crate::host::name();
+        let record = PlanRecord { number, started_ms: self.clock.now_ms(), host };
+        let object = collection_object(number);
+        let body = self.seal_record(Kind::Plan, object, &[], &to_cbor(&record))?;
+        let plan = collection_key(number, CollectionPart::Plan);
+        match self.destination.put_new(&plan, body.clone()).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.destination.put(&collection_key(number, CollectionPart::Alive), body).await?)
+    }
+}
+
+fn kind(part: CollectionPart) -> Kind {
+    match part {
+        CollectionPart::Plan | CollectionPart::Alive => Kind::Plan,
+        CollectionPart::Condemned => Kind::Condemned,
+        CollectionPart::Done => Kind::Collected,
+    }
+}
