@@ -1,6 +1,7 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
 mod bad_slots;
+mod collect;
 mod copy;
 mod crash;
 mod golden;
