@@ -2,6 +2,7 @@
 
 mod bad_slots;
 mod crash;
+mod doctor;
 mod golden;
 mod golden_disk;
 mod heal;
