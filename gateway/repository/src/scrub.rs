@@ -185,18 +185,29 @@ impl Scrubber {
                 report.damage.extend(damage_of(object.kind, object.pack, &flaws));
             }
             if self.clock.now_ms().saturating_sub(saved_ms) > SAVE_MS {
-                listing.save(&*self.destination, self.id).await?;
+                self.save(&mut listing).await?;
                 saved_ms = self.clock.now_ms();
             }
         }
         drop(checks);
         if report.packs > 0 {
-            listing.save(&*self.destination, self.id).await?;
+            self.save(&mut listing).await?;
         }
         report.damage.sort_by(|a, b| (&a.object, &a.problem).cmp(&(&b.object, &b.problem)));
         report.stopped = progress.stop.load(Ordering::Relaxed);
         report.status = listing.status(self.today());
         Ok(report)
+    }
+
+    /// Writes down what was proven, where that can be done.
+    async fn save(&self, listing: &mut Listing) -> Result<()> {
+        match listing.save(&*self.destination, self.id).await {
+            Err(error) if error.is_unwritable() => {
+                tracing::warn!(%error, "what was proven is not remembered");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn today(&self) -> u16 {
