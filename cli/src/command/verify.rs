@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use serde_json::json;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Damage, Depth, Recorded, VerifyProgress, VerifyReport};
+use sluice_repository::{Damage, Depth, Recorded, Repository, VerifyProgress, VerifyReport};
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
-use crate::error::Exit;
+use crate::error::{Exit, Report};
 use crate::output::progress::{Shower, Shown};
 use crate::output::{self, bytes, count, note, warn};
 
@@ -106,6 +106,19 @@ pub(super) fn damage_document(one: &Damage) -> serde_json::Value {
         "points": one.points,
         "touched": touched,
     })
+}
+
+/// Records damage that a reading command met, as far as that can be done.
+pub(super) async fn record_met(context: &Context, repository: &Repository, error: &anyhow::Error) {
+    let report = Report::of(error);
+    if report.exit != Exit::Damaged {
+        return;
+    }
+    match repository.record_damage_met(&report.line()).await {
+        Ok(recorded) if !context.global.json => tell_recorded(context, recorded),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the damage is not recorded in the repository"),
+    }
 }
 
 /// Says what the next backups will make of it.

@@ -4,6 +4,7 @@ mod bad_slots;
 mod collect;
 mod copy;
 mod crash;
+mod doctor;
 mod golden;
 mod golden_disk;
 mod heal;
