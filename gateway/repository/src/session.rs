@@ -457,7 +457,13 @@ impl BackupSession {
             self.shared.seal_record(Kind::Commit, point.0, &to_cbor(&plain), &to_cbor(&body))?;
         let key = commit_key(chain, point);
         self.presence.learn().await?;
-        self.publish(&key, &sealed).await?;
+        if let Err(error) = self.publish(&key, &sealed).await {
+            // Fenced: this record would only hold on to packs that can never be referenced.
+            if error.kind() == ErrorKind::Conflict {
+                let _ = self.shared.destination.delete(&session_key(self.record.session)).await;
+            }
+            return Err(error);
+        }
         for key in [session_key(self.record.session)].iter().chain(&self.inherited) {
             if let Err(error) = self.shared.destination.delete(key).await {
                 tracing::warn!(%key, %error, "a session record stays behind");

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::*;
 
 fn eager() -> CollectOptions {
-    CollectOptions { min_saving: 1, wait: Duration::ZERO, ..CollectOptions::default() }
+    CollectOptions { min_saving: BLOCK, wait: Duration::ZERO, ..CollectOptions::default() }
 }
 
 async fn collect(repository: &Repository) -> CollectReport {

@@ -160,7 +160,9 @@ impl Run<'_> {
             let Verdict { kind, pack, generation, sentence } = verdict;
             let Some(size) = size_of(&marks, kind, pack, generation) else { continue };
             let live = marks.live(kind, pack);
-            let rescued = needs.contains(&pack) || (sentence == Sentence::Dead && live > 0);
+            // Sessions reference no meta packs but those of points.
+            let needed = kind == PackKind::Data && needs.contains(&pack);
+            let rescued = needed || (sentence == Sentence::Dead && live > 0);
             if rescued {
                 tainted.insert(Verdict { sentence: Sentence::Tainted, ..verdict });
                 self.report.rescued += 1;
