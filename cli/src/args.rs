@@ -1,6 +1,7 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod collect;
 mod doctor;
 mod export;
 mod generate;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
@@ -121,6 +123,19 @@ pub(crate) struct Global {
         global = true
     )]
     pub(crate) retry_for: std::time::Duration,
+
+    /// How often a backup shows a sign of life and looks whether a collection waits for it
+    #[arg(
+        long,
+        env = "SLUICE_HEARTBEAT",
+        value_name = "TIME",
+        default_value = "1m",
+        value_parser = value::duration,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) heartbeat: std::time::Duration,
 }
 
 /// The commands.
@@ -144,6 +159,7 @@ pub(crate) enum Command {
     Heal(HealArgs),
     Doctor(DoctorArgs),
     Prune(PruneArgs),
+    Collect(CollectArgs),
     Forget(ForgetArgs),
     Replicate(ReplicateArgs),
     Key(KeyArgs),
@@ -217,6 +233,8 @@ mod tests {
             "sluice doctor --data --probe",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
+            "sluice collect --plan",
+            "sluice collect --wait 1h --limit 5MiB --compact-below 80%",
             "sluice replicate --to /mnt/disk --keep-daily 7 --limit 20MiB/s --parallel 2",
             "sluice replicate --from s3://far/x --instance a b --latest 3 --since 2026-11-01",
             "sluice replicate --to /d --limit-window 08:00-18:00=5MiB/s -n",

@@ -1,6 +1,7 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod collect;
 mod doctor;
 mod export;
 mod generate;
@@ -56,6 +57,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Scrub(args) => scrub::run(&context, &args).await,
         Command::Doctor(args) => Box::pin(doctor::run(&context, &args)).await,
         Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
+        Command::Collect(args) => Box::pin(collect::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,

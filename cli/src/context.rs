@@ -58,7 +58,8 @@ impl Context {
 
     /// What the repository may use of this machine.
     pub(crate) fn settings(&self, threads: usize) -> Settings {
-        Settings { cache_dir: self.cache_dir(), threads, ..Settings::default() }
+        let heartbeat = self.global.heartbeat;
+        Settings { cache_dir: self.cache_dir(), threads, heartbeat, ..Settings::default() }
     }
 
     /// The folder for what can be lost.

@@ -9,7 +9,7 @@ use super::value;
 /// A point is kept when any rule keeps it. The newest of each instance is always kept, and so are
 /// points on hold or under retention. Of each hour, day, ISO week, month or year it is the newest
 /// point that counts; periods without one are skipped. Removed points vanish from lists and mounts
-/// within seconds; their space is given back by a later collection.
+/// within seconds; `sluice collect` gives their space back.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -14,7 +14,7 @@ use crate::output::{self, count, local, note, table, warn};
 /// Tombstones put side by side.
 const PARALLEL: usize = 8;
 
-const LATER: &str = "the space comes back with a later collection";
+const LATER: &str = "`sluice collect` gives the space back";
 
 fn policy(args: &PruneArgs) -> Policy {
     Policy {
