@@ -3,6 +3,7 @@
 //! ```text
 //! /srv/backup   ./backup   file:///srv/backup
 //! s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true|false&credentials=FILE
+//! swift://CONTAINER/PREFIX?auth=URL&region=R&interface=public|internal|admin&credentials=FILE
 //! ```
 //!
 //! Text without a scheme is a folder. A URL names where credentials are found and never holds
@@ -23,6 +24,8 @@ const SCHEMES: &[Scheme] = &[
     crate::filesystem::SCHEME,
     #[cfg(feature = "s3")]
     crate::s3::SCHEME,
+    #[cfg(feature = "swift")]
+    crate::swift::SCHEME,
 ];
 
 /// How a destination is known by URL.
@@ -41,7 +44,7 @@ pub(crate) type Opening<'a> = BoxFuture<'a, Result<Arc<dyn Destination>>>;
 /// How a destination is opened, whatever it is.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Whether a folder that does not exist is created. Buckets are never created.
+    /// Whether a folder or a Swift container that does not exist is created. Buckets never are.
     pub create: bool,
     /// Requests that run at a time.
     pub concurrency: usize,

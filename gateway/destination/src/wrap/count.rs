@@ -228,6 +228,14 @@ impl Destination for Count {
         self.inner.deletes_per_request()
     }
 
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
         let outcome = self.inner.verifies_checksums(key).await;
         self.counters.put.record(&outcome, |_| 0);
