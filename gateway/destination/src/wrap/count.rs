@@ -18,7 +18,12 @@ pub struct Count {
 impl Count {
     /// Counts what goes to `inner`.
     pub fn new(inner: Arc<dyn Destination>) -> Self {
-        Self { inner, counters: Arc::default() }
+        Self::into(inner, Arc::default())
+    }
+
+    /// Counts what goes to `inner` beside what others count.
+    pub fn into(inner: Arc<dyn Destination>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
     }
 
     /// The counters, which can be read while requests run.
