@@ -42,6 +42,13 @@ impl Lab {
         Self::named("SLUICE_TEST_S3_LOCK")
     }
 
+    /// Whether the server is known to lack something, as `SLUICE_TEST_S3_LACKS` says: words with
+    /// spaces between them. Its capabilities must say the same.
+    pub fn lacks(&self, what: &str) -> bool {
+        let lacks = std::env::var("SLUICE_TEST_S3_LACKS").unwrap_or_default();
+        lacks.split(' ').any(|word| word == what)
+    }
+
     fn named(bucket: &str) -> Option<Self> {
         let known =
             ["SLUICE_TEST_S3", "SLUICE_TEST_S3_LOCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
