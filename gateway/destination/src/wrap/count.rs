@@ -18,7 +18,12 @@ pub struct Count {
 impl Count {
     /// Counts what goes to `inner`.
     pub fn new(inner: Arc<dyn Destination>) -> Self {
-        Self { inner, counters: Arc::default() }
+        Self::into(inner, Arc::default())
+    }
+
+    /// Counts what goes to `inner` beside what others count.
+    pub fn into(inner: Arc<dyn Destination>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
     }
 
     /// The counters, which can be read while requests run.
@@ -226,6 +231,14 @@ impl Destination for Count {
 
     fn deletes_per_request(&self) -> usize {
         self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

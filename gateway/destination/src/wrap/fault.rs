@@ -345,6 +345,14 @@ impl Destination for Fault {
         self.inner.deletes_per_request()
     }
 
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
         self.run(Operation::Put, key.as_str(), |_| self.inner.verifies_checksums(key)).await
     }

@@ -105,6 +105,14 @@ impl Destination for Limit {
         self.inner.deletes_per_request()
     }
 
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
         let _place = self.place().await?;
         self.inner.verifies_checksums(key).await

@@ -22,6 +22,10 @@ fn lab() -> Option<Lab> {
 #[tokio::test]
 async fn a_bucket_with_locks_keeps_the_contract_of_locks() {
     let Some(lab) = lab() else { return };
+    if lab.lacks("conditions-on-versions") {
+        eprintln!("the server creates what is there, in a bucket with versions: not tried");
+        return;
+    }
     let part = AtomicUsize::new(0);
     conformance::run_locks(|| async {
         let part = part.fetch_add(1, Ordering::Relaxed);
@@ -35,7 +39,8 @@ async fn a_probe_finds_the_locks_and_leaves_nothing() {
     let Some(lab) = lab() else { return };
     let opened = open(&lab.url("probed"), &OpenOptions::default()).await.unwrap();
     let found = probe::probe(&*opened.destination).await.unwrap();
-    assert!(found.object_lock && found.can_arbitrate(), "{found:?}");
+    assert!(found.object_lock, "{found:?}");
+    assert_eq!(found.can_arbitrate(), !lab.lacks("conditions-on-versions"), "{found:?}");
     assert!(list_all(&*opened.destination, "").await.unwrap().is_empty());
 }
 

@@ -29,7 +29,7 @@ pub struct Descriptor {
     pub created: String,
     /// "aes-256-gcm", or "open" when the key lies beside the data.
     pub encryption: String,
-    /// Who decides commit races: "store".
+    /// Who decides commit races: "store", or "external" when another destination does.
     pub arbiter: String,
     /// What the destination was seen to do.
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! One binary, one module for each thing that is promised.
 
+mod arbiter;
 mod crash;
 mod damage;
 mod faults;
