@@ -34,6 +34,8 @@ pub struct BackupOptions {
     pub consistency: String,
     /// Not to be pruned before, in ms since 1970.
     pub retain_until_ms: Option<u64>,
+    /// Not to be pruned until released.
+    pub hold: bool,
 }
 
 impl Default for BackupOptions {
@@ -44,6 +46,7 @@ impl Default for BackupOptions {
             metadata: None,
             consistency: "crash".into(),
             retain_until_ms: None,
+            hold: false,
         }
     }
 }
@@ -114,6 +117,7 @@ pub async fn backup(
         method,
         read_bytes: progress.snapshot().read,
         retain_until_ms: options.retain_until_ms,
+        hold: options.hold,
     };
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Ambiguous,
     /// Someone else got there first (a lost commit race, a fenced session).
     Conflict,
+    /// A hold or a retention is in the way.
+    Protected,
     /// An argument is out of its range.
     Invalid,
     /// The destination failed; its own error is the source.

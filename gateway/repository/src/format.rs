@@ -11,6 +11,7 @@ pub mod keyslot;
 pub mod manifest;
 pub mod pack;
 pub mod page;
+pub mod protection;
 pub mod record;
 pub mod segment;
 

@@ -75,6 +75,8 @@ pub struct CommitInfo {
     pub read_bytes: u64,
     /// Not to be pruned before, in ms since 1970.
     pub retain_until_ms: Option<u64>,
+    /// Not to be pruned until released.
+    pub hold: bool,
 }
 
 /// A session of the same chain that seems to be alive.
@@ -493,7 +495,7 @@ impl BackupSession {
             parent: self.record.parent,
             created_ms: self.record.started_ms,
             retain_until_ms: info.retain_until_ms,
-            hold: false,
+            hold: info.hold,
             roots: images.iter().map(|image| image.root).collect(),
             nonce: random()?,
         };
