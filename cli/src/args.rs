@@ -10,6 +10,7 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod retain;
 pub(crate) mod value;
 mod verify;
 
@@ -27,6 +28,7 @@ pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -134,6 +136,11 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Prune(PruneArgs),
     Forget(ForgetArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
+    Retain(RetainArgs),
+    Event(EventArgs),
+    Destroy(DestroyArgs),
     Key(KeyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -200,6 +207,17 @@ mod tests {
             "sluice verify web-1@latest --sample 5%",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
+            "sluice prune --keep-last 3 --min-age 14d",
+            "sluice prune --keep-daily 7 --simulate 2y --every 1d --from 2026-01-01",
+            "sluice hold web-1@a --reason why",
+            "sluice release web-1@a web-1@b",
+            "sluice retain web-1@a --until 2033-01-01",
+            "sluice retain web-1 --after-event e --for 7y",
+            "sluice retain web-1@a --shorten --delay 30d",
+            "sluice event e --at 2026-11-30 --instance web-1",
+            "sluice destroy --yes 0123 --delay 30d",
+            "sluice destroy --cancel",
+            "sluice backup web-1 d --hold --retain-for 30d",
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
@@ -229,6 +247,11 @@ mod tests {
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",
+            "sluice retain web-1@a",
+            "sluice retain web-1@a --after-event e",
+            "sluice retain web-1@a --until 2033-01-01 --for 7y",
+            "sluice prune --keep-last 3 --every 1d",
+            "sluice destroy --cancel --yes 0123",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

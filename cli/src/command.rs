@@ -1,6 +1,7 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod destroy;
 mod export;
 mod generate;
 mod init;
@@ -10,6 +11,8 @@ mod points;
 mod prune;
 mod read;
 mod restore;
+mod retain;
+mod simulate;
 mod verify;
 
 use anyhow::Result;
@@ -51,6 +54,11 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Verify(args) => verify::run(&context, &args).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
+        Command::Hold(args) => retain::hold(&context, &args).await,
+        Command::Release(args) => retain::release(&context, &args).await,
+        Command::Retain(args) => retain::retain(&context, &args).await,
+        Command::Event(args) => retain::event(&context, &args).await,
+        Command::Destroy(args) => destroy::run(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,
         Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
             unreachable!("done by without_runtime")

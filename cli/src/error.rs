@@ -238,6 +238,7 @@ fn repository_kind(kind: RepositoryKind) -> Option<&'static str> {
         RepositoryKind::Ambiguous => "ambiguous",
         RepositoryKind::Conflict => "conflict",
         RepositoryKind::Invalid => "invalid",
+        RepositoryKind::Protected => "protected",
         RepositoryKind::Destination(kind) => return destination_kind(kind),
         RepositoryKind::Local => "local",
         RepositoryKind::Cancelled => "cancelled",
@@ -279,6 +280,10 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "not-found" => "`sluice list` shows what there is",
         "ambiguous" => "write more of the id; `sluice list --json` shows ids in full",
         "conflict" => "run the command again",
+        "protected" => {
+            "`sluice show POINT` tells what keeps it; `sluice release` ends a hold, \
+             `sluice retain --shorten` brings the end of a retention forward"
+        }
         "bad-destination" => {
             "name a folder or s3://BUCKET/PREFIX?endpoint=URL&region=R; for a new repository, \
              `sluice init` creates the folder"

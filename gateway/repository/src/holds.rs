@@ -102,11 +102,19 @@ impl Repository {
         Ok(point)
     }
 
-    /// Marks a point as pruned. Its space comes back with a later collection.
+    /// Whether a point may be pruned.
     ///
     /// # Errors
     /// [`ErrorKind::Protected`] when something keeps the point; the message says what, and until
     /// when.
+    pub async fn may_forget(&self, point: &RestorePoint) -> Result<()> {
+        self.shared.must_not_be_kept(point).await
+    }
+
+    /// Marks a point as pruned. Its space comes back with a later collection.
+    ///
+    /// # Errors
+    /// As [`may_forget`](Self::may_forget).
     pub async fn forget(&self, point: &RestorePoint, by: &str, reason: &str) -> Result<()> {
         let shared = &self.shared;
         shared.must_not_be_kept(point).await?;

@@ -74,9 +74,9 @@ async fn a_hold_a_backup_and_a_reader_forbid_it_when_asked_and_when_done() {
     let set = |hold: bool| {
         move |protection: &mut Protection, _| {
             if hold {
-                protection.hold(None)
+                protection.hold(None);
             } else {
-                protection.release()
+                protection.release();
             }
             Ok(())
         }

@@ -259,7 +259,9 @@ mod tests {
         /// The model knows only what was promised: an end of retention holds until it is over
         /// or until a delay after somebody asked for a shorter one; a hold until it is released.
         #[test]
-        fn no_promise_is_broken_before_its_delay(steps in proptest::collection::vec(step(), 0..40)) {
+        fn no_promise_is_broken_before_its_delay(
+            steps in proptest::collection::vec(step(), 0..40),
+        ) {
             let mut kept = Protection::default();
             let (mut now, mut held) = (1000_u64, false);
             // Ends promised, none for an event that has not happened; and when that may end.

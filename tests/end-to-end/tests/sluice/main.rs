@@ -9,6 +9,7 @@ mod main_job;
 mod mount;
 mod nbd;
 mod removal;
+mod retention;
 mod s3;
 mod scripts;
 mod secrets;
