@@ -14,6 +14,7 @@ mod prune;
 mod read;
 mod replicate;
 mod restore;
+mod retain;
 mod scrub;
 pub(crate) mod value;
 mod verify;
@@ -36,6 +37,7 @@ pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use verify::VerifyArgs;
 
@@ -162,6 +164,11 @@ pub(crate) enum Command {
     Collect(CollectArgs),
     Forget(ForgetArgs),
     Replicate(ReplicateArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
+    Retain(RetainArgs),
+    Event(EventArgs),
+    Destroy(DestroyArgs),
     Key(KeyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -241,6 +248,17 @@ mod tests {
             "sluice replicate promote",
             "sluice replicate demote --to s3://new/x",
             "sluice replicate status --json",
+            "sluice prune --keep-last 3 --min-age 14d",
+            "sluice prune --keep-daily 7 --simulate 2y --every 1d --from 2026-01-01",
+            "sluice hold web-1@a --reason why",
+            "sluice release web-1@a web-1@b",
+            "sluice retain web-1@a --until 2033-01-01",
+            "sluice retain web-1 --after-event e --for 7y",
+            "sluice retain web-1@a --shorten --delay 30d",
+            "sluice event e --at 2026-11-30 --instance web-1",
+            "sluice destroy --yes 0123 --delay 30d",
+            "sluice destroy --cancel",
+            "sluice backup web-1 d --hold --retain-for 30d",
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
@@ -275,6 +293,11 @@ mod tests {
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",
+            "sluice retain web-1@a",
+            "sluice retain web-1@a --after-event e",
+            "sluice retain web-1@a --until 2033-01-01 --for 7y",
+            "sluice prune --keep-last 3 --every 1d",
+            "sluice destroy --cancel --yes 0123",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod collect;
+mod destroy;
 mod doctor;
 mod export;
 mod generate;
@@ -14,7 +15,9 @@ mod prune;
 mod read;
 mod replicate;
 mod restore;
+mod retain;
 mod scrub;
+mod simulate;
 mod verify;
 
 use anyhow::Result;
@@ -61,6 +64,11 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
+        Command::Hold(args) => retain::hold(&context, &args).await,
+        Command::Release(args) => retain::release(&context, &args).await,
+        Command::Retain(args) => retain::retain(&context, &args).await,
+        Command::Event(args) => retain::event(&context, &args).await,
+        Command::Destroy(args) => destroy::run(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,
         Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
             unreachable!("done by without_runtime")

@@ -239,6 +239,7 @@ fn repository_kind(kind: RepositoryKind) -> Option<&'static str> {
         RepositoryKind::Conflict => "conflict",
         RepositoryKind::Role => "role",
         RepositoryKind::Invalid => "invalid",
+        RepositoryKind::Protected => "protected",
         RepositoryKind::Destination(kind) => return destination_kind(kind),
         RepositoryKind::Local => "local",
         RepositoryKind::Cancelled => "cancelled",
@@ -283,6 +284,10 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "role" => {
             "`sluice replicate status` shows what a repository is; `sluice replicate promote` and \
              `demote` change it"
+        }
+        "protected" => {
+            "`sluice show POINT` tells what keeps it; `sluice release` ends a hold, \
+             `sluice retain --shorten` brings the end of a retention forward"
         }
         "bad-destination" => {
             "name a folder or s3://BUCKET/PREFIX?endpoint=URL&region=R; for a new repository, \

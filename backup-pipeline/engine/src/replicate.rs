@@ -286,6 +286,7 @@ impl CopyPlan {
             metadata: point.metadata.clone(),
             consistency: point.consistency.clone(),
             retain_until_ms: point.retain_until_ms,
+            hold: point.hold,
             copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());

@@ -78,6 +78,8 @@ pub struct CommitInfo {
     pub retain_until_ms: Option<u64>,
     /// What a copy of another repository's point keeps of it.
     pub copied: Option<Copied>,
+    /// Not to be pruned until released.
+    pub hold: bool,
 }
 
 /// A session of the same chain that seems to be alive.
@@ -498,7 +500,7 @@ impl BackupSession {
             parent: self.record.parent,
             created_ms: self.record.started_ms,
             retain_until_ms: info.retain_until_ms,
-            hold: false,
+            hold: info.hold,
             roots: images.iter().map(|image| image.root).collect(),
             nonce: random()?,
         };

@@ -12,6 +12,7 @@ mod mount;
 mod nbd;
 mod removal;
 mod replicate;
+mod retention;
 mod s3;
 mod scripts;
 mod scrub;
