@@ -120,6 +120,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
         keep: (!keep.is_empty()).then_some(keep),
         by: who(),
         mirror_prunes: args.mirror_prunes,
+        repair: args.repair,
         parallel: usize::from(args.parallel),
         zone: context.zone.clone(),
     };
