@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sluice_destination::memory::MemoryDestination;
 use sluice_destination::wrap::{Count, Effect, Fault, Operation, Rule};
-use sluice_destination::{ByteRange, Destination, Key, list_all};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
 use sluice_engine::{Change, Progress, backup};
 use sluice_repository::replicate::{
     self, Filter, Means, Options, Plan, Relation, Report, Source, relation, state,
@@ -317,6 +317,7 @@ async fn only_wanted_points_are_copied_with_the_packs_they_need() {
     let since = Options { filter: since, ..Options::default() };
     assert_eq!(replicate_with(from(), &target, since).await.unwrap().points.len(), 3);
     assert_equal(&repository, &target, &points).await;
+    assert_eq!(objects(&source, "p/").await, [], "pins are given back");
     let nobody = Filter { instances: vec!["nobody".into()], ..Filter::default() };
     let nobody = Options { filter: nobody, ..Options::default() };
     let missing = plan(from(), &target, nobody).await.unwrap_err();
@@ -559,4 +560,24 @@ async fn a_replication_that_is_stopped_ends_and_goes_on_later() {
     assert_eq!(objects(&target, "r/").await.len(), 0);
     replicate(keyless(&source), &target).await;
     assert_equal(&repository, &target, &points).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_pinned_while_they_are_copied_where_pins_can_be_put() {
+    let (source, _, points) = four_points().await;
+    let fault = Fault::new(source);
+    let faulty: Side = fault.clone();
+    let repository = open(faulty.clone()).await;
+    let target = memory();
+    let pins = |kind| Rule::new(Effect::Fail(kind)).on(Operation::PUTS).below("p/");
+    fault.inject(pins(DestinationKind::NoSpace));
+    let how = Options::default();
+    replicate_with(keyed(&faulty, &repository), &target, how.clone()).await.unwrap_err();
+    assert_eq!(objects(&target, "r/").await, []);
+    assert!(fault.injected() > 0);
+    fault.heal();
+    // Who may only read cannot pin, and need not.
+    fault.inject(pins(DestinationKind::AccessDenied));
+    replicate_with(keyed(&faulty, &repository), &target, how).await.unwrap();
+    assert_eq!(names(&assert_sound(&target).await), names(&points));
 }
