@@ -6,5 +6,6 @@ mod golden;
 mod golden_disk;
 mod model;
 mod replicate;
+mod replicate_kill;
 mod restore;
 mod support;
