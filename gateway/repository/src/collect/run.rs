@@ -21,6 +21,7 @@ use crate::format::id::{
 };
 use crate::host;
 use crate::moved::PackNow;
+use crate::replicate::state::no_copy_under_way;
 use crate::repository::{Repository, Shared};
 use crate::session::is_dead;
 
@@ -66,7 +67,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`] when a block map cannot be read: nothing is removed then.
-    /// [`ErrorKind::Cancelled`] when it was [stopped](CollectProgress::stop). Or the destination
+    /// [`ErrorKind::Conflict`] while a replication writes here. [`ErrorKind::Cancelled`] when it was [stopped](CollectProgress::stop). Or the destination
     /// fails. The next collection goes on from there.
     pub async fn collect(
         &self,
@@ -75,8 +76,12 @@ impl Repository {
     ) -> Result<CollectReport> {
         let shared = &self.shared;
         let (number, resumes) = shared.next_collection().await?;
+        // Asked twice: before, so as not to leave a plan behind; and after, because a replication
+        // that begins now looks for a plan.
+        no_copy_under_way(&*shared.destination, &shared.clock).await?;
         // C1
         shared.begin_collection(number).await?;
+        no_copy_under_way(&*shared.destination, &shared.clock).await?;
         let mut drafted = shared.draft(number, options, progress).await?;
         drafted.plan.resumes = resumes;
         let part = CollectionPart::Condemned;

@@ -62,6 +62,8 @@ pub struct Plan {
     /// For each point the packs it needs and none before it does, as far as they have to be
     /// copied; nothing when all packs are copied anyway.
     pub(crate) needs: Option<Vec<BTreeSet<PackName>>>,
+    /// Packs of points that the target has already, which it may have lost.
+    pub(crate) lost: BTreeSet<PackName>,
     pub(crate) segments: Vec<Key>,
     pub(crate) tombstones: Vec<Key>,
     /// Key slots to copy, and to remove.
@@ -119,7 +121,10 @@ impl Plan {
         let Some(needs) = &self.needs else {
             return vec![Batch { packs: self.jobs.keys().copied().collect(), points: wanted }];
         };
-        let mut batches: Vec<Batch> = Vec::new();
+        let lost = std::mem::take(&mut self.lost).into_iter().filter(|name| {
+            self.jobs.contains_key(name) && !needs.iter().any(|needs| needs.contains(name))
+        });
+        let mut batches = vec![Batch { packs: lost.collect(), points: Vec::new() }];
         let mut bytes = u64::MAX;
         for (point, needs) in wanted.into_iter().zip(needs) {
             if bytes >= BATCH_BYTES {
@@ -163,6 +168,7 @@ pub async fn plan(
     let mut plan = Plan {
         present: here.live().filter(|place| there.commits.contains(place)).count() as u64,
         slots: slots(&source, &target).await?,
+        lost: BTreeSet::new(),
         segments: Vec::new(),
         tombstones: if options.mirror_prunes { mirrored(&here, &there) } else { Vec::new() },
         source,
@@ -179,7 +185,7 @@ pub async fn plan(
     };
     if selective {
         plan.select(wanted, &there, means).await?;
-        if plan.wanted.is_empty() {
+        if plan.wanted.is_empty() && plan.lost.is_empty() {
             return Ok(plan);
         }
     } else {
@@ -258,12 +264,11 @@ impl Plan {
     async fn select(&mut self, wanted: Vec<Wanted>, there: &Points, means: &Means) -> Result<()> {
         let repository = self.key()?;
         let (options, now) = (&self.options, means.clock.now_ms());
-        let (wanted, damaged) =
-            select::some(&repository, &self.target, wanted, there, options, now).await?;
-        self.damage.extend(damaged.iter().map(|error| damage_of(error, None)));
+        let selected = select::some(&repository, &self.target, wanted, there, options, now).await?;
+        self.damage.extend(selected.damaged.iter().map(|error| damage_of(error, None)));
         self.needs = Some(Vec::new());
         let (mut walker, mut seen) = (Walker::default(), BTreeSet::new());
-        for point in wanted {
+        for point in selected.wanted {
             let Some(read) = &point.read else { continue };
             match walker.packs(&repository.shared, read).await {
                 Ok(mut packs) => {
@@ -281,6 +286,15 @@ impl Plan {
                 Err(error) => return Err(error),
             }
         }
+        for point in selected.present.iter().filter(|_| self.options.repair) {
+            match walker.packs(&repository.shared, point).await {
+                Ok(packs) => self.lost.extend(packs),
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    tracing::warn!(%error, %point, "cannot tell which packs this point needs");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
@@ -289,7 +303,7 @@ impl Plan {
         let ours = listing::packs(&*self.source.destination).await?;
         let theirs = listing::packs(&*self.target).await?;
         let names: BTreeSet<PackName> = match &self.needs {
-            Some(needs) => needs.iter().flatten().copied().collect(),
+            Some(needs) => needs.iter().flatten().chain(&self.lost).copied().collect(),
             None => ours.keys().copied().collect(),
         };
         for name in names {
