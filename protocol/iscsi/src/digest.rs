@@ -34,6 +34,11 @@ pub fn digest_parts(segment: &[u8], padding: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(segment), padding).to_le_bytes()
 }
 
+/// The CRC-32C of what `sum` is the digest of, followed by `more`.
+pub fn digest_more(sum: [u8; 4], more: &[u8]) -> [u8; 4] {
+    crc32c::crc32c_append(u32::from_le_bytes(sum), more).to_le_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +51,6 @@ mod tests {
         let rising: Vec<u8> = (0..32).collect();
         assert_eq!(digest(&rising), [0x4e, 0x79, 0xdd, 0x46]);
         assert_eq!(digest_parts(&rising[..29], &rising[29..]), digest(&rising));
+        assert_eq!(digest_more(digest(&rising[..5]), &rising[5..]), digest(&rising));
     }
 }

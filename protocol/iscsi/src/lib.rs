@@ -39,7 +39,7 @@ pub mod text;
 
 pub use bhs::{Lengths, padding};
 pub use binary::{decode_binary, encode_binary};
-pub use digest::{Digest, digest, digest_parts};
+pub use digest::{Digest, digest, digest_more, digest_parts};
 pub use error::WireError;
 pub use negotiation::{Negotiation, Parameters};
 pub use request::{

@@ -88,8 +88,8 @@ impl Sense {
     pub const READ_ERROR: Self = Self::new(SenseKey::MediumError, 0x1100);
     /// Data could not be written.
     pub const WRITE_ERROR: Self = Self::new(SenseKey::MediumError, 0x0c00);
-    /// What is behind the logical unit does not answer now.
-    pub const NOT_READY: Self = Self::new(SenseKey::NotReady, 0x0400);
+    /// What is behind the logical unit does not answer now; it is worth trying again.
+    pub const NOT_READY: Self = Self::new(SenseKey::NotReady, 0x0401);
     /// The device failed.
     pub const FAILURE: Self = Self::new(SenseKey::HardwareError, 0x4400);
     /// Data differs.
