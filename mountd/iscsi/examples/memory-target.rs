@@ -6,7 +6,8 @@
 //! iscsi-test-cu --dataloss --test=ALL iscsi://127.0.0.1:3260/iqn.2026-01.test:memory/0
 //! ```
 //!
-//! Logical unit 0 can be written, logical unit 1 is write-protected. Several addresses are several
+//! Logical unit 0 can be written, logical unit 1 is write-protected, logical unit 2 can be written and
+//! has physical blocks of 512 bytes instead of 4096. Several addresses are several
 //! portals. The first line on standard output is the URL of logical unit 0. The size in MiB comes
 //! from `MEMORY_TARGET_MIB`.
 
@@ -42,7 +43,10 @@ async fn main() -> Result<()> {
         Lun::writable(Arc::new(MemoryDisk::new(mib << 20)), Identity::from_digest([1; 32]));
     let protected =
         Lun::read_only(Arc::new(MemoryDisk::new(mib << 20)), Identity::from_digest([2; 32]));
-    let target = Target::new(NAME, vec![writable, protected]);
+    let simple =
+        Lun::writable(Arc::new(MemoryDisk::new(mib << 20)), Identity::from_digest([3; 32]))
+            .with_physical_exponent(0);
+    let target = Target::new(NAME, vec![writable, protected, simple]);
     let bound = Server::new(target, Limits::default())?.bind(&portals).await?;
     println!("iscsi://{}/{NAME}/0", bound.addresses()[0]);
     let shutdown = CancellationToken::new();

@@ -13,6 +13,10 @@ use crate::ServeError;
 /// Logical units of one target: what one byte of their number can say.
 const MOST_UNITS: usize = 256;
 
+/// Logical blocks in a physical one, as a power of two: 4 KiB, which is what disks and file systems
+/// of today are made of.
+const PHYSICAL: u8 = 3;
+
 /// A disk behind a logical unit.
 #[derive(Clone)]
 pub(crate) enum Device {
@@ -26,19 +30,28 @@ pub struct Lun {
     pub(crate) device: Device,
     pub(crate) identity: Identity,
     pub(crate) product: String,
+    pub(crate) physical: u8,
 }
 
 impl Lun {
     /// A disk that is write-protected.
     pub fn read_only(device: Arc<dyn BlockRead>, identity: Identity) -> Self {
         let product = "restore point".to_owned();
-        Self { device: Device::ReadOnly(device), identity, product }
+        Self { device: Device::ReadOnly(device), identity, product, physical: PHYSICAL }
     }
 
     /// A disk that can be written.
     pub fn writable(device: Arc<dyn BlockWrite>, identity: Identity) -> Self {
         let product = "disk".to_owned();
-        Self { device: Device::Writable(device), identity, product }
+        Self { device: Device::Writable(device), identity, product, physical: PHYSICAL }
+    }
+
+    /// The same disk with `2^exponent` blocks of 512 bytes in a physical one, which initiators align
+    /// to; 3 (4 KiB) unless told otherwise, and 15 at most.
+    #[must_use]
+    pub fn with_physical_exponent(mut self, exponent: u8) -> Self {
+        self.physical = exponent.min(15);
+        self
     }
 }
 

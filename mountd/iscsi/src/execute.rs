@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::buffer::Buffer;
 use crate::medium::{Medium, fits};
 use crate::reservation::{Port, Refusal};
-use crate::unit::{BLOCK, MOST_BLOCKS, MOST_COMPARE, MOST_UNMAP, PHYSICAL, Unit};
+use crate::unit::{BLOCK, MOST_BLOCKS, MOST_COMPARE, MOST_SAME, Unit};
 
 /// Bytes that one permit stands for: permits are counted in 32 bits.
 pub(crate) const GRAIN: u64 = 4096;
@@ -68,6 +68,8 @@ pub(crate) struct Work {
     pub(crate) cdb: [u8; 16],
     /// What the initiator sent: no more than the command takes.
     pub(crate) data: Option<Buffer>,
+    /// Bytes that the initiator announced to send.
+    pub(crate) announced: u32,
     /// Bytes the initiator has room for.
     pub(crate) room: u32,
     /// Whether no other command may run meanwhile.
@@ -185,7 +187,7 @@ fn at_once(
         Command::ReportLuns { allocation } => luns(place, *allocation)?,
         Command::ReadCapacity10 => answer(capacity_10(unit.blocks(), BLOCK), 8),
         Command::ReadCapacity16 { allocation } => {
-            answer(capacity_16(unit.blocks(), BLOCK, PHYSICAL), *allocation)
+            answer(capacity_16(unit.blocks(), BLOCK, unit.physical), *allocation)
         }
         Command::ModeSense(asked) => {
             let mode = unit.state().mode;
@@ -288,13 +290,13 @@ async fn on_medium(
             medium.verify(range, check, data).await?;
         }
         Command::WriteSame { data: given, .. } => {
-            complete(&command, data)?;
+            exact(&command, &work)?;
             let zeroes = [0; BLOCK as usize];
             let block = if given { data } else { &zeroes };
             medium.write_same(rest_of_medium(unit, range)?, block).await?;
         }
         Command::CompareAndWrite { fua, .. } => {
-            complete(&command, data)?;
+            exact(&command, &work)?;
             medium.compare_and_write(range, data, fua).await?;
         }
         Command::OrWrite { fua, .. } => medium.or_write(range, whole_blocks(data), fua).await?,
@@ -316,6 +318,13 @@ fn complete(command: &Command, data: &[u8]) -> Result<(), Sense> {
     if data.len() as u64 == command.data_out(BLOCK) { Ok(()) } else { Err(Sense::PARAMETER_LENGTH) }
 }
 
+/// Refuses a command whose data is another length than its blocks: the two must have been meant for
+/// different commands.
+fn exact(command: &Command, work: &Work) -> Result<(), Sense> {
+    let wanted = command.data_out(BLOCK);
+    if u64::from(work.announced) == wanted { Ok(()) } else { Err(Sense::INVALID_FIELD) }
+}
+
 /// The blocks that WRITE SAME is about: none means all that follow.
 fn rest_of_medium(unit: &Unit, range: Range) -> Result<Range, Sense> {
     let rest = match range.blocks {
@@ -323,7 +332,7 @@ fn rest_of_medium(unit: &Unit, range: Range) -> Result<Range, Sense> {
         blocks => u64::from(blocks),
     };
     match u32::try_from(rest) {
-        Ok(blocks) if blocks <= MOST_UNMAP => Ok(Range { lba: range.lba, blocks }),
+        Ok(blocks) if blocks <= MOST_SAME => Ok(Range { lba: range.lba, blocks }),
         _ => Err(Sense::INVALID_FIELD.at(if range.blocks == 0 { 7 } else { 10 }, None)),
     }
 }

@@ -416,6 +416,7 @@ impl FullFeature {
         let work = Work {
             cdb: command.cdb,
             data: Some(buffer),
+            announced: if command.write { command.length } else { 0 },
             room: if command.read { command.length } else { 0 },
             ordered: command.attribute == TaskAttribute::Ordered,
             cancel: task.cancel.clone(),

@@ -13,12 +13,12 @@ use crate::reservation::{Port, Reservations};
 
 /// Bytes of a logical block.
 pub(crate) const BLOCK: u32 = 512;
-/// Logical blocks in a physical one, as a power of two: 4 KiB.
-pub(crate) const PHYSICAL: u8 = 3;
 /// Blocks of one transfer: 8 MiB, so that a transfer fits four times into what is in flight.
 pub(crate) const MOST_BLOCKS: u32 = 16 << 10;
-/// Blocks that one UNMAP or WRITE SAME may be about: 4 GiB.
-pub(crate) const MOST_UNMAP: u32 = 8 << 20;
+/// Blocks that one UNMAP may be about: 512 MiB.
+pub(crate) const MOST_UNMAP: u32 = 1 << 20;
+/// Blocks that one WRITE SAME may be about: 16 MiB, which may really have to be written.
+pub(crate) const MOST_SAME: u32 = 32 << 10;
 /// Ranges of one UNMAP.
 pub(crate) const MOST_RANGES: u32 = 256;
 /// Blocks of one COMPARE AND WRITE.
@@ -31,6 +31,8 @@ pub(crate) struct Unit {
     pub(crate) number: u16,
     pub(crate) device: Device,
     pub(crate) names: Names,
+    /// Logical blocks in a physical one, as a power of two.
+    pub(crate) physical: u8,
     pub(crate) pool: Arc<Pool>,
     /// Held shared by commands that may run side by side, and alone by those that may not: ordered
     /// ones, and those that read and write as one step.
@@ -60,6 +62,7 @@ impl Unit {
             number,
             device: lun.device,
             names,
+            physical: lun.physical,
             pool: Arc::default(),
             order: RwLock::default(),
             state: Mutex::default(),
@@ -137,8 +140,8 @@ impl Unit {
             optimal: 256,
             unmap: MOST_UNMAP,
             unmap_ranges: MOST_RANGES,
-            unmap_granularity: 1 << PHYSICAL,
-            write_same: u64::from(MOST_UNMAP),
+            unmap_granularity: 1 << self.physical,
+            write_same: u64::from(MOST_SAME),
             compare_and_write: MOST_COMPARE,
         }
     }
