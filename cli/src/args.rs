@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
-pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand};
@@ -144,6 +144,7 @@ impl Command {
     pub(crate) fn ready_fd(&self) -> Option<i32> {
         match self {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
