@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod faults;
 mod huge;
+mod iscsi;
 mod main_job;
 mod mount;
 mod nbd;
