@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -179,6 +179,7 @@ impl Command {
     pub(crate) fn ready_fd(&self) -> Option<i32> {
         match self {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }

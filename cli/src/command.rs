@@ -51,6 +51,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Stat => points::stat(&context).await,
         Command::Export(args) => match args.protocol {
             ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
+            ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
         Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,

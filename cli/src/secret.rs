@@ -65,6 +65,13 @@ fn from_environment() -> Result<Option<Zeroizing<String>>> {
     }
 }
 
+/// A secret of CHAP: the first line of a file.
+pub(crate) fn chap_secret(path: &Path) -> Result<Zeroizing<String>> {
+    let text = read(path)
+        .with_context(|| format!("cannot read the CHAP secret from {}", path.display()))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
 /// The first line of a file.
 fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)

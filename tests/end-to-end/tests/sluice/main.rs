@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod heal;
 mod huge;
+mod iscsi;
 mod keys;
 mod main_job;
 mod mount;
