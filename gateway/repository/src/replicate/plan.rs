@@ -66,8 +66,10 @@ pub struct Plan {
     pub(crate) lost: BTreeSet<PackName>,
     pub(crate) segments: Vec<Key>,
     pub(crate) tombstones: Vec<Key>,
-    /// Key slots to copy, and to remove.
-    pub(crate) slots: (Vec<Key>, Vec<Key>),
+    /// Key slots to copy, and to remove; nothing when the source is a stale replica.
+    pub(crate) slots: Option<(Vec<Key>, Vec<Key>)>,
+    /// Beginnings of data epochs that the target lacks.
+    pub(crate) epochs: Vec<Key>,
     pub(crate) damage: Vec<Damage>,
     /// Packs that cannot be copied, and why. Which points need them is found out later.
     pub(crate) bad: BTreeMap<PackName, String>,
@@ -168,6 +170,7 @@ pub async fn plan(
     let mut plan = Plan {
         present: here.live().filter(|place| there.commits.contains(place)).count() as u64,
         slots: slots(&source, &target).await?,
+        epochs: missing(&*source.destination, &*target, "e/").await?,
         lost: BTreeSet::new(),
         segments: Vec::new(),
         tombstones: if options.mirror_prunes { mirrored(&here, &there) } else { Vec::new() },
@@ -214,20 +217,27 @@ fn check_relation(relation: Relation, target: &dyn Destination) -> Result<()> {
 
 /// Key slots that only the source has, and those that only the target has. When nothing is
 /// readable at the source, nothing is removed.
-async fn slots(source: &Source, target: &Arc<dyn Destination>) -> Result<(Vec<Key>, Vec<Key>)> {
-    let keys = async |side: &dyn Destination| -> Result<BTreeSet<Key>> {
-        Ok(list_all(side, "keys/").await?.into_iter().map(|object| object.key).collect())
-    };
-    if is_stale(&*source.destination, &**target).await? {
-        return Ok((Vec::new(), Vec::new()));
+async fn slots(
+    source: &Source,
+    target: &Arc<dyn Destination>,
+) -> Result<Option<(Vec<Key>, Vec<Key>)>> {
+    let source = &*source.destination;
+    if is_stale(source, &**target).await? {
+        return Ok(None);
     }
-    let (ours, theirs) = (keys(&*source.destination).await?, keys(&**target).await?);
-    let missing = ours.difference(&theirs).cloned().collect();
-    let extra = match ours.is_empty() {
+    let extra = match list_all(source, "keys/").await?.is_empty() {
         true => Vec::new(),
-        false => theirs.difference(&ours).cloned().collect(),
+        false => missing(&**target, source, "keys/").await?,
     };
-    Ok((missing, extra))
+    Ok(Some((missing(source, &**target, "keys/").await?, extra)))
+}
+
+/// Objects of one side that the other lacks.
+async fn missing(here: &dyn Destination, there: &dyn Destination, below: &str) -> Result<Vec<Key>> {
+    let known: BTreeSet<Key> =
+        list_all(there, below).await?.into_iter().map(|object| object.key).collect();
+    let here = list_all(here, below).await?.into_iter().map(|object| object.key);
+    Ok(here.filter(|key| !known.contains(key)).collect())
 }
 
 /// Whether the source is a replica that was brought up to date before the target last was, such

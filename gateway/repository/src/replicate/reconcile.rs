@@ -201,7 +201,8 @@ mod tests {
             for (number, slot) in slots.iter_mut().enumerate() {
                 *slot = slot.take().filter(|_| live.contains(&number));
             }
-            assemble(keys, id, NAME, &slots, 0, [live.len() as u8 + 7; 12]).into()
+            let header = self.whole[..64].try_into().unwrap();
+            assemble(keys, header, NAME, &slots, 0, [live.len() as u8 + 7; 12]).into()
         }
 
         fn live(&self, pack: &Bytes) -> Vec<usize> {

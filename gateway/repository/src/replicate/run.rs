@@ -105,18 +105,28 @@ impl Run {
         mark.state = RunState::Running;
         // Before the descriptor: no backup may come in between.
         state::put_mark(&**target, &mark).await?;
-        for key in &self.plan.slots.0 {
+        let slots = self.plan.slots.clone();
+        let (added, removed) = slots.clone().unwrap_or_default();
+        // What opens comes before what has to be opened, and what no longer may goes last.
+        for key in added.iter().chain(&self.plan.epochs) {
             let body = source.get(key, ByteRange::Full).await?;
             put_same(target, key, body).await?;
-        }
-        for key in &self.plan.slots.1 {
-            target.delete(key).await?;
         }
         if self.plan.relation == Relation::Empty
             && !put_same(target, &descriptor_key(), self.plan.descriptor.clone()).await?
         {
             let text = format!("somebody else made a repository at {}", target.location());
             return Err(RepositoryError::new(ErrorKind::Conflict, text));
+        }
+        // It is replaced at the source when it asks more of readers than before.
+        if self.plan.relation == Relation::Replica && slots.is_some() {
+            let theirs = target.get(&descriptor_key(), ByteRange::Full).await?;
+            if theirs != self.plan.descriptor {
+                target.put(&descriptor_key(), self.plan.descriptor.clone()).await?;
+            }
+        }
+        for key in &removed {
+            target.delete(key).await?;
         }
         Ok(mark)
     }
