@@ -202,6 +202,9 @@ mod tests {
         // A square with a margin of four on each side; two rows to a line.
         assert!(widths.iter().all(|width| *width == widths[0]), "{widths:?}");
         assert_eq!(widths.len(), widths[0].div_ceil(2));
+        // The margin is what is written; the code is what is left out.
+        let first = blocks.lines().next().unwrap();
+        assert!(first.chars().all(|one| one == '█'), "{first}");
         let other = recovery_blocks(&RecoveryKey::new([8; 32])).unwrap();
         assert_ne!(*blocks, *other);
         assert!(widths[0] <= 78, "it fits into a terminal: {}", widths[0]);

@@ -16,7 +16,8 @@ use sluice_repository::format::id::{PackId, PackKind, RepositoryId};
 use sluice_repository::format::keyslot::{KeySlot, RecoveryKey};
 use sluice_repository::format::pack::{FOOTER_LEN, Footer};
 use sluice_repository::format::page::Page;
-use sluice_repository::format::record::Envelope;
+use sluice_repository::format::protection::ProtectionPlain;
+use sluice_repository::format::record::{DestroyPlain, Envelope, from_cbor, to_cbor};
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, bytes)) = input.split_first() else { return };
@@ -54,6 +55,13 @@ fn record(bytes: &[u8]) {
     seal_header(&mut bytes);
     let Ok(envelope) = Envelope::parse(&bytes) else { return };
     assert!(envelope.plain.len() < bytes.len());
+    // Read by workers without a key, so not authenticated.
+    if let Ok(found) = from_cbor::<ProtectionPlain>(envelope.plain) {
+        assert_eq!(from_cbor(&to_cbor(&found)), Ok(found));
+    }
+    if let Ok(found) = from_cbor::<DestroyPlain>(envelope.plain) {
+        assert_eq!(from_cbor(&to_cbor(&found)), Ok(found));
+    }
 }
 
 fn page(bytes: &[u8]) {

@@ -58,16 +58,17 @@ fn span(ms: u64) -> String {
 
 /// What keeps a point, and what is to come; nothing when nothing does.
 pub(crate) fn kept(protection: &Protection, now_ms: u64, zone: &TimeZone) -> Option<String> {
-    let mut text = match protection.keeper(now_ms)? {
+    let told = |keeper: &Keeper| match keeper {
         Keeper::Hold(None) => "on hold".to_owned(),
         Keeper::Hold(Some(reason)) => format!("on hold ({reason})"),
-        Keeper::Until(until) => format!("until {}", local(until, zone)),
-        Keeper::Event(name, keep_ms) => format!("until event {name} and {}", span(keep_ms)),
+        Keeper::Until(until) => format!("until {}", local(*until, zone)),
+        Keeper::Event(name, keep_ms) => format!("until event {name} and {}", span(*keep_ms)),
     };
+    let mut text = told(&protection.keeper(now_ms)?);
     // A hold hides how long the point is kept without it.
-    let beyond = protection.retain_until_ms.filter(|until| protection.hold && *until > now_ms);
-    if let Some(until) = beyond {
-        text += &format!(", retention until {}", local(until, zone));
+    let released = Protection { hold: false, ..protection.clone() };
+    if let Some(beyond) = released.keeper(now_ms).filter(|_| protection.hold) {
+        text += &format!(", then {}", told(&beyond));
     }
     if let Some(shorten) = &protection.shorten {
         let to = match shorten.to_ms {
@@ -99,7 +100,7 @@ mod tests {
         assert_eq!(told(&protection).unwrap(), coming);
         protection.shorten = None;
         protection.hold(Some("case 7".into()));
-        let held = "on hold (case 7), retention until 1978-01-07 00:00:00";
+        let held = "on hold (case 7), then until 1978-01-07 00:00:00";
         assert_eq!(told(&protection).unwrap(), held);
         assert_eq!((span(90_000), span(3_600_000)), ("90s".into(), "1h".into()));
     }

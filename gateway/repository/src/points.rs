@@ -209,6 +209,18 @@ impl Repository {
     /// # Errors
     /// When the destination fails; a damaged manifest is an entry of the listing instead.
     pub async fn list(&self, instance: Option<&str>) -> Result<Listing> {
+        let mut listing = self.list_as_committed(instance).await?;
+        let chain = instance.map(|name| self.shared.keys.chain(name));
+        self.shared.protect_all(chain, &mut listing.points).await?;
+        Ok(listing)
+    }
+
+    /// The same without asking what was said of the points after their commit, for callers to
+    /// whom it does not matter what keeps them.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn list_as_committed(&self, instance: Option<&str>) -> Result<Listing> {
         let chain = instance.map(|name| self.shared.keys.chain(name));
         let places = self.shared.live_points(chain).await?;
         let mut read = stream::iter(places)
@@ -227,7 +239,6 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
-        self.shared.protect_all(chain, &mut listing.points).await?;
         listing.points.sort_by(|a, b| (&a.instance, a.id).cmp(&(&b.instance, b.id)));
         Ok(listing)
     }

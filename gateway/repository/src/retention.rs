@@ -81,6 +81,13 @@ impl Policy {
             (Reason::Yearly, self.keep_yearly),
         ]
     }
+
+    fn periods_of(&self, ms: u64, zone: &TimeZone) -> Periods {
+        self.periods().map(|(rule, count)| match count.unwrap_or(0) {
+            0 => (0, 0),
+            _ => period(rule, ms, zone),
+        })
+    }
 }
 
 impl fmt::Display for Policy {
@@ -216,6 +223,17 @@ pub fn apply(
     if policy.is_empty() {
         return Err(EmptyPolicy);
     }
+    let periods: Vec<Periods> =
+        points.iter().map(|point| policy.periods_of(point.created_ms, zone)).collect();
+    Ok(judge(policy, points, &periods, now_ms))
+}
+
+/// The periods a point falls in, one for each rule of [`Policy::periods`]; of rules that keep
+/// nothing they are not looked for.
+type Periods = [(i64, i64); 5];
+
+/// Judges points whose periods are known.
+fn judge(policy: &Policy, points: &[Candidate], periods: &[Periods], now_ms: u64) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = points
         .iter()
         .map(|point| Verdict { id: point.id, reasons: protection(policy, point, now_ms) })
@@ -228,20 +246,20 @@ pub fn apply(
     for at in newest_first.iter().take(policy.keep_last.unwrap_or(0) as usize) {
         verdicts[*at].reasons.insert(Reason::Last);
     }
-    for (rule, count) in policy.periods() {
+    for (number, (rule, count)) in policy.periods().into_iter().enumerate() {
         let count = count.unwrap_or(0) as usize;
         if count == 0 {
             continue;
         }
-        let mut periods: BTreeMap<(i64, i64), usize> = BTreeMap::new();
+        let mut newest: BTreeMap<(i64, i64), usize> = BTreeMap::new();
         for at in &newest_first {
-            periods.entry(period(rule, points[*at].created_ms, zone)).or_insert(*at);
+            newest.entry(periods[*at][number]).or_insert(*at);
         }
-        for at in periods.values().rev().take(count) {
+        for at in newest.values().rev().take(count) {
             verdicts[*at].reasons.insert(rule);
         }
     }
-    Ok(verdicts)
+    verdicts
 }
 
 /// What keeps a point by itself, without looking at the others.

@@ -311,6 +311,9 @@ mod tests {
         fn hostile_cbor_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = from_cbor::<SessionRecord>(&bytes);
             let _ = from_cbor::<SegmentBody>(&bytes);
+            let _ = from_cbor::<EpochRecord>(&bytes).map(|record| record.checks().len());
+            let _ = from_cbor::<DestroyPlain>(&bytes);
+            let _ = from_cbor::<crate::format::protection::ProtectionPlain>(&bytes);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::{Candidate, EmptyPolicy, Policy, Verdict, apply};
+use super::{Candidate, EmptyPolicy, Periods, Policy, Verdict, judge};
 use crate::format::id::PointId;
 
 /// Most backups one simulation plays.
@@ -88,23 +88,25 @@ pub fn simulate(
     if backups > MAX_BACKUPS {
         return Err(CannotSimulate::TooMany(backups));
     }
+    if policy.is_empty() {
+        return Err(CannotSimulate::Empty(EmptyPolicy));
+    }
     let mut points: Vec<Candidate> = Vec::new();
+    let mut periods: Vec<Periods> = Vec::new();
     let mut simulation = Simulation { kept: Vec::new(), left: Vec::new() };
     for number in 0..backups {
         let now = schedule.at(number);
         points.push(candidate(now, number));
-        let mut verdicts =
-            apply(policy, &points, now, zone).map_err(CannotSimulate::Empty)?.into_iter();
-        let mut kept = Vec::new();
-        points.retain(|_| {
-            let verdict = verdicts.next().filter(Verdict::keep);
-            let keep = verdict.is_some();
-            kept.extend(verdict);
-            keep
-        });
+        periods.push(policy.periods_of(now, zone));
+        let mut verdicts = judge(policy, &points, &periods, now);
+        let mut keeps = verdicts.iter().map(Verdict::keep);
+        points.retain(|_| keeps.next().unwrap_or(true));
+        let mut keeps = verdicts.iter().map(Verdict::keep);
+        periods.retain(|_| keeps.next().unwrap_or(true));
         simulation.kept.push((now, points.len()));
         if number + 1 == backups {
-            simulation.left = points.iter().map(|point| point.created_ms).zip(kept).collect();
+            verdicts.retain(Verdict::keep);
+            simulation.left = points.iter().map(|point| point.created_ms).zip(verdicts).collect();
         }
     }
     Ok(simulation)
@@ -123,6 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::retention::apply;
     use crate::retention::tests::any_policy;
 
     const HOUR: u64 = 3600;
