@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use serde_json::json;
+use sluice_destination::wrap::Repaired;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Damage, Depth, VerifyProgress, VerifyReport};
+use sluice_repository::{Damage, Depth, Repository, VerifyProgress, VerifyReport};
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
@@ -19,6 +20,7 @@ const NAMED: usize = 5;
 /// Checks that restore points can be read.
 pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let repository = context.open().await?;
+    catch_up(&repository).await;
     let points = match &args.point {
         Some(text) => Some(vec![context.point(&repository, text).await?.0]),
         None => None,
@@ -40,6 +42,24 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
         tell(context, &report)?;
     }
     Ok(if report.damage.is_empty() { Exit::Done } else { Exit::Damaged })
+}
+
+/// Where an arbiter decides: what the store lacks of the copies is copied now. That fails without
+/// touching what is verified.
+async fn catch_up(repository: &Repository) {
+    match repository.destination().repair_copies().await {
+        Ok(repaired) if repaired == Repaired::default() => {}
+        Ok(repaired) => note(format_args!(
+            "copied {} from the arbiter to the store, and removed {} there",
+            count(repaired.copied, "object"),
+            count(repaired.removed, "object"),
+        )),
+        Err(error) => {
+            output::warn(format_args!(
+                "copies of what the arbiter decided may be missing: {error}"
+            ));
+        }
+    }
 }
 
 fn snapshot(progress: &VerifyProgress) -> Snapshot {

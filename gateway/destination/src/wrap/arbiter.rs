@@ -202,6 +202,10 @@ impl Destination for Arbiter {
         true
     }
 
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.repair_mirror().await
+    }
+
     async fn put_locked(
         &self,
         key: &Key,
