@@ -62,6 +62,7 @@ async fn credentials_that_may_do_less_are_no_hindrance() {
     let Some(lab) = lab() else { return };
     let proxy = Proxy::start(lab.server()).await;
     let store = lab.open(&lab.url_at("less", &proxy.endpoint())).await;
+    #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
     let now = SystemTime::now();
     let until = now + Duration::from_secs(2);
     let lock = Lock { mode: LockMode::Governance, until }.whole_seconds();
