@@ -80,7 +80,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
-    /// The repository: /path, file:///path, or s3://BUCKET/PREFIX?endpoint=URL&region=R
+    /// The repository: /path, file:///path, s3://BUCKET/PREFIX?endpoint=URL&region=R, or
+    /// swift://CONTAINER/PREFIX?auth=URL&region=R
     #[arg(long, env = "SLUICE_REPO", hide_env_values = true, value_name = "DEST", global = true)]
     pub(crate) repo: Option<String>,
 

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use serde_json::json;
+use sluice_destination::wrap::Repaired;
 use sluice_engine::{Phase, Snapshot};
 use sluice_repository::{Damage, Depth, Recorded, Repository, VerifyProgress, VerifyReport};
 
@@ -19,6 +20,7 @@ const NAMED: usize = 5;
 /// Checks that restore points can be read.
 pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let repository = context.open().await?;
+    catch_up(&repository).await;
     let points = match &args.point {
         Some(text) => Some(vec![context.point(&repository, text).await?.0]),
         None => None,
@@ -46,6 +48,24 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
         (true, false) => Exit::Warnings,
         (true, true) => Exit::Done,
     })
+}
+
+/// Where an arbiter decides: what the store lacks of the copies is copied now. That fails without
+/// touching what is verified.
+async fn catch_up(repository: &Repository) {
+    match repository.destination().repair_copies().await {
+        Ok(repaired) if repaired == Repaired::default() => {}
+        Ok(repaired) => note(format_args!(
+            "copied {} from the arbiter to the store, and removed {} there",
+            count(repaired.copied, "object"),
+            count(repaired.removed, "object"),
+        )),
+        Err(error) => {
+            output::warn(format_args!(
+                "copies of what the arbiter decided may be missing: {error}"
+            ));
+        }
+    }
 }
 
 /// How far a verification has come.

@@ -256,6 +256,14 @@ pub trait Destination: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Makes copies that had failed, where objects are kept twice; see [`wrap::Arbiter`].
+    ///
+    /// # Errors
+    /// What the store reports.
+    async fn repair_copies(&self) -> Result<wrap::Repaired> {
+        Ok(wrap::Repaired::default())
+    }
+
     /// Whether the store refuses a body that does not match the checksum sent with it, tried
     /// with an object under `key`, which may be there afterwards. False where bodies are not
     /// sent with checksums.

@@ -285,7 +285,7 @@ fn decode(text: &str) -> Result<String> {
 }
 
 /// Encodes what would end a path or a parameter, and what does not print.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

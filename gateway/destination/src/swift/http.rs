@@ -154,26 +154,29 @@ fn broken(subject: &str, error: impl StdError + Send + Sync + 'static) -> Destin
 }
 
 fn unsent(subject: &str, error: hyper_util::client::legacy::Error) -> DestinationError {
-    let (kind, advice) = if is_of_tls(&error) {
-        let advice = "the server's certificate is not trusted; name its authority with cacert=FILE";
-        (ErrorKind::InvalidConfig, advice)
-    } else if error.is_connect() {
-        (ErrorKind::Unavailable, "the server cannot be reached; check its URL and the network")
-    } else {
-        (ErrorKind::Unavailable, "the connection broke off")
+    let (kind, advice) = match error_of_tls(&error) {
+        Some(rustls::Error::InvalidCertificate(_)) => (
+            ErrorKind::InvalidConfig,
+            "the server's certificate is not trusted; name its authority with cacert=FILE",
+        ),
+        Some(_) => {
+            (ErrorKind::InvalidConfig, "no TLS comes about; check scheme and port of the URL")
+        }
+        None if error.is_connect() => {
+            (ErrorKind::Unavailable, "the server cannot be reached; check its URL and the network")
+        }
+        None => (ErrorKind::Unavailable, "the connection broke off"),
     };
     DestinationError::caused(kind, format!("{subject}: {advice}"), error)
 }
 
-/// Whether TLS itself failed: trying again does not help.
-fn is_of_tls(error: &(dyn StdError + 'static)) -> bool {
-    let mut source = Some(error);
-    while let Some(error) = source {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = error.source();
+/// What TLS itself failed with, for which trying again does not help.
+fn error_of_tls<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::Error> {
+    if let Some(error) = error.downcast_ref() {
+        return Some(error);
     }
-    false
+    // An I/O error hides what it wraps: its source is the source of that.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let wrapped = wrapped.map(|inner| inner as &(dyn StdError + 'static));
+    wrapped.or_else(|| error.source()).and_then(error_of_tls)
 }

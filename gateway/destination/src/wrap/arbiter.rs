@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::url::encode;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
 };
@@ -137,7 +138,9 @@ impl Arbiter {
 #[async_trait]
 impl Destination for Arbiter {
     fn location(&self) -> String {
-        format!("{} with the arbiter {}", self.store.location(), self.arbiter.location())
+        let store = self.store.location();
+        let mark = if store.contains('?') { '&' } else { '?' };
+        format!("{store}{mark}arbiter={}", encode(&self.arbiter.location()))
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
@@ -200,6 +203,10 @@ impl Destination for Arbiter {
 
     fn arbitrated(&self) -> bool {
         true
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.repair_mirror().await
     }
 
     async fn put_locked(

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Repaired;
 use crate::{ByteRange, Destination, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// Counts the requests to a destination and the bytes of their bodies.
@@ -239,6 +240,10 @@ impl Destination for Count {
 
     fn arbitrated(&self) -> bool {
         self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

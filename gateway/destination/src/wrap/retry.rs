@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Repaired;
 use crate::{ByteRange, Destination, DestinationError, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// How often and how long a failed request is repeated.
@@ -158,6 +159,10 @@ impl Destination for Retry {
 
     fn arbitrated(&self) -> bool {
         self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

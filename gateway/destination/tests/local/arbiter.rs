@@ -188,6 +188,7 @@ async fn the_arbiter_is_a_parameter_of_any_url() {
     let url = format!("file://{at}/store?arbiter=file://{at}/arbiter");
     let opened = open(&url, &create).await.unwrap();
     assert!(opened.destination.arbitrated());
+    assert_eq!(opened.destination.location(), url);
     opened.destination.put_new(&key("d/x"), Bytes::from("1")).await.unwrap();
     opened.destination.put_new(&key("s/x"), Bytes::from("2")).await.unwrap();
     assert!(folder.path().join("store/d/x").exists() && folder.path().join("arbiter/s/x").exists());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lab::{IMPATIENT, Lab, Way};
 use proxy::{Fault, Proxy};
-use sluice_destination::swift::SwiftConfig;
+use sluice_destination::swift::{SwiftConfig, SwiftDestination};
 use sluice_destination::url::{OpenOptions, open};
 use sluice_destination::wrap::{Retry, RetryPolicy};
 use sluice_destination::{
@@ -143,6 +143,38 @@ async fn the_store_is_found_by_region_interface_and_name() {
         assert!(error.to_string().contains(words), "what there is: {error}");
     }
     lab.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_servers_certificate_is_checked() {
+    let Some(lab) = Lab::find(Way::Simple) else { return };
+    let auth = lab.setting("SLUICE_TEST_SWIFT_TLS");
+    lab.write_credentials(
+        |name, value| {
+            if name == "ST_AUTH" { auth.to_owned() } else { value.to_owned() }
+        },
+    );
+    let error = lab.open(&lab.url("tls", "")).put(&key("a"), Bytes::new()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert!(error.to_string().contains("cacert="), "{error}");
+
+    let trusting = lab.url("tls", &format!("&cacert={}", lab.setting("SLUICE_TEST_SWIFT_CA")));
+    let store = lab.open(&trusting);
+    store.put_new(&key("a"), large()).await.unwrap();
+    assert_eq!(store.get(&key("a"), ByteRange::Full).await.unwrap(), large());
+    store.delete(&key("a")).await.unwrap();
+    // A port that does not speak TLS.
+    let plain = lab.setting("ST_AUTH").replace("http:", "https:");
+    let error = lab.open(&lab.url("tls", &format!("&auth={plain}"))).head(&key("a")).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    assert!(error.to_string().contains("scheme"), "{error}");
+    for bad in ["/does/not/exist", lab.credentials().to_str().unwrap()] {
+        let url = lab.url("tls", &format!("&cacert={bad}"));
+        let config = SwiftConfig::from_url(&url.parse().unwrap()).unwrap();
+        let error = SwiftDestination::open(config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -63,6 +63,13 @@ fn a_repository_is_opened_as_it_was_made() {
     let alone = pair.sluice(["list"]).env("SLUICE_REPO", &url).run().ended(1);
     alone.says(&["needs its arbiter"]);
 
+    // A copy that failed is made by the next verification, and only then.
+    let copies = repo.path("store/keys");
+    std::fs::remove_dir_all(&copies).unwrap();
+    pair.ok(["verify"]).says(&["copied", "arbiter"]);
+    assert!(copies.read_dir().unwrap().next().is_some());
+    assert!(!pair.ok(["verify"]).err.contains("copied"));
+
     // A lost arbiter is made anew from the copies on the store.
     let anew = repo.path("anew");
     std::fs::create_dir(&anew).unwrap();

@@ -6,7 +6,10 @@ fn place(interface: Interface, region: Option<&str>, service: Option<&str>) -> P
 }
 
 fn catalogue() -> TokenAnswer {
-    let endpoint = |interface: &str, region: &str, url: &str| json!({ "interface": interface, "region": region, "region_id": region, "url": url });
+    let endpoint = |interface: &str, region: &str, url: &str| {
+        let region_id = region;
+        json!({ "interface": interface, "region": region, "region_id": region_id, "url": url })
+    };
     let answer = json!({ "token": {
         "issued_at": "2026-03-01T10:00:00.000000Z",
         "expires_at": "2026-03-01T11:30:00.000000Z",
