@@ -29,7 +29,7 @@ pub(crate) fn manage(
     slot: Slot,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (answer, ending) = management.mark(&request);
-    tracing::debug!(function = ?request.function, ?answer, ending = ending.len(), "task management");
+    tracing::debug!(function = ?request.function, ?answer, count = ending.len(), "tasks ended");
     async move {
         for task in ending {
             task.ended().await;
