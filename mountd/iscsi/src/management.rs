@@ -57,7 +57,7 @@ impl Management {
         match request.function {
             TaskFunction::AbortTask => match self.session.tasks.find(request.task) {
                 Some(task) if task.lun != request.lun => (TaskAnswer::NoTask, Vec::new()),
-                Some(task) if task.abort() => (TaskAnswer::Complete, vec![task]),
+                Some(task) if self.session.tasks.abort(&task) => (TaskAnswer::Complete, vec![task]),
                 // Its answer is on the way, and comes before this one.
                 Some(task) => (TaskAnswer::NoTask, vec![task]),
                 None => (TaskAnswer::NoTask, Vec::new()),
