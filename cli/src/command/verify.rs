@@ -61,7 +61,7 @@ async fn catch_up(repository: &Repository) {
             count(repaired.removed, "object"),
         )),
         Err(error) => {
-            output::warn(format_args!(
+            warn(format_args!(
                 "copies of what the arbiter decided may be missing: {error}"
             ));
         }

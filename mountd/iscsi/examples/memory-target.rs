@@ -6,8 +6,8 @@
 //! iscsi-test-cu --dataloss --test=ALL iscsi://127.0.0.1:3260/iqn.2026-01.test:memory/0
 //! ```
 //!
-//! Logical unit 0 can be written, logical unit 1 is write-protected, logical unit 2 can be written and
-//! has physical blocks of 512 bytes instead of 4096. Several addresses are several
+//! Logical unit 0 can be written, logical unit 1 is write-protected, logical unit 2 can be written
+//! and has physical blocks of 512 bytes instead of 4096. Several addresses are several
 //! portals. The first line on standard output is the URL of logical unit 0. The size in MiB comes
 //! from `MEMORY_TARGET_MIB`.
 

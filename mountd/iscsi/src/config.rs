@@ -46,8 +46,8 @@ impl Lun {
         Self { device: Device::Writable(device), identity, product, physical: PHYSICAL }
     }
 
-    /// The same disk with `2^exponent` blocks of 512 bytes in a physical one, which initiators align
-    /// to; 3 (4 KiB) unless told otherwise, and 15 at most.
+    /// The same disk with `2^exponent` blocks of 512 bytes in a physical one, to which initiators
+    /// align; 3 (4 KiB) unless told otherwise, and 15 at most.
     #[must_use]
     pub fn with_physical_exponent(mut self, exponent: u8) -> Self {
         self.physical = exponent.min(15);

@@ -184,7 +184,7 @@ fn at_once(
             let sense = unit.state().next_notice(port).unwrap_or(Sense::NONE);
             answer(sense.encode(*descriptors), *allocation)
         }
-        Command::ReportLuns { allocation } => luns(place, *allocation)?,
+        Command::ReportLuns { well_known, allocation } => luns(place, *well_known, *allocation)?,
         Command::ReadCapacity10 => answer(capacity_10(unit.blocks(), BLOCK), 8),
         Command::ReadCapacity16 { allocation } => {
             answer(capacity_16(unit.blocks(), BLOCK, unit.physical), *allocation)
@@ -400,14 +400,16 @@ fn no_unit(place: &Place, cdb: &[u8; 16]) -> Result<Outcome, Failure> {
         Ok(Command::RequestSense { descriptors, allocation }) => {
             Ok(answer(Sense::NO_UNIT.encode(descriptors), allocation))
         }
-        Ok(Command::ReportLuns { allocation }) => luns(place, allocation),
+        Ok(Command::ReportLuns { well_known, allocation }) => luns(place, well_known, allocation),
         _ => Err(Sense::NO_UNIT.into()),
     }
 }
 
-fn luns(place: &Place, allocation: u32) -> Result<Outcome, Failure> {
+fn luns(place: &Place, well_known: bool, allocation: u32) -> Result<Outcome, Failure> {
     if allocation < 16 {
         return Err(Sense::INVALID_FIELD.at(6, None).into());
     }
-    Ok(answer(report_luns(place.units.iter().map(|unit| unit.number)), allocation))
+    // None is of the kind that has a number for everybody to know.
+    let all = place.units.iter().filter(|_| !well_known);
+    Ok(answer(report_luns(all.map(|unit| unit.number)), allocation))
 }

@@ -29,7 +29,7 @@ pub(crate) fn manage(
     slot: Slot,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (answer, ending) = management.mark(&request);
-    tracing::debug!(function = ?request.function, ?answer, ending = ending.len(), "task management");
+    tracing::debug!(function = ?request.function, ?answer, count = ending.len(), "tasks ended");
     async move {
         for task in ending {
             task.ended().await;
@@ -57,7 +57,7 @@ impl Management {
         match request.function {
             TaskFunction::AbortTask => match self.session.tasks.find(request.task) {
                 Some(task) if task.lun != request.lun => (TaskAnswer::NoTask, Vec::new()),
-                Some(task) if task.abort() => (TaskAnswer::Complete, vec![task]),
+                Some(task) if self.session.tasks.abort(&task) => (TaskAnswer::Complete, vec![task]),
                 // Its answer is on the way, and comes before this one.
                 Some(task) => (TaskAnswer::NoTask, vec![task]),
                 None => (TaskAnswer::NoTask, Vec::new()),

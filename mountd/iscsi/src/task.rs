@@ -110,6 +110,16 @@ impl Tasks {
         self.all().get(&tag).cloned()
     }
 
+    /// Ends one command, unless its answer is on the way.
+    pub(crate) fn abort(&self, task: &Arc<Task>) -> bool {
+        let aborted = task.abort();
+        if task.done.is_cancelled() {
+            // What only collected data has ended with this, and its tag is free.
+            self.end(task);
+        }
+        aborted
+    }
+
     /// Ends all commands, or those of one logical unit. Returns those to wait for.
     pub(crate) fn abort_all(&self, lun: Option<u64>) -> Vec<Arc<Task>> {
         let mut all = self.all();
@@ -132,10 +142,12 @@ mod tests {
         assert!(tasks.begin(1, 0).is_none(), "the tag is in use");
         assert!(first.start() && first.answer());
         assert!(!first.abort(), "the answer is on the way");
+        assert!(!tasks.abort(&first));
         tasks.end(&first);
 
         let second = tasks.begin(1, 0).unwrap();
-        assert!(second.start() && second.abort());
+        assert!(second.start() && tasks.abort(&second));
+        assert!(tasks.find(1).is_some(), "the device is still at it");
         assert!(!second.answer(), "it was ended");
         tasks.end(&first);
         assert!(tasks.find(1).is_some(), "the tag belongs to another command");
@@ -149,5 +161,7 @@ mod tests {
         one.ended().await;
         assert!(!one.start() && other.start());
         assert!(tasks.find(1).is_none() && tasks.find(2).is_some());
+        let alone = tasks.begin(3, 5).unwrap();
+        assert!(tasks.abort(&alone) && tasks.begin(3, 5).is_some(), "the tag is free");
     }
 }

@@ -102,7 +102,7 @@ pub enum Command {
     Release,
     PersistentIn { action: PersistentIn, allocation: u32 },
     PersistentOut { action: PersistentOut, length: u32 },
-    ReportLuns { allocation: u32 },
+    ReportLuns { well_known: bool, allocation: u32 },
     ReportOpcodes(ReportOpcodes),
     ReportFunctions { extended: bool, allocation: u32 },
     GetLbaStatus { lba: u64, allocation: u32 },
@@ -173,7 +173,7 @@ impl Command {
                 _ => return Err(field(1, Some(4))),
             },
             0xa0 => match cdb[2] {
-                0..=2 => Self::ReportLuns { allocation: u32_at(cdb, 6) },
+                0..=2 => Self::ReportLuns { well_known: cdb[2] == 1, allocation: u32_at(cdb, 6) },
                 _ => return Err(field(2, None)),
             },
             0xa3 => match cdb[1] & 0x1f {

@@ -82,6 +82,19 @@ async fn an_aborted_write_is_over_when_that_is_answered() {
 }
 
 #[tokio::test]
+async fn an_aborted_command_leaves_its_tag_to_others() {
+    let fixture = Fixture::memory().await;
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &[("ImmediateData", "No")]).await;
+    let tag = raw.transfer(false, 0, 1, &[]).await;
+    assert!(matches!(raw.receive().await.0, Response::Ready(_)));
+    let request = raw.manage(TaskFunction::AbortTask, tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    raw.tag = tag;
+    assert_eq!(raw.read(0, 1).await, [0; 512]);
+}
+
+#[tokio::test]
 async fn a_reset_ends_what_others_were_sending() {
     let fixture = Fixture::memory().await;
     let keys = [("ImmediateData", "No")];
@@ -130,6 +143,31 @@ async fn another_size_is_told_at_once_and_with_the_next_command() {
     assert_eq!((data[2 + 2], data[2 + 12], data[2 + 13]), (6, 0x2a, 9));
     let (status, sense) = raw.status(&[0]).await;
     assert_eq!((status, sense[2], sense[12], sense[13]), (2, 6, 0x2a, 9));
+}
+
+#[tokio::test]
+async fn logical_units_that_are_not_there_say_so() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    let absent = |raw: &mut Raw, cdb: &[u8], room: u32| {
+        let mut command = raw.command(cdb, true, room);
+        command.lun = 9 << 48;
+        Request::Command(command)
+    };
+    let inquiry = absent(&mut raw, &[0x12, 0, 0, 0, 36], 36);
+    raw.send(&inquiry, &[]).await;
+    assert_eq!(raw.receive().await.2[0], 0x7f);
+    let ready = absent(&mut raw, &[0], 0);
+    raw.send(&ready, &[]).await;
+    let (status, sense) = raw.answer(ready.tag()).await;
+    assert_eq!((status, sense[2], sense[12]), (2, 5, 0x25));
+    // All logical units, and those with a number for everybody to know.
+    for (select, length) in [(0, 8), (1, 0)] {
+        let luns = absent(&mut raw, &[0xa0, 0, select, 0, 0, 0, 0, 0, 0, 64], 64);
+        raw.send(&luns, &[]).await;
+        let data = raw.receive().await.2;
+        assert_eq!((usize::from(data[3]), data.len()), (length, 8 + length));
+    }
 }
 
 #[tokio::test]
