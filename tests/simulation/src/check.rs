@@ -59,10 +59,8 @@ fn run(world: World, threads: usize) -> Report {
     for property in world.properties() {
         match (property.expectation.discovery_is_failure(), found.get(property.name)) {
             (true, Some(path)) => {
-                let lines = path.clone().into_vec().into_iter().map(|(state, step)| {
-                    step.map_or_else(|| format!("{state:#?}\n"), |step| format!("{step:?}\n"))
-                });
-                broken.push((property.name, lines.collect()));
+                let steps = path.clone().into_actions().into_iter();
+                broken.push((property.name, steps.map(|step| format!("  {step:?}\n")).collect()));
             }
             (false, None) => unseen.push(property.name),
             _ => {}

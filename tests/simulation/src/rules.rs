@@ -67,6 +67,43 @@ pub enum Rule {
     CheckAfterPin,
 }
 
+impl Rule {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::RecheckParent,
+        Self::ReadCollectionsLate,
+        Self::AvoidCondemned,
+        Self::AvoidTainted,
+        Self::ConfirmSlot,
+        Self::ReadBeforeCommit,
+        Self::RecordNeeds,
+        Self::SeenMeansRead,
+        Self::KnowOutcome,
+        Self::PacksFirst,
+        Self::SessionsBeforeCommits,
+        Self::TombstonesBeforeSessions,
+        Self::TombstonesBeforePins,
+        Self::SpareOpenSessions,
+        Self::AdoptCondemned,
+        Self::StillUnfinished,
+        Self::Quiesce,
+        Self::FenceFirst,
+        Self::FenceTheDead,
+        Self::Remark,
+        Self::RecheckSeen,
+        Self::RescueNeeds,
+        Self::KeepFirstRoots,
+        Self::ParentsAreRoots,
+        Self::PinsAreRoots,
+        Self::MoveBeforeDelete,
+        Self::KeepTombstones,
+        Self::KeepAborts,
+        Self::TaintRescued,
+        Self::TaintDeleted,
+        Self::CheckAfterPin,
+    ];
+}
+
 /// Which rules are in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules(u64);
