@@ -61,9 +61,7 @@ async fn catch_up(repository: &Repository) {
             count(repaired.removed, "object"),
         )),
         Err(error) => {
-            warn(format_args!(
-                "copies of what the arbiter decided may be missing: {error}"
-            ));
+            warn(format_args!("copies of what the arbiter decided may be missing: {error}"));
         }
     }
 }
