@@ -141,7 +141,7 @@ pub(crate) fn recovery_blocks(key: &RecoveryKey) -> Result<Zeroizing<String>> {
     let code = code(key)?;
     // Most terminals are dark, and many scanners want dark on light.
     let blocks =
-        code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
     Ok(Zeroizing::new(blocks))
 }
 

@@ -28,6 +28,7 @@ usage: cargo xtask soak [--minutes N] [--seed N] [--s3] [--folder DIR]
   --minutes N   how long to go on (default 3)
   --seed N      the choices to repeat (default: the time)
   --s3          keep the repository on the S3 server of tests/lab/s3 instead of in a folder
+  --sluice FILE the executable to test (default: built now)
   --folder DIR  where to work (default: a new folder in the temporary folder, removed after success)
 ";
 
@@ -65,7 +66,8 @@ impl World {
 
 /// `cargo xtask soak`.
 pub fn command(args: &[&str]) -> Result<()> {
-    let (mut minutes, mut seed, mut s3, mut folder) = (3.0, None, false, None);
+    let (mut minutes, mut seed, mut s3) = (3.0, None, false);
+    let (mut folder, mut sluice) = (None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().copied().with_context(|| format!("{arg} needs a value"));
@@ -73,6 +75,7 @@ pub fn command(args: &[&str]) -> Result<()> {
             "--minutes" => minutes = value()?.parse().context("--minutes needs a number")?,
             "--seed" => seed = Some(value()?.parse().context("--seed needs a number")?),
             "--folder" => folder = Some(PathBuf::from(value()?)),
+            "--sluice" => sluice = Some(PathBuf::from(value()?)),
             "--s3" => s3 = true,
             "help" | "-h" | "--help" => {
                 println!("{USAGE}");
@@ -81,15 +84,22 @@ pub fn command(args: &[&str]) -> Result<()> {
             other => bail!("{other:?} is unknown\n\n{USAGE}"),
         }
     }
-    run(Duration::from_secs_f64(minutes * 60.0), seed, s3, folder)
+    let sluice = sluice.map_or_else(build, Ok)?;
+    run(sluice, Duration::from_secs_f64(minutes * 60.0), seed, s3, folder)
 }
 
 /// The form of it that fits into the gate.
 pub fn short() -> Result<()> {
-    run(Duration::from_secs(180), None, false, None)
+    run(build()?, Duration::from_secs(180), None, false, None)
 }
 
-fn run(time: Duration, seed: Option<u64>, s3: bool, folder: Option<PathBuf>) -> Result<()> {
+fn run(
+    sluice: PathBuf,
+    time: Duration,
+    seed: Option<u64>,
+    s3: bool,
+    folder: Option<PathBuf>,
+) -> Result<()> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let seed = seed.unwrap_or(clock.as_secs());
     let kept = folder.is_some();
@@ -97,7 +107,7 @@ fn run(time: Duration, seed: Option<u64>, s3: bool, folder: Option<PathBuf>) -> 
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder:?}"))?;
     println!("soak: {} s, seed {seed}, in {}", time.as_secs(), folder.display());
     let world = Arc::new(World {
-        sluice: build()?,
+        sluice,
         repository: repository(&folder, s3, seed)?,
         folder: folder.clone(),
         model: Model::default(),
