@@ -328,7 +328,7 @@ fn exact(command: &Command, work: &Work) -> Result<(), Sense> {
 /// The blocks that WRITE SAME is about: none means all that follow.
 fn rest_of_medium(unit: &Unit, range: Range) -> Result<Range, Sense> {
     let rest = match range.blocks {
-        0 => unit.blocks() - range.lba,
+        0 => unit.blocks().saturating_sub(range.lba),
         blocks => u64::from(blocks),
     };
     match u32::try_from(rest) {

@@ -256,6 +256,12 @@ impl<'a> Login<'a> {
             Some(_) => return refuse(LoginStatus::SessionType, "an unknown type of session"),
         };
         if self.discovery {
+            // Names are shown without a proof, unless one is offered first: initiators have other
+            // secrets for discovery than for targets, and most are given none.
+            let methods = find("AuthMethod").unwrap_or("None").split(',');
+            if methods.into_iter().find(|name| matches!(*name, "CHAP" | "None")) != Some("CHAP") {
+                self.authentication = None;
+            }
             return Ok(());
         }
         match find("TargetName") {

@@ -285,10 +285,12 @@ impl FullFeature {
         &mut self,
         link: &mut Link<R>,
         header: &[u8; HEADER],
-        command: ScsiCommand,
+        mut command: ScsiCommand,
         length: usize,
         slot: Slot,
     ) -> Result<(), SessionError> {
+        // Nothing follows a command that sends nothing, whatever it says.
+        command.last |= !command.write;
         let task =
             if self.discovery { None } else { self.session.tasks.begin(command.tag, command.lun) };
         let Some(task) = task else {

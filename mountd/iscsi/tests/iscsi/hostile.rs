@@ -124,6 +124,18 @@ async fn data_that_was_not_asked_for_ends_its_command_only() {
 }
 
 #[tokio::test]
+async fn a_read_that_announces_data_is_not_waited_for() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    let mut command = raw.command(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1], true, 512);
+    command.last = false;
+    raw.send(&Request::Command(command), &[5; 100]).await;
+    let (response, _, data) = raw.receive().await;
+    assert!(matches!(response, Response::DataIn(message) if message.tag == command.tag));
+    assert_eq!(data, [0; 512]);
+}
+
+#[tokio::test]
 async fn a_tag_in_use_is_not_used_twice() {
     let fixture = Fixture::memory().await;
     let mut raw = Raw::login(fixture.addresses[0], ISID, &[("ImmediateData", "No")]).await;

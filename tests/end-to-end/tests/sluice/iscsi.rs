@@ -161,11 +161,34 @@ fn only_who_knows_the_secret_gets_in() {
         assert_ne!(read(user, secret), Some(0), "{user} with {secret} was let in");
     }
     assert_ne!(Cmd::new("iscsi-readcapacity16").arg(export.uri()).run().code, Some(0));
-    // Neither are targets shown to strangers.
-    let list = Cmd::new("iscsi-ls").arg(format!("iscsi://{portal}")).run();
-    assert!(!list.text().contains(target), "{}", list.text());
+    // The name is no secret: initiators look for it before they know which secret to use.
+    let list = Cmd::new("iscsi-ls").arg(format!("iscsi://{portal}")).ok();
+    assert!(list.text().contains(target), "{}", list.text());
     let told = export.stop();
     assert!(!told.text().contains("a-secret") && !told.err.contains("a-secret"), "{}", told.err);
+}
+
+#[test]
+fn the_target_proves_itself_to_whoever_asks() {
+    let (repo, point) = sample();
+    let files = [("initiator", "the-initiator-s-secret"), ("target", "the-target-s-secret")];
+    let [ours, theirs] = files.map(|(name, secret)| {
+        let path = repo.path(name);
+        fs::write(&path, format!("{secret}\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let chap = ["--chap-user", "backup", "--chap-secret-file", &ours];
+    let mutual = ["--mutual-chap-user", "disk", "--mutual-chap-secret-file", &theirs];
+    let export = Export::iscsi(&repo, &point, &[chap, mutual].concat());
+    let read = |secret: &str| {
+        let cmd = Cmd::new("iscsi-readcapacity16").env("LIBISCSI_CHAP_USERNAME", "backup");
+        let cmd = cmd.env("LIBISCSI_CHAP_PASSWORD", files[0].1);
+        let cmd = cmd.env("LIBISCSI_CHAP_TARGET_USERNAME", "disk");
+        cmd.env("LIBISCSI_CHAP_TARGET_PASSWORD", secret).arg(export.uri()).run()
+    };
+    assert_eq!(read(files[1].1).code, Some(0));
+    let refused = read("what-another-target-knows");
+    assert_ne!(refused.code, Some(0), "a target that knows another secret was believed");
 }
 
 #[test]
@@ -176,6 +199,13 @@ fn only_initiators_on_the_list_get_in() {
     let read = |name: &str| Cmd::new("iscsi-inq").args(["-i", name, export.uri()]).run().code;
     assert_eq!(read(name), Some(0));
     assert_ne!(read("iqn.2026-01.test:host-2"), Some(0));
+    // Others do not even see the name.
+    let (portal, target) = parts(export.uri());
+    let list = |name: &str| {
+        let cmd = Cmd::new("iscsi-ls").args(["-i", name]).arg(format!("iscsi://{portal}"));
+        cmd.run().text().contains(target)
+    };
+    assert!(list(name) && !list("iqn.2026-01.test:host-2"));
 }
 
 #[test]
