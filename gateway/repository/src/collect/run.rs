@@ -67,8 +67,9 @@ impl Repository {
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`] when a block map cannot be read: nothing is removed then.
-    /// [`ErrorKind::Conflict`] while a replication writes here. [`ErrorKind::Cancelled`] when it was [stopped](CollectProgress::stop). Or the destination
-    /// fails. The next collection goes on from there.
+    /// [`ErrorKind::Conflict`] while a replication writes here. [`ErrorKind::Cancelled`] when it
+    /// was [stopped](CollectProgress::stop). Or the destination fails. The next collection goes on
+    /// from there.
     pub async fn collect(
         &self,
         options: &CollectOptions,

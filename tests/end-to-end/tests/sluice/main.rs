@@ -1,6 +1,7 @@
 //! One binary, one module for each thing that is promised.
 
 mod arbiter;
+mod collect;
 mod crash;
 mod damage;
 mod faults;
