@@ -1,5 +1,6 @@
 //! The worlds.
 
+use crate::rules::Rule;
 use crate::world::{Backup, Lag, Point, Sight, Work, World};
 
 /// Pack 0 is half live.
@@ -204,7 +205,121 @@ pub const SMALL: &[World] = &[
     LATE_PACKS,
     LATE_MOVES,
     FORGETFUL,
+    NEIGHBOURS,
+    LINE,
+    MOUNT_BESIDE_BACKUP,
 ];
 
+/// Two backups at once: each finds its data in the packs of the other, and in old ones.
+pub const NEIGHBOURS: World = World {
+    name: "neighbours",
+    packs: 0b0011,
+    points: &[HALF, GONE],
+    backups: &[
+        Backup {
+            chain: 0,
+            inherits: 0b0001,
+            work: &[Work::Pack(2), Work::Dedup(1), Work::Dedup(6)],
+            after: None,
+        },
+        Backup { chain: 1, inherits: 0, work: &[Work::Pack(3), Work::Dedup(4)], after: None },
+    ],
+    prunable: 0b0101,
+    sights: &[Sight::Deleted, Sight::Moved, Sight::Rescued, Sight::Fenced, Sight::Needed],
+    ..World::EMPTY
+};
+
+/// Three collectors over two generations: one runs, one sleeps in each.
+pub const THREE_COLLECTORS: World =
+    World { name: "three collectors", collectors: 3, generations: 2, ..ZOMBIE };
+
+/// Anything may come late, once.
+pub const ALL_LATE: World = World {
+    name: "anything late",
+    lags: &[Lag::Records, Lag::Sessions, Lag::Packs, Lag::Deletes, Lag::Condemned],
+    budget: 1,
+    mortal: 0b1,
+    forgets: true,
+    split_c2: false,
+    split_c6: false,
+    generations: 2,
+    ..TWO_COLLECTORS
+};
+
+/// Three sessions in a row, each of which goes on from the one before.
+pub const LINE: World = World {
+    name: "three in a line",
+    packs: 0b0010,
+    points: &[GONE],
+    backups: &[
+        Backup { chain: 0, inherits: 0, work: &[Work::Pack(2), Work::Dedup(2)], after: None },
+        Backup { chain: 0, inherits: 0b010100, work: &[Work::Dedup(3)], after: None },
+        Backup { chain: 0, inherits: 0b011100, work: &[], after: Some(0) },
+    ],
+    prunable: 0b0110,
+    split_c6: true,
+    sights: &[Sight::Deleted, Sight::Rescued, Sight::Needed, Sight::Fenced],
+    ..World::EMPTY
+};
+
+/// A mount beside a backup that goes on from the mounted point, and two collectors.
+pub const MOUNT_BESIDE_BACKUP: World = World {
+    name: "mount beside a backup",
+    packs: 0b0011,
+    points: &[HALF, GONE],
+    backups: &[Backup { chain: 0, inherits: 0b0001, work: &[Work::Dedup(2)], after: None }],
+    prunable: 0b101,
+    mounts: Some(2),
+    collectors: 2,
+    split_c6: true,
+    sights: &[Sight::Deleted, Sight::Moved, Sight::Rescued, Sight::PinnedTombstoned],
+    ..World::EMPTY
+};
+
+/// A successor to a dead session whose last requests are still under way, and two collectors.
+pub const LATE_RESUME: World = World {
+    name: "late resume",
+    collectors: 2,
+    lags: &[Lag::Records, Lag::Packs],
+    budget: 1,
+    ..RESUME
+};
+
 /// Worlds that take longer.
-pub const DEEP: &[World] = &[GENERATIONS];
+pub const DEEP: &[World] = &[GENERATIONS, THREE_COLLECTORS, ALL_LATE, LATE_RESUME];
+
+/// For each rule a world in which something goes wrong without it.
+pub const NEEDED: &[(Rule, World)] = &[
+    (Rule::RecheckParent, FIRST),
+    (Rule::ReadCollectionsLate, FIRST),
+    (Rule::AvoidCondemned, FIRST),
+    (Rule::AvoidTainted, ZOMBIE),
+    (Rule::ConfirmSlot, FIRST),
+    (Rule::RecordNeeds, FIRST),
+    (Rule::SeenMeansRead, FIRST),
+    (Rule::KnowOutcome, LATE_RECORDS),
+    (Rule::PacksFirst, FIRST),
+    (Rule::SessionsBeforeCommits, FIRST),
+    (Rule::TombstonesBeforeSessions, SUCCESSOR),
+    (Rule::TombstonesBeforePins, MOUNT_OF_NEW),
+    (Rule::SpareOpenSessions, FIRST),
+    (Rule::AdoptCondemned, ZOMBIE),
+    (Rule::StillUnfinished, FORGETFUL),
+    (Rule::Quiesce, FIRST),
+    (Rule::FenceFirst, FIRST),
+    (Rule::FenceTheDead, LATE_RECORDS),
+    (Rule::Remark, FIRST),
+    (Rule::RecheckSeen, LATE_SESSIONS),
+    (Rule::RescueNeeds, FIRST),
+    (Rule::ParentsAreRoots, FIRST),
+    (Rule::PinsAreRoots, MOUNT),
+    (Rule::MoveBeforeDelete, FIRST),
+    (Rule::KeepTombstones, FIRST),
+    (Rule::KeepAborts, FIRST),
+    (Rule::TaintRescued, ZOMBIE),
+    (Rule::TaintDeleted, LATE_MOVES),
+    (Rule::CheckAfterPin, MOUNT),
+];
+
+/// Rules without which everything holds all the same.
+pub const COMFORT: &[Rule] = &[Rule::ReadBeforeCommit, Rule::KeepFirstRoots];

@@ -1,38 +1,58 @@
 //! Checks worlds and prints what came out.
+//!
+//! ```text
+//! sluice-simulation              the small worlds
+//! sluice-simulation --deep       the others too: minutes, and gigabytes of memory
+//! sluice-simulation --rules      what goes wrong without each rule, step by step
+//! ```
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use sluice_simulation::rules::Rule;
-use sluice_simulation::{catalogue, check};
+use sluice_simulation::check::{self, Report};
+use sluice_simulation::{catalogue, world::World};
 
-fn main() -> ExitCode {
+fn main() -> io::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut fine = true;
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|a| a == "--rules") {
-        for rule in Rule::ALL {
-            if args.get(1).is_some_and(|a| *a != format!("{rule:?}")) {
-                continue;
-            }
-            eprintln!("{rule:?}");
-            for world in catalogue::SMALL {
+    match &*arguments.iter().map(String::as_str).collect::<Vec<_>>() {
+        [] => fine &= hold(catalogue::SMALL)?,
+        ["--deep"] => {
+            fine &= hold(catalogue::SMALL)?;
+            fine &= hold(catalogue::DEEP)?;
+        }
+        ["--rules"] => {
+            for (rule, world) in catalogue::NEEDED {
                 let report = check::hunt(world.without(*rule));
-                if let Some((_, path)) = report.broken.first() {
-                    eprintln!("   {report}");
-                    if args.get(2).is_some_and(|a| *a == world.name) {
-                        eprintln!("{path}");
-                    }
-                }
+                writeln!(io::stdout(), "without {rule:?}")?;
+                print(&report)?;
+                fine &= !report.broken.is_empty();
             }
         }
-        return ExitCode::SUCCESS;
-    }
-    for world in catalogue::SMALL {
-        let report = check::exhaust(*world);
-        eprintln!("{report}");
-        for (what, path) in &report.broken {
-            fine = false;
-            eprintln!("{what}\n{path}");
+        _ => {
+            writeln!(io::stderr(), "usage: sluice-simulation [--deep | --rules]")?;
+            return Ok(ExitCode::from(2));
         }
     }
-    if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checks worlds in which everything must hold.
+fn hold(worlds: &[World]) -> io::Result<bool> {
+    let mut fine = true;
+    for world in worlds {
+        let report = check::exhaust(*world);
+        print(&report)?;
+        fine &= report.broken.is_empty() && report.unseen.is_empty();
+    }
+    Ok(fine)
+}
+
+fn print(report: &Report) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{report}")?;
+    for (what, steps) in &report.broken {
+        write!(out, "{what}\n{steps}")?;
+    }
+    out.flush()
 }

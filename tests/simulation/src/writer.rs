@@ -94,13 +94,13 @@ impl Writer {
 
     /// Takes in what the collections say; the work goes on with that.
     fn learn(&mut self, world: &World, state: &State) {
-        let g = &state.store.g;
-        let newest = (1..g.len()).rev().find(|n| g[*n].condemned.is_some() || g[*n].done.is_some());
-        let first = usize::from(self.seen_gen) + 1;
-        let mut read = self.seen_gen.into();
-        for n in first..=newest.unwrap_or(0) {
+        let mut read = usize::from(self.seen_gen);
+        for (n, objects) in state.store.g.iter().enumerate().skip(read + 1) {
+            if objects.condemned.is_none() && objects.done.is_none() {
+                continue;
+            }
             read = n;
-            let condemned = g[n].condemned.unwrap_or_default().all();
+            let condemned = objects.condemned.unwrap_or_default().all();
             if world.has(Rule::AvoidCondemned) {
                 self.avoid |= condemned;
             }
