@@ -184,6 +184,11 @@ impl ChunkWriter {
     }
 
     /// Fails when a put has failed.
+    /// Makes everything from now on fail.
+    pub(crate) fn fail(&self, error: RepositoryError) {
+        self.failure.lock().get_or_insert(error);
+    }
+
     fn check(&self) -> Result<()> {
         match &*self.failure.lock() {
             None => Ok(()),
@@ -409,7 +414,7 @@ impl ChunkWriter {
                     }
                 }
                 Err(error) => {
-                    writer.failure.lock().get_or_insert(error);
+                    writer.fail(error);
                 }
             }
             writer.pending.send_modify(|pending| *pending -= 1);

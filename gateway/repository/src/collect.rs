@@ -24,6 +24,8 @@ mod verdicts;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::error::{ErrorKind, RepositoryError, Result};
+
 pub use plan::{CollectionPlan, Requests};
 pub use run::{CollectReport, Waiting};
 
@@ -107,10 +109,18 @@ impl CollectProgress {
         self.stop.load(Ordering::Relaxed)
     }
 
+    fn check_stop(&self) -> Result<()> {
+        if self.is_stopped() { Err(stopped()) } else { Ok(()) }
+    }
+
     fn start(&self, phase: CollectPhase, total: u64) {
         let at = PHASES.iter().position(|one| *one == phase).unwrap_or_default();
         self.phase.store(at as u8, Ordering::Relaxed);
         self.done.store(0, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
     }
+}
+
+fn stopped() -> RepositoryError {
+    RepositoryError::new(ErrorKind::Cancelled, "the collection was stopped; run it again to go on")
 }

@@ -12,10 +12,12 @@
 //! A run that dies leaves packs that nothing references and its session record. The next run of
 //! the same chain finds the record, reads the tables of those packs, and stores nothing twice.
 
+mod fence;
 mod presence;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -41,10 +43,12 @@ use crate::repository::{Repository, Shared, parse_error};
 use presence::Presence;
 
 /// A session of another host without a sign of life for this long is taken for dead.
-const SILENT_MS: u64 = 24 * 3600 * 1000;
+const SILENT: Duration = Duration::from_secs(24 * 3600);
 /// Tables of a dead session read side by side. As packs become durable out of order, but only so
 /// few at a time, this many missing in a row mean the end.
 const HARVEST: u32 = 16;
+/// How often a commit is sent.
+const ATTEMPTS: u32 = 3;
 /// Entries in one index segment: 32 MiB.
 const SEGMENT_ENTRIES: usize = 1 << 20;
 
@@ -100,8 +104,8 @@ pub struct BackupSession {
     record: SessionRecord,
     parent: Option<RestorePoint>,
     others: Vec<OtherSession>,
-    /// Records of dead sessions whose packs this one took over.
-    inherited: Vec<Key>,
+    /// Dead sessions whose packs this one took over.
+    inherited: Vec<SessionRecord>,
     resumed_packs: u64,
     writer: Arc<ChunkWriter>,
     presence: Arc<Presence>,
@@ -342,14 +346,21 @@ impl BackupSession {
 
     async fn take_over_dead_sessions(&mut self) -> Result<()> {
         let now = self.shared.clock.now_ms();
-        for object in list_all(&*self.shared.destination, "s/").await? {
+        let objects = list_all(&*self.shared.destination, "s/").await?;
+        // By the destination's clock, where it tells: hosts may be days apart.
+        let own = session_key(self.record.session);
+        let here = objects.iter().find(|object| object.key == own).and_then(|own| own.modified);
+        for object in objects {
             let Some(record) = self.read_session(&object.key).await? else { continue };
             if record.chain != self.record.chain || record.session == self.record.session {
                 continue;
             }
-            let silent = now.saturating_sub(record.heartbeat_ms) > SILENT_MS;
-            if silent || is_dead(&record) {
-                self.inherited.push(object.key.clone());
+            let silent = match (here, object.modified) {
+                (Some(now), Some(then)) => now.duration_since(then).unwrap_or_default(),
+                _ => Duration::from_millis(now.saturating_sub(record.heartbeat_ms)),
+            };
+            if silent > SILENT || is_dead(&record) {
+                self.inherited.push(record.clone());
             } else {
                 self.others.push(OtherSession {
                     host: host::display(&record.host),
@@ -458,17 +469,25 @@ impl BackupSession {
         let sealed =
             self.shared.seal_record(Kind::Commit, point.0, &to_cbor(&plain), &to_cbor(&body))?;
         let key = commit_key(chain, point);
-        self.presence.learn().await?;
-        if let Err(error) = self.publish(&key, &sealed).await {
-            // Fenced: this record would only hold on to packs that can never be referenced.
-            if error.kind() == ErrorKind::Conflict {
-                let _ = self.shared.destination.delete(&session_key(self.record.session)).await;
+        let published = match self.presence.learn().await {
+            Ok(()) => self.publish(&key, &sealed).await,
+            failed => failed,
+        };
+        // What was fenced was seen to be so, as a commit was: the record has done its service.
+        // After anything else the commit may be under way, and the record stays.
+        self.heartbeat.abort();
+        match published {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                self.remove_record(&self.record).await;
+                return Err(error);
             }
-            return Err(error);
+            other => other?,
         }
-        for key in [session_key(self.record.session)].iter().chain(&self.inherited) {
-            if let Err(error) = self.shared.destination.delete(key).await {
-                tracing::warn!(%key, %error, "a session record stays behind");
+        self.remove_record(&self.record).await;
+        for record in &self.inherited {
+            match self.shared.fence(record).await {
+                Ok(()) => self.remove_record(record).await,
+                Err(error) => tracing::warn!(%error, "the record of a dead session stays behind"),
             }
         }
         let read = self.shared.parse_point(&key, chain, point, &sealed)?;
@@ -521,22 +540,34 @@ impl BackupSession {
         Ok((plain, body))
     }
 
+    async fn remove_record(&self, record: &SessionRecord) {
+        let key = session_key(record.session);
+        if let Err(error) = self.shared.destination.delete(&key).await {
+            tracing::warn!(%key, %error, "a session record stays behind");
+        }
+    }
+
     /// Puts the commit record. After a lost answer the key is taken by our own record: its
-    /// bytes tell, for they hold a nonce of their own.
+    /// bytes tell, for they hold a nonce of their own. When nothing is there, the request may
+    /// still be under way, and is sent again.
     async fn publish(&self, key: &Key, sealed: &Bytes) -> Result<()> {
-        let error = match self.shared.destination.put_new(key, sealed.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match self.shared.destination.get(key, ByteRange::Full).await {
-            Ok(there) if there == *sealed => Ok(()),
-            Ok(_) => Err(RepositoryError::new(
-                ErrorKind::Conflict,
-                "this backup was declared dead while it ran, and may not commit; run it again",
-            )),
-            Err(_) => {
-                let kind = ErrorKind::Destination(error.kind());
-                Err(RepositoryError::caused(kind, format!("writing {key} failed"), error))
+        let mut attempt = 1;
+        loop {
+            let error = match self.shared.destination.put_new(key, sealed.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match self.shared.destination.get(key, ByteRange::Full).await {
+                Ok(there) if there == *sealed => return Ok(()),
+                Ok(_) => return Err(fence::declared_dead()),
+                Err(no) if no.kind() == DestinationKind::NotFound && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(_) => {
+                    let kind = ErrorKind::Destination(error.kind());
+                    let text = format!("writing {key} failed");
+                    return Err(RepositoryError::caused(kind, text, error));
+                }
             }
         }
     }

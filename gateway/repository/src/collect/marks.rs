@@ -98,6 +98,15 @@ impl Marks {
         self.rows.shrink_to_fit();
     }
 
+    /// Forgets what is live.
+    pub(crate) fn clear(&mut self) {
+        for row in &mut self.rows {
+            (row.live, row.head) = (0, NONE);
+        }
+        self.segments = Arena::default();
+        self.unlisted.clear();
+    }
+
     /// Rows in order.
     pub(crate) fn rows(&self) -> &[Row] {
         &self.rows

@@ -1,5 +1,7 @@
 //! What a collection would do, without doing it.
 
+use std::collections::BTreeSet;
+
 use crate::collect::mark::Marking;
 use crate::collect::marks::{Marks, Row};
 use crate::collect::roots::Roots;
@@ -99,13 +101,13 @@ impl Shared {
         progress: &CollectProgress,
     ) -> Result<Drafted> {
         progress.start(CollectPhase::Listing, 0);
-        // C2: packs first. A pack seen here has either an open session in what is listed next,
-        // or its outcome in what is listed after that.
+        // C2: packs first. A pack seen here has either an open session in what is listed later,
+        // or its outcome in what is listed last.
         let marks = self.list_packs().await?;
         let roots = self.roots(number, options.silent).await?;
         // C3
         let marking = Marking::new(self.clone(), marks, progress);
-        marking.points(roots.points.iter()).await?;
+        marking.points(roots.points.iter(), &BTreeSet::new()).await?;
         let marks = marking.into_marks();
         // C4
         let owners = roots.owners();
@@ -186,5 +188,5 @@ fn judge(row: &Row, options: &CollectOptions) -> Option<Verdict> {
     } else {
         return None;
     };
-    Some(Verdict { kind, pack, generation, sentence })
+    Some(Verdict { kind, pack, generation, sentence, day: 0 })
 }

@@ -77,15 +77,15 @@ impl Shared {
         Ok(marks)
     }
 
-    /// Looks at sessions, commits, tombstones and pins, in this order: each may refer to what comes
-    /// later, and nobody may slip from a list not yet read into one already read.
+    /// Looks at tombstones, holds, pins, sessions and commits, in this order. Whoever puts a pin or
+    /// a session record and then finds no tombstone relies on being seen by those who did find it;
+    /// and a session that commits goes on from the records of sessions to those of commits.
     pub(crate) async fn roots(&self, number: u64, silent: Duration) -> Result<Roots> {
-        let mut roots = Roots { sessions: self.sessions(number).await?, ..Roots::default() };
+        let mut roots = Roots::default();
         let places = async |prefix: String| -> Result<BTreeSet<Place>> {
             let objects = list_all(&*self.destination, &prefix).await?;
             Ok(objects.iter().filter_map(|object| parse_point_key(&object.key)).collect())
         };
-        let commits = places(commits_prefix()).await?;
         let tombstones = places(tombstones_prefix()).await?;
         // A hold that came while its point was being pruned: the tombstone will be taken back.
         let held = places(protections_prefix()).await?;
@@ -103,6 +103,8 @@ impl Shared {
                 roots.points.insert(place);
             }
         }
+        roots.sessions = self.sessions(number).await?;
+        let commits = places(commits_prefix()).await?;
         for open in &roots.sessions {
             roots.points.extend(open.record.parent.map(|parent| (open.record.chain, parent)));
         }

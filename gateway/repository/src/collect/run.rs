@@ -1,11 +1,11 @@
 //! Running a collection.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sluice_destination::{ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{Key, list_all};
 
 use crate::collect::mark::Marking;
 use crate::collect::marks::Marks;
@@ -14,11 +14,11 @@ use crate::collect::roots::{Open, Roots};
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{Sentence, Verdict};
-use crate::format::header::Kind;
 use crate::format::id::{
     COLLECTIONS_PREFIX, CollectionPart, PackId, PackKind, SessionId, commit_key, generation_key,
     parse_collection_key, segments_prefix,
 };
+use crate::format::record::SessionRecord;
 use crate::host;
 use crate::moved::PackNow;
 use crate::replicate::state::no_copy_under_way;
@@ -27,6 +27,11 @@ use crate::session::is_dead;
 
 /// Objects removed with one call.
 const BATCH: usize = 1000;
+/// How often a collection that others end is begun again.
+const ATTEMPTS: usize = 10;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Requests that arrive later than this many days after they were sent are not reckoned with.
+const TAINTED_DAYS: u16 = 30;
 
 /// A session that has not said yet that it knows what is condemned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +59,8 @@ pub struct CollectReport {
     pub moved: u64,
     /// Condemned packs that turned out to be referenced.
     pub rescued: u64,
-    /// Sessions that were declared dead: they can never commit.
+    /// Sessions that were declared dead: they can never commit. What they stored is there for the
+    /// next backup until they were silent for long.
     pub fenced: u64,
     /// Packs whose compaction failed, with the reason; they are as they were.
     pub failed: Vec<(String, String)>,
@@ -75,6 +81,21 @@ impl Repository {
         options: &CollectOptions,
         progress: &CollectProgress,
     ) -> Result<CollectReport> {
+        for _ in 0..ATTEMPTS {
+            if let Some(report) = self.attempt(options, progress).await? {
+                return Ok(report);
+            }
+        }
+        let text = "other collections end faster than this one begins; they do what is to be done";
+        Err(RepositoryError::new(ErrorKind::Conflict, text))
+    }
+
+    /// Returns nothing when another collector ended the collection before this one got to it.
+    async fn attempt(
+        &self,
+        options: &CollectOptions,
+        progress: &CollectProgress,
+    ) -> Result<Option<CollectReport>> {
         let shared = &self.shared;
         let (number, resumes) = shared.next_collection().await?;
         // Asked twice: before, so as not to leave a plan behind; and after, because a replication
@@ -83,24 +104,18 @@ impl Repository {
         // C1
         shared.begin_collection(number).await?;
         no_copy_under_way(&*shared.destination, &shared.clock).await?;
-        let mut drafted = shared.draft(number, options, progress).await?;
-        drafted.plan.resumes = resumes;
-        let part = CollectionPart::Condemned;
-        drafted.verdicts = match shared.read_verdicts(number, part).await? {
-            Some(theirs) => theirs,
-            None => {
-                shared.put_verdicts(number, part, std::mem::take(&mut drafted.verdicts)).await?
-            }
-        };
+        let Drafted { mut plan, marks, roots, verdicts } =
+            shared.draft(number, options, progress).await?;
+        plan.resumes = resumes;
+        let Some(verdicts) = shared.condemn(number, verdicts).await? else { return Ok(None) };
         let shared = shared.clone();
-        let Drafted { plan, marks, roots, verdicts } = drafted;
         let report = CollectReport { plan, ..CollectReport::default() };
-        let mut run = Run { shared, number, options, progress, report };
-        if !verdicts.is_empty() && !run.quiesce().await? {
-            return Ok(run.report);
+        let settled = HashSet::new();
+        let mut run = Run { shared, number, options, progress, report, settled };
+        if let Some(now) = run.roots_when_quiet(!verdicts.is_empty()).await? {
+            run.finish(marks, roots, now, verdicts).await?;
         }
-        run.finish(marks, roots, verdicts).await?;
-        Ok(run.report)
+        Ok(Some(run.report))
     }
 }
 
@@ -110,15 +125,28 @@ struct Run<'o> {
     options: &'o CollectOptions,
     progress: &'o CollectProgress,
     report: CollectReport,
+    /// Sessions that have committed, or never can.
+    settled: HashSet<SessionId>,
 }
 
 impl Run<'_> {
-    fn check_stop(&self) -> Result<()> {
-        if !self.progress.is_stopped() {
-            return Ok(());
+    /// The roots once every open session knows what is condemned (C5 and the beginning of C6).
+    /// Nothing when the time to wait is over.
+    async fn roots_when_quiet(&mut self, anything: bool) -> Result<Option<Roots>> {
+        loop {
+            if anything && !self.quiesce().await? {
+                return Ok(None);
+            }
+            let now = self.shared.roots(self.number, self.options.silent).await?;
+            // A record may have come late, over a newer one that said what the session needs.
+            if !anything || !now.sessions.iter().any(|open| self.lags(open)) {
+                return Ok(Some(now));
+            }
         }
-        let text = "the collection was stopped; run it again to go on";
-        Err(RepositoryError::new(ErrorKind::Cancelled, text))
+    }
+
+    fn lags(&self, open: &Open) -> bool {
+        open.record.seen_gen < self.number && !self.settled.contains(&open.record.session)
     }
 
     /// C5: waits until every open session knows what is condemned, or can never commit. Returns
@@ -127,13 +155,14 @@ impl Run<'_> {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(100);
         loop {
-            self.check_stop()?;
+            self.progress.check_stop()?;
             let mut waiting = Vec::new();
             for open in self.shared.sessions(self.number).await? {
                 if open.silent > self.options.silent {
-                    self.shared.fence(&open).await?;
+                    self.shared.fence(&open.record).await?;
+                    self.shared.destination.delete(&open.key).await?;
                     self.report.fenced += 1;
-                } else if open.record.seen_gen < self.number && !is_dead(&open.record) {
+                } else if self.lags(&open) && !self.settle(&open.record).await? {
                     waiting.push(open);
                 }
             }
@@ -151,26 +180,44 @@ impl Run<'_> {
         }
     }
 
+    /// Whether a session has committed or never can. One whose process is gone is fenced, for its
+    /// commit may be under way; its record stays, so that the next backup goes on with its packs.
+    async fn settle(&mut self, record: &SessionRecord) -> Result<bool> {
+        if !self.shared.is_settled(record).await? {
+            if !is_dead(record) {
+                return Ok(false);
+            }
+            self.shared.fence(record).await?;
+            self.report.fenced += 1;
+        }
+        self.settled.insert(record.session);
+        Ok(true)
+    }
+
     /// C6 to C9.
-    async fn finish(&mut self, marks: Marks, roots: Roots, verdicts: Vec<Verdict>) -> Result<()> {
+    async fn finish(
+        &mut self,
+        marks: Marks,
+        roots: Roots,
+        now: Roots,
+        verdicts: Vec<Verdict>,
+    ) -> Result<()> {
         // C6: whatever became a root meanwhile. What was one stays one.
-        let now = self.shared.roots(self.number, self.options.silent).await?;
         let marking = Marking::new(self.shared.clone(), marks, self.progress);
-        marking.points(now.points.difference(&roots.points)).await?;
+        marking.points(now.points.difference(&roots.points), &roots.points).await?;
         let mut marks = marking.into_marks();
         let needs = now.needs();
+        let tainted = self.tainted(&marks, &verdicts).await?;
         // C7: what frees space without needing any comes first.
-        let mut tainted = self.shared.still_tainted(&marks).await?;
         let (mut dead, mut compact) = (Vec::new(), Vec::new());
         for verdict in verdicts {
-            let Verdict { kind, pack, generation, sentence } = verdict;
+            let Verdict { kind, pack, generation, sentence, .. } = verdict;
             let Some(size) = size_of(&marks, kind, pack, generation) else { continue };
             let live = marks.live(kind, pack);
             // Sessions reference no meta packs but those of points.
             let needed = kind == PackKind::Data && needs.contains(&pack);
             let rescued = needed || (sentence == Sentence::Dead && live > 0);
             if rescued {
-                tainted.insert(Verdict { sentence: Sentence::Tainted, ..verdict });
                 self.report.rescued += 1;
             } else if live == 0 {
                 dead.push((verdict, size));
@@ -180,7 +227,7 @@ impl Run<'_> {
         }
         let mut removed: HashSet<(PackKind, PackId)> = HashSet::new();
         self.remove_dead(&marks, dead, &mut removed).await?;
-        self.compact_all(&mut marks, compact, &mut tainted).await?;
+        self.compact_all(&mut marks, compact).await?;
         // C8
         let gone = now.gone.iter().filter(|place| !roots.points.contains(place));
         let mut traces: Vec<Key> = gone.map(|(chain, point)| commit_key(*chain, *point)).collect();
@@ -188,15 +235,13 @@ impl Run<'_> {
         traces.extend(self.empty_segments(&marks, &removed, &now).await?);
         self.remove(&traces).await?;
         // C9
-        tainted.retain(|one| !removed.contains(&(one.kind, one.pack)));
-        let tainted = tainted.into_iter().collect();
         self.shared.put_verdicts(self.number, CollectionPart::Done, tainted).await?;
         self.tidy_up().await
     }
 
     async fn remove(&self, keys: &[Key]) -> Result<()> {
         for batch in keys.chunks(BATCH) {
-            self.check_stop()?;
+            self.progress.check_stop()?;
             self.shared.destination.delete_many(batch).await?;
         }
         Ok(())
@@ -225,15 +270,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn compact_all(
-        &mut self,
-        marks: &mut Marks,
-        compact: Vec<(Verdict, u32)>,
-        tainted: &mut BTreeSet<Verdict>,
-    ) -> Result<()> {
+    async fn compact_all(&mut self, marks: &mut Marks, compact: Vec<(Verdict, u32)>) -> Result<()> {
         self.progress.start(CollectPhase::Compacting, compact.len() as u64);
         for (verdict, size) in compact {
-            self.check_stop()?;
+            self.progress.check_stop()?;
             let Verdict { kind, pack, generation, .. } = verdict;
             let key = generation_key(kind, pack, generation);
             let now = PackNow { generation, key: key.clone(), size: u64::from(size) };
@@ -243,7 +283,6 @@ impl Run<'_> {
                 Ok(None) => {}
                 Ok(Some(moved)) => {
                     self.shared.destination.delete(&key).await?;
-                    tainted.remove(&Verdict { sentence: Sentence::Tainted, ..verdict });
                     self.report.compacted_packs += 1;
                     self.report.freed += now.size.saturating_sub(moved.written);
                     self.report.moved += moved.read + moved.written;
@@ -255,12 +294,32 @@ impl Run<'_> {
                 Err(error) => {
                     tracing::warn!(%key, %error, "a pack was not compacted");
                     self.report.failed.push((key.to_string(), error.to_string()));
-                    tainted.insert(Verdict { sentence: Sentence::Tainted, ..verdict });
                 }
             }
             self.progress.done.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// What nothing may reference from now on: all that is condemned, also what is removed, for
+    /// a late request may bring it back and another remove it again; and what was tainted before,
+    /// while it is there, or such requests may come.
+    async fn tainted(&self, marks: &Marks, verdicts: &[Verdict]) -> Result<Vec<Verdict>> {
+        let before = match self.shared.collections().await?.done {
+            0 => None,
+            number => self.shared.read_verdicts(number, CollectionPart::Done).await?,
+        };
+        let today = u16::try_from(self.shared.clock.now_ms() / DAY_MS).unwrap_or(u16::MAX);
+        let mut tainted: Vec<Verdict> = before.unwrap_or_default();
+        tainted.retain(|one| {
+            today.saturating_sub(one.day) <= TAINTED_DAYS
+                || size_of(marks, one.kind, one.pack, one.generation).is_some()
+        });
+        let sentence = Sentence::Tainted;
+        tainted.extend(verdicts.iter().map(|one| Verdict { sentence, day: today, ..*one }));
+        tainted.sort_unstable();
+        tainted.dedup();
+        Ok(tainted)
     }
 
     async fn throttle(&self, bytes: u64, begun: Instant) {
@@ -312,31 +371,5 @@ impl From<&Open> for Waiting {
         let record = &open.record;
         let host = host::display(&record.host);
         Self { instance: record.instance.clone(), host, silent: open.silent }
-    }
-}
-
-impl Shared {
-    /// Makes sure that a session never commits, unless it has: its commit record is taken.
-    async fn fence(&self, open: &Open) -> Result<()> {
-        let record = &open.record;
-        let key = commit_key(record.chain, record.point);
-        let abort = self.seal_record(Kind::Abort, record.point.0, &[], b"\xa0")?;
-        match self.destination.put_new(&key, abort).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(self.destination.delete(&open.key).await?)
-    }
-
-    /// Tainted packs of earlier collections that are still there.
-    async fn still_tainted(&self, marks: &Marks) -> Result<BTreeSet<Verdict>> {
-        let done = self.collections().await?.done;
-        let known = match done {
-            0 => None,
-            number => self.read_verdicts(number, CollectionPart::Done).await?,
-        };
-        let there = |one: &Verdict| size_of(marks, one.kind, one.pack, one.generation).is_some();
-        Ok(known.unwrap_or_default().into_iter().filter(there).collect())
     }
 }

@@ -23,6 +23,13 @@ pub(crate) struct Collections {
     pub(crate) begun: u64,
 }
 
+impl Collections {
+    /// The newest one of which something can be known, for a session that knew of `seen`.
+    pub(crate) fn newest(&self, seen: u64) -> u64 {
+        self.condemned.max(self.done).max(seen)
+    }
+}
+
 impl Shared {
     /// Which collections there are.
     pub(crate) async fn collections(&self) -> Result<Collections> {
@@ -41,8 +48,8 @@ impl Shared {
     }
 
     /// What collections have condemned that a session which knows of number `seen` does not know:
-    /// the newest number now, and packs not to be referenced any more.
-    pub(crate) async fn verdicts_since(&self, seen: u64) -> Result<(u64, Vec<Verdict>)> {
+    /// which there are now, and packs not to be referenced any more.
+    pub(crate) async fn verdicts_since(&self, seen: u64) -> Result<(Collections, Vec<Verdict>)> {
         'again: for _ in 0..ATTEMPTS {
             let found = self.collections().await?;
             let mut parts = Vec::new();
@@ -59,7 +66,7 @@ impl Shared {
                     None => continue 'again,
                 }
             }
-            return Ok((found.condemned.max(found.done).max(seen), verdicts));
+            return Ok((found, verdicts));
         }
         let what = "collections follow each other faster than they can be read";
         Err(RepositoryError::damaged(COLLECTIONS_PREFIX, what))
@@ -79,6 +86,23 @@ impl Shared {
         let body = self.open_record(&key, kind(part), collection_object(number), &bytes)?;
         let record: VerdictsRecord = from_cbor(&body).map_err(|e| parse_error(&key, e))?;
         collection::decode(&record.verdicts).map(Some).map_err(|e| parse_error(&key, e))
+    }
+
+    /// C4: condemns packs, unless that is done already; returns the verdicts that count, or
+    /// nothing when the collection is over. Then the list, if it was put here at all, was put too
+    /// late: no session waits for it to be read.
+    pub(crate) async fn condemn(
+        &self,
+        number: u64,
+        verdicts: Vec<Verdict>,
+    ) -> Result<Option<Vec<Verdict>>> {
+        let part = CollectionPart::Condemned;
+        let verdicts = match self.read_verdicts(number, part).await? {
+            Some(theirs) => theirs,
+            None => self.put_verdicts(number, part, verdicts).await?,
+        };
+        let is_over = self.collections().await?.done >= number;
+        Ok((!is_over).then_some(verdicts))
     }
 
     /// Puts the verdicts of a part of a collection, unless they are there; returns those that

@@ -15,7 +15,8 @@ pub enum Sentence {
     Dead,
     /// Little in it is referenced: what is goes into its next generation.
     Compact,
-    /// It was condemned and is still referenced: it stays, and nothing new may reference it.
+    /// It was condemned by an earlier collection: nothing new may reference it, whether it is there
+    /// or comes back.
     Tainted,
 }
 
@@ -30,6 +31,8 @@ pub struct Verdict {
     pub generation: u32,
     /// What is to become of it.
     pub sentence: Sentence,
+    /// When it was tainted, in days since 1970; 0 when it is not.
+    pub day: u16,
 }
 
 /// The beginning of a collection.
@@ -77,7 +80,8 @@ pub fn encode(verdicts: &[Verdict]) -> Vec<u8> {
             Sentence::Compact => 1,
             Sentence::Tainted => 2,
         };
-        bytes.extend_from_slice(&[kind, sentence, 0, 0]);
+        bytes.extend_from_slice(&[kind, sentence]);
+        bytes.extend_from_slice(&one.day.to_le_bytes());
     }
     bytes
 }
@@ -105,7 +109,8 @@ pub fn decode(bytes: &[u8]) -> Parsed<Vec<Verdict>> {
                 other => return Err(FormatError::Newer(format!("sentence {other}"))),
             };
             let pack = PackId(take(entry, 0)?);
-            Ok(Verdict { kind, pack, generation: u32_at(entry, 16)?, sentence })
+            let day = u16::from_le_bytes(take(entry, 22)?);
+            Ok(Verdict { kind, pack, generation: u32_at(entry, 16)?, sentence, day })
         })
         .collect()
 }
@@ -130,6 +135,7 @@ mod tests {
                 pack: PackId([n; 16]),
                 generation: u32::from(n),
                 sentence: sentences[usize::from(n) % 3],
+                day: u16::from(n) << 8,
             })
             .collect();
         assert_eq!(decode(&encode(&verdicts)).unwrap(), verdicts);

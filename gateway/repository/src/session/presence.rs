@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::fence::declared_dead;
 use crate::chunk_writer::ChunkWriter;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
 use crate::format::id::session_key;
 use crate::format::record::{SessionRecord, session_object, to_cbor};
@@ -42,6 +43,12 @@ impl Presence {
     async fn renew(&self, always: bool) -> Result<()> {
         let mut record = self.record.lock().await;
         let (seen, verdicts) = self.shared.verdicts_since(record.seen_gen).await?;
+        // A collection does not end before all sessions have said that they know of it, unless it
+        // fenced them, or had nothing to say.
+        if seen.done > record.seen_gen && self.shared.is_settled(&record).await? {
+            return Err(declared_dead());
+        }
+        let seen = seen.newest(record.seen_gen);
         if seen == record.seen_gen && !always {
             return Ok(());
         }
@@ -62,8 +69,13 @@ impl Presence {
     pub(super) async fn beat(self: Arc<Self>) {
         loop {
             tokio::time::sleep(self.shared.settings.heartbeat).await;
-            if let Err(error) = self.renew(true).await {
-                tracing::warn!(%error, "the session record could not be renewed");
+            match self.renew(true).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    self.writer.fail(error);
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the session record could not be renewed"),
             }
         }
     }
