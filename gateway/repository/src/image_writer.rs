@@ -147,6 +147,11 @@ impl ImageWriter {
         Ok(page.filter(|page| !self.writer.bad.any_of(page)).map(|_| entry.id))
     }
 
+    /// Whether nothing is known against the slot a block is in.
+    pub fn is_sound(&self, block: &Entry) -> bool {
+        !self.writer.bad.holds(PackKind::Data, &block.location)
+    }
+
     fn is_bad_page(&self, page: &Entry) -> bool {
         self.writer.bad.holds(PackKind::Meta, &page.location)
     }
