@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use sluice_block::BlockRead;
 use sluice_destination::memory::MemoryDestination;
 use sluice_destination::wrap::{Effect, Fault, Rule};
-use sluice_destination::{Destination, list_all};
+use sluice_destination::{ByteRange, Destination, Key, list_all};
 use sluice_engine::{Change, Progress, backup};
 use sluice_repository::collect::{CollectOptions, CollectProgress, CollectReport};
 use sluice_repository::{
@@ -225,6 +225,77 @@ async fn a_session_taken_for_dead_can_never_commit() {
     assert_eq!(keys(&**destination, "d/").await, [""; 0]);
     let again = save(repository, "b", &blocks(&[1, 9])).await;
     assert_eq!(content(repository, &again).await, blocks(&[1, 9]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_session_is_fenced_at_once_and_its_packs_are_gone_on_with() {
+    let busy = busy(Duration::from_secs(3600)).await;
+    let Busy { destination, repository, .. } = &busy;
+    let first = save(repository, "a", &blocks(&[1])).await;
+    let (session, _) = under_way(repository, &blocks(&[1, 9])).await;
+    let place = session.point().to_string();
+    session.suspend().await.unwrap();
+    repository.forget(&first, "test", "test").await.unwrap();
+    let report = collect(repository).await;
+    assert_eq!((report.waiting.len(), report.fenced, report.removed_packs), (0, 1, 2));
+    let taken = keys(&**destination, "r/").await;
+    assert!(taken.iter().any(|key| key.ends_with(&place)), "{taken:?}: its commit would come late");
+    // What it stored itself was not condemned, and is not stored again.
+    let next = save(repository, "b", &blocks(&[1, 9])).await;
+    assert_eq!(next.stats.new_bytes, BLOCK);
+    assert_eq!(keys(&**destination, "s/").await, [""; 0]);
+    collect(repository).await;
+    assert_eq!(content(repository, &next).await, blocks(&[1, 9]));
+    assert_sound(&open(destination.clone()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_pack_that_comes_back_late_is_not_referenced() {
+    let busy = busy(Duration::from_secs(3600)).await;
+    let Busy { destination, repository, .. } = &busy;
+    let first = save(repository, "a", &blocks(&[1, 2])).await;
+    let key = list_all(&**destination, "d/").await.unwrap().remove(0).key;
+    let bytes = destination.get(&key, ByteRange::Full).await.unwrap();
+    repository.forget(&first, "test", "test").await.unwrap();
+    assert_eq!(collect(repository).await.removed_packs, 2);
+    collect(repository).await;
+    // A request of its writer that was thought lost.
+    destination.put(&key, bytes).await.unwrap();
+    let again = save(repository, "b", &blocks(&[1, 2])).await;
+    assert_eq!(again.stats.new_bytes, 2 * BLOCK);
+    // And one of a collector.
+    destination.delete(&key).await.unwrap();
+    assert_eq!(content(repository, &again).await, blocks(&[1, 2]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pruned_point_that_lost_parts_takes_nothing_with_it() {
+    let (destination, repository) = new_repository().await;
+    // Two leaves; the second one is shared by all points.
+    let mut numbers: Vec<u64> = (1..=300).collect();
+    let base = save(&repository, "a", &blocks(&numbers)).await;
+    let known = keys(&*destination, "m/").await;
+    numbers[..256].iter_mut().for_each(|number| *number += 1000);
+    let first = save(&repository, "a", &blocks(&numbers)).await;
+    let lost = keys(&*destination, "m/").await.into_iter().find(|key| !known.contains(key));
+    numbers[..256].iter_mut().for_each(|number| *number += 1000);
+    let second = save(&repository, "a", &blocks(&numbers)).await;
+    let pin = repository.pin(&first, "test").await.unwrap();
+    for point in [&base, &first] {
+        repository.forget(point, "test", "test").await.unwrap();
+    }
+    // Its own leaf, the first slot of the pack; the page above it is sound and names both leaves.
+    let lost = Key::new(lost.unwrap()).unwrap();
+    let mut bytes = destination.get(&lost, ByteRange::Full).await.unwrap().to_vec();
+    bytes[200] ^= 1;
+    destination.put(&lost, bytes.into()).await.unwrap();
+    let fresh = open(destination.clone()).await;
+    let report = collect(&fresh).await;
+    assert!(report.waiting.is_empty(), "{report:?}");
+    let fresh = open(destination).await;
+    assert!(content(&fresh, &second).await == blocks(&numbers));
+    assert_sound(&fresh).await;
+    pin.release().await;
 }
 
 #[tokio::test]
