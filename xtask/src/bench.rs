@@ -227,7 +227,7 @@ impl Bench {
             let sample = measure(&run, &place.log())?;
             let (wall, rss) = (sample.wall.as_secs_f64(), sample.rss_kib / 1024);
             eprintln!("bench:   {:<14} {:<17} {wall:8.2} s {rss:6} MiB", tool.name(), step.name());
-            if step != Step::Restore {
+            if !matches!(step, Step::Restore | Step::Check) {
                 result.stored.insert(step, data::stored(&place.repository())?);
             }
             result.steps.entry(step).or_default().0.push(sample);

@@ -81,8 +81,8 @@ impl Floor {
             Step::Full => Some(self.new),
             Step::Rescan if self.read.speed < self.hash.speed => Some(self.read),
             Step::Rescan => Some(self.hash),
-            Step::Restore => Some(self.decode),
-            Step::Similar => None,
+            Step::Restore | Step::Check => Some(self.decode),
+            Step::Similar | Step::Prune => None,
         }
     }
 

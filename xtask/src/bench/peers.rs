@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::data::DataSet;
 use super::measure::Run;
-use super::tool::{Place, Step, Tool, below, command};
+use super::tool::{Place, Step, Tool, below, command, then};
 use crate::host;
 
 /// All of them; `rustic` is the program, if there is one.
@@ -61,6 +61,10 @@ impl Tool for Restic {
             Step::Full | Step::Similar => Self::command(place, &["backup"]),
             Step::Rescan => Self::command(place, &["backup", "--force"]),
             Step::Restore => Self::command(place, &["restore", "latest", "--path"]),
+            Step::Check => return Some(Self::command(place, &["check", "--read-data"]).into()),
+            Step::Prune => {
+                return Some(Self::command(place, &["forget", "--prune", "latest"]).into());
+            }
         };
         command.arg(if step == Step::Similar { &data.similar } else { &data.image });
         if step == Step::Restore {
@@ -112,6 +116,11 @@ impl Tool for Rustic {
         let mut command = match step {
             Step::Full | Step::Similar => self.command(place, &["backup"]),
             Step::Rescan => self.command(place, &["backup", "--force"]),
+            Step::Check => return Some(self.command(place, &["check", "--read-data"]).into()),
+            Step::Prune => {
+                let words = ["forget", "--prune", "--instant-delete", "latest"];
+                return Some(self.command(place, &words).into());
+            }
             Step::Restore => {
                 let mut command = self.command(place, &["restore", "--sparse", "by-content"]);
                 command.arg("--filter-paths-exact").arg(&data.image).arg("latest").arg(place.out());
@@ -163,6 +172,11 @@ impl Tool for Borg {
             Step::Full => ("::full", &data.image),
             Step::Rescan => ("::rescan", &data.image),
             Step::Similar => ("::similar", &data.similar),
+            Step::Check => return Some(Self::command(place, &["check", "--verify-data"]).into()),
+            Step::Prune => {
+                let delete = Self::command(place, &["delete", "::similar"]);
+                return Some(then(delete, &["compact"]).into());
+            }
             Step::Restore => {
                 let mut command = Self::command(place, &["extract", "--sparse", "::full"]);
                 command.current_dir(place.out());
@@ -211,6 +225,13 @@ impl Tool for Casync {
             Step::Full => make("full.caibx", &data.image),
             Step::Rescan => make("rescan.caibx", &data.image),
             Step::Similar => make("similar.caibx", &data.similar),
+            // It reads what it needs, not all there is.
+            Step::Check => None,
+            Step::Prune => {
+                let mut command = command("casync", ["gc", &store]);
+                command.arg(index("full.caibx")).arg(index("rescan.caibx"));
+                Some(command.into())
+            }
             Step::Restore => {
                 let mut command = command("casync", ["extract", &store]);
                 command.arg(index("full.caibx")).arg(self.restored(place, data));
@@ -286,7 +307,7 @@ impl Tool for Copier {
         let (from, to) = match step {
             Step::Full => (data.image.clone(), stored),
             Step::Restore => (stored, restored),
-            Step::Rescan | Step::Similar => return None,
+            Step::Rescan | Step::Similar | Step::Check | Step::Prune => return None,
         };
         Some(Run { command: self.convert(step, &from, &to), flush: vec![to] })
     }

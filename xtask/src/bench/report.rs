@@ -104,9 +104,13 @@ impl SetResult {
         let Some(sluice) = self.tools.first() else { return };
         text.push_str(
             "\nTimes, bytes, and memory as multiples of what Sluice takes: above 1, Sluice takes \
-             less.\n\n| tool | new data | unchanged rescan | similar image | restore | stored | \
-             stored for similar | peak memory |\n|---|---|---|---|---|---|---|---|\n",
+             less.\n\n| tool |",
         );
+        for step in Step::ALL {
+            let _ = write!(text, " {} |", step.name());
+        }
+        text.push_str(" stored | stored for similar | peak memory |\n");
+        let _ = writeln!(text, "|{}", "---|".repeat(Step::ALL.len() + 4));
         for tool in &self.tools {
             let _ = write!(text, "| {} ({}) |", tool.name, tool.about);
             for step in Step::ALL {
@@ -174,7 +178,7 @@ impl SetResult {
             };
             let bytes = match step {
                 Step::Similar => tool.growth(),
-                Step::Restore => None,
+                Step::Restore | Step::Check => None,
                 _ => tool.stored.get(&step).copied(),
             };
             let _ = writeln!(

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::data::DataSet;
 use super::measure::Run;
-use super::tool::{Place, Step, Tool, command};
+use super::tool::{Place, Step, Tool, command, then};
 use crate::host;
 
 /// The program under test, and an example of the repository that says what opening takes.
@@ -63,6 +63,11 @@ impl Tool for Sluice {
                     self.command(place, &["--no-progress", "restore", "first@latest"]);
                 command.arg(self.restored(place, data));
                 return Some(Run { command, flush: vec![self.restored(place, data)] });
+            }
+            Step::Check => self.command(place, &["--no-progress", "verify", "--data"]),
+            Step::Prune => {
+                let forget = self.command(place, &["--no-progress", "forget", "second@latest"]);
+                then(forget, &["--no-progress", "collect"])
             }
         };
         Some(command.into())

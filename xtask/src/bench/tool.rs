@@ -21,10 +21,15 @@ pub enum Step {
     Similar,
     /// The first image to a new file.
     Restore,
+    /// Every stored byte read back and checked.
+    Check,
+    /// The similar image removed, and its space given back.
+    Prune,
 }
 
 impl Step {
-    pub const ALL: [Self; 4] = [Self::Full, Self::Rescan, Self::Similar, Self::Restore];
+    pub const ALL: [Self; 6] =
+        [Self::Full, Self::Rescan, Self::Similar, Self::Restore, Self::Check, Self::Prune];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -32,6 +37,8 @@ impl Step {
             Self::Rescan => "unchanged rescan",
             Self::Similar => "similar image",
             Self::Restore => "restore",
+            Self::Check => "check of all data",
+            Self::Prune => "prune",
         }
     }
 }
@@ -123,6 +130,21 @@ pub fn command<S: AsRef<OsStr>>(
     let mut command = host::command(program);
     command.args(args);
     command
+}
+
+/// One command after another, in the environment and with the words of the first.
+pub fn then(first: Command, more: &[&str]) -> Command {
+    let script = "first=$1; shift; \"$0\" $first && \"$0\" $@";
+    let words: Vec<_> = first.get_args().map(|word| word.to_string_lossy()).collect();
+    let mut both = command("sh", ["-c", script]);
+    both.arg(first.get_program()).arg(words.join(" ")).args(more);
+    for (name, value) in first.get_envs() {
+        match value {
+            Some(value) => both.env(name, value),
+            None => both.env_remove(name),
+        };
+    }
+    both
 }
 
 /// `folder` and the absolute path `file` below it, as archivers restore.
