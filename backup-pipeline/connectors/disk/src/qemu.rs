@@ -4,6 +4,7 @@
 //! source is open. Both go away with it; and when this program is killed, the process ends by
 //! itself with its last connection.
 
+use std::io::ErrorKind::{ConnectionRefused, NotFound};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use sluice_block::{BlockRead, Extent, Result};
-use sluice_connector_nbd::NbdSource;
+use sluice_connector_nbd::{NbdError, NbdSource};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
@@ -53,11 +54,8 @@ impl QemuDisk {
             .kill_on_drop(true)
             .spawn()
             .map_err(DiskError::NoQemu)?;
-        wait_for(&socket, &mut child, path).await?;
         let uri = format!("nbd+unix:///?socket={}", escape(&socket.display().to_string()));
-        let source = NbdSource::connect(&uri)
-            .await
-            .map_err(|error| DiskError::Nbd(path.to_owned(), error))?;
+        let source = connect(&uri, &mut child, path).await?;
         Ok(Self { source, _child: child, _folder: folder })
     }
 }
@@ -74,16 +72,24 @@ fn layers(chain: &[(PathBuf, Format)]) -> Value {
     layer
 }
 
-/// Returns once the socket is there; fails when the process ends before.
-async fn wait_for(socket: &Path, child: &mut Child, path: &Path) -> Result<(), DiskError> {
+/// Connects once the process listens; fails when it ends before. Between making its socket and
+/// listening there it refuses; and it would end with the first connection that is only a trial.
+async fn connect(uri: &str, child: &mut Child, path: &Path) -> Result<NbdSource, DiskError> {
     let refused = |text: String| DiskError::Qemu(path.to_owned(), text);
-    let appear = async {
-        while !socket.exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let connected = async {
+        loop {
+            match NbdSource::connect(uri).await {
+                Err(NbdError::Connect { source, .. })
+                    if matches!(source.kind(), NotFound | ConnectionRefused) =>
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                other => return other.map_err(|error| DiskError::Nbd(path.to_owned(), error)),
+            }
         }
     };
     let ended = tokio::select! {
-        () = appear => return Ok(()),
+        connected = connected => return connected,
         () = tokio::time::sleep(PATIENCE) => return Err(refused("it takes too long".into())),
         ended = child.wait() => ended,
     };
