@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use sluice_block::{BlockRead, coalesce};
 use sluice_repository::{
-    BackupSession, Base, CommitInfo, ImageReader, ImageRecord, OtherSession, Page, Repository,
-    Reread, RestorePoint, SessionOptions,
+    BackupSession, Base, CommitInfo, Defragment, ImageReader, ImageRecord, OtherSession, Page,
+    Repository, Reread, RestorePoint, SessionOptions,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,8 @@ pub struct BackupOptions {
     pub copy_of: Option<CopyOf>,
     /// Not to be pruned until released.
     pub hold: bool,
+    /// Put together what lies scattered.
+    pub defragment: Option<Defragment>,
 }
 
 impl Default for BackupOptions {
@@ -51,6 +53,7 @@ impl Default for BackupOptions {
             retain_until_ms: None,
             copy_of: None,
             hold: false,
+            defragment: None,
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct BackupOutcome {
     pub point: RestorePoint,
     /// Packs of interrupted runs that were not sent again.
     pub resumed_packs: u64,
+    /// Bytes of known blocks that were stored once more, to lie together.
+    pub together_bytes: u64,
     /// Backups of the same instance that ran at the same time.
     pub others: Vec<OtherSession>,
 }
@@ -84,7 +89,8 @@ pub async fn backup(
 ) -> Result<BackupOutcome> {
     check_names(&images)?;
     progress.set_phase(Phase::Preparing);
-    let session_options = SessionOptions { level: options.level, dedup: true };
+    let session_options =
+        SessionOptions { level: options.level, dedup: true, defragment: options.defragment };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
     let images = match &options.copy_of {
         Some(copy) => copy.trust(images, session.parent()),
@@ -119,6 +125,7 @@ pub async fn backup(
         }
     };
     let (resumed_packs, others) = (owned.resumed_packs(), owned.others().to_vec());
+    let together_bytes = owned.counters().together.load(std::sync::atomic::Ordering::Relaxed);
     let info = CommitInfo {
         metadata: options.metadata,
         consistency: options.consistency,
@@ -130,7 +137,7 @@ pub async fn backup(
     };
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);
-    Ok(BackupOutcome { point, resumed_packs, others })
+    Ok(BackupOutcome { point, resumed_packs, together_bytes, others })
 }
 
 fn check_names(images: &[SourceImage]) -> Result<()> {
@@ -216,18 +223,21 @@ async fn run_images(
     Ok(records)
 }
 
-/// Adds to what changed what must be read again: parts of the parent known to be damaged.
+/// Adds to what changed what must be read again: parts of the parent known to be damaged, and
+/// such as are to be put together.
 async fn reread(
     session: &BackupSession,
     parent: &ImageReader,
     image: &mut SourceImage,
 ) -> Result<()> {
     let Source::Device(_, change) = &mut image.source else { return Ok(()) };
+    let found = session.to_reread(parent).await?;
+    // Others read everything anyway.
     let Change::Changed(ranges) = change else { return Ok(()) };
-    match session.to_reread(parent).await? {
+    match found {
         Reread::Nothing => {}
         Reread::Leaves(leaves) => {
-            tracing::info!(leaves = leaves.len(), "reading again what is damaged in the store");
+            tracing::info!(leaves = leaves.len(), "reading what did not change");
             let (span, size) = (parent.leaf_span(), parent.record().size);
             ranges.extend(leaves.iter().map(|leaf| leaf * span..((leaf + 1) * span).min(size)));
         }

@@ -217,7 +217,7 @@ impl Context {
         for (at, hash) in part.hashes.iter().enumerate() {
             let index = part.first + at;
             let known = parent.and_then(|parent| parent.get(index));
-            let known = known.filter(|entry| self.image.is_sound(entry));
+            let known = known.filter(|entry| self.image.may_stay(entry));
             if known.map(|entry| entry.id) == hash.as_ref().map(BlockHash::id) {
                 page.set(index, known.copied());
                 self.image.count_unchanged(std::slice::from_ref(hash));

@@ -16,6 +16,7 @@ Examples:
   sluice backup web-1 /var/lib/images/web-1.qcow2
   sluice backup web-1 vda=/dev/vg/web-1 vdb=/dev/vg/web-1-data
   sluice backup web-1 disk.raw --changed extents.json
+  sluice backup web-1 disk.raw --defragment --defragment-limit 1GiB
   sluice backup web-1 'nbd://localhost/vda' --dirty-bitmap backup0
   zstd -dc dump.raw.zst | sluice backup db-1 dump=-
 
@@ -76,6 +77,18 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "TIME", value_parser = value::keeping)]
     #[arg(visible_alias = "retain-for")]
     pub(crate) retain: Option<Duration>,
+
+    /// Store again what lies scattered over many packs, in the order of the image: parts with more
+    /// than this many extents in a GiB; the first restore or mount of a chain with many small
+    /// changes gains [default: 256]
+    #[arg(long, value_name = "EXTENTS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "256")]
+    pub(crate) defragment: Option<u32>,
+
+    /// Most to store again for that, the worst parts first
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", requires = "defragment")]
+    #[arg(value_parser = value::bytes)]
+    pub(crate) defragment_limit: u64,
 
     /// Put the restore point on hold: nothing removes it until `sluice release`
     #[arg(long)]

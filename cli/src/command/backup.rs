@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use sluice_engine::{BackupOptions, BackupOutcome, Progress, backup};
-use sluice_repository::rfc3339;
+use sluice_repository::{Defragment, rfc3339};
 
 use crate::adapter::source;
 use crate::args::BackupArgs;
@@ -36,6 +36,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         metadata,
         consistency: args.consistency.word().into(),
         hold: args.hold,
+        defragment: args.defragment.map(|above| Defragment { above, limit: args.defragment_limit }),
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
         ..BackupOptions::default()
     };
@@ -78,6 +79,7 @@ fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result
             "type": "summary",
             "point": PointDocument::from(point),
             "resumed_packs": outcome.resumed_packs,
+            "defragmented_bytes": outcome.together_bytes,
             "concurrent": others,
         }));
     }
@@ -104,6 +106,10 @@ fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result
         bytes(stats.unchanged_bytes),
         bytes(stats.zero_bytes),
     ));
+    if outcome.together_bytes > 0 {
+        let size = bytes(outcome.together_bytes);
+        note(format_args!("{size} that lay scattered were stored once more, in order"));
+    }
     if outcome.resumed_packs > 0 {
         let packs = output::count(outcome.resumed_packs, "pack");
         note(format_args!("{packs} of an interrupted backup did not have to be sent again"));

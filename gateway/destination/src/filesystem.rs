@@ -128,6 +128,10 @@ impl Destination for FilesystemDestination {
         format!("file://{}", self.store.root.display())
     }
 
+    fn fills_up(&self) -> bool {
+        true
+    }
+
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
         let key = key.clone();
         self.run(move |store| store.put_new(&key, &body)).await

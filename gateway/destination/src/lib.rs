@@ -251,6 +251,11 @@ pub trait Destination: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Whether it has an end that its users may meet, as a file system has.
+    fn fills_up(&self) -> bool {
+        false
+    }
+
     /// Whether an arbiter beside the store decides races; see [`wrap::Arbiter`].
     fn arbitrated(&self) -> bool {
         false

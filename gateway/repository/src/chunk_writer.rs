@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -53,6 +53,8 @@ pub struct WriteCounters {
     pub meta: AtomicU64,
     /// Bytes of packs that are durable.
     pub durable: AtomicU64,
+    /// Bytes of known blocks that are to be stored once more, to lie together.
+    pub together: AtomicU64,
 }
 
 /// The full id of a block that is not all zero.
@@ -97,6 +99,8 @@ pub(crate) struct ChunkWriter {
     index: DedupIndex,
     /// Slots not to be taken for content that is there.
     pub(crate) bad: BadSlots,
+    /// Blocks to store anew although they are known.
+    anew: RwLock<HashSet<Digest>>,
     others: Mutex<Others>,
     confirmed: Cache<PackId, Arc<(u32, Vec<SlotEntry>)>>,
     puts: Arc<Semaphore>,
@@ -165,6 +169,7 @@ impl ChunkWriter {
             known: Mutex::default(),
             index,
             bad,
+            anew: RwLock::default(),
             others: Mutex::default(),
             confirmed: Cache::new(CONFIRMED_PACKS),
             puts: Arc::new(Semaphore::new(PUTS)),
@@ -183,12 +188,12 @@ impl ChunkWriter {
         self.check()
     }
 
-    /// Fails when a put has failed.
     /// Makes everything from now on fail.
     pub(crate) fn fail(&self, error: RepositoryError) {
         self.failure.lock().get_or_insert(error);
     }
 
+    /// Fails when a put has failed.
     fn check(&self) -> Result<()> {
         match &*self.failure.lock() {
             None => Ok(()),
@@ -240,7 +245,7 @@ impl ChunkWriter {
         let id = digest16(&full);
         let same = |parent: &&Entry| {
             parent.id == id
-                && !self.bad.holds(PackKind::Data, &parent.location)
+                && !self.must_store(parent)
                 && (trust_parent || self.is_stored(&full, &parent.location).is_some())
         };
         if let Some(parent) = parent.filter(same) {
@@ -258,15 +263,33 @@ impl ChunkWriter {
         Ok(Some(Entry { id, location }))
     }
 
+    /// Stores these blocks once more, whoever has them.
+    pub(crate) fn store_anew(&self, blocks: HashSet<Digest>) {
+        self.anew.write().extend(blocks);
+    }
+
+    /// Whether all blocks may be taken from where they are.
+    pub(crate) fn all_may_stay(&self) -> bool {
+        !self.bad.has(PackKind::Data) && self.anew.read().is_empty()
+    }
+
+    /// Whether a block must not be taken from where it is.
+    pub(crate) fn must_store(&self, block: &Entry) -> bool {
+        self.bad.holds(PackKind::Data, &block.location)
+            || (block.location.pack.session() != self.session
+                && self.anew.read().contains(&block.id))
+    }
+
     fn find(&self, id: Digest, full: &[u8; 32]) -> Option<Location> {
         let known = self.known.lock().place(&id);
         if let Some((location, generation)) = known
+            && !self.must_store(&Entry { id, location })
             && self.refer(location.pack, generation)
         {
             return Some(location);
         }
         let location = self.index.find(id)?;
-        let sound = !self.bad.holds(PackKind::Data, &location);
+        let sound = !self.must_store(&Entry { id, location });
         let generation = sound.then(|| self.is_stored(full, &location)).flatten()?;
         self.refer(location.pack, generation).then_some(location)
     }

@@ -127,7 +127,7 @@ impl Repository {
         };
         let key = tombstone_key(point.chain, point.id);
         let body = shared.seal_record(Kind::Tombstone, point.id.0, &[], &to_cbor(&record))?;
-        match shared.destination.put_new(&key, body).await {
+        match shared.put_new_in_need(&key, body).await {
             Err(error) if error.kind() == DestinationKind::AlreadyExists => return Ok(()),
             other => other?,
         }

@@ -137,19 +137,20 @@ impl ImageWriter {
     /// # Errors
     /// What reading the parent's pages meets.
     ///
-    /// A leaf that names damaged chunks has none: it must not be kept.
+    /// A leaf that names damaged chunks, or scattered ones, has none: it must not be kept.
     pub async fn parent_digest(&self, leaf: u64) -> Result<Option<Digest>> {
         let Some(entry) = self.parent_entry(leaf).await? else { return Ok(None) };
-        if !self.writer.bad.has(PackKind::Data) {
+        if self.writer.all_may_stay() {
             return Ok(Some(entry.id));
         }
         let page = self.parent_leaf(leaf).await?;
-        Ok(page.filter(|page| !self.writer.bad.any_of(page)).map(|_| entry.id))
+        let stays = |page: &Arc<Page>| page.iter().all(|(_, block)| self.may_stay(block));
+        Ok(page.filter(stays).map(|_| entry.id))
     }
 
-    /// Whether nothing is known against the slot a block is in.
-    pub fn is_sound(&self, block: &Entry) -> bool {
-        !self.writer.bad.holds(PackKind::Data, &block.location)
+    /// Whether nothing is known against the place a block is in.
+    pub fn may_stay(&self, block: &Entry) -> bool {
+        !self.writer.must_store(block)
     }
 
     fn is_bad_page(&self, page: &Entry) -> bool {

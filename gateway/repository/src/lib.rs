@@ -23,11 +23,13 @@
 //! the repository's [`Pool`]. No lock is held across an await.
 
 mod bad_slots;
+mod ballast;
 mod cache;
 mod chunk_writer;
 pub mod clock;
 pub mod collect;
 pub mod crypto;
+mod defragment;
 mod destroy;
 mod diff;
 pub mod doctor;
@@ -56,6 +58,7 @@ mod verify;
 pub use bad_slots::Recorded;
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
 pub use clock::Clock;
+pub use defragment::Defragment;
 pub use destroy::{DestroyRequest, Destroyed};
 pub use error::{ErrorKind, RepositoryError, Result};
 pub use fetch::Run;

@@ -306,6 +306,10 @@ impl Repository {
         };
         let unwritable = [DestinationKind::ReadOnly, DestinationKind::AccessDenied];
         match self.shared.put_pin(id, &record).await {
+            Err(error) if error.kind() == ErrorKind::Destination(DestinationKind::NoSpace) => {
+                tracing::warn!("the destination is full: nothing keeps {point} while it is read");
+                return Ok(Pin { id, shared: None, heartbeat: None });
+            }
             Err(error) if unwritable.iter().any(|k| error.kind() == ErrorKind::Destination(*k)) => {
                 return Ok(Pin { id, shared: None, heartbeat: None });
             }

@@ -172,7 +172,10 @@ impl Repository {
         // The descriptor comes last: a repository exists once it can be unlocked.
         let body = Bytes::from(repository.shared.descriptor.encode());
         match repository.shared.destination.put_new(&descriptor_key(), body).await {
-            Ok(()) => Ok((repository, recovery)),
+            Ok(()) => {
+                repository.shared.load_ballast().await;
+                Ok((repository, recovery))
+            }
             Err(e) if e.kind() == DestinationKind::AlreadyExists => Err(already(&place)),
             Err(error) => Err(error.into()),
         }

@@ -1,6 +1,9 @@
 //! What must be read from a source although it did not change: what the parent's map says is
-//! there, and what is known to be damaged.
+//! there, and what is known to be damaged, or lies scattered and is to be put together.
 
+use std::sync::atomic::Ordering;
+
+use crate::defragment::Worst;
 use crate::error::{ErrorKind, Result};
 use crate::format::FANOUT;
 use crate::format::id::PackKind;
@@ -23,16 +26,16 @@ pub enum Reread {
 }
 
 impl BackupSession {
-    /// What of the parent's image leads to damage that is known. Looks at the map only when
-    /// damage is known at all.
+    /// What of the parent's image leads to damage that is known, or is to be
+    /// [put together](Defragment). Looks at the map only when there may be either.
     ///
     /// # Errors
     /// What reading the parent's pages meets, other than damage.
     pub async fn to_reread(&self, parent: &ImageReader) -> Result<Reread> {
-        if self.writer().bad.is_empty() {
+        if self.writer().bad.is_empty() && self.defragment.is_none() {
             return Ok(Reread::Nothing);
         }
-        match self.bad_leaves(parent).await {
+        match self.leaves_to_reread(parent).await {
             Ok(Some(leaves)) if leaves.is_empty() => Ok(Reread::Nothing),
             Ok(Some(leaves)) => Ok(Reread::Leaves(leaves)),
             Ok(None) => Ok(Reread::Everything),
@@ -41,11 +44,13 @@ impl BackupSession {
         }
     }
 
-    /// Leaves of the parent that name damaged chunks; nothing when its map itself is damaged.
-    async fn bad_leaves(&self, parent: &ImageReader) -> Result<Option<Vec<u64>>> {
+    /// Leaves of the parent that name damaged or scattered chunks; nothing when its map itself is
+    /// damaged.
+    async fn leaves_to_reread(&self, parent: &ImageReader) -> Result<Option<Vec<u64>>> {
         let (shared, bad) = (self.shared(), &self.writer().bad);
         let damaged = |page: &Entry| bad.holds(PackKind::Meta, &page.location);
         let mut found = Vec::new();
+        let mut worst = self.defragment.map(Worst::new);
         for top in &parent.inner.directory {
             let entry = Entry { id: top.digest, location: top.location };
             let mut pages = shared.pages(&[entry], 1, parent.block_size()).await?;
@@ -59,9 +64,24 @@ impl BackupSession {
             for batch in leaves.chunks(TOGETHER) {
                 let entries: Vec<Entry> = batch.iter().map(|(_, leaf)| *leaf).collect();
                 let pages = shared.pages(&entries, 0, parent.block_size()).await?;
-                let named = batch.iter().zip(pages).filter(|(_, page)| bad.any_of(page));
-                found.extend(named.map(|((number, _), _)| *number));
+                for ((number, _), page) in batch.iter().zip(pages) {
+                    if let Some(worst) = &mut worst {
+                        worst.look_at(*number, &page, parent.block_size());
+                    }
+                    if bad.any_of(&page) {
+                        found.push(*number);
+                    }
+                }
             }
+        }
+        if let Some(worst) = worst {
+            let (scattered, blocks) = worst.into_parts();
+            let bytes = blocks.len() as u64 * u64::from(parent.block_size());
+            self.writer().counters.together.fetch_add(bytes, Ordering::Relaxed);
+            self.writer().store_anew(blocks);
+            found.extend(scattered);
+            found.sort_unstable();
+            found.dedup();
         }
         Ok(Some(found))
     }

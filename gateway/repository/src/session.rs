@@ -25,6 +25,7 @@ use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_afte
 
 use crate::chunk_writer::{ChunkWriter, WriteCounters};
 use crate::crypto::random;
+use crate::defragment::Defragment;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{
@@ -59,11 +60,13 @@ pub struct SessionOptions {
     pub level: i32,
     /// Use the local index and the repository's index segments.
     pub dedup: bool,
+    /// Put together what lies scattered.
+    pub defragment: Option<Defragment>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { level: 1, dedup: true }
+        Self { level: 1, dedup: true, defragment: None }
     }
 }
 
@@ -109,6 +112,7 @@ pub struct BackupSession {
     resumed_packs: u64,
     writer: Arc<ChunkWriter>,
     presence: Arc<Presence>,
+    pub(crate) defragment: Option<Defragment>,
     segments: AtomicU32,
     heartbeat: tokio::task::JoinHandle<()>,
 }
@@ -141,6 +145,7 @@ impl Repository {
             resumed_packs: 0,
             writer,
             presence,
+            defragment: options.defragment,
             segments: AtomicU32::new(0),
             heartbeat,
         };

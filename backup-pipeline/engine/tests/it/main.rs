@@ -4,6 +4,7 @@ mod bad_slots;
 mod collect;
 mod copy;
 mod crash;
+mod defragment;
 mod destroy;
 mod doctor;
 mod golden;

@@ -201,6 +201,10 @@ impl Destination for Arbiter {
         self.arbiter.creates_atomically()
     }
 
+    fn fills_up(&self) -> bool {
+        self.store.fills_up()
+    }
+
     fn arbitrated(&self) -> bool {
         true
     }

@@ -238,6 +238,10 @@ impl Destination for Count {
         self.inner.creates_atomically()
     }
 
+    fn fills_up(&self) -> bool {
+        self.inner.fills_up()
+    }
+
     fn arbitrated(&self) -> bool {
         self.inner.arbitrated()
     }

@@ -350,6 +350,10 @@ impl Destination for Fault {
         self.inner.creates_atomically()
     }
 
+    fn fills_up(&self) -> bool {
+        self.inner.fills_up()
+    }
+
     fn arbitrated(&self) -> bool {
         self.inner.arbitrated()
     }

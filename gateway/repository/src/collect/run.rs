@@ -236,7 +236,9 @@ impl Run<'_> {
         self.remove(&traces).await?;
         // C9
         self.shared.put_verdicts(self.number, CollectionPart::Done, tainted).await?;
-        self.tidy_up().await
+        self.tidy_up().await?;
+        self.shared.load_ballast().await;
+        Ok(())
     }
 
     async fn remove(&self, keys: &[Key]) -> Result<()> {

@@ -118,7 +118,7 @@ impl Shared {
         let record = VerdictsRecord { number, written_ms, verdicts: encoded };
         let object = collection_object(number);
         let body = self.seal_record(kind(part), object, &[], &to_cbor(&record))?;
-        match self.destination.put_new(&collection_key(number, part), body).await {
+        match self.put_new_in_need(&collection_key(number, part), body).await {
             Ok(()) => Ok(verdicts),
             // Another collector's, or our own after a lost answer.
             Err(error) => match self.read_verdicts(number, part).await? {
@@ -135,12 +135,12 @@ impl Shared {
         let object = collection_object(number);
         let body = self.seal_record(Kind::Plan, object, &[], &to_cbor(&record))?;
         let plan = collection_key(number, CollectionPart::Plan);
-        match self.destination.put_new(&plan, body.clone()).await {
+        match self.put_new_in_need(&plan, body.clone()).await {
             Ok(()) => {}
             Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(self.destination.put(&collection_key(number, CollectionPart::Alive), body).await?)
+        Ok(self.put_in_need(&collection_key(number, CollectionPart::Alive), body).await?)
     }
 }
 

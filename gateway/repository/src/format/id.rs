@@ -199,6 +199,11 @@ pub fn descriptor_key() -> Key {
     key("format".into())
 }
 
+/// Key of the room that is kept for removing things.
+pub fn ballast_key() -> Key {
+    key("ballast".into())
+}
+
 /// Key of generation 0 of a pack.
 pub fn pack_key(kind: PackKind, pack: PackId) -> Key {
     generation_key(kind, pack, 0)

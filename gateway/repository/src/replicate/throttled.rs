@@ -64,6 +64,26 @@ impl Destination for Throttled {
         self.inner.delete(key).await
     }
 
+    async fn delete_many(&self, keys: &[Key]) -> Result<()> {
+        self.inner.delete_many(keys).await
+    }
+
+    fn deletes_per_request(&self) -> usize {
+        self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn fills_up(&self) -> bool {
+        self.inner.fills_up()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
         self.inner.verifies_checksums(key).await
     }

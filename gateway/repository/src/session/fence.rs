@@ -20,7 +20,7 @@ impl Shared {
     pub(crate) async fn fence(&self, record: &SessionRecord) -> Result<()> {
         let key = commit_key(record.chain, record.point);
         let abort = self.seal_record(Kind::Abort, record.point.0, &[], b"\xa0")?;
-        match self.destination.put_new(&key, abort).await {
+        match self.put_new_in_need(&key, abort).await {
             Err(error) if error.kind() != DestinationKind::AlreadyExists => Err(error.into()),
             _ => Ok(()),
         }

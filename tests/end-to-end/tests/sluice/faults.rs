@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::support::disk::{self, MIB, folder_size};
 use crate::support::namespace::Namespace;
 use crate::support::repo::Repo;
-use crate::support::run::wait_until;
+use crate::support::run::{Cmd, wait_until};
 use crate::support::serve::Source;
 
 /// A repository with a small point of `vm`.
@@ -204,6 +204,40 @@ fn a_full_destination_says_so_and_keeps_what_was_there() {
     inside.ok("rm", &[ballast.to_str().unwrap()]);
     sluice(&["backup", "vm", &source(&large)]).ok();
     sluice(&["verify", "--data"]).ok();
+}
+
+#[test]
+fn a_destination_without_any_room_can_be_read_and_emptied() {
+    let repo = Repo::without();
+    let inside = Namespace::new();
+    inside.tmpfs(&repo.path("disk"), 60);
+    let place = repo.path("disk/repository");
+    let sluice =
+        |args: &[&str]| repo.sluice(args).env("SLUICE_REPO", &place).behind(&inside.enter());
+    sluice(&["init"]).ok();
+    let image = repo.path("image.raw");
+    disk::create(&image, 8 * MIB);
+    let source = format!("disk={}", image.display());
+    for day in 0..4 {
+        disk::fill(&image, 0, 8 * MIB, day);
+        sluice(&["backup", "vm", &source]).ok();
+    }
+    // To the last byte.
+    let rest = repo.path("disk/rest");
+    let fill = ["if=/dev/zero", &format!("of={}", rest.display()), "bs=4k"];
+    Cmd::new("dd").args(fill).behind(&inside.enter()).fails(1);
+    sluice(&["backup", "vm", &source, "--rescan"]).fails(1).says(&["room", "help:"]);
+    let target = repo.path("restored.raw");
+    sluice(&["restore", "vm@latest", target.to_str().unwrap()]).ok();
+    disk::assert_same(&image, &target);
+    sluice(&["prune", "vm", "--keep-last", "1"]).ok();
+    let done = sluice(&["collect", "--json", "--no-progress"]).ok().json();
+    assert!(done["freed_bytes"].as_u64().is_some_and(|bytes| bytes > 20 * MIB), "{done}");
+    sluice(&["verify", "--data"]).ok();
+    // Now there is room again, and some is kept for the next time.
+    inside.ok("stat", &[place.join("ballast").to_str().unwrap()]);
+    disk::fill(&image, 0, 8 * MIB, 9);
+    sluice(&["backup", "vm", &source]).ok();
 }
 
 #[test]

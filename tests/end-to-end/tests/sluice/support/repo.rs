@@ -181,11 +181,11 @@ impl Repo {
     }
 
     /// Every object of a repository in a folder whose key starts with `prefix`, by size, the
-    /// largest first.
+    /// largest first. Some may be gone by the time it is returned.
     pub fn objects(&self, prefix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         walk(&self.folder().join(prefix), &mut found);
-        found.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().len()));
+        found.sort_by_key(|path| std::cmp::Reverse(path.metadata().map_or(0, |meta| meta.len())));
         found
     }
 }
