@@ -83,7 +83,7 @@ impl Repository {
         let body = ProtectionBody { by: by.to_owned(), host: host::name() };
         let (plain, body) = (to_cbor(&plain), to_cbor(&body));
         let sealed = shared.seal_record(Kind::Protection, point.id.0, &plain, &body)?;
-        shared.destination.put(&key, sealed.clone()).await?;
+        shared.put_in_need(&key, sealed.clone()).await?;
         if shared.destination.get(&key, ByteRange::Full).await? != sealed {
             return Err(RepositoryError::new(
                 ErrorKind::Conflict,

@@ -35,6 +35,7 @@ mod listing;
 mod merge;
 mod needs;
 mod plan;
+mod protections;
 mod reconcile;
 mod retain;
 mod run;

@@ -13,7 +13,7 @@ use sluice_repository::replicate::{
 };
 use sluice_repository::retention::Policy;
 use sluice_repository::{
-    Clock, Depth, ErrorKind, Repository, RepositoryError, RestorePoint, VerifyProgress,
+    Clock, Depth, ErrorKind, Protection, Repository, RepositoryError, RestorePoint, VerifyProgress,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -459,4 +459,35 @@ async fn points_are_pinned_while_they_are_copied_where_pins_can_be_put() {
     fault.inject(pins(DestinationKind::AccessDenied));
     replicate_with(keyed(&faulty, &repository), &target, how).await.unwrap();
     assert_eq!(names(&assert_sound(&target).await), names(&points));
+}
+
+async fn hold(repository: &Repository, point: &RestorePoint, hold: bool) {
+    let change = |protection: &mut Protection, _| {
+        protection.hold = hold;
+        Ok(())
+    };
+    repository.change_protection(point, "test", change).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_point_keeps_its_copy_too() {
+    let (source, repository) = new_repository().await;
+    let point = point_of(&repository, "a", &noise(1, 200_000)).await;
+    let target = memory();
+    replicate(keyless(&source), &target).await;
+    let there = open(target.clone()).await;
+    assert!(there.may_forget(&point).await.is_ok());
+    // Said after the point was copied.
+    hold(&repository, &point, true).await;
+    replicate(keyless(&source), &target).await;
+    assert!(there.may_forget(&point).await.is_err());
+    // What the target says later counts there, until the source says something newer.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    hold(&there, &point, false).await;
+    replicate(keyless(&source), &target).await;
+    assert!(there.may_forget(&point).await.is_ok());
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    hold(&repository, &point, true).await;
+    replicate(keyless(&source), &target).await;
+    assert!(there.may_forget(&point).await.is_err());
 }

@@ -12,7 +12,7 @@ use super::plan::{Batch, InsteadOf, PackJob, Plan, damage_of, damaged_record, is
 use super::select::Wanted;
 use super::state::{self, Mark, RunState, Underway};
 use super::transfer::{Copied, copy_pack, put_same};
-use super::{Means, Relation, Report, check, retain};
+use super::{Means, Relation, Report, check, protections, retain};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{commit_key, descriptor_key, pack_key};
@@ -83,6 +83,7 @@ impl Run {
             let object = pack_key(kind, pack).to_string();
             self.report.damage.push(Damage::whole(object, problem, points));
         }
+        protections::copy(&self.plan).await?;
         self.copy_tombstones().await?;
         if self.plan.options.keep.is_some() {
             let (target, options) = (&self.plan.target, &self.plan.options);
