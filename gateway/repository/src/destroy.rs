@@ -195,7 +195,7 @@ impl Repository {
         let (plain, body) = (to_cbor(plain), to_cbor(&body));
         let id = self.shared.id.0;
         let sealed = self.shared.seal_record(Kind::Destroy, id, &plain, &body)?;
-        Ok(self.shared.destination.put(&destroy_key(), sealed).await?)
+        Ok(self.shared.put_in_need(&destroy_key(), sealed).await?)
     }
 
     /// Fails when something forbids destroying the repository.
@@ -294,6 +294,7 @@ fn turn(key: &Key) -> Option<u8> {
     match text.split('/').next() {
         _ if *key == destroy_key() => Some(4),
         _ if *key == descriptor_key() => Some(3),
+        _ if text == "ballast" || text == "replica" => Some(2),
         _ if text.starts_with(&commits_prefix()) => Some(0),
         Some("keys") => Some(1),
         Some(room) if room.len() == 1 && text.len() > 2 => Some(2),
@@ -339,7 +340,9 @@ mod tests {
         let order = ["r/default/a/b", "keys/0123", "d/00/x.0", "format", "destroy"].map(turn);
         assert_eq!(order, [0, 1, 2, 3, 4].map(Some));
         assert_eq!(turn("h/default/a/b"), Some(2));
-        assert_eq!(turn("x/default/a-1"), Some(2));
+        for one in ["x/default/a-1", "ballast", "replica"] {
+            assert_eq!(turn(one), Some(2), "{one}");
+        }
         for strange in ["notes.txt", "photos/a.png", "destroyer", "format.bak"] {
             assert_eq!(turn(strange), None, "{strange}");
         }
