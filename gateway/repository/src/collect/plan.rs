@@ -123,12 +123,7 @@ impl Shared {
 
     /// Whether the destination would refuse to remove the pack.
     async fn is_locked(&self, row: &Row) -> Result<bool> {
-        if !self.descriptor.capabilities.object_lock {
-            return Ok(false);
-        }
-        let key = generation_key(row.kind, row.pack, row.generation);
-        let lock = self.destination.lock_of(&key).await?;
-        Ok(lock.is_some_and(|lock| lock.until > std::time::SystemTime::now()))
+        self.is_under_lock(&generation_key(row.kind, row.pack, row.generation)).await
     }
 
     fn describe(

@@ -175,7 +175,8 @@ impl Run<'_> {
         self.compact_all(&mut marks, compact, &mut tainted).await?;
         // C8
         let gone = now.gone.iter().filter(|place| !roots.points.contains(place));
-        let mut traces: Vec<Key> = gone.map(|(chain, point)| commit_key(*chain, *point)).collect();
+        let gone = gone.map(|(chain, point)| commit_key(*chain, *point)).collect();
+        let mut traces = self.unlocked(gone).await?;
         traces.extend(now.expired_pins.iter().cloned());
         traces.extend(self.empty_segments(&marks, &removed, &now).await?);
         self.remove(&traces).await?;
@@ -184,6 +185,17 @@ impl Run<'_> {
         let tainted = tainted.into_iter().collect();
         self.shared.put_verdicts(self.number, CollectionPart::Done, tainted).await?;
         self.tidy_up().await
+    }
+
+    /// Those of the objects that the destination lets go.
+    async fn unlocked(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
+        let mut free = Vec::with_capacity(keys.len());
+        for key in keys {
+            if !self.shared.is_under_lock(&key).await? {
+                free.push(key);
+            }
+        }
+        Ok(free)
     }
 
     async fn remove(&self, keys: &[Key]) -> Result<()> {

@@ -364,6 +364,11 @@ pub fn epoch_key(epoch: u32) -> Key {
     key(format!("{EPOCHS_PREFIX}{epoch:08}"))
 }
 
+/// Key of the lock record.
+pub fn lock_key() -> Key {
+    key("lock".into())
+}
+
 /// Key of the wish to destroy the repository.
 pub fn destroy_key() -> Key {
     key("destroy".into())
