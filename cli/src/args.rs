@@ -7,6 +7,7 @@ mod generate;
 mod heal;
 mod init;
 mod key;
+mod lock;
 mod mount;
 mod points;
 mod prune;
@@ -28,6 +29,7 @@ pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
+pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
@@ -146,6 +148,7 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     Forget(ForgetArgs),
     Replicate(ReplicateArgs),
+    Lock(LockArgs),
     Key(KeyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -223,6 +226,10 @@ mod tests {
             "sluice replicate promote",
             "sluice replicate demote --to s3://new/x",
             "sluice replicate status --json",
+            "sluice lock set --object-lock compliance --lock-for 30d",
+            "sluice lock set --off",
+            "sluice lock status --recheck",
+            "sluice lock extend",
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
@@ -254,6 +261,12 @@ mod tests {
             "sluice replicate --to /a --parallel 0",
             "sluice replicate --to /a --limit-window 8=5",
             "sluice replicate demote",
+            "sluice lock set",
+            "sluice lock set --object-lock governance",
+            "sluice lock set --lock-for 3d",
+            "sluice lock set --off --object-lock governance --lock-for 3d",
+            "sluice init --object-lock governance",
+            "sluice init --lock-for 3d",
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",

@@ -7,6 +7,7 @@ mod generate;
 mod heal;
 mod init;
 mod key;
+mod lock;
 mod mount;
 mod points;
 mod prune;
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
+        Command::Lock(args) => Box::pin(lock::run(&context, args.command)).await,
         Command::Key(args) => key::run(&context, args.command).await,
         Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
             unreachable!("done by without_runtime")

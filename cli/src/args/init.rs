@@ -1,6 +1,10 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+
+use super::lock::ObjectLock;
+use super::value;
 
 /// Create a repository
 ///
@@ -13,7 +17,8 @@ Examples:
   sluice init --repo /backup/repository
   SLUICE_PASSPHRASE_FILE=~/.pass sluice init --repo 's3://bucket/prefix?region=eu-central-1'
   sluice init --repo /backup/repository --recovery-key-out recovery.txt
-  sluice init --repo /backup/repository --encryption none")]
+  sluice init --repo /backup/repository --encryption none
+  sluice init --repo s3://bucket/prefix --object-lock governance --lock-for 30d")]
 pub(crate) struct InitArgs {
     /// Whether what is stored is unreadable without a key
     #[arg(long, value_enum, default_value_t = Encryption::Aes)]
@@ -26,6 +31,14 @@ pub(crate) struct InitArgs {
     /// Make no recovery key: a lost passphrase then means lost backups
     #[arg(long)]
     pub(crate) no_recovery_key: bool,
+
+    /// Have the destination itself keep every restore point, so that nobody can remove it
+    #[arg(long, value_enum, value_name = "MODE", requires = "lock_for")]
+    pub(crate) object_lock: Option<ObjectLock>,
+
+    /// How long it keeps a restore point from the time of its backup, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = value::duration, requires = "object_lock")]
+    pub(crate) lock_for: Option<Duration>,
 }
 
 /// Whether a repository is encrypted.

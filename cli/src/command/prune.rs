@@ -15,6 +15,17 @@ use crate::output::{self, count, local, note, table, warn};
 const PARALLEL: usize = 8;
 
 const LATER: &str = "the space comes back with a later collection";
+const LOCKED: &str =
+    "the space comes back with a later collection, once the locks on it have run out";
+
+/// When the space comes back.
+async fn later(repository: &Repository) -> &'static str {
+    // Locks also outlast the setting, by which one is only told what to expect.
+    match repository.lock_setting().await {
+        Ok(setting) if setting.now.is_some() || setting.later.is_some() => LOCKED,
+        _ => LATER,
+    }
+}
 
 fn policy(args: &PruneArgs) -> Policy {
     Policy {
@@ -48,7 +59,8 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
         let reason = format!("policy: {policy}");
         remove(&repository, &removed, &reason).await?;
     }
-    tell(context, args, &judged, removed.len())?;
+    let later = later(&repository).await;
+    tell(context, args, &judged, (removed.len(), later))?;
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Warnings })
 }
 
@@ -80,7 +92,7 @@ fn tell(
     context: &Context,
     args: &PruneArgs,
     judged: &[(&RestorePoint, Verdict)],
-    removed: usize,
+    (removed, later): (usize, &str),
 ) -> Result<()> {
     if context.global.json {
         let points: Vec<_> = judged
@@ -126,7 +138,7 @@ fn tell(
         note(match (args.dry_run, removed) {
             (_, 0) => "nothing to remove".into(),
             (true, _) => format!("{points} would be removed; nothing was changed"),
-            (false, _) => format!("removed {points}; {LATER}"),
+            (false, _) => format!("removed {points}; {later}"),
         });
     }
     Ok(())
@@ -156,7 +168,8 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
         let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
         output::json(&json!({ "removed": removed }))?;
     } else if !context.global.quiet {
-        note(format_args!("removed {}; {LATER}", count(points.len() as u64, "restore point")));
+        let later = later(&repository).await;
+        note(format_args!("removed {}; {later}", count(points.len() as u64, "restore point")));
     }
     Ok(Exit::Done)
 }

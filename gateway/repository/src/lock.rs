@@ -208,7 +208,7 @@ impl Shared {
             return Ok(());
         }
         Err(RepositoryError::new(
-            ErrorKind::Conflict,
+            ErrorKind::Invalid,
             format!(
                 "{parent} is locked, but the setting that says so is gone: somebody removed the \
                  object `lock`; run `sluice lock set` before the next backup"

@@ -7,6 +7,7 @@ mod golden;
 mod golden_disk;
 mod heal;
 mod keys;
+mod lock;
 mod model;
 mod replicate;
 mod restore;

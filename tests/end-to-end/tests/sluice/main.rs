@@ -6,6 +6,7 @@ mod faults;
 mod heal;
 mod huge;
 mod keys;
+mod lock;
 mod main_job;
 mod mount;
 mod nbd;
