@@ -3,6 +3,7 @@
 mod document;
 mod number;
 pub(crate) mod progress;
+mod protection;
 mod table;
 mod time;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 pub(crate) use document::{PointDocument, points};
 pub(crate) use number::{bytes, count, ratio, seconds};
+pub(crate) use protection::{ProtectionDocument, kept};
 pub(crate) use table::{fields, table};
 pub(crate) use time::{folder_name, local, short_ids, undo_folder_name};
 

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod manifest;
 pub mod pack;
 pub mod page;
+pub mod protection;
 pub mod record;
 pub mod segment;
 

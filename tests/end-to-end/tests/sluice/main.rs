@@ -1,10 +1,13 @@
 //! One binary, one module for each thing that is promised.
 
+mod arbiter;
+mod collect;
 mod crash;
 mod damage;
 mod faults;
 mod heal;
 mod huge;
+mod iscsi;
 mod keys;
 mod lock;
 mod main_job;
@@ -12,6 +15,7 @@ mod mount;
 mod nbd;
 mod removal;
 mod replicate;
+mod retention;
 mod s3;
 mod scripts;
 mod scrub;

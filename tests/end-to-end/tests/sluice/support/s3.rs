@@ -188,7 +188,9 @@ impl Drop for Prefix {
             return; // left for looking at
         }
         if self.locks {
-            self.versions().iter().for_each(|version| drop(self.remove_version(version, true)));
+            for version in self.versions() {
+                self.remove_version(&version, true);
+            }
             return;
         }
         loop {
