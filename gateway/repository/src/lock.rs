@@ -13,6 +13,8 @@
 //! ([`seen`](mod@seen)): an incremental backup reads the leaves it wrote and asks for the packs it
 //! met for the first time.
 
+mod ask;
+mod extend;
 mod locker;
 mod seen;
 mod status;
@@ -20,9 +22,7 @@ mod walk;
 
 use std::time::{Duration, SystemTime};
 
-use sluice_destination::{
-    ByteRange, ErrorKind as DestinationKind, Lock, LockMode, list_all, probe,
-};
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind, LockMode, list_all, probe};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
@@ -33,9 +33,10 @@ use crate::host;
 use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error};
 
+pub use extend::ExtendReport;
 pub(crate) use locker::Locker;
 pub use locker::{LockCounts, LockProgress};
-pub use status::{ExtendReport, LockStatus, LockedPoint};
+pub use status::{LockStatus, LockedPoint};
 
 /// A clock that differs from the destination's by more than this gives no locks.
 const CLOCKS_APART: Duration = Duration::from_secs(24 * 3600);
@@ -86,7 +87,7 @@ fn time(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
-fn ms_of(time: SystemTime) -> u64 {
+pub(crate) fn ms_of(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -232,42 +233,6 @@ impl Shared {
                 theirs.abs_diff(ours) / 3_600_000
             ),
         ))
-    }
-
-    /// Whether the destination keeps an object from being removed now.
-    pub(crate) async fn is_under_lock(&self, key: &sluice_destination::Key) -> Result<bool> {
-        if !self.descriptor.capabilities.object_lock {
-            return Ok(false);
-        }
-        match self.destination.lock_of(key).await {
-            Ok(lock) => Ok(lock.is_some_and(|lock| lock.until > time(self.clock.now_ms()))),
-            Err(error) if error.kind() == DestinationKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Locks the new object as the old one is. Does nothing where nothing is locked.
-    pub(crate) async fn lock_like(
-        &self,
-        lock: Option<Lock>,
-        new: &sluice_destination::Key,
-    ) -> Result<()> {
-        let live = lock.filter(|lock| lock.until > time(self.clock.now_ms()));
-        match live {
-            Some(lock) => Ok(self.destination.extend_lock(new, &lock).await?),
-            None => Ok(()),
-        }
-    }
-
-    /// The lock of an object; nothing where there is none, or no such object.
-    pub(crate) async fn lock_on(&self, key: &sluice_destination::Key) -> Result<Option<Lock>> {
-        if !self.descriptor.capabilities.object_lock {
-            return Ok(None);
-        }
-        match self.destination.lock_of(key).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
-            other => Ok(other?),
-        }
     }
 
     /// Objects without which no point can be read: descriptor, key slots, records of epochs.

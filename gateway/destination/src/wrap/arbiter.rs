@@ -228,9 +228,9 @@ impl Destination for Arbiter {
         self.home(key).lock_of(key).await
     }
 
-    /// Locks count where the data is.
+    /// Packs are locked on the store, manifests on the arbiter: it takes both.
     async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
-        self.store.keeps_locks(key, lock).await
+        Ok(self.store.keeps_locks(key, lock).await? && self.arbiter.keeps_locks(key, lock).await?)
     }
 
     /// Bodies are checked where the data is. Also shows that the store can be written.

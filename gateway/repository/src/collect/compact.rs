@@ -23,8 +23,7 @@ pub(super) struct Moved {
 
 impl Shared {
     /// Writes the next generation of a pack with these slots, which stay as they are: ciphertext,
-    /// number, and all. Without the pack, and
-    /// with one under lock, there is nothing to do.
+    /// number, and all. Without the pack there is nothing to do.
     pub(super) async fn compact(
         &self,
         kind: PackKind,
@@ -33,10 +32,6 @@ impl Shared {
         live: &[u16],
     ) -> Result<Option<Moved>> {
         let mut moved = Moved::default();
-        // A backup may have locked it since it was condemned.
-        if self.is_under_lock(&now.key).await? {
-            return Ok(None);
-        }
         let get = async |range: ByteRange| match self.destination.get(&now.key, range).await {
             Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
             Err(error) => Err(RepositoryError::from(error)),

@@ -53,6 +53,9 @@ pub struct LockRecord {
     /// What was asked for and is weaker.
     #[n(3)]
     pub later: Option<LaterTerms>,
+    /// Who else has agreed to it; nothing asks for them yet.
+    #[n(4)]
+    pub approved_by: Vec<String>,
 }
 
 impl LockTerms {
@@ -94,7 +97,7 @@ impl LockRecord {
             _ => now_ms.saturating_add(WEAKER_AFTER_MS),
         };
         let later = (terms != asked).then_some(LaterTerms { from_ms, terms: asked });
-        Self { set_ms: now_ms, host, terms, later }
+        Self { set_ms: now_ms, host, terms, later, approved_by: Vec::new() }
     }
 
     /// The terms that hold at a time.

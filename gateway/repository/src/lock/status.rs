@@ -12,7 +12,7 @@ use super::{LockSetting, ms_of, time};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::commit_key;
 use crate::format::lock::LockTerms;
-use crate::points::{DamagedPoint, RestorePoint};
+use crate::points::{DamagedPoint, Listing, RestorePoint};
 use crate::repository::{Repository, Shared};
 
 /// Packs asked for their lock at once.
@@ -29,6 +29,9 @@ pub struct LockedPoint {
     pub packs: u64,
     /// Of these, and the manifest: objects that no lock keeps now.
     pub unlocked: u64,
+    /// Of these, and the manifest: objects that are to be kept until the end of the time that
+    /// the setting says, counted from the backup, and are not.
+    pub short: u64,
 }
 
 impl LockedPoint {
@@ -44,6 +47,10 @@ impl LockedPoint {
 pub struct LockStatus {
     /// The setting.
     pub setting: LockSetting,
+    /// Whether the destination locks objects.
+    pub supported: bool,
+    /// Whether points are locked and no setting says so: somebody removed it.
+    pub lost: bool,
     /// Every restore point, in the order of lists.
     pub points: Vec<LockedPoint>,
     /// Points that could not be read.
@@ -56,23 +63,10 @@ pub struct LockStatus {
     pub counts: LockCounts,
 }
 
-/// What extending all points came to.
-#[derive(Debug, Default)]
-pub struct ExtendReport {
-    /// Restore points.
-    pub points: u64,
-    /// Packs they reference.
-    pub packs: u64,
-    /// Requests it took.
-    pub counts: LockCounts,
-    /// Points that could not be read: what only they reference is as it was.
-    pub damaged: Vec<DamagedPoint>,
-}
-
 /// The points, and the packs each of them references.
-struct Reached {
-    points: Vec<(RestorePoint, BTreeSet<u32>)>,
-    damaged: Vec<DamagedPoint>,
+pub(super) struct Reached {
+    pub(super) points: Vec<(RestorePoint, BTreeSet<u32>)>,
+    pub(super) damaged: Vec<DamagedPoint>,
 }
 
 impl Repository {
@@ -84,20 +78,23 @@ impl Repository {
     pub async fn lock_status(&self, recheck: bool, progress: &LockProgress) -> Result<LockStatus> {
         let shared = &self.shared;
         let setting = self.lock_setting().await?;
-        if !shared.descriptor.capabilities.object_lock {
+        if !shared.locks_objects().await? {
             return Ok(LockStatus { setting, ..LockStatus::default() });
         }
         let now = shared.clock.now_ms();
-        let terms = shared.lock_record().await?.map_or(LockTerms::OFF, |record| record.at(now));
+        let record = shared.lock_record().await?;
+        let terms = record.as_ref().map_or(LockTerms::OFF, |record| record.at(now));
         let locker = Locker::always(shared, terms).await?;
-        let Reached { points, damaged } = self.reach(&locker, progress).await?;
+        let listing = self.list(None).await?;
+        let Reached { points, damaged } = self.reach(&locker, listing, progress).await?;
         let all: BTreeSet<u32> = points.iter().flat_map(|(_, packs)| packs).copied().collect();
         if recheck {
             locker.forget(&all);
         }
         locker.look(shared, &all, progress).await?;
         locker.save(shared).await?;
-        let mut status = LockStatus { setting, damaged, ..LockStatus::default() };
+        let supported = true;
+        let mut status = LockStatus { setting, supported, damaged, ..LockStatus::default() };
         let needs = needs(&points, terms, now);
         let short = |packs: &BTreeMap<u32, u64>| {
             let seen = locker.seen.lock();
@@ -112,56 +109,21 @@ impl Repository {
             status.next_backup = short(&packs.collect()) as u64;
         }
         for (point, packs) in points {
-            status.points.push(locker.describe(shared, point, &packs, now).await?);
+            status.points.push(locker.describe(shared, point, &packs, terms).await?);
         }
+        // One that was switched off leaves its record.
+        status.lost = record.is_none() && status.points.iter().any(|one| one.lock.is_some());
         status.counts = progress.counts();
         Ok(status)
     }
 
-    /// Makes the locks of all points last as if each had been backed up now. Only what points
-    /// reference is locked for longer.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] when nothing is to be locked; or a lock cannot be extended.
-    pub async fn extend_locks(
-        &self,
-        recheck: bool,
-        progress: &LockProgress,
-    ) -> Result<ExtendReport> {
-        let shared = &self.shared;
-        let now = shared.clock.now_ms();
-        let terms = shared.lock_record().await?.map_or(LockTerms::OFF, |record| record.at(now));
-        let Some(locker) = Locker::new(shared, terms).await? else {
-            let text =
-                "nothing is to be locked in this repository; `sluice lock set` says how long";
-            return Err(RepositoryError::new(ErrorKind::Invalid, text));
-        };
-        let Reached { points, damaged } = self.reach(&locker, progress).await?;
-        let needs = needs(&points, terms, now);
-        if recheck {
-            locker.forget(&needs.keys().copied().collect());
-        }
-        let wanted: Vec<(u32, u64)> = needs.into_iter().collect();
-        let extended = locker.ensure(shared, &wanted, progress).await;
-        locker.save(shared).await?;
-        extended?;
-        let needed = terms.needed_until(now, None);
-        let manifests = points.iter().map(|(point, _)| {
-            (commit_key(point.chain, point.id), terms.needed_until(now, point.retain_until_ms))
-        });
-        let keys = shared.foundations().await?.into_iter().map(|key| (key, needed));
-        locker.ensure_keys(shared, manifests.chain(keys), progress).await?;
-        Ok(ExtendReport {
-            points: points.len() as u64,
-            packs: wanted.len() as u64,
-            counts: progress.counts(),
-            damaged,
-        })
-    }
-
     /// What every point references. A point whose map cannot be read is damaged.
-    async fn reach(&self, locker: &Arc<Locker>, progress: &LockProgress) -> Result<Reached> {
-        let listing = self.list(None).await?;
+    pub(super) async fn reach(
+        &self,
+        locker: &Arc<Locker>,
+        listing: Listing,
+        progress: &LockProgress,
+    ) -> Result<Reached> {
         progress.all_points.store(listing.points.len() as u64, Ordering::Relaxed);
         let mut reached = Reached { points: Vec::new(), damaged: listing.damaged };
         for point in listing.points {
@@ -180,7 +142,7 @@ impl Repository {
 }
 
 /// Until when each pack is needed.
-fn needs(
+pub(super) fn needs(
     points: &[(RestorePoint, BTreeSet<u32>)],
     terms: LockTerms,
     now_ms: u64,
@@ -241,21 +203,29 @@ impl Locker {
         shared: &Shared,
         point: RestorePoint,
         packs: &BTreeSet<u32>,
-        now_ms: u64,
+        terms: LockTerms,
     ) -> Result<LockedPoint> {
+        let now_ms = shared.clock.now_ms();
+        let owed = owed_until(&point, terms).filter(|until| *until > now_ms);
         let key: Key = commit_key(point.chain, point.id);
         let manifest = shared.lock_on(&key).await?;
         let seen = self.seen.lock();
         let locks = packs.iter().map(|pack| seen.lock(*pack)).chain([manifest]);
         let live = locks.map(|lock| lock.filter(|lock| lock.until > time(now_ms)));
-        let (mut weakest, mut unlocked): (Option<Lock>, u64) = (None, 0);
+        let (mut weakest, mut unlocked, mut short): (Option<Lock>, u64, u64) = (None, 0, 0);
         for lock in live {
+            short += u64::from(owed.is_some_and(|until| !self.is_enough(lock, until)));
             match lock {
                 Some(lock) => weakest = Some(weakest.map_or(lock, |known| weaker(known, lock))),
                 None => unlocked += 1,
             }
         }
         let lock = weakest.filter(|_| unlocked == 0);
-        Ok(LockedPoint { point, lock, packs: packs.len() as u64, unlocked })
+        Ok(LockedPoint { point, lock, packs: packs.len() as u64, unlocked, short })
     }
+}
+
+/// Until when a point should be locked; nothing where nothing is.
+fn owed_until(point: &RestorePoint, terms: LockTerms) -> Option<u64> {
+    (!terms.is_off()).then(|| terms.needed_until(point.created_ms, point.retain_until_ms))
 }
