@@ -1,10 +1,8 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::lock::ObjectLock;
-use super::value;
+use super::lock::{ObjectLock, days};
 
 /// Create a repository
 ///
@@ -20,7 +18,7 @@ Examples:
   SLUICE_ARBITER=/srv/arbiter sluice init --repo 'swift://backup/site-1?region=north'
   sluice init --repo /backup/repository --recovery-key-out recovery.txt
   sluice init --repo /backup/repository --encryption none
-  sluice init --repo s3://bucket/prefix --object-lock governance --lock-for 30d")]
+  sluice init --repo s3://bucket/prefix --object-lock governance --lock-days 30")]
 pub(crate) struct InitArgs {
     /// Whether what is stored is unreadable without a key
     #[arg(long, value_enum, default_value_t = Encryption::Aes)]
@@ -35,12 +33,12 @@ pub(crate) struct InitArgs {
     pub(crate) no_recovery_key: bool,
 
     /// Have the destination itself keep every restore point, so that nobody can remove it
-    #[arg(long, value_enum, value_name = "MODE", requires = "lock_for")]
+    #[arg(long, value_enum, value_name = "MODE", requires = "lock_days")]
     pub(crate) object_lock: Option<ObjectLock>,
 
-    /// How long it keeps a restore point from the time of its backup, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = value::duration, requires = "object_lock")]
-    pub(crate) lock_for: Option<Duration>,
+    /// For how many days it keeps a restore point from the time of its backup
+    #[arg(long, value_name = "N", value_parser = days(), requires = "object_lock")]
+    pub(crate) lock_days: Option<u32>,
 }
 
 /// Whether a repository is encrypted.

@@ -1,8 +1,5 @@
-use std::time::Duration;
-
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-
-use super::value;
 
 /// Have the destination itself keep restore points until a time
 ///
@@ -14,6 +11,11 @@ pub(crate) struct LockArgs {
     pub(crate) command: LockCommand,
 }
 
+/// Days a lock may last: 100 years at most.
+pub(super) fn days() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=36_525)
+}
+
 /// What to do with locks.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LockCommand {
@@ -23,7 +25,7 @@ pub(crate) enum LockCommand {
     /// older points. What is weaker holds a week from now. Locks that exist stay as they are.
     #[command(after_help = "\
 Examples:
-  sluice lock set --object-lock governance --lock-for 30d
+  sluice lock set --object-lock governance --lock-days 30
   sluice lock set --off")]
     Set(LockSetArgs),
     /// Show until when each restore point is locked, and what the next backup would extend
@@ -40,8 +42,14 @@ Examples:
     ///
     /// Only what restore points reference is locked for longer; removed ones run out. For a daily
     /// job, where points are to stay locked for as long as they exist.
-    #[command(after_help = "Example:\n  sluice lock extend --quiet")]
+    #[command(after_help = "\
+Examples:
+  sluice lock extend --plan
+  sluice lock extend --quiet")]
     Extend {
+        /// Tell which locks would be made longer, and change nothing
+        #[arg(long)]
+        plan: bool,
         /// Ask the destination also for locks that were seen before
         #[arg(long)]
         recheck: bool,
@@ -52,14 +60,14 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct LockSetArgs {
     /// How strictly the destination keeps what is locked
-    #[arg(long, value_enum, value_name = "MODE", requires = "lock_for")]
+    #[arg(long, value_enum, value_name = "MODE", requires = "lock_days")]
     #[arg(required_unless_present = "off")]
     pub(crate) object_lock: Option<ObjectLock>,
-    /// For how long from the time of a backup, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = value::duration, requires = "object_lock")]
-    pub(crate) lock_for: Option<Duration>,
+    /// For how many days from the time of a backup
+    #[arg(long, value_name = "N", value_parser = days(), requires = "object_lock")]
+    pub(crate) lock_days: Option<u32>,
     /// Lock nothing any more, a week from now
-    #[arg(long, conflicts_with_all = ["object_lock", "lock_for"])]
+    #[arg(long, conflicts_with_all = ["object_lock", "lock_days"])]
     pub(crate) off: bool,
 }
 

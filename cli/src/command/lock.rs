@@ -23,23 +23,25 @@ pub(crate) async fn run(context: &Context, command: LockCommand) -> Result<Exit>
     match command {
         LockCommand::Set(args) => set(context, &repository, &args).await,
         LockCommand::Status { recheck } => status(context, &repository, recheck).await,
-        LockCommand::Extend { recheck } => extend(context, &repository, recheck).await,
+        LockCommand::Extend { plan: true, recheck } => plan(context, &repository, recheck).await,
+        LockCommand::Extend { plan: false, recheck } => extend(context, &repository, recheck).await,
     }
 }
 
 /// The rule that two options name.
-pub(crate) fn rule(mode: Option<ObjectLock>, keep: Option<Duration>) -> Option<LockRule> {
+pub(crate) fn rule(mode: Option<ObjectLock>, days: Option<u32>) -> Option<LockRule> {
     let mode = match mode? {
         ObjectLock::Governance => LockMode::Governance,
         ObjectLock::Compliance => LockMode::Compliance,
     };
-    Some(LockRule { mode, keep: keep? })
+    let keep = Duration::from_secs(u64::from(days?) * 86_400);
+    Some(LockRule { mode, keep })
 }
 
 async fn set(context: &Context, repository: &Repository, args: &LockSetArgs) -> Result<Exit> {
-    let rule = rule(args.object_lock, args.lock_for);
+    let rule = rule(args.object_lock, args.lock_days);
     if rule.is_none() && !args.off {
-        return Err(usage_error("give --object-lock MODE with --lock-for TIME, or --off"));
+        return Err(usage_error("give --object-lock MODE with --lock-days N, or --off"));
     }
     let setting = repository.set_lock(rule).await?;
     if context.global.json {
@@ -53,22 +55,69 @@ async fn set(context: &Context, repository: &Repository, args: &LockSetArgs) -> 
     Ok(Exit::Done)
 }
 
-async fn status(context: &Context, repository: &Repository, recheck: bool) -> Result<Exit> {
+async fn look(context: &Context, repository: &Repository, recheck: bool) -> Result<LockStatus> {
     let progress = Arc::new(LockProgress::default());
     let teller = tell_progress(context, &progress);
     let status = repository.lock_status(recheck, &progress).await;
     teller.inspect(JoinHandle::abort);
-    let status = status?;
+    Ok(status?)
+}
+
+async fn status(context: &Context, repository: &Repository, recheck: bool) -> Result<Exit> {
+    let status = look(context, repository, recheck).await?;
     let now = context.clock.now_ms();
     if context.global.json {
         output::json(&status_document(&status, now))?;
     } else {
         let mut rows = setting_fields(context, &status.setting);
+        if !status.supported {
+            rows.push(("destination", "has no object lock: nothing here is locked".into()));
+        }
         rows.push(("next backup", format!("extends {}", count(status.next_backup, "lock"))));
         rows.push(("lock extend", format!("extends {}", count(status.next_extend, "lock"))));
         output::print(&fields(rows))?;
         if !status.points.is_empty() {
             output::print(&format!("\n{}", points_table(context, &status.points, now)))?;
+        }
+    }
+    if status.lost {
+        warn("points are locked, but the setting is gone: run `sluice lock set`");
+    }
+    let short = short_points(&status);
+    if short > 0 {
+        let points = count(short, "restore point");
+        warn(format_args!("{points} locked for less than the setting says: `sluice lock extend`"));
+    }
+    Ok(match tell_damaged(&status.damaged) {
+        Exit::Done if status.lost || short > 0 => Exit::Warnings,
+        exit => exit,
+    })
+}
+
+fn short_points(status: &LockStatus) -> u64 {
+    status.points.iter().filter(|one| one.short > 0).count() as u64
+}
+
+/// Tells what extending would do.
+async fn plan(context: &Context, repository: &Repository, recheck: bool) -> Result<Exit> {
+    let status = look(context, repository, recheck).await?;
+    let packs = status.packs;
+    if context.global.json {
+        output::json(&json!({
+            "plan": true,
+            "points": status.points.len(),
+            "packs": packs,
+            "would_extend": status.next_extend,
+            "requests": counts_document(status.counts),
+            "damaged": damaged_document(&status.damaged),
+        }))?;
+    } else {
+        let points = count(status.points.len() as u64, "restore point");
+        let (locks, packs) = (count(status.next_extend, "lock"), count(packs, "pack"));
+        output::print(&format!("would extend {locks} on {packs} of {points}\n"))?;
+        note("nothing was changed; manifests, key slots and the descriptor come on top");
+        if !status.supported {
+            warn("the destination has no object lock");
         }
     }
     Ok(tell_damaged(&status.damaged))
@@ -144,7 +193,8 @@ fn mode(mode: LockMode) -> &'static str {
     }
 }
 
-fn rule_text(rule: Option<LockRule>) -> String {
+/// The rule in words.
+pub(crate) fn rule_text(rule: Option<LockRule>) -> String {
     match rule {
         None => "off".into(),
         Some(LockRule { mode: how, keep }) => {
@@ -179,10 +229,11 @@ fn points_table(context: &Context, points: &[LockedPoint], now_ms: u64) -> Strin
             one.lock.map_or("", |lock| mode(lock.mode)).into(),
             one.packs.to_string(),
             one.unlocked.to_string(),
+            one.short.to_string(),
         ]
     };
     let rows = points.iter().zip(output::short_ids(&named)).map(row).collect();
-    table(&["POINT", "TIME", "LOCKED UNTIL", "MODE", "PACKS", "OBJECTS WITHOUT"], rows)
+    table(&["POINT", "TIME", "LOCKED UNTIL", "MODE", "PACKS", "NOT LOCKED", "TOO SHORT"], rows)
 }
 
 fn rule_document(rule: Option<LockRule>) -> Value {
@@ -192,7 +243,8 @@ fn rule_document(rule: Option<LockRule>) -> Value {
     )
 }
 
-fn setting_document(setting: &LockSetting) -> Value {
+/// The setting as a document.
+pub(crate) fn setting_document(setting: &LockSetting) -> Value {
     let later = setting.later.map_or(
         Value::Null,
         |(from, rule)| json!({ "from": rfc3339(from), "lock": rule_document(rule) }),
@@ -220,9 +272,12 @@ fn status_document(status: &LockStatus, now_ms: u64) -> Value {
             "mode": one.lock.map(|lock| mode(lock.mode)),
             "packs": one.packs,
             "objects_without_lock": one.unlocked,
+            "objects_locked_too_short": one.short,
         })
     };
     let mut document = setting_document(&status.setting);
+    document["supported"] = status.supported.into();
+    document["setting_lost"] = status.lost.into();
     document["points"] = status.points.iter().map(point).collect();
     document["next_backup_extends"] = status.next_backup.into();
     document["next_extend_extends"] = status.next_extend.into();

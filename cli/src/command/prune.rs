@@ -16,15 +16,23 @@ use crate::output::{self, count, local, note, table, warn};
 const PARALLEL: usize = 8;
 
 const LATER: &str = "`sluice collect` gives the space back";
-const LOCKED: &str = "`sluice collect` gives the space back once the locks on it have run out";
 
-/// When the space comes back.
-async fn later(repository: &Repository) -> &'static str {
-    // Locks also outlast the setting, by which one is only told what to expect.
-    match repository.lock_setting().await {
-        Ok(setting) if setting.now.is_some() || setting.later.is_some() => LOCKED,
-        _ => LATER,
+/// When the space of these points comes back.
+fn later(context: &Context, locked_until: Option<u64>) -> String {
+    match locked_until.map(|until| local(until, &context.zone)) {
+        None => LATER.into(),
+        Some(until) => format!("the destination locks them until {until}; after that, {LATER}"),
     }
+}
+
+/// Until when the destination keeps points that were removed. It does so whether one can ask or
+/// not.
+async fn locked_until(repository: &Repository, points: &[&RestorePoint]) -> Option<u64> {
+    let until = repository.locked_until(points).await;
+    until.unwrap_or_else(|error| {
+        tracing::debug!(%error, "until when the points are locked is not known");
+        None
+    })
 }
 
 pub(super) fn policy(args: &PruneArgs) -> Policy {
@@ -66,8 +74,8 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     }
     // Protected since it was listed: it stays, and the others go nevertheless.
     stay.iter().for_each(warn);
-    let later = later(&repository).await;
-    tell(context, args, &judged, (removed.len() - stay.len(), later))?;
+    let locked = locked_until(&repository, &removed).await;
+    tell(context, args, &judged, (removed.len() - stay.len(), locked))?;
     let quiet = damaged.is_empty() && stay.is_empty();
     Ok(if quiet { Exit::Done } else { Exit::Warnings })
 }
@@ -115,7 +123,7 @@ fn tell(
     context: &Context,
     args: &PruneArgs,
     judged: &[(&RestorePoint, Verdict)],
-    (removed, later): (usize, &str),
+    (removed, locked_until): (usize, Option<u64>),
 ) -> Result<()> {
     if context.global.json {
         let points: Vec<_> = judged
@@ -136,6 +144,7 @@ fn tell(
             "dry_run": args.dry_run,
             "kept": judged.len() - removed,
             "removed": removed,
+            "locked_until": locked_until.map(sluice_repository::rfc3339),
             "points": points,
         }));
     }
@@ -162,7 +171,7 @@ fn tell(
         note(match (args.dry_run, removed) {
             (_, 0) => "nothing to remove".into(),
             (true, _) => format!("{points} would be removed; nothing was changed"),
-            (false, _) => format!("removed {points}; {later}"),
+            (false, _) => format!("removed {points}; {}", later(context, locked_until)),
         });
     }
     Ok(())
@@ -195,11 +204,13 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
     if let Some(kept) = stay.into_iter().next() {
         return Err(kept.into());
     }
+    let locked = locked_until(&repository, &points.iter().collect::<Vec<_>>()).await;
     if context.global.json {
         let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
-        output::json(&json!({ "removed": removed }))?;
+        let locked = locked.map(sluice_repository::rfc3339);
+        output::json(&json!({ "removed": removed, "locked_until": locked }))?;
     } else if !context.global.quiet {
-        let later = later(&repository).await;
+        let later = later(context, locked);
         note(format_args!("removed {}; {later}", count(points.len() as u64, "restore point")));
     }
     Ok(Exit::Done)

@@ -53,6 +53,8 @@ pub struct LockStatus {
     pub lost: bool,
     /// Every restore point, in the order of lists.
     pub points: Vec<LockedPoint>,
+    /// Packs they reference.
+    pub packs: u64,
     /// Points that could not be read.
     pub damaged: Vec<DamagedPoint>,
     /// Locks the next backup of every instance would make longer, should it change nothing.
@@ -94,7 +96,8 @@ impl Repository {
         locker.look(shared, &all, progress).await?;
         locker.save(shared).await?;
         let supported = true;
-        let mut status = LockStatus { setting, supported, damaged, ..LockStatus::default() };
+        let packs = all.len() as u64;
+        let mut status = LockStatus { setting, supported, packs, damaged, ..LockStatus::default() };
         let needs = needs(&points, terms, now);
         let short = |packs: &BTreeMap<u32, u64>| {
             let seen = locker.seen.lock();

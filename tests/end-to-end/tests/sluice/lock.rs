@@ -3,7 +3,7 @@
 use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
 
-const SETTING: [&str; 4] = ["--object-lock", "governance", "--lock-for", "1d"];
+const SETTING: [&str; 4] = ["--object-lock", "governance", "--lock-days", "1"];
 
 #[test]
 fn a_folder_has_no_locks_and_says_so() {
