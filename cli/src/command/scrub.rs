@@ -123,7 +123,8 @@ fn tell(context: &Context, report: &ScrubReport, recorded: Recorded) -> Result<(
     tell_recorded(context, recorded);
     if let Some(first) = report.unlocked.first() {
         warn(format_args!(
-            "{} without the lock written with them, such as {first}; `sluice lock extend --recheck`",
+            "{} without the lock they were written with, such as {first}; run `sluice lock extend \
+             --recheck`",
             count(report.unlocked.len() as u64, "pack")
         ));
     }

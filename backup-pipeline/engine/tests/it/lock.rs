@@ -5,11 +5,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, LockMode, list_all};
+use sluice_destination::wrap::{Count, Counters, Effect, Fault, Operation, Rule};
+use sluice_destination::{
+    ByteRange, Destination, ErrorKind as DestinationKind, Key, LockMode, list_all,
+};
 use sluice_engine::Change;
 use sluice_repository::lock::LockProgress;
 use sluice_repository::{
-    Clock, ErrorKind, InitOptions, LockRule, PointSelector, PointSpec, Repository, Settings,
+    Clock, ErrorKind, InitOptions, LockRule, PointSelector, PointSpec, Protection, Repository,
 };
 
 use crate::support::*;
@@ -24,25 +27,30 @@ const fn rule(mode: LockMode, days: u64) -> LockRule {
 /// A repository on a store with locks, whose clock begins now and is moved by hand.
 struct Locked {
     store: Arc<dyn Destination>,
+    faults: Arc<Fault>,
+    counters: Arc<Counters>,
     repository: Repository,
     hand: Arc<AtomicU64>,
     _cache: tempfile::TempDir,
 }
 
-async fn init(store: Arc<dyn Destination>, settings: Settings) -> (Arc<AtomicU64>, Repository) {
-    let (clock, hand) = Clock::manual(Clock::system().now_ms());
-    let options =
-        InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: Some(GOVERNANCE) };
-    let made = Repository::init(store, clock, options, settings).await.unwrap();
-    (hand, made.0)
+fn locking() -> InitOptions {
+    InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: Some(GOVERNANCE) }
 }
 
 impl Locked {
     async fn new() -> Self {
-        let store: Arc<dyn Destination> = Arc::new(MemoryDestination::with_locks());
+        let (clock, hand) = Clock::manual(Clock::system().now_ms());
+        // Its locks end by the same clock.
+        let store: Arc<dyn Destination> = Arc::new(MemoryDestination::with_locks_by(hand.clone()));
+        let faults = Fault::new(store.clone());
+        let counted = Count::new(faults.clone());
+        let counters = counted.counters();
         let cache = tempfile::tempdir().unwrap();
-        let (hand, repository) = init(store.clone(), settings(Some(cache.path()))).await;
-        Self { store, repository, hand, _cache: cache }
+        let settings = settings(Some(cache.path()));
+        let made = Repository::init(Arc::new(counted), clock, locking(), settings).await;
+        let repository = made.unwrap().0;
+        Self { store, faults, counters, repository, hand, _cache: cache }
     }
 
     fn pass(&self, days: u64) {
@@ -177,9 +185,7 @@ async fn the_setting_grows_at_once_and_shrinks_after_a_week() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_locks_is_refused_and_nothing_is_left() {
     let store = Arc::new(MemoryDestination::new());
-    let options =
-        InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: Some(GOVERNANCE) };
-    let made = Repository::init(store.clone(), Clock::system(), options, settings(None)).await;
+    let made = Repository::init(store.clone(), Clock::system(), locking(), settings(None)).await;
     let error = made.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Destination(DestinationKind::Unsupported));
     assert!(error.to_string().contains("cannot lock") && store.is_empty(), "{error}");
@@ -207,7 +213,11 @@ async fn collections_leave_what_is_locked_and_go_on() {
     locked.repository.forget(&old, "a", "test").await.unwrap();
     let before = locked.locks().await;
     let report = (locked.repository).collect(&Default::default(), &Default::default()).await;
-    assert_eq!(report.unwrap().removed_packs, 0);
+    let report = report.unwrap();
+    assert_eq!((report.removed_packs, report.plan.locked_packs), (0, 2));
+    let (first, last) = report.plan.locked_until.unwrap();
+    let end = locked.repository.locked_until(&[&old]).await.unwrap();
+    assert_eq!((Some(first), Some(last)), (end, end));
     assert_eq!(locked.locks().await, before);
     // A removed tombstone brings the point back whole: what a thief with the keys removed.
     let tombstone = locked.keys("t/").await.remove(0);
@@ -217,4 +227,137 @@ async fn collections_leave_what_is_locked_and_go_on() {
     let point = locked.repository.resolve(&spec).await.unwrap();
     let image = locked.repository.image(&point, None).unwrap();
     assert_eq!(read_all(&image).await, noise(8, 1 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_comes_back_when_the_locks_have_run_out() {
+    let locked = Locked::new().await;
+    let old = back_up(&locked.repository, &noise(10, 1 << 20), Change::Rescan).await;
+    let disk = noise(11, 1 << 20);
+    back_up(&locked.repository, &disk, Change::Rescan).await;
+    locked.repository.forget(&old, "a", "test").await.unwrap();
+    locked.pass(62);
+    let report = (locked.repository).collect(&Default::default(), &Default::default()).await;
+    let report = report.unwrap();
+    assert_eq!((report.removed_packs, report.plan.locked_packs), (2, 0));
+    assert_eq!(report.plan.locked_until, None);
+    assert_eq!(locked.keys("r/").await.len(), 1);
+    let next = back_up(&locked.repository, &disk, Change::Rescan).await;
+    assert_eq!(read_all(&locked.repository.image(&next, None).unwrap()).await, disk);
+    for (key, until) in locked.locks().await {
+        let newest = key.as_str().ends_with(&next.id.to_string());
+        assert!(until > locked.now() || (key.as_str().starts_with("r/") && !newest), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_not_destroyed_before_its_locks_end() {
+    let locked = Locked::new().await;
+    back_up(&locked.repository, &noise(12, 1 << 18), Change::Rescan).await;
+    let day = Duration::from_secs(86_400);
+    let request = locked.repository.request_destroy(day, "test").await.unwrap();
+    let days = (request.effective_ms - locked.now()).div_ceil(DAY);
+    assert!((60..=61).contains(&days), "{days}");
+    // Locked for longer since it was asked for.
+    locked.pass(45);
+    locked.repository.extend_locks(false, &LockProgress::default()).await.unwrap();
+    locked.pass(days - 45);
+    let refused = locked.repository.destroy("test", |_, _| ()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Protected);
+    assert!(refused.to_string().contains("keeps objects of this repository until"), "{refused}");
+    assert!(!locked.keys("r/").await.is_empty());
+    locked.pass(61);
+    let done = locked.repository.destroy("test", |_, _| ()).await.unwrap();
+    assert_eq!((done.left, locked.keys("").await), (0, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_retained_for_longer_is_locked_as_long() {
+    let locked = Locked::new().await;
+    let point = back_up(&locked.repository, &noise(13, 1 << 18), Change::Rescan).await;
+    let until = locked.now() + 400 * DAY;
+    let change = |protection: &mut Protection, now| protection.retain(until, now);
+    let kept = locked.repository.change_protection(&point, "test", change).await.unwrap();
+    let counts = locked.repository.extend_locks_of(vec![kept]).await.unwrap();
+    // Both packs, the manifest, the descriptor, the key slot.
+    assert_eq!(counts.extended, 5);
+    for (key, end) in locked.locks().await {
+        assert!(end >= until, "{key}");
+    }
+    let status = locked.repository.lock_status(true, &LockProgress::default()).await.unwrap();
+    assert_eq!((status.points[0].short, status.supported, status.lost), (0, true, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_asks_for_locks_it_does_not_know_and_lists_no_packs() {
+    let locked = Locked::new().await;
+    // Many packs, each a backup of its own.
+    for seed in 0..6 {
+        let (name, disk) = (format!("disk{seed}"), noise(20 + seed, 1 << 18));
+        let images = vec![image(&name, &disk, Change::Rescan)];
+        run(&locked.repository, images).await.unwrap();
+    }
+    let before = locked.counters.snapshot();
+    back_up(&locked.repository, &noise(25, 1 << 18), Change::Rescan).await;
+    let spent = locked.counters.snapshot() - before;
+    let packs = locked.keys("d/").await.len() as u64;
+    assert!(packs >= 6);
+    // The descriptor, the key slot and the clock; not one of the packs.
+    assert!(spent.head.requests <= 4, "{spent:?}");
+    locked
+        .faults
+        .inject(Rule::new(Effect::Fail(DestinationKind::Other)).below("d/").on(&[Operation::List]));
+    back_up(&locked.repository, &noise(25, 1 << 18), Change::Rescan).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_without_its_lock_is_told_by_scrubs_and_by_the_status() {
+    let locked = Locked::new().await;
+    let point = back_up(&locked.repository, &noise(14, 1 << 18), Change::Rescan).await;
+    let scrub = async |repository: &Repository| {
+        let done = repository.scrubber().run(&Default::default(), &Default::default()).await;
+        done.unwrap().unlocked
+    };
+    assert_eq!(scrub(&locked.repository).await, []);
+    // The same objects at a place that keeps none of them: as if somebody had replaced them.
+    let (clock, hand) = Clock::manual(locked.now());
+    let store: Arc<dyn Destination> = Arc::new(MemoryDestination::with_locks_by(hand.clone()));
+    for key in locked.keys("").await {
+        let body = locked.store.get(&key, ByteRange::Full).await.unwrap();
+        store.put(&key, body).await.unwrap();
+    }
+    let opened = Repository::open(store.clone(), clock, passphrase(), settings(None)).await;
+    let bare = opened.unwrap();
+    assert_eq!(scrub(&bare).await.len(), 2);
+    let status = bare.lock_status(true, &LockProgress::default()).await.unwrap();
+    assert_eq!((status.points[0].point.id, status.points[0].short), (point.id, 3));
+    bare.extend_locks(true, &LockProgress::default()).await.unwrap();
+    assert_eq!(scrub(&bare).await, []);
+    let status = bare.lock_status(true, &LockProgress::default()).await.unwrap();
+    assert_eq!(status.points[0].short, 0);
+    // Removed as well: the setting.
+    store.delete(&Key::new("lock").unwrap()).await.unwrap();
+    assert!(bare.lock_status(true, &LockProgress::default()).await.unwrap().lost);
+    // What was to be locked for thirty days is owed nothing after them.
+    hand.fetch_add(100 * DAY, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(scrub(&bare).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_on_a_store_without_locks_works_and_says_so() {
+    let locked = Locked::new().await;
+    let old = back_up(&locked.repository, &noise(15, 1 << 18), Change::Rescan).await;
+    back_up(&locked.repository, &noise(16, 1 << 18), Change::Rescan).await;
+    let plain: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
+    for key in locked.keys("").await.into_iter().filter(|key| key.as_str() != "lock") {
+        let body = locked.store.get(&key, ByteRange::Full).await.unwrap();
+        plain.put(&key, body).await.unwrap();
+    }
+    let copy = open(plain).await;
+    let status = copy.lock_status(true, &LockProgress::default()).await.unwrap();
+    assert!(!status.supported && status.points.is_empty());
+    assert!(copy.set_lock(Some(GOVERNANCE)).await.is_err());
+    copy.forget(&old, "a", "test").await.unwrap();
+    let report = copy.collect(&Default::default(), &Default::default()).await.unwrap();
+    assert_eq!(report.removed_packs, 2);
 }

@@ -165,6 +165,18 @@ impl Prefix {
         versions.skip(1).chain(markers.skip(1)).filter_map(version).collect()
     }
 
+    /// Puts an object's own bytes in its place once more, as somebody with the keys may: the new
+    /// version has no lock, and hides the one that has.
+    pub fn put_again(&self, key: &str) {
+        let url = self.server.object(key);
+        let bytes = self.server.curl().arg("--fail").arg(&url).ok().out;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let body = format!("@{}", file.path().display());
+        let curl = self.server.curl().args(["--request", "PUT", "--fail", "--data-binary", &body]);
+        curl.arg(url).ok();
+    }
+
     /// Removes a version for good, as somebody with the keys would; whether that was done.
     pub fn remove_version(&self, (key, version): &(String, String), bypass: bool) -> bool {
         let url = format!("{}?versionId={version}", self.server.object(key));
