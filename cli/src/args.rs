@@ -8,6 +8,7 @@ mod generate;
 mod heal;
 mod init;
 mod key;
+mod lock;
 mod mount;
 mod points;
 mod prune;
@@ -31,6 +32,7 @@ pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
+pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
@@ -165,6 +167,7 @@ pub(crate) enum Command {
     Collect(CollectArgs),
     Forget(ForgetArgs),
     Replicate(ReplicateArgs),
+    Lock(LockArgs),
     Hold(HoldArgs),
     Release(ReleaseArgs),
     Retain(RetainArgs),
@@ -250,6 +253,10 @@ mod tests {
             "sluice replicate promote",
             "sluice replicate demote --to s3://new/x",
             "sluice replicate status --json",
+            "sluice lock set --object-lock compliance --lock-days 30",
+            "sluice lock set --off",
+            "sluice lock status --recheck",
+            "sluice lock extend --plan --recheck",
             "sluice prune --keep-last 3 --min-age 14d",
             "sluice prune --keep-daily 7 --simulate 2y --every 1d --from 2026-01-01",
             "sluice hold web-1@a --reason why",
@@ -292,6 +299,12 @@ mod tests {
             "sluice replicate --to /a --parallel 0",
             "sluice replicate --to /a --limit-window 8=5",
             "sluice replicate demote",
+            "sluice lock set",
+            "sluice lock set --object-lock governance",
+            "sluice lock set --lock-days 3",
+            "sluice lock set --off --object-lock governance --lock-days 3",
+            "sluice init --object-lock governance",
+            "sluice init --lock-days 3",
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",

@@ -9,6 +9,7 @@ mod generate;
 mod heal;
 mod init;
 mod key;
+mod lock;
 mod mount;
 mod points;
 mod prune;
@@ -65,6 +66,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
+        Command::Lock(args) => Box::pin(lock::run(&context, args.command)).await,
         Command::Hold(args) => retain::hold(&context, &args).await,
         Command::Release(args) => retain::release(&context, &args).await,
         Command::Retain(args) => retain::retain(&context, &args).await,

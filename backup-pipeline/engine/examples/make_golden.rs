@@ -32,6 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         unlock: Unlock::Passphrase("golden".to_owned().into()),
         recovery: true,
         kdf: KdfCost { memory_kib: 64, passes: 1, lanes: 1 },
+        lock: None,
     };
     let made = Repository::init(destination, clock, options, Settings::default()).await?;
     let (mut repository, recovery) = made;

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::lock::{ObjectLock, days};
+
 /// Create a repository
 ///
 /// The destination is probed first: one that lets two writers create the same object is refused,
@@ -15,7 +17,8 @@ Examples:
   SLUICE_PASSPHRASE_FILE=~/.pass sluice init --repo 's3://bucket/prefix?region=eu-central-1'
   SLUICE_ARBITER=/srv/arbiter sluice init --repo 'swift://backup/site-1?region=north'
   sluice init --repo /backup/repository --recovery-key-out recovery.txt
-  sluice init --repo /backup/repository --encryption none")]
+  sluice init --repo /backup/repository --encryption none
+  sluice init --repo s3://bucket/prefix --object-lock governance --lock-days 30")]
 pub(crate) struct InitArgs {
     /// Whether what is stored is unreadable without a key
     #[arg(long, value_enum, default_value_t = Encryption::Aes)]
@@ -28,6 +31,14 @@ pub(crate) struct InitArgs {
     /// Make no recovery key: a lost passphrase then means lost backups
     #[arg(long)]
     pub(crate) no_recovery_key: bool,
+
+    /// Have the destination itself keep every restore point, so that nobody can remove it
+    #[arg(long, value_enum, value_name = "MODE", requires = "lock_days")]
+    pub(crate) object_lock: Option<ObjectLock>,
+
+    /// For how many days it keeps a restore point from the time of its backup
+    #[arg(long, value_name = "N", value_parser = days(), requires = "object_lock")]
+    pub(crate) lock_days: Option<u32>,
 }
 
 /// Whether a repository is encrypted.

@@ -4,17 +4,17 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use serde_json::{Value, json};
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::Repository;
 use sluice_repository::collect::{
     CollectOptions, CollectPhase, CollectProgress, CollectReport, CollectionPlan,
 };
+use sluice_repository::{Repository, rfc3339};
 
 use crate::args::CollectArgs;
 use crate::context::Context;
 use crate::error::Exit;
 use crate::interrupt;
 use crate::output::progress::{Shower, Shown};
-use crate::output::{self, bytes, count, note, seconds, warn};
+use crate::output::{self, bytes, count, local, note, seconds, warn};
 
 /// Gives back the space of what nothing needs.
 pub(crate) async fn run(context: &Context, args: &CollectArgs) -> Result<Exit> {
@@ -94,6 +94,9 @@ fn document(plan: &CollectionPlan) -> Value {
         "live_bytes": plan.live,
         "dead_packs": plan.dead_packs,
         "compact_packs": plan.compact_packs,
+        "locked_packs": plan.locked_packs,
+        "locked_bytes": plan.locked_bytes,
+        "locked_until": plan.locked_until.map(|(_, last)| rfc3339(last)),
         "freed_bytes": plan.freed,
         "moved_bytes": plan.moved,
         "open_sessions": plan.open_sessions,
@@ -129,6 +132,7 @@ fn tell_plan(context: &Context, plan: &CollectionPlan) -> Result<()> {
         requests.list,
         requests.delete,
     ))?;
+    tell_locked(context, plan);
     if plan.resumes {
         note("it goes on with a collection that was interrupted");
     }
@@ -137,6 +141,17 @@ fn tell_plan(context: &Context, plan: &CollectionPlan) -> Result<()> {
     }
     note("nothing was changed");
     Ok(())
+}
+
+/// Says what would go if it were not locked.
+fn tell_locked(context: &Context, plan: &CollectionPlan) {
+    let Some((first, last)) = plan.locked_until else { return };
+    let (first, last) = (local(first, &context.zone), local(last, &context.zone));
+    note(format_args!(
+        "{} ({}) no longer needed, but locked: the first until {first}, the last until {last}",
+        count(plan.locked_packs, "pack"),
+        bytes(plan.locked_bytes),
+    ));
 }
 
 fn tell(context: &Context, report: &CollectReport) -> Result<()> {
@@ -196,6 +211,7 @@ fn tell(context: &Context, report: &CollectReport) -> Result<()> {
         bytes(report.freed),
         bytes(report.moved),
     ))?;
+    tell_locked(context, &report.plan);
     if report.rescued > 0 {
         note(format_args!("{} still needed after all", count(report.rescued, "condemned pack")));
     }

@@ -5,9 +5,11 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use sluice_destination::{Capabilities, Destination, probe};
 use sluice_repository::doctor::{Surface, Traces, examine};
+use sluice_repository::lock::{LockProgress, LockStatus};
 use sluice_repository::{Depth, Repository, VerifyProgress, VerifyReport};
 
 use crate::args::DoctorArgs;
+use crate::command::lock::setting_document;
 use crate::command::verify::{snapshot, tell_recorded};
 use crate::context::Context;
 use crate::error::{Exit, Report};
@@ -30,6 +32,7 @@ pub(super) struct Examined {
     capabilities: Option<Capabilities>,
     probed: bool,
     traces: Option<Traces>,
+    locks: Option<LockStatus>,
     verified: Option<VerifyReport>,
     findings: Vec<Finding>,
 }
@@ -44,6 +47,7 @@ pub(crate) async fn run(context: &Context, args: &DoctorArgs) -> Result<Exit> {
         surface,
         probed: args.probe,
         traces: None,
+        locks: None,
         verified: None,
         findings: Vec::new(),
     };
@@ -135,7 +139,10 @@ async fn inside(
     if known.is_empty() && traces.known_bad > recorded.healed && !args.data {
         findings.push(finding::known_before(traces.known_bad - recorded.healed));
     }
+    let locks = repository.lock_status(true, &LockProgress::default()).await?;
+    findings.extend(finding::of_locks(&locks));
     examined.traces = Some(traces);
+    examined.locks = Some(locks);
     examined.verified = Some(report);
     Ok(())
 }
@@ -192,6 +199,7 @@ fn document(examined: &Examined) -> Value {
         "sessions": sessions,
         "pins": pins,
         "unfinished_collection": traces.and_then(|traces| traces.unfinished_collection),
+        "lock": examined.locks.as_ref().map(|locks| setting_document(&locks.setting)),
         "points": examined.verified.as_ref().map(|report| report.points),
         "damaged": examined.findings.iter().any(|one| one.severity == Severity::Damage),
         "findings": examined.findings.iter().map(Finding::document).collect::<Vec<_>>(),

@@ -30,7 +30,8 @@ pub(crate) async fn run(context: &Context, args: &InitArgs) -> Result<Exit> {
     let unlock =
         if encrypted { Unlock::Passphrase(secret::new_passphrase()?) } else { Unlock::Open };
     let recovery = encrypted && !args.no_recovery_key;
-    let options = InitOptions { unlock, recovery, kdf: KdfCost::default() };
+    let lock = super::lock::rule(args.object_lock, args.lock_days);
+    let options = InitOptions { unlock, recovery, kdf: KdfCost::default(), lock };
     let (repository, key) =
         Repository::init(destination, context.clock.clone(), options, context.settings(0)).await?;
     if let Some(key) = &key {

@@ -17,6 +17,24 @@ const PARALLEL: usize = 8;
 
 const LATER: &str = "`sluice collect` gives the space back";
 
+/// When the space of these points comes back.
+fn later(context: &Context, locked_until: Option<u64>) -> String {
+    match locked_until.map(|until| local(until, &context.zone)) {
+        None => LATER.into(),
+        Some(until) => format!("the destination locks them until {until}; after that, {LATER}"),
+    }
+}
+
+/// Until when the destination keeps points that were removed. It does so whether one can ask or
+/// not.
+async fn locked_until(repository: &Repository, points: &[&RestorePoint]) -> Option<u64> {
+    let until = repository.locked_until(points).await;
+    until.unwrap_or_else(|error| {
+        tracing::debug!(%error, "until when the points are locked is not known");
+        None
+    })
+}
+
 pub(super) fn policy(args: &PruneArgs) -> Policy {
     Policy {
         keep_last: args.keep_last,
@@ -56,7 +74,8 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     }
     // Protected since it was listed: it stays, and the others go nevertheless.
     stay.iter().for_each(warn);
-    tell(context, args, &judged, removed.len() - stay.len())?;
+    let locked = locked_until(&repository, &removed).await;
+    tell(context, args, &judged, (removed.len() - stay.len(), locked))?;
     let quiet = damaged.is_empty() && stay.is_empty();
     Ok(if quiet { Exit::Done } else { Exit::Warnings })
 }
@@ -104,7 +123,7 @@ fn tell(
     context: &Context,
     args: &PruneArgs,
     judged: &[(&RestorePoint, Verdict)],
-    removed: usize,
+    (removed, locked_until): (usize, Option<u64>),
 ) -> Result<()> {
     if context.global.json {
         let points: Vec<_> = judged
@@ -125,6 +144,7 @@ fn tell(
             "dry_run": args.dry_run,
             "kept": judged.len() - removed,
             "removed": removed,
+            "locked_until": locked_until.map(sluice_repository::rfc3339),
             "points": points,
         }));
     }
@@ -151,7 +171,7 @@ fn tell(
         note(match (args.dry_run, removed) {
             (_, 0) => "nothing to remove".into(),
             (true, _) => format!("{points} would be removed; nothing was changed"),
-            (false, _) => format!("removed {points}; {LATER}"),
+            (false, _) => format!("removed {points}; {}", later(context, locked_until)),
         });
     }
     Ok(())
@@ -184,11 +204,14 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
     if let Some(kept) = stay.into_iter().next() {
         return Err(kept.into());
     }
+    let locked = locked_until(&repository, &points.iter().collect::<Vec<_>>()).await;
     if context.global.json {
         let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
-        output::json(&json!({ "removed": removed }))?;
+        let locked = locked.map(sluice_repository::rfc3339);
+        output::json(&json!({ "removed": removed, "locked_until": locked }))?;
     } else if !context.global.quiet {
-        note(format_args!("removed {}; {LATER}", count(points.len() as u64, "restore point")));
+        let later = later(context, locked);
+        note(format_args!("removed {}; {later}", count(points.len() as u64, "restore point")));
     }
     Ok(Exit::Done)
 }

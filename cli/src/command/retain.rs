@@ -161,6 +161,9 @@ async fn change(
             format!("{} of {} were changed", changed.len(), count(points.len() as u64, "point"))
         })?);
     }
+    // What is kept for longer is locked for longer, where anything is locked.
+    let locks = repository.extend_locks_of(changed.clone()).await;
+    locks.context("what keeps the points was changed; `sluice lock extend` locks them as long")?;
     if context.global.json {
         let documents: Vec<_> = changed.iter().map(PointDocument::from).collect();
         output::json(&json!({ "points": documents, "now": rfc3339(context.clock.now_ms()) }))?;

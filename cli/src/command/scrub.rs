@@ -41,7 +41,8 @@ pub(crate) async fn run(context: &Context, args: &ScrubArgs) -> Result<Exit> {
         None => Recorded::default(),
     };
     tell(context, &report, recorded)?;
-    Ok(match (report.damage.is_empty(), report.stopped) {
+    let odd = report.stopped || !report.unlocked.is_empty();
+    Ok(match (report.damage.is_empty(), odd) {
         (false, _) => Exit::Damaged,
         (true, true) => Exit::Warnings,
         (true, false) => Exit::Done,
@@ -104,6 +105,7 @@ fn tell(context: &Context, report: &ScrubReport, recorded: Recorded) -> Result<(
             "stopped": report.stopped,
             "damaged": !report.damage.is_empty(),
             "damage": damage,
+            "without_lock": report.unlocked.iter().map(|key| key.as_str()).collect::<Vec<_>>(),
             "recorded": { "bad": recorded.bad, "healed": recorded.healed },
             "status": document(&report.status),
         }));
@@ -119,6 +121,13 @@ fn tell(context: &Context, report: &ScrubReport, recorded: Recorded) -> Result<(
     }
     output::print(&text)?;
     tell_recorded(context, recorded);
+    if let Some(first) = report.unlocked.first() {
+        warn(format_args!(
+            "{} without the lock they were written with, such as {first}; run `sluice lock extend \
+             --recheck`",
+            count(report.unlocked.len() as u64, "pack")
+        ));
+    }
     if report.stopped {
         warn("stopped before it was through; the next scrub goes on");
     }

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,6 +26,8 @@ use crate::{
 pub struct MemoryDestination {
     objects: Mutex<BTreeMap<Key, Object>>,
     has_locks: bool,
+    /// Ms since 1970, when locks end by another clock than that of the machine.
+    clock: Option<Arc<AtomicU64>>,
 }
 
 #[derive(Clone)]
@@ -33,9 +37,7 @@ struct Object {
 }
 
 impl Object {
-    fn is_locked(&self) -> bool {
-        #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
-        let now = SystemTime::now();
+    fn is_locked(&self, now: SystemTime) -> bool {
         self.lock.is_some_and(|lock| lock.until > now)
     }
 }
@@ -51,13 +53,28 @@ impl MemoryDestination {
         Self { has_locks: true, ..Self::default() }
     }
 
+    /// The same with a clock of its own: ms since 1970, which a test moves by hand.
+    pub fn with_locks_by(clock: Arc<AtomicU64>) -> Self {
+        Self { clock: Some(clock), ..Self::with_locks() }
+    }
+
+    fn now(&self) -> SystemTime {
+        match &self.clock {
+            Some(clock) => {
+                SystemTime::UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))
+            }
+            #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of a real clock")]
+            None => SystemTime::now(),
+        }
+    }
+
     fn store(&self, key: &Key, create_only: bool, object: Object) -> Result<()> {
         let mut objects = self.objects.lock();
         if create_only && objects.contains_key(key) {
             let context = format!("memory: {key} exists already");
             return Err(DestinationError::new(ErrorKind::AlreadyExists, context));
         }
-        if objects.get(key).is_some_and(Object::is_locked) {
+        if objects.get(key).is_some_and(|object| object.is_locked(self.now())) {
             return Err(locked(key));
         }
         objects.insert(key.clone(), object);
@@ -144,7 +161,7 @@ impl Destination for MemoryDestination {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         let mut objects = self.objects.lock();
-        if objects.get(key).is_some_and(Object::is_locked) {
+        if objects.get(key).is_some_and(|object| object.is_locked(self.now())) {
             return Err(locked(key));
         }
         objects.remove(key);

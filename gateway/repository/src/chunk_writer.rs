@@ -24,6 +24,7 @@ use crate::format::id::{Digest, PackId, PackKind, SessionId, pack_key};
 use crate::format::pack::{Codec, PackBuilder, SlotEntry};
 use crate::format::page::{Entry, Location};
 use crate::index::{DedupIndex, SortedEntries};
+use crate::lock::Locker;
 use crate::repository::Shared;
 
 /// Packs being put side by side.
@@ -97,6 +98,8 @@ pub(crate) struct ChunkWriter {
     meta_serial: AtomicU32,
     known: Mutex<Known>,
     index: DedupIndex,
+    /// Locks packs, where they are to be locked.
+    pub(crate) locker: Option<Arc<Locker>>,
     /// Slots not to be taken for content that is there.
     pub(crate) bad: BadSlots,
     /// Blocks to store anew although they are known.
@@ -157,6 +160,7 @@ impl ChunkWriter {
         level: i32,
         index: DedupIndex,
         bad: BadSlots,
+        locker: Option<Arc<Locker>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
@@ -168,6 +172,7 @@ impl ChunkWriter {
             meta_serial: AtomicU32::new(0),
             known: Mutex::default(),
             index,
+            locker,
             bad,
             anew: RwLock::default(),
             others: Mutex::default(),
@@ -449,7 +454,11 @@ impl ChunkWriter {
         let _permit = self.puts.acquire().await;
         self.check()?;
         let key = pack_key(kind, pack);
-        self.shared.destination.put(&key, bytes).await.map_err(|error| {
+        let put = match &self.locker {
+            Some(locker) => locker.put_pack(&self.shared, kind, pack, bytes).await,
+            None => self.shared.destination.put(&key, bytes).await,
+        };
+        put.map_err(|error| {
             let kind = ErrorKind::Destination(error.kind());
             RepositoryError::caused(kind, format!("writing {key} failed"), error)
         })

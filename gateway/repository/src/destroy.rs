@@ -21,7 +21,8 @@ use sluice_destination::{
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{
-    PinId, RepositoryId, SessionId, commits_prefix, descriptor_key, destroy_key, parse_point_key,
+    PinId, RepositoryId, SessionId, commits_prefix, descriptor_key, destroy_key, lock_key,
+    parse_point_key,
 };
 use crate::format::protection::ProtectionBody;
 use crate::format::record::{
@@ -85,8 +86,8 @@ impl Repository {
         Ok(Some(plain.into()))
     }
 
-    /// Asks for the repository to be destroyed, `delay` from now at the earliest. Asked for
-    /// already, the first wish stays as it is.
+    /// Asks for the repository to be destroyed, `delay` from now at the earliest, and not before
+    /// the destination's locks end. Asked for already, the first wish stays as it is.
     ///
     /// # Errors
     /// [`ErrorKind::Protected`] when a hold, a retention, a backup or a reader forbids it.
@@ -97,9 +98,11 @@ impl Repository {
         self.must_be_free().await?;
         let now = self.shared.clock.now_ms();
         let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        // What the destination keeps for longer than that cannot go earlier.
+        let locked = self.shared.last_lock_of_all(false).await?.unwrap_or(0);
         let plain = DestroyPlain {
             requested_ms: now,
-            effective_ms: now.saturating_add(delay),
+            effective_ms: now.saturating_add(delay).max(locked),
             begun: false,
             approved_by: Vec::new(),
         };
@@ -143,6 +146,14 @@ impl Repository {
         }
         if !request.begun {
             self.must_be_free().await?;
+            if let Some(until) = self.shared.last_lock_of_all(true).await? {
+                let text = format!(
+                    "the destination keeps objects of this repository until {}; it may not be \
+                     destroyed before",
+                    rfc3339(until)
+                );
+                return Err(RepositoryError::new(ErrorKind::Protected, text));
+            }
         }
         let DestroyRequest { requested_ms, effective_ms, approved_by, .. } = request;
         let plain = DestroyPlain { requested_ms, effective_ms, begun: true, approved_by };
@@ -297,6 +308,7 @@ fn turn(key: &Key) -> Option<u8> {
         _ if text == "ballast" || text == "replica" => Some(2),
         _ if text.starts_with(&commits_prefix()) => Some(0),
         Some("keys") => Some(1),
+        _ if *key == lock_key() => Some(2),
         Some(room) if room.len() == 1 && text.len() > 2 => Some(2),
         _ => None,
     }
@@ -340,10 +352,10 @@ mod tests {
         let order = ["r/default/a/b", "keys/0123", "d/00/x.0", "format", "destroy"].map(turn);
         assert_eq!(order, [0, 1, 2, 3, 4].map(Some));
         assert_eq!(turn("h/default/a/b"), Some(2));
-        for one in ["x/default/a-1", "ballast", "replica"] {
+        for one in ["x/default/a-1", "ballast", "replica", "lock"] {
             assert_eq!(turn(one), Some(2), "{one}");
         }
-        for strange in ["notes.txt", "photos/a.png", "destroyer", "format.bak"] {
+        for strange in ["notes.txt", "photos/a.png", "destroyer", "format.bak", "locks"] {
             assert_eq!(turn(strange), None, "{strange}");
         }
     }

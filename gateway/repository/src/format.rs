@@ -12,6 +12,7 @@ pub mod findings;
 pub mod header;
 pub mod id;
 pub mod keyslot;
+pub mod lock;
 pub mod manifest;
 pub mod pack;
 pub mod page;

@@ -145,7 +145,9 @@ impl Healing {
         problem: &str,
     ) -> Result<()> {
         if !self.options.dry_run {
+            let lock = self.here().lock_on(key).await?;
             self.here().destination.put(key, bytes).await?;
+            self.here().lock_like(lock, key).await?;
         }
         self.report.healed.push(HealedObject { object: key.to_string(), problem: problem.into() });
         Ok(())
@@ -286,7 +288,9 @@ async fn bring_one(
     if dry_run {
         return Ok(Brought::Healed);
     }
+    let lock = here.lock_on(&key).await?;
     here.destination.put(&key, bytes).await?;
+    here.lock_like(lock, &key).await?;
     let again = here.check_pack(kind, pack, memory, all).await?;
     Ok(match first_of(&again) {
         None => Brought::Healed,

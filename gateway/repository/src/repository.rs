@@ -20,6 +20,7 @@ use crate::format::id::{RepositoryId, descriptor_key};
 use crate::format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 use crate::format::{FormatError, record};
 use crate::keys::{self, Opened};
+use crate::lock::LockRule;
 use crate::pool::Pool;
 
 /// The store itself decides who commits first.
@@ -58,6 +59,8 @@ pub struct InitOptions {
     pub recovery: bool,
     /// Cost of stretching the passphrase.
     pub kdf: KdfCost,
+    /// How long the destination is to lock restore points; nothing: not at all.
+    pub lock: Option<LockRule>,
 }
 
 /// What an opened repository may use of this machine.
@@ -133,8 +136,8 @@ impl Repository {
     /// create an object atomically is refused, for a commit rests on that.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyARepository`]; [`ErrorKind::Destination`] when the destination fails
-    /// or is unfit.
+    /// [`ErrorKind::AlreadyARepository`]; [`ErrorKind::Destination`] when the destination fails,
+    /// is unfit, or cannot lock objects as asked.
     pub async fn init(
         destination: Arc<dyn Destination>,
         clock: Clock,
@@ -158,6 +161,9 @@ impl Repository {
                 ),
             ));
         }
+        if let Some(rule) = options.lock {
+            rule.check(capabilities.object_lock, &place)?;
+        }
         let id = RepositoryId(random()?);
         let opened = Opened::first(Secrets::generate()?);
         let now = rfc3339(clock.now_ms());
@@ -169,6 +175,9 @@ impl Repository {
         let repository =
             Self::assemble(destination, id, opened, descriptor, clock.clone(), settings)?;
         let recovery = repository.write_first_slots(&options).await?;
+        if let Some(rule) = options.lock {
+            repository.first_lock(rule).await?;
+        }
         // The descriptor comes last: a repository exists once it can be unlocked.
         let body = Bytes::from(repository.shared.descriptor.encode());
         match repository.shared.destination.put_new(&descriptor_key(), body).await {

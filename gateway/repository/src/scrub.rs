@@ -69,6 +69,8 @@ pub struct ScrubReport {
     pub stopped: bool,
     /// What is damaged. Which points need it, a verification tells.
     pub damage: Vec<Damage>,
+    /// Packs read that lack the lock they were written with, by key; known only with keys.
+    pub unlocked: Vec<Key>,
     /// Coverage after it.
     pub status: ScrubStatus,
     /// Packs recorded as damaged that were found sound.
@@ -158,6 +160,7 @@ impl Scrubber {
         keep_memory();
         let mut report = ScrubReport::default();
         let mut saved_ms = self.clock.now_ms();
+        let mut read = Vec::new();
         let wanted: Vec<(usize, Listed)> =
             chosen.into_iter().map(|at| (at, listing.packs[at])).collect();
         let going =
@@ -175,6 +178,7 @@ impl Scrubber {
             progress.bytes.fetch_add(u64::from(size), Ordering::Relaxed);
             report.packs += 1;
             report.bytes += flaws.read;
+            read.push((object.kind, object.pack, object.generation));
             if flaws.is_sound() {
                 listing.packs[at].day = Some(self.today());
                 if bad.holds_pack((object.kind, object.pack)) {
@@ -194,6 +198,9 @@ impl Scrubber {
             self.save(&mut listing).await?;
         }
         report.damage.sort_by(|a, b| (&a.object, &a.problem).cmp(&(&b.object, &b.problem)));
+        if let Some(shared) = &self.shared {
+            report.unlocked = shared.without_lock(&read).await?;
+        }
         report.stopped = progress.stop.load(Ordering::Relaxed);
         report.status = listing.status(self.today());
         Ok(report)

@@ -38,6 +38,7 @@ use crate::format::segment;
 use crate::host;
 use crate::image_reader::ImageReader;
 use crate::index::{DedupIndex, SortedEntries};
+use crate::lock::Locker;
 use crate::points::RestorePoint;
 use crate::replicate::Copied;
 use crate::repository::{Repository, Shared, parse_error};
@@ -131,7 +132,9 @@ impl Repository {
         let (record, parent) = shared.open_session(id, chain, instance).await?;
         let index = shared.open_index(options.dedup).await;
         let bad = shared.bad_slots().await?;
-        let writer = ChunkWriter::new(shared.clone(), id, options.level, index, bad);
+        let terms = shared.session_terms(&session_key(id), parent.as_ref()).await?;
+        let locker = Locker::new(&shared, terms).await?;
+        let writer = ChunkWriter::new(shared.clone(), id, options.level, index, bad, locker);
         let presence = Presence::new(shared.clone(), writer.clone(), record.clone());
         presence.learn().await?;
         let presence = Arc::new(presence);
@@ -471,11 +474,14 @@ impl BackupSession {
         self.put_segments(entries).await?;
         let (plain, body) = self.manifest(images, info)?;
         let (chain, point) = (plain.chain, plain.point);
+        if let Some(locker) = &self.writer.locker {
+            locker.cover(&self.shared, &body.images, plain.retain_until_ms).await?;
+        }
         let sealed =
             self.shared.seal_record(Kind::Commit, point.0, &to_cbor(&plain), &to_cbor(&body))?;
         let key = commit_key(chain, point);
         let published = match self.presence.learn().await {
-            Ok(()) => self.publish(&key, &sealed).await,
+            Ok(()) => self.publish(&key, &sealed, plain.retain_until_ms).await,
             failed => failed,
         };
         // What was fenced was seen to be so, as a commit was: the record has done its service.
@@ -555,10 +561,16 @@ impl BackupSession {
     /// Puts the commit record. After a lost answer the key is taken by our own record: its
     /// bytes tell, for they hold a nonce of their own. When nothing is there, the request may
     /// still be under way, and is sent again.
-    async fn publish(&self, key: &Key, sealed: &Bytes) -> Result<()> {
+    async fn publish(&self, key: &Key, sealed: &Bytes, retain_until: Option<u64>) -> Result<()> {
         let mut attempt = 1;
         loop {
-            let error = match self.shared.destination.put_new(key, sealed.clone()).await {
+            let put = match &self.writer.locker {
+                Some(locker) => {
+                    locker.put_manifest(&self.shared, key, sealed.clone(), retain_until).await
+                }
+                None => self.shared.destination.put_new(key, sealed.clone()).await,
+            };
+            let error = match put {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };

@@ -133,7 +133,7 @@ async fn busy(heartbeat: Duration) -> Busy {
     let cache = tempfile::tempdir().unwrap();
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
     let settings = Settings { heartbeat, ..settings(Some(cache.path())) };
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let made = Repository::init(destination.clone(), Clock::system(), options, settings);
     let repository = made.await.unwrap().0;
     Busy { cache, destination, repository }
@@ -326,7 +326,7 @@ async fn die_everywhere(effect: Effect) {
     let mut at = 0;
     loop {
         let memory: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-        let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+        let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
         let made = Repository::init(memory.clone(), Clock::system(), options, settings(None));
         let repository = made.await.unwrap().0;
         let first = save(&repository, "a", &blocks(&[1, 2, 3, 4, 5])).await;

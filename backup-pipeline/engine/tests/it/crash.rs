@@ -192,7 +192,7 @@ async fn a_clock_a_day_behind_keeps_the_order_of_points() {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
     let day = 24 * 3600 * 1000;
     let (clock, hand) = Clock::manual(10 * day);
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let made = Repository::init(destination, clock, options, settings(None)).await.unwrap();
     let repository = made.0;
     let first = back_up(&repository, &noise(1, 1 << 20), Change::Regions).await;
@@ -227,7 +227,7 @@ async fn the_wrong_passphrase_and_strange_places_are_told_apart() {
     newer.put(&key, body.as_slice().into()).await.unwrap();
     let error = open(newer, passphrase()).await.unwrap_err();
     assert_eq!(error.kind(), RepositoryKind::NewerFormat);
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let again = Repository::init(destination, Clock::system(), options, settings(None)).await;
     assert_eq!(again.unwrap_err().kind(), RepositoryKind::AlreadyARepository);
 }
@@ -236,7 +236,7 @@ async fn the_wrong_passphrase_and_strange_places_are_told_apart() {
 async fn a_store_that_ignores_conditions_is_refused() {
     let fault = Fault::new(Arc::new(MemoryDestination::new()));
     fault.inject(Rule::new(Effect::IgnoreCondition));
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let refused = Repository::init(fault, Clock::system(), options, settings(None)).await;
     let unfit = RepositoryKind::Destination(DestinationKind::Unfit);
     assert_eq!(refused.unwrap_err().kind(), unfit);

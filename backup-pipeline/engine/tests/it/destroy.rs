@@ -17,7 +17,7 @@ const WEEK: Duration = Duration::from_secs(7 * 86_400);
 async fn filled() -> (Arc<dyn Destination>, Repository, Arc<AtomicU64>) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
     let (clock, hand) = Clock::manual(1_000_000_000_000);
-    let options = InitOptions { unlock: passphrase(), recovery: true, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: true, kdf: CHEAP, lock: None };
     let made = Repository::init(destination.clone(), clock, options, settings(None)).await;
     let repository = made.unwrap().0;
     back_up(&repository, &noise(1, 300_000), Change::Rescan).await;

@@ -24,7 +24,7 @@ async fn flip(destination: &Arc<dyn Destination>, key: &Key, at: usize) {
 async fn silent_sessions_and_pins_and_damaged_records_are_told() {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
     let (clock, hand) = Clock::manual(NOW_MS);
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let made = Repository::init(destination.clone(), clock, options, settings(None));
     let repository = made.await.unwrap().0;
     let point = back_up(&repository, &noise(1, 1 << 20), Change::Regions).await;

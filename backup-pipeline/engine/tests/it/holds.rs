@@ -19,7 +19,7 @@ const DAY: u64 = 86_400_000;
 /// A repository whose clock the test moves, with two points.
 async fn two_points() -> (Arc<dyn Destination>, Repository, Arc<AtomicU64>) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let (clock, hand) = Clock::manual(1000 * DAY);
     let made = Repository::init(destination.clone(), clock, options, settings(None)).await;
     let repository = made.unwrap().0;

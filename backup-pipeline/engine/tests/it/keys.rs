@@ -20,7 +20,7 @@ fn word(text: &str) -> Unlock {
 
 async fn with_recovery() -> (Arc<dyn Destination>, RecoveryKey) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-    let options = InitOptions { unlock: passphrase(), recovery: true, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: true, kdf: CHEAP, lock: None };
     let clock = Clock::system();
     let made = Repository::init(destination.clone(), clock, options, settings(None)).await;
     (destination, made.unwrap().1.unwrap())

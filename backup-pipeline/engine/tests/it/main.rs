@@ -12,6 +12,7 @@ mod golden_disk;
 mod heal;
 mod holds;
 mod keys;
+mod lock;
 mod model;
 mod replicate;
 mod replicate_kill;

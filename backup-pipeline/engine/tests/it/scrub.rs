@@ -27,7 +27,7 @@ struct Place {
 async fn place() -> Place {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
     let (clock, hand) = Clock::manual(FIRST_DAY * DAY_MS);
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let made = Repository::init(destination.clone(), clock.clone(), options, settings(None));
     let repository = made.await.unwrap().0;
     back_up(&repository, &noise(1, 70 << 20), Change::Rescan).await;

@@ -26,7 +26,7 @@ pub fn settings(cache: Option<&std::path::Path>) -> Settings {
 
 pub async fn new_repository() -> (Arc<dyn Destination>, Repository) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP };
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
     let made = Repository::init(destination.clone(), Clock::system(), options, settings(None));
     (destination, made.await.unwrap().0)
 }

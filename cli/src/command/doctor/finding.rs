@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sluice_repository::doctor::{Surface, Traces};
+use sluice_repository::lock::LockStatus;
 
 use crate::context::Context;
 use crate::error::Report;
@@ -174,6 +175,38 @@ pub(super) fn of_traces(traces: &Traces, context: &Context) -> Vec<Finding> {
             }],
             ..Finding::default()
         });
+    }
+    found
+}
+
+/// What the destination should keep and does not.
+pub(super) fn of_locks(status: &LockStatus) -> Vec<Finding> {
+    let warning = |what: String, points: Vec<String>, remedy: &str| Finding {
+        severity: Severity::Warning,
+        object: "lock".into(),
+        what,
+        points,
+        remedies: vec![remedy.into()],
+        ..Finding::default()
+    };
+    let mut found = Vec::new();
+    if status.setting.now.is_some() && !status.supported {
+        let what = "points are to be locked, and the destination has no object lock";
+        let remedy = "move the repository to a bucket with object lock, or sluice lock set --off";
+        found.push(warning(what.into(), Vec::new(), remedy));
+    }
+    if status.lost {
+        let what = "points are locked, but the setting is gone: somebody removed it";
+        found.push(warning(what.into(), Vec::new(), "sluice lock set"));
+    }
+    let short = status.points.iter().filter(|one| one.short > 0);
+    let points: Vec<String> = short.map(|one| one.point.to_string()).collect();
+    if !points.is_empty() {
+        let what = format!(
+            "{} locked for less than the setting says",
+            count(points.len() as u64, "restore point")
+        );
+        found.push(warning(what, points, "sluice lock extend --recheck"));
     }
     found
 }

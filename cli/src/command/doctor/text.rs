@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Part};
 use super::{CLOCK_OFF, Examined};
+use crate::command::lock::rule_text;
 use crate::context::Context;
 use crate::output::{bytes, count, fields};
 
@@ -54,6 +55,9 @@ fn state(examined: &Examined) -> Vec<(&'static str, String)> {
                 None => "none unfinished".into(),
             },
         ));
+    }
+    if let Some(locks) = &examined.locks {
+        rows.push(("lock", rule_text(locks.setting.now)));
     }
     if let Some(report) = &examined.verified {
         rows.push((

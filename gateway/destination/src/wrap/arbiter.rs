@@ -1,5 +1,6 @@
 //! A store and the arbiter that decides races on it.
 
+mod locks;
 mod mirror;
 
 use std::future::Future;
@@ -19,7 +20,7 @@ pub use mirror::Repaired;
 const STORED: [&str; 3] = ["d/", "m/", "x/"];
 
 /// What the store gets a copy of: enough to read everything again when the arbiter is lost.
-const MIRRORED: [&str; 5] = ["keys/", "e/", "r/", "t/", "h/"];
+const MIRRORED: [&str; 6] = ["keys/", "e/", "r/", "t/", "h/", "lock"];
 
 /// The object that says which repository this is.
 const DESCRIPTOR: &str = "format";
@@ -220,19 +221,18 @@ impl Destination for Arbiter {
         create_only: bool,
         lock: &Lock,
     ) -> Result<()> {
-        let put = self.home(key).put_locked(key, body.clone(), create_only, lock);
-        self.put_home(key, body, put).await
+        self.put_with_lock(key, body, create_only, lock).await
     }
 
     async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
-        self.home(key).extend_lock(key, lock).await
+        self.lock_longer(key, lock).await
     }
 
     async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
-        self.home(key).lock_of(key).await
+        self.lock_there(key).await
     }
 
-    /// Locks count where the data is.
+    /// Locks count where the data is, and the copies.
     async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
         self.store.keeps_locks(key, lock).await
     }

@@ -1,6 +1,7 @@
 //! A store that cannot decide races, beside an arbiter that can.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sluice_destination::memory::MemoryDestination;
@@ -10,7 +11,8 @@ use sluice_destination::wrap::{
     Arbiter, Effect, Fault, Operation, Repaired, Retry, RetryPolicy, Rule,
 };
 use sluice_destination::{
-    ByteRange, Destination, DestinationError, ErrorKind, Key, conformance, list_after, list_all,
+    ByteRange, Destination, DestinationError, ErrorKind, Key, Lock, LockMode, conformance,
+    list_after, list_all,
 };
 
 fn key(text: &str) -> Key {
@@ -44,12 +46,13 @@ async fn names(destination: &dyn Destination) -> Vec<String> {
 }
 
 /// One object of each kind a repository has.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "d/0a/pack.0",
     "format",
     "g/run",
     "h/head",
     "keys/slot",
+    "lock",
     "m/0a/pack.0",
     "p/pin",
     "r/default/chain/point",
@@ -70,7 +73,7 @@ async fn data_lies_on_the_store_and_decisions_on_the_arbiter() {
         assert_eq!(pair.both.get(&key(name), ByteRange::Full).await.unwrap(), name);
         assert_eq!(pair.both.head(&key(name)).await.unwrap().size, name.len() as u64);
     }
-    let copied = ["format", "h/head", "keys/slot", "r/default/chain/point"];
+    let copied = ["format", "h/head", "keys/slot", "lock", "r/default/chain/point"];
     let data = ["d/0a/pack.0", "m/0a/pack.0", "x/default/segment"];
     let on_store: Vec<_> =
         KINDS.into_iter().filter(|name| copied.contains(name) || data.contains(name)).collect();
@@ -200,4 +203,50 @@ async fn the_arbiter_is_a_parameter_of_any_url() {
     }
     let plain = open(&format!("file://{at}/store"), &create).await.unwrap();
     assert!(!plain.destination.arbitrated());
+}
+
+/// A pair whose store locks objects and whose arbiter does not.
+fn locking_pair() -> (Arc<MemoryDestination>, Arc<MemoryDestination>, Arbiter) {
+    let store = Arc::new(MemoryDestination::with_locks());
+    let arbiter = Arc::new(MemoryDestination::new());
+    (store.clone(), arbiter.clone(), Arbiter::new(store, arbiter))
+}
+
+fn lock_for(seconds: u64) -> Lock {
+    #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
+    let now = SystemTime::now();
+    let until = now + Duration::from_secs(seconds);
+    Lock { mode: LockMode::Governance, until }.whole_seconds()
+}
+
+#[tokio::test]
+async fn locks_count_on_the_store_and_the_arbiter_needs_none() {
+    let (store, arbiter, both) = locking_pair();
+    assert!(probe(&both).await.unwrap().object_lock);
+    let (short, long) = (lock_for(60), lock_for(600));
+    for name in ["d/0a/pack.0", "r/default/chain/point"] {
+        let name = key(name);
+        let body = Bytes::from_static(b"body");
+        both.put_locked(&name, body.clone(), true, &short).await.unwrap();
+        let again = both.put_locked(&name, body, true, &short).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists, "{name}");
+        both.extend_lock(&name, &long).await.unwrap();
+        assert_eq!(both.lock_of(&name).await.unwrap(), Some(long), "{name}");
+        assert_eq!(store.delete(&name).await.unwrap_err().kind(), ErrorKind::AccessDenied);
+    }
+    // The arbiter is lost with all that decided: the copy of the manifest is still there.
+    arbiter.delete(&key("r/default/chain/point")).await.unwrap();
+    assert!(store.get(&key("r/default/chain/point"), ByteRange::Full).await.is_ok());
+    let absent = key("r/default/chain/absent");
+    assert_eq!(both.lock_of(&absent).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_missing_has_no_lock_until_it_is_given_one() {
+    let (store, arbiter, both) = locking_pair();
+    let (name, lock) = (key("r/default/chain/point"), lock_for(60));
+    arbiter.put(&name, Bytes::from_static(b"body")).await.unwrap();
+    assert_eq!(both.lock_of(&name).await.unwrap(), None);
+    both.extend_lock(&name, &lock).await.unwrap();
+    assert_eq!(store.lock_of(&name).await.unwrap(), Some(lock));
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sluice_destination::Key;
+
 use crate::collect::mark::Marking;
 use crate::collect::marks::{Marks, Row};
 use crate::collect::roots::Roots;
@@ -9,6 +11,7 @@ use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
 use crate::error::Result;
 use crate::format::collection::{Sentence, Verdict};
 use crate::format::id::{PackId, generation_key};
+use crate::lock::ms_of;
 use crate::repository::{Repository, Shared};
 
 /// Bytes of a pack that are no slots: header, footer, and the table's share is small as well.
@@ -48,6 +51,12 @@ pub struct CollectionPlan {
     pub dead_packs: u64,
     /// Packs to compact.
     pub compact_packs: u64,
+    /// Packs that would go as well, if the destination did not keep them by a lock.
+    pub locked_packs: u64,
+    /// Bytes of them that nothing references.
+    pub locked_bytes: u64,
+    /// When the first and the last of these locks end, in ms since 1970.
+    pub locked_until: Option<(u64, u64)>,
     /// Bytes that would become free.
     pub freed: u64,
     /// Bytes that compaction would read and write.
@@ -111,26 +120,34 @@ impl Shared {
         let marks = marking.into_marks();
         // C4
         let owners = roots.owners();
-        let mut verdicts = Vec::new();
-        for row in marks.rows().iter().filter(|row| !owners.contains(&row.pack.session())) {
-            if let Some(verdict) = judge(row, options)
-                && !self.is_locked(row).await?
-            {
-                verdicts.push(verdict);
-            }
+        let there = marks.rows().iter().filter(|row| !owners.contains(&row.pack.session()));
+        let judged = there.filter_map(|row| Some((judge(row, options)?, *row))).collect();
+        let (verdicts, locked) = self.part_locked(judged).await?;
+        let mut plan = self.describe(number, &marks, &roots, &verdicts);
+        for (row, until) in locked {
+            plan.locked_packs += 1;
+            plan.locked_bytes += u64::from(row.size.saturating_sub(row.live));
+            let (first, last) = plan.locked_until.unwrap_or((until, until));
+            plan.locked_until = Some((first.min(until), last.max(until)));
         }
-        let plan = self.describe(number, &marks, &roots, &verdicts);
         Ok(Drafted { plan, marks, roots, verdicts })
     }
 
-    /// Whether the destination would refuse to remove the pack.
-    async fn is_locked(&self, row: &Row) -> Result<bool> {
-        if !self.descriptor.capabilities.object_lock {
-            return Ok(false);
+    /// Those that may go, and those that the destination would keep, with the end of the lock.
+    async fn part_locked(
+        &self,
+        judged: Vec<(Verdict, Row)>,
+    ) -> Result<(Vec<Verdict>, Vec<(Row, u64)>)> {
+        let key = |row: &Row| generation_key(row.kind, row.pack, row.generation);
+        let keys: Vec<Key> = judged.iter().map(|(_, row)| key(row)).collect();
+        let (mut free, mut locked) = (Vec::new(), Vec::new());
+        for ((verdict, row), lock) in judged.into_iter().zip(self.live_locks(&keys).await?) {
+            match lock {
+                None => free.push(verdict),
+                Some(lock) => locked.push((row, ms_of(lock.until))),
+            }
         }
-        let key = generation_key(row.kind, row.pack, row.generation);
-        let lock = self.destination.lock_of(&key).await?;
-        Ok(lock.is_some_and(|lock| lock.until > std::time::SystemTime::now()))
+        Ok((free, locked))
     }
 
     fn describe(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sluice_destination::{Key, list_all};
 
+use crate::collect::compact::Moved;
 use crate::collect::mark::Marking;
 use crate::collect::marks::Marks;
 use crate::collect::plan::{CollectionPlan, Drafted};
@@ -117,6 +118,15 @@ impl Repository {
         }
         Ok(Some(run.report))
     }
+}
+
+/// What became of a pack that was to be compacted.
+enum Compacted {
+    Moved(Moved),
+    /// Somebody else has removed it.
+    Gone,
+    /// The destination keeps it as it is.
+    Locked,
 }
 
 struct Run<'o> {
@@ -230,7 +240,8 @@ impl Run<'_> {
         self.compact_all(&mut marks, compact).await?;
         // C8
         let gone = now.gone.iter().filter(|place| !roots.points.contains(place));
-        let mut traces: Vec<Key> = gone.map(|(chain, point)| commit_key(*chain, *point)).collect();
+        let gone = gone.map(|(chain, point)| commit_key(*chain, *point)).collect();
+        let mut traces = self.unlocked(gone).await?;
         traces.extend(now.expired_pins.iter().cloned());
         traces.extend(self.empty_segments(&marks, &removed, &now).await?);
         self.remove(&traces).await?;
@@ -239,6 +250,12 @@ impl Run<'_> {
         self.tidy_up().await?;
         self.shared.load_ballast().await;
         Ok(())
+    }
+
+    /// Those of the objects that the destination lets go.
+    async fn unlocked(&self, keys: Vec<Key>) -> Result<Vec<Key>> {
+        let locks = self.shared.live_locks(&keys).await?;
+        Ok(keys.into_iter().zip(locks).filter(|(_, l)| l.is_none()).map(|(key, _)| key).collect())
     }
 
     async fn remove(&self, keys: &[Key]) -> Result<()> {
@@ -259,14 +276,19 @@ impl Run<'_> {
         let replaced = marks.replaced.iter();
         let keys: Vec<Key> =
             replaced.map(|(kind, pack, old)| generation_key(*kind, *pack, *old)).collect();
-        self.remove(&keys).await?;
+        self.remove(&self.unlocked(keys).await?).await?;
         for batch in dead.chunks(BATCH) {
             let key = |one: &Verdict| generation_key(one.kind, one.pack, one.generation);
             let keys: Vec<Key> = batch.iter().map(|(one, _)| key(one)).collect();
-            self.remove(&keys).await?;
-            removed.extend(batch.iter().map(|(one, _)| (one.kind, one.pack)));
-            self.report.removed_packs += batch.len() as u64;
-            self.report.freed += batch.iter().map(|(_, size)| u64::from(*size)).sum::<u64>();
+            // A backup that never committed may have locked some since they were condemned.
+            let locks = self.shared.live_locks(&keys).await?;
+            let free = keys.into_iter().zip(&locks).filter(|(_, lock)| lock.is_none());
+            self.remove(&free.map(|(key, _)| key).collect::<Vec<_>>()).await?;
+            for ((one, size), _) in batch.iter().zip(&locks).filter(|(_, lock)| lock.is_none()) {
+                removed.insert((one.kind, one.pack));
+                self.report.removed_packs += 1;
+                self.report.freed += u64::from(*size);
+            }
             self.progress.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -281,10 +303,9 @@ impl Run<'_> {
             let now = PackNow { generation, key: key.clone(), size: u64::from(size) };
             let live = marks.slots(kind, pack);
             let begun = Instant::now();
-            match self.shared.compact(kind, pack, &now, &live).await {
-                Ok(None) => {}
-                Ok(Some(moved)) => {
-                    self.shared.destination.delete(&key).await?;
+            match self.compact_one(&verdict, &now, &live).await {
+                Ok(Compacted::Gone | Compacted::Locked) => {}
+                Ok(Compacted::Moved(moved)) => {
                     self.report.compacted_packs += 1;
                     self.report.freed += now.size.saturating_sub(moved.written);
                     self.report.moved += moved.read + moved.written;
@@ -322,6 +343,31 @@ impl Run<'_> {
         tainted.sort_unstable();
         tainted.dedup();
         Ok(tainted)
+    }
+
+    /// Puts the next generation of a pack and removes this one. A backup may have locked it since
+    /// it was condemned, also while it was copied: then it stays.
+    async fn compact_one(
+        &self,
+        verdict: &Verdict,
+        now: &PackNow,
+        live: &[u16],
+    ) -> Result<Compacted> {
+        let Verdict { kind, pack, .. } = *verdict;
+        if self.shared.live_lock(&now.key).await?.is_some() {
+            return Ok(Compacted::Locked);
+        }
+        let Some(moved) = self.shared.compact(kind, pack, now, live).await? else {
+            return Ok(Compacted::Gone);
+        };
+        if let Some(lock) = self.shared.live_lock(&now.key).await? {
+            // Whoever locked it did so for what references it, which is read from the new one now.
+            let next = generation_key(kind, pack, now.generation + 1);
+            self.shared.lock_like(Some(lock), &next).await?;
+        } else {
+            self.shared.destination.delete(&now.key).await?;
+        }
+        Ok(Compacted::Moved(moved))
     }
 
     async fn throttle(&self, bytes: u64, begun: Instant) {

@@ -44,6 +44,8 @@ pub enum Kind {
     Epoch = 33,
     /// The wish to destroy the repository.
     Destroy = 34,
+    /// How long what is written is locked.
+    Lock = 48,
 }
 
 impl Kind {
@@ -65,6 +67,7 @@ impl Kind {
             32 => Self::Protection,
             33 => Self::Epoch,
             34 => Self::Destroy,
+            48 => Self::Lock,
             _ => return None,
         })
     }

@@ -112,6 +112,11 @@ impl SessionId {
     pub fn new(ms: u64, random: [u8; 6]) -> Self {
         Self(timed(ms, &random))
     }
+
+    /// When it began, in ms since 1970.
+    pub fn begun_ms(&self) -> u64 {
+        self.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte))
+    }
 }
 
 impl PinId {
@@ -369,6 +374,11 @@ pub fn epoch_key(epoch: u32) -> Key {
     key(format!("{EPOCHS_PREFIX}{epoch:08}"))
 }
 
+/// Key of the lock record.
+pub fn lock_key() -> Key {
+    key("lock".into())
+}
+
 /// Key of the wish to destroy the repository.
 pub fn destroy_key() -> Key {
     key("destroy".into())
@@ -409,6 +419,8 @@ mod tests {
         assert_eq!(parse_point_key(&descriptor_key()), None);
         let pack = PackId::new(SessionId::new(1, [2; 6]), 300);
         assert_eq!(pack.session(), SessionId::new(1, [2; 6]));
+        let late = SessionId::new(0x0102_0304_0506, [9; 6]);
+        assert_eq!(late.begun_ms(), 0x0102_0304_0506);
         assert!(pack_key(PackKind::Data, pack).as_str().ends_with(".0"));
     }
 }

@@ -181,7 +181,7 @@ mod tests {
     async fn lab() -> Lab {
         let place: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
         let kdf = crate::KdfCost { memory_kib: 64, passes: 1, lanes: 1 };
-        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf };
+        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf, lock: None };
         let made = Repository::init(place.clone(), Clock::system(), options, Settings::default());
         let shared = made.await.unwrap().0.shared;
         assert_eq!(NAME.1.session(), SessionId([3; 12]));

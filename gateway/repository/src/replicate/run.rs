@@ -409,7 +409,7 @@ mod tests {
     async fn aborts_are_copied_and_are_no_points() {
         let source: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
         let kdf = crate::KdfCost { memory_kib: 64, passes: 1, lanes: 1 };
-        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf };
+        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf, lock: None };
         let (clock, settings) = (Clock::system(), Settings::default());
         let made = Repository::init(source.clone(), clock.clone(), options, settings).await;
         let repository = made.unwrap().0;

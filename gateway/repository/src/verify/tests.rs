@@ -19,7 +19,8 @@ const BLOCK: usize = 64 << 10;
 
 async fn repository() -> (Arc<dyn Destination>, Repository) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-    let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf: KdfCost::default() };
+    let kdf = KdfCost::default();
+    let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf, lock: None };
     let settings = Settings { threads: 2, ..Settings::default() };
     let made = Repository::init(destination.clone(), Clock::system(), options, settings);
     (destination, made.await.unwrap().0)

@@ -9,6 +9,7 @@ mod heal;
 mod huge;
 mod iscsi;
 mod keys;
+mod lock;
 mod main_job;
 mod mount;
 mod namespaces;

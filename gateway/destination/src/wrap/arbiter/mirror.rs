@@ -96,7 +96,7 @@ async fn sizes(destination: &dyn Destination, prefix: &str) -> Result<BTreeMap<K
     Ok(objects.into_iter().map(|object| (object.key, object.size)).collect())
 }
 
-fn warn(what: &str, key: &Key, error: &DestinationError) {
+pub(super) fn warn(what: &str, key: &Key, error: &DestinationError) {
     let reason = error as &dyn std::error::Error;
     tracing::warn!(%key, reason, "the store lacks a {what} of what the arbiter decided");
 }

@@ -56,6 +56,18 @@ impl Repo {
         Self { url: prefix.url(), env: prefix.env(), prefix: Some(prefix), ..repo }
     }
 
+    /// A place for a repository in a bucket whose objects can be locked; not created.
+    pub fn without_on_locked_s3() -> Option<Self> {
+        let prefix = s3::locked_prefix()?;
+        let repo = Self::without();
+        Some(Self { url: prefix.url(), env: prefix.env(), prefix: Some(prefix), ..repo })
+    }
+
+    /// Where the objects lie, of a repository on the S3 server.
+    pub fn prefix(&self) -> &Prefix {
+        self.prefix.as_ref().expect("the repository is on S3")
+    }
+
     /// The same folder and passphrase with another place for the repository, and more environment.
     pub fn at(self, url: &str, env: Vec<(String, String)>) -> Self {
         let env = self.env.iter().cloned().chain(env).collect();

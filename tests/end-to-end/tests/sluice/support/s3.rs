@@ -13,6 +13,8 @@ use super::run::Cmd;
 pub struct Prefix {
     server: Server,
     name: String,
+    /// Whether its bucket keeps versions and locks.
+    locks: bool,
 }
 
 /// The server, its bucket and the keys.
@@ -29,27 +31,49 @@ pub struct Server {
 
 /// A new prefix.
 pub fn prefix() -> Prefix {
+    prefix_in(server(), false)
+}
+
+/// A new prefix in the bucket whose objects can be locked; nothing where there is no such bucket.
+pub fn locked_prefix() -> Option<Prefix> {
+    let settings = settings();
+    if !settings.contains_key("SLUICE_TEST_S3_LOCK") {
+        eprintln!("SLUICE_TEST_S3_LOCK names no bucket with object lock: not tried");
+        return None;
+    }
+    Some(prefix_in(server_of(&settings, "SLUICE_TEST_S3_LOCK"), true))
+}
+
+fn prefix_in(server: Server, locks: bool) -> Prefix {
     let unique = tempfile::Builder::new().prefix("e2e-").tempdir().unwrap();
     let name = unique.path().file_name().unwrap().to_str().unwrap().to_owned();
     let name = format!("{name}-{}", std::process::id());
-    let server = server();
-    Prefix { name: format!("{}{name}", server.folder), server }
+    Prefix { name: format!("{}{name}", server.folder), server, locks }
 }
 
 /// The server, started when it does not run yet.
 pub fn server() -> Server {
-    let known = ["SLUICE_TEST_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    server_of(&settings(), "SLUICE_TEST_S3")
+}
+
+fn settings() -> HashMap<String, String> {
+    let known =
+        ["SLUICE_TEST_S3", "SLUICE_TEST_S3_LOCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
     let given = known.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
     let mut settings: HashMap<String, String> =
         given.map(|(name, value)| (name.to_owned(), value)).collect();
     if !settings.contains_key("SLUICE_TEST_S3") {
         settings = start();
     }
+    settings
+}
+
+fn server_of(settings: &HashMap<String, String>, variable: &str) -> Server {
     let setting = |name: &str| -> String {
         let value = settings.get(name);
         value.unwrap_or_else(|| panic!("SLUICE_TEST_S3 is set, {name} is not")).clone()
     };
-    let url = setting("SLUICE_TEST_S3");
+    let url = setting(variable);
     let (place, parameters) = url.split_once('?').expect("SLUICE_TEST_S3 names an endpoint");
     let place = place.strip_prefix("s3://").expect("SLUICE_TEST_S3 is an s3:// URL");
     let (bucket, folder) = place.split_once('/').unwrap_or((place, ""));
@@ -121,22 +145,65 @@ impl Prefix {
     pub fn objects(&self) -> Vec<(String, u64)> {
         // Parameters in ascending order, as signing wants them.
         let query = format!("?list-type=2&prefix={}%2F", self.name.replace('/', "%2F"));
-        let url = self.server.object("").trim_end_matches('/').to_owned() + &query;
-        let text = self.server.curl().arg(url).ok().text();
-        let field = |entry: &str, name: &str| {
-            let rest = entry.split_once(&format!("<{name}>"))?.1;
-            Some(rest.split_once('<')?.0.to_owned())
-        };
+        let text = self.list(&query);
         let entries = text.split("<Contents>").skip(1);
         let object = |entry| Some((field(entry, "Key")?, field(entry, "Size")?.parse().ok()?));
         entries.filter_map(object).collect()
     }
+
+    fn list(&self, query: &str) -> String {
+        let url = self.server.object("").trim_end_matches('/').to_owned() + query;
+        self.server.curl().arg(url).ok().text()
+    }
+
+    /// Key and version of everything that was ever put here and is still kept, the first thousand.
+    pub fn versions(&self) -> Vec<(String, String)> {
+        let query = format!("?prefix={}%2F&versions=", self.name.replace('/', "%2F"));
+        let text = self.list(&query);
+        let version = |entry| Some((field(entry, "Key")?, field(entry, "VersionId")?));
+        let (versions, markers) = (text.split("<Version>"), text.split("<DeleteMarker>"));
+        versions.skip(1).chain(markers.skip(1)).filter_map(version).collect()
+    }
+
+    /// Puts an object's own bytes in its place once more, as somebody with the keys may: the new
+    /// version has no lock, and hides the one that has.
+    pub fn put_again(&self, key: &str) {
+        let url = self.server.object(key);
+        let bytes = self.server.curl().arg("--fail").arg(&url).ok().out;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let body = format!("@{}", file.path().display());
+        let curl = self.server.curl().args(["--request", "PUT", "--fail", "--data-binary", &body]);
+        curl.arg(url).ok();
+    }
+
+    /// Removes a version for good, as somebody with the keys would; whether that was done.
+    pub fn remove_version(&self, (key, version): &(String, String), bypass: bool) -> bool {
+        let url = format!("{}?versionId={version}", self.server.object(key));
+        let mut curl = self.server.curl().args(["--request", "DELETE", "--fail"]);
+        if bypass {
+            curl = curl.args(["--header", "x-amz-bypass-governance-retention: true"]);
+        }
+        curl.arg(url).run().code == Some(0)
+    }
+}
+
+/// What stands in the first element of this name.
+fn field(entry: &str, name: &str) -> Option<String> {
+    let rest = entry.split_once(&format!("<{name}>"))?.1;
+    Some(rest.split_once('<')?.0.to_owned())
 }
 
 impl Drop for Prefix {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return; // left for looking at
+        }
+        if self.locks {
+            for version in self.versions() {
+                self.remove_version(&version, true);
+            }
+            return;
         }
         loop {
             let objects = self.objects();
