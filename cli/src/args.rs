@@ -106,6 +106,14 @@ pub(crate) struct Global {
     )]
     pub(crate) cache_dir: Option<PathBuf>,
 
+    /// Tell what the command's requests cost: a table on stderr, or `costs` in the document
+    #[arg(long, global = true)]
+    pub(crate) costs: bool,
+
+    /// Prices for --costs, as JSON or TOML [default: an example, see docs/operations.md]
+    #[arg(long, env = "SLUICE_PRICES", hide_env_values = true, value_name = "FILE", global = true)]
+    pub(crate) prices: Option<PathBuf>,
+
     /// Unlock with the recovery key in this file instead of a passphrase
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) recovery_key_file: Option<PathBuf>,

@@ -12,6 +12,8 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::cost;
+
 pub(crate) use document::{PointDocument, points};
 pub(crate) use number::{bytes, count, ratio, seconds};
 pub(crate) use table::{fields, table};
@@ -59,13 +61,36 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a document to stdout, for people who read JSON as well.
-pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
-    print(&(serde_json::to_string_pretty(document)? + "\n"))
+/// A document with what the command has asked of its destinations so far.
+#[derive(Serialize)]
+struct Stamped<'d, T> {
+    #[serde(flatten)]
+    document: &'d T,
+    #[serde(flatten)]
+    stamp: cost::Stamp,
 }
 
-/// Writes a document to stdout as one line.
+/// Writes a command's document to stdout, for people who read JSON as well. An object also gets
+/// `requests`.
+pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
+    let text = if serde_json::to_value(document)?.is_object() {
+        serde_json::to_string_pretty(&Stamped { document, stamp: cost::stamp() })?
+    } else {
+        serde_json::to_string_pretty(document)?
+    };
+    print(&(text + "\n"))
+}
+
+/// Writes a command's document to stdout as one line. An object also gets `requests`.
 pub(crate) fn json_line<T: Serialize>(document: &T) -> Result<()> {
+    if serde_json::to_value(document)?.is_object() {
+        return event(&Stamped { document, stamp: cost::stamp() });
+    }
+    event(document)
+}
+
+/// Writes what happens on the way to a command's end to stdout as one line.
+pub(crate) fn event<T: Serialize>(document: &T) -> Result<()> {
     print(&(serde_json::to_string(document)? + "\n"))
 }
 
