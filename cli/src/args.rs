@@ -1,6 +1,7 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod collect;
 mod doctor;
 mod export;
 mod generate;
@@ -13,6 +14,7 @@ mod prune;
 mod read;
 mod replicate;
 mod restore;
+mod retain;
 mod scrub;
 pub(crate) mod value;
 mod verify;
@@ -22,8 +24,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -34,6 +37,7 @@ pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use verify::VerifyArgs;
 
@@ -76,7 +80,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
-    /// The repository: /path, file:///path, or s3://BUCKET/PREFIX?endpoint=URL&region=R
+    /// The repository: /path, file:///path, s3://BUCKET/PREFIX?endpoint=URL&region=R, or
+    /// swift://CONTAINER/PREFIX?auth=URL&region=R
     #[arg(long, env = "SLUICE_REPO", hide_env_values = true, value_name = "DEST", global = true)]
     pub(crate) repo: Option<String>,
 
@@ -129,6 +134,19 @@ pub(crate) struct Global {
         global = true
     )]
     pub(crate) retry_for: std::time::Duration,
+
+    /// How often a backup shows a sign of life and looks whether a collection waits for it
+    #[arg(
+        long,
+        env = "SLUICE_HEARTBEAT",
+        value_name = "TIME",
+        default_value = "1m",
+        value_parser = value::duration,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) heartbeat: std::time::Duration,
 }
 
 /// The commands.
@@ -152,8 +170,14 @@ pub(crate) enum Command {
     Heal(HealArgs),
     Doctor(DoctorArgs),
     Prune(PruneArgs),
+    Collect(CollectArgs),
     Forget(ForgetArgs),
     Replicate(ReplicateArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
+    Retain(RetainArgs),
+    Event(EventArgs),
+    Destroy(DestroyArgs),
     Key(KeyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -164,6 +188,7 @@ impl Command {
     pub(crate) fn ready_fd(&self) -> Option<i32> {
         match self {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -225,12 +250,25 @@ mod tests {
             "sluice doctor --data --probe",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
+            "sluice collect --plan",
+            "sluice collect --wait 1h --limit 5MiB --compact-below 80%",
             "sluice replicate --to /mnt/disk --keep-daily 7 --limit 20MiB/s --parallel 2",
             "sluice replicate --from s3://far/x --instance a b --latest 3 --since 2026-11-01",
             "sluice replicate --to /d --limit-window 08:00-18:00=5MiB/s -n",
             "sluice replicate promote",
             "sluice replicate demote --to s3://new/x",
             "sluice replicate status --json",
+            "sluice prune --keep-last 3 --min-age 14d",
+            "sluice prune --keep-daily 7 --simulate 2y --every 1d --from 2026-01-01",
+            "sluice hold web-1@a --reason why",
+            "sluice release web-1@a web-1@b",
+            "sluice retain web-1@a --until 2033-01-01",
+            "sluice retain web-1 --after-event e --for 7y",
+            "sluice retain web-1@a --shorten --delay 30d",
+            "sluice event e --at 2026-11-30 --instance web-1",
+            "sluice destroy --yes 0123 --delay 30d",
+            "sluice destroy --cancel",
+            "sluice backup web-1 d --hold --retain-for 30d",
             "sluice key add",
             "sluice key list",
             "sluice key remove 0123",
@@ -265,6 +303,11 @@ mod tests {
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",
+            "sluice retain web-1@a",
+            "sluice retain web-1@a --after-event e",
+            "sluice retain web-1@a --until 2033-01-01 --for 7y",
+            "sluice prune --keep-last 3 --every 1d",
+            "sluice destroy --cancel --yes 0123",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

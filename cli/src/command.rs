@@ -1,6 +1,8 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod collect;
+mod destroy;
 mod doctor;
 mod export;
 mod generate;
@@ -13,7 +15,9 @@ mod prune;
 mod read;
 mod replicate;
 mod restore;
+mod retain;
 mod scrub;
+mod simulate;
 mod verify;
 
 use anyhow::Result;
@@ -47,6 +51,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Stat => points::stat(&context).await,
         Command::Export(args) => match args.protocol {
             ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
+            ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
         Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
@@ -56,9 +61,15 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Scrub(args) => scrub::run(&context, &args).await,
         Command::Doctor(args) => Box::pin(doctor::run(&context, &args)).await,
         Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
+        Command::Collect(args) => Box::pin(collect::run(&context, &args)).await,
         Command::Prune(args) => prune::prune(&context, &args).await,
         Command::Forget(args) => prune::forget(&context, &args).await,
         Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
+        Command::Hold(args) => retain::hold(&context, &args).await,
+        Command::Release(args) => retain::release(&context, &args).await,
+        Command::Retain(args) => retain::retain(&context, &args).await,
+        Command::Event(args) => retain::event(&context, &args).await,
+        Command::Destroy(args) => destroy::run(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,
         Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
             unreachable!("done by without_runtime")

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use sluice_destination::url::{OpenOptions, Opened, open};
 use sluice_destination::wrap::RetryPolicy;
@@ -61,7 +63,8 @@ impl Context {
 
     /// What the repository may use of this machine.
     pub(crate) fn settings(&self, threads: usize) -> Settings {
-        Settings { cache_dir: self.cache_dir(), threads, ..Settings::default() }
+        let heartbeat = self.global.heartbeat;
+        Settings { cache_dir: self.cache_dir(), threads, heartbeat, ..Settings::default() }
     }
 
     /// The folder for what can be lost.
@@ -116,6 +119,17 @@ impl Context {
     pub(crate) fn spec(&self, text: &str) -> Result<PointSpec> {
         let text = crate::output::undo_folder_name(text);
         PointSpec::parse(&text, &self.zone).map_err(|error| usage_error(error.to_string()))
+    }
+
+    /// Reads a date or a time as people write it, in ms since 1970. A date is its beginning.
+    pub(crate) fn moment(&self, text: &str) -> Result<u64> {
+        let time = text.parse::<Timestamp>().ok();
+        let time = time.or_else(|| self.zone.to_timestamp(text.parse::<DateTime>().ok()?).ok());
+        time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).ok_or_else(|| {
+            usage_error(format!(
+                "{text:?} is no time; write 2026-11-21, 2026-11-21T03:00 or 2026-11-21T03:00:00Z"
+            ))
+        })
     }
 
     /// The point that `text` names, with the image it names.

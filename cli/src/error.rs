@@ -239,6 +239,7 @@ fn repository_kind(kind: RepositoryKind) -> Option<&'static str> {
         RepositoryKind::Conflict => "conflict",
         RepositoryKind::Role => "role",
         RepositoryKind::Invalid => "invalid",
+        RepositoryKind::Protected => "protected",
         RepositoryKind::Destination(kind) => return destination_kind(kind),
         RepositoryKind::Local => "local",
         RepositoryKind::Cancelled => "cancelled",
@@ -254,6 +255,7 @@ fn destination_kind(kind: DestinationKind) -> Option<&'static str> {
         DestinationKind::NoSpace => "no-space",
         DestinationKind::Unavailable => "unreachable",
         DestinationKind::Unfit => "unfit",
+        DestinationKind::Unsupported => "unsupported",
         DestinationKind::NotFound => "missing-object",
         _ => return None,
     })
@@ -284,15 +286,23 @@ fn help_for(kind: &str) -> Option<&'static str> {
             "`sluice replicate status` shows what a repository is; `sluice replicate promote` and \
              `demote` change it"
         }
+        "protected" => {
+            "`sluice show POINT` tells what keeps it; `sluice release` ends a hold, \
+             `sluice retain --shorten` brings the end of a retention forward"
+        }
         "bad-destination" => {
-            "name a folder or s3://BUCKET/PREFIX?endpoint=URL&region=R; for a new repository, \
-             `sluice init` creates the folder"
+            "name a folder, s3://BUCKET/PREFIX?endpoint=URL&region=R or \
+             swift://CONTAINER/PREFIX?auth=URL&region=R; for a new repository, `sluice init` \
+             creates the folder"
         }
         "access-denied" => "check the permissions, or the credentials of the destination",
         "read-only" => "the place cannot be written; reading commands work on it",
         "no-space" => "make room and run the command again; what was stored is kept and used",
         "unreachable" => "check the network and the server, then run the command again",
-        "unfit" => "use a store with conditional writes, such as S3, or a folder",
+        "unfit" => {
+            "use a store with conditional writes, such as S3, or a folder; or add arbiter=URL with \
+             one of those"
+        }
         "missing-object" => "`sluice doctor` tells which restore points miss something",
         "source" => {
             "earlier restore points are untouched; see to the source, then run the backup again"

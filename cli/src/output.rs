@@ -3,6 +3,7 @@
 mod document;
 mod number;
 pub(crate) mod progress;
+mod protection;
 mod table;
 mod time;
 
@@ -16,6 +17,7 @@ use crate::cost;
 
 pub(crate) use document::{PointDocument, points};
 pub(crate) use number::{bytes, count, ratio, seconds};
+pub(crate) use protection::{ProtectionDocument, kept};
 pub(crate) use table::{fields, table};
 pub(crate) use time::{folder_name, local, short_ids, undo_folder_name};
 

@@ -65,6 +65,13 @@ fn from_environment() -> Result<Option<Zeroizing<String>>> {
     }
 }
 
+/// A secret of CHAP: the first line of a file.
+pub(crate) fn chap_secret(path: &Path) -> Result<Zeroizing<String>> {
+    let text = read(path)
+        .with_context(|| format!("cannot read the CHAP secret from {}", path.display()))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
 /// The first line of a file.
 fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)
@@ -134,7 +141,7 @@ pub(crate) fn recovery_blocks(key: &RecoveryKey) -> Result<Zeroizing<String>> {
     let code = code(key)?;
     // Most terminals are dark, and many scanners want dark on light.
     let blocks =
-        code.render::<Dense1x2>().dark_color(Dense1x2::Dark).light_color(Dense1x2::Light).build();
+        code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
     Ok(Zeroizing::new(blocks))
 }
 
@@ -195,6 +202,9 @@ mod tests {
         // A square with a margin of four on each side; two rows to a line.
         assert!(widths.iter().all(|width| *width == widths[0]), "{widths:?}");
         assert_eq!(widths.len(), widths[0].div_ceil(2));
+        // The margin is what is written; the code is what is left out.
+        let first = blocks.lines().next().unwrap();
+        assert!(first.chars().all(|one| one == '█'), "{first}");
         let other = recovery_blocks(&RecoveryKey::new([8; 32])).unwrap();
         assert_ne!(*blocks, *other);
         assert!(widths[0] <= 78, "it fits into a terminal: {}", widths[0]);

@@ -7,23 +7,29 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sluice_repository::doctor::partitions::partitions;
+use sluice_repository::format::checked::{Check, check, with_check};
+use sluice_repository::format::coverage::{Coverage, PackObject};
 use sluice_repository::format::descriptor::Descriptor;
-use sluice_repository::format::header::{HEADER_LEN, Header};
-use sluice_repository::format::id::RepositoryId;
+use sluice_repository::format::header::{HEADER_LEN, Header, Kind};
+use sluice_repository::format::id::{PackId, PackKind, RepositoryId};
 use sluice_repository::format::keyslot::{KeySlot, RecoveryKey};
 use sluice_repository::format::pack::{FOOTER_LEN, Footer};
 use sluice_repository::format::page::Page;
-use sluice_repository::format::record::Envelope;
+use sluice_repository::format::protection::ProtectionPlain;
+use sluice_repository::format::record::{DestroyPlain, Envelope, from_cbor, to_cbor};
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, bytes)) = input.split_first() else { return };
-    match choice % 6 {
+    match choice % 8 {
         0 => header(bytes),
         1 => footer(bytes),
         2 => record(bytes),
         3 => page(bytes),
         4 => json(bytes),
-        _ => recovery_key(bytes),
+        5 => recovery_key(bytes),
+        6 => coverage(bytes),
+        _ => drop(partitions(bytes)),
     }
 });
 
@@ -49,6 +55,13 @@ fn record(bytes: &[u8]) {
     seal_header(&mut bytes);
     let Ok(envelope) = Envelope::parse(&bytes) else { return };
     assert!(envelope.plain.len() < bytes.len());
+    // Read by workers without a key, so not authenticated.
+    if let Ok(found) = from_cbor::<ProtectionPlain>(envelope.plain) {
+        assert_eq!(from_cbor(&to_cbor(&found)), Ok(found));
+    }
+    if let Ok(found) = from_cbor::<DestroyPlain>(envelope.plain) {
+        assert_eq!(from_cbor(&to_cbor(&found)), Ok(found));
+    }
 }
 
 fn page(bytes: &[u8]) {
@@ -58,6 +71,10 @@ fn page(bytes: &[u8]) {
 }
 
 fn json(bytes: &[u8]) {
+    if bytes.ends_with(b"\n}") {
+        assert_eq!(check(&with_check(bytes.to_vec())), Check::Sound);
+    }
+    let _ = check(bytes);
     if let Ok(descriptor) = Descriptor::decode(bytes) {
         let again = descriptor.encode();
         assert_eq!(Descriptor::decode(&again).map(|found| found.encode()), Ok(again));
@@ -69,6 +86,22 @@ fn json(bytes: &[u8]) {
         let again = slot.encode();
         assert_eq!(KeySlot::decode(&again).map(|found| found.encode()), Ok(again));
     }
+}
+
+/// What scrubs have covered; its hash is unkeyed, so anybody can make it right.
+fn coverage(bytes: &[u8]) {
+    let (repository, object) = (RepositoryId([7; 16]), [0; 16]);
+    let header = Header { kind: Kind::Coverage, repository, object, epoch: 0 };
+    let mut sealed = header.encode().to_vec();
+    sealed.extend_from_slice(bytes);
+    let hash = blake3::hash(&sealed);
+    sealed.extend_from_slice(hash.as_bytes());
+    let Ok(mut found) = Coverage::decode(&sealed, repository, 0) else { return };
+    let pack = PackId(bytes.first_chunk().copied().unwrap_or_default());
+    let pack = PackObject { kind: PackKind::Data, generation: 0, pack };
+    let _ = found.day(&pack);
+    found.extend(Coverage::default());
+    let _ = found.day(&pack);
 }
 
 fn recovery_key(bytes: &[u8]) {

@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use sluice_repository::crypto::{KeyRing, MasterKey, TAG_LEN};
+use sluice_repository::format::findings::FindingsBody;
 use sluice_repository::format::header::{HEADER_LEN, Header, Kind};
 use sluice_repository::format::id::{PackId, PackKind, RepositoryId};
 use sluice_repository::format::manifest::{CommitPlain, ManifestBody};
@@ -26,14 +27,15 @@ const OBJECT: [u8; 16] = [9; 16];
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, bytes)) = input.split_first() else { return };
-    match choice % 7 {
+    match choice % 8 {
         0 => table(bytes),
         1 => manifest(bytes),
         2 => check::<CommitPlain>(bytes),
         3 => check::<SessionRecord>(bytes),
         4 => check::<PinRecord>(bytes),
         5 => check::<TombstoneRecord>(bytes),
-        _ => index_segment(bytes),
+        6 => index_segment(bytes),
+        _ => check::<FindingsBody>(bytes),
     }
 });
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
-use crate::{deny, fuzz, rooms, rust, shell, test, tidy};
+use crate::{deny, fuzz, rooms, rust, shell, soak, test, tidy};
 
 /// One step of the gate.
 pub struct Step {
@@ -34,15 +34,18 @@ pub fn step(name: &str) -> Option<&'static Step> {
     STEPS.iter().find(|step| step.name == name)
 }
 
-/// `check [--fuzz SECONDS] [STEP...]`.
+/// `check [--fuzz SECONDS] [--soak] [STEP...]`.
 pub fn command(args: &[&str]) -> Result<()> {
     let mut fuzz_seconds = None;
+    let mut soaks = false;
     let mut steps = Vec::new();
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
         if arg == "--fuzz" {
             let seconds = args.next().context("--fuzz needs a number of seconds")?;
             fuzz_seconds = Some(seconds.parse().context("--fuzz needs a number of seconds")?);
+        } else if arg == "--soak" {
+            soaks = true;
         } else {
             steps.push(step(arg).with_context(|| format!("the gate has no step {arg:?}"))?);
         }
@@ -57,6 +60,9 @@ pub fn command(args: &[&str]) -> Result<()> {
     }
     if let Some(seconds) = fuzz_seconds {
         gate.run("fuzz", |_| fuzz::run(seconds, &[]));
+    }
+    if soaks {
+        gate.run("soak", |_| soak::short());
     }
     gate.finish()
 }

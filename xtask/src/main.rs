@@ -16,6 +16,7 @@ mod manifest;
 mod rooms;
 mod rust;
 mod shell;
+mod soak;
 mod test;
 mod tidy;
 
@@ -26,9 +27,11 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  check [--fuzz SECONDS] [STEP...]      the gate: every step below, or the named ones
+  check [--fuzz SECONDS] [--soak] [STEP...]
+                                        the gate: every step below, or the named ones
   fuzz [--seconds N] [TARGET...]        run every fuzz target, or the named ones
   bench [OPTION...]                     Sluice and other tools side by side; bench --help
+  soak [OPTION...]                      everything at once and killed at random; soak --help
 ";
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some((&"check", rest)) => check::command(rest),
         Some((&"fuzz", rest)) => fuzz::command(rest),
         Some((&"bench", rest)) => bench::command(rest),
+        Some((&"soak", rest)) => soak::command(rest),
         Some((name, [])) if check::step(name).is_some() => check::command(&[name]),
         None | Some((&("help" | "-h" | "--help"), _)) => {
             println!("{USAGE}\nsteps of the gate, each also a command of its own:\n");

@@ -37,6 +37,8 @@ pub struct BackupOptions {
     pub retain_until_ms: Option<u64>,
     /// The source is this point of another repository.
     pub copy_of: Option<CopyOf>,
+    /// Not to be pruned until released.
+    pub hold: bool,
 }
 
 impl Default for BackupOptions {
@@ -48,6 +50,7 @@ impl Default for BackupOptions {
             consistency: "crash".into(),
             retain_until_ms: None,
             copy_of: None,
+            hold: false,
         }
     }
 }
@@ -123,6 +126,7 @@ pub async fn backup(
         read_bytes: progress.snapshot().read,
         retain_until_ms: options.retain_until_ms,
         copied: options.copy_of.map(CopyOf::into_copied),
+        hold: options.hold,
     };
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);

@@ -113,10 +113,8 @@ impl Context {
             let (this, device) = (self.clone(), device.clone());
             hashing.push(tokio::spawn(async move { this.hash_piece(&device, leaf, piece).await }));
         }
-        let mut hashed = Vec::with_capacity(hashing.len());
-        for task in hashing {
-            hashed.extend(joined(task).await??);
-        }
+        let hashed = settled(hashing, Ok(())).await?;
+        let hashed: Vec<Hashed> = hashed.into_iter().flatten().collect();
         let mut all = vec![None; sluice_repository::format::FANOUT];
         for part in &hashed {
             all[part.first..part.first + part.hashes.len()].copy_from_slice(&part.hashes);
@@ -178,23 +176,29 @@ impl Context {
         hashed: Vec<Hashed>,
     ) -> Result<()> {
         let parent = self.image.parent_leaf(leaf).await?;
-        let (mut page, mut again, mut storing) = (Page::empty(0), Vec::new(), Vec::new());
+        let (mut page, mut again, mut held) = (Page::empty(0), Vec::new(), Vec::new());
         for part in hashed {
             match part.held {
-                Some(segment) => {
-                    self.session.ready().await?;
-                    storing.push(self.store(segment, parent.clone(), Some(part.hashes)));
-                }
+                Some(segment) => held.push((segment, part.hashes)),
                 None => self.sort_out(leaf, &part, parent.as_deref(), &mut page, &mut again),
             }
         }
-        for piece in pieces(&again) {
-            self.session.ready().await?;
-            let segment = self.read(&**device, leaf, piece, None).await?;
-            storing.push(self.store(segment, parent.clone(), None));
-        }
-        for task in storing {
-            fill(&mut page, joined(task).await??);
+        let mut storing = Vec::new();
+        let started = async {
+            for (segment, hashes) in held {
+                self.session.ready().await?;
+                storing.push(self.store(segment, parent.clone(), Some(hashes)));
+            }
+            for piece in pieces(&again) {
+                self.session.ready().await?;
+                let segment = self.read(&**device, leaf, piece, None).await?;
+                storing.push(self.store(segment, parent.clone(), None));
+            }
+            Ok(())
+        };
+        let started = started.await;
+        for stored in settled(storing, started).await? {
+            fill(&mut page, stored);
         }
         Ok(self.image.set_leaf(leaf, page).await?)
     }
@@ -238,17 +242,19 @@ impl Context {
         parent: Option<Arc<Page>>,
     ) -> Result<()> {
         let mut storing = Vec::new();
+        let mut started = Ok(());
         for piece in pieces(&runs) {
-            self.session.ready().await?;
+            if let Err(error) = self.session.ready().await {
+                started = Err(error.into());
+                break;
+            }
             let permit = self.permit(piece.end - piece.start).await;
             let (this, device, parent) = (self.clone(), device.clone(), parent.clone());
             let work = async move { this.store_piece(&device, leaf, piece, parent, permit).await };
             storing.push(tokio::spawn(work));
         }
-        for task in storing {
-            for stored in joined(task).await?? {
-                fill(&mut page, stored);
-            }
+        for stored in settled(storing, started).await?.into_iter().flatten() {
+            fill(&mut page, stored);
         }
         Ok(self.image.set_leaf(leaf, page).await?)
     }
@@ -366,6 +372,22 @@ fn pieces(runs: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> + '_ {
             .step_by(SEGMENT as usize)
             .map(move |start| start..(start + SEGMENT).min(run.end))
     })
+}
+
+/// Waits for all tasks, also after a failure: they hold the session. The first failure counts.
+async fn settled<T>(
+    tasks: Vec<tokio::task::JoinHandle<Result<T>>>,
+    so_far: Result<()>,
+) -> Result<Vec<T>> {
+    let (mut all, mut result) = (Vec::with_capacity(tasks.len()), so_far);
+    for task in tasks {
+        match joined(task).await.flatten() {
+            Ok(done) => all.push(done),
+            Err(error) if result.is_ok() => result = Err(error),
+            Err(_) => {}
+        }
+    }
+    result.map(|()| all)
 }
 
 async fn joined<T>(task: tokio::task::JoinHandle<T>) -> Result<T> {

@@ -286,6 +286,7 @@ impl CopyPlan {
             metadata: point.metadata.clone(),
             consistency: point.consistency.clone(),
             retain_until_ms: point.retain_until_ms,
+            hold: point.hold,
             copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());
@@ -354,4 +355,53 @@ fn damage_in(error: &EngineError) -> Option<String> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_block::MemoryDisk;
+    use sluice_repository::{BackupStats, ChainId, Protection};
+
+    use super::*;
+
+    fn point(id: u64) -> RestorePoint {
+        RestorePoint {
+            id: PointId::new(id, [0; 10]),
+            chain: ChainId([1; 16]),
+            instance: "vm".into(),
+            created_ms: id,
+            parent: None,
+            retain_until_ms: None,
+            hold: false,
+            protection: Protection::default(),
+            images: Vec::new(),
+            metadata: None,
+            stats: BackupStats::default(),
+            tool: String::new(),
+            host: String::new(),
+            consistency: String::new(),
+            method: String::new(),
+            origin: None,
+        }
+    }
+
+    #[test]
+    fn changes_are_believed_only_against_the_point_they_were_looked_for() {
+        let repository = RepositoryId([2; 16]);
+        let change = |thought: Option<u64>, found: Option<u64>| {
+            let parent = thought.map(|id| point(id).id);
+            let copy = CopyOf { point: point(9), repository, parent };
+            let device: Arc<dyn BlockRead> = Arc::new(MemoryDisk::new(10));
+            let source = Source::Device(device, Change::Changed(Vec::new()));
+            let image = SourceImage { name: "a".into(), description: String::new(), source };
+            match copy.trust(vec![image], found.map(point).as_ref()).remove(0).source {
+                Source::Device(_, change) => change,
+                Source::Stream(_) => unreachable!("it was a device"),
+            }
+        };
+        assert_eq!(change(Some(1), Some(1)), Change::Changed(Vec::new()));
+        for (thought, found) in [(Some(1), Some(2)), (Some(1), None), (None, Some(1))] {
+            assert_eq!(change(thought, found), Change::Regions, "somebody came in between");
+        }
+    }
 }

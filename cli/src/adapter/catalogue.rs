@@ -51,7 +51,7 @@ impl RepositoryCatalogue {
 #[async_trait]
 impl Catalogue for RepositoryCatalogue {
     async fn points(&self) -> Result<Vec<PointEntry>, BlockError> {
-        let listing = self.repository.list(None).await?;
+        let listing = self.repository.list_as_committed(None).await?;
         for damaged in &listing.damaged {
             tracing::warn!(error = %damaged.error, "a restore point is not shown");
         }

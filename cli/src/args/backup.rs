@@ -71,9 +71,15 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_enum, default_value_t = Consistency::Crash)]
     pub(crate) consistency: Consistency,
 
-    /// Refuse to remove the restore point before this time has passed, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    /// Refuse to remove the restore point before this time has passed, such as 30d; a year has
+    /// 366 days here
+    #[arg(long, value_name = "TIME", value_parser = value::keeping)]
+    #[arg(visible_alias = "retain-for")]
     pub(crate) retain: Option<Duration>,
+
+    /// Put the restore point on hold: nothing removes it until `sluice release`
+    #[arg(long)]
+    pub(crate) hold: bool,
 }
 
 /// Format of an image file.

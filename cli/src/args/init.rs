@@ -4,7 +4,8 @@ use clap::{Args, ValueEnum};
 
 /// Create a repository
 ///
-/// The destination is probed first: one that lets two writers create the same object is refused.
+/// The destination is probed first: one that lets two writers create the same object is refused,
+/// unless an arbiter (arbiter=URL or SLUICE_ARBITER) decides for it.
 /// The repository is encrypted with a key that the passphrase unlocks. A recovery key is made as
 /// a second way in, for the day the passphrase is lost; it is shown once and kept nowhere.
 #[derive(Debug, Args)]
@@ -12,6 +13,7 @@ use clap::{Args, ValueEnum};
 Examples:
   sluice init --repo /backup/repository
   SLUICE_PASSPHRASE_FILE=~/.pass sluice init --repo 's3://bucket/prefix?region=eu-central-1'
+  SLUICE_ARBITER=/srv/arbiter sluice init --repo 'swift://backup/site-1?region=north'
   sluice init --repo /backup/repository --recovery-key-out recovery.txt
   sluice init --repo /backup/repository --encryption none")]
 pub(crate) struct InitArgs {

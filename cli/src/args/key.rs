@@ -92,8 +92,9 @@ pub(crate) struct RotateArgs {
     /// The slot whose passphrase to change [default: the one that opens the repository]
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
-    /// A file whose first line is the new passphrase
-    #[arg(long, value_name = "FILE", env = "SLUICE_NEW_PASSPHRASE_FILE", hide_env_values = true)]
+    /// A file whose first line is the new passphrase [default: SLUICE_NEW_PASSPHRASE_FILE]
+    // Not by clap's way from the environment: there it would contradict --data.
+    #[arg(long, value_name = "FILE")]
     pub(crate) new_passphrase_file: Option<PathBuf>,
     /// With --data: a file whose first line is the passphrase of another slot to keep
     #[arg(long, value_name = "FILE", requires = "data")]

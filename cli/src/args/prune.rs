@@ -7,14 +7,16 @@ use super::value;
 /// Remove restore points that no rule keeps
 ///
 /// A point is kept when any rule keeps it. The newest of each instance is always kept, and so are
-/// points on hold or under retention. Of each hour, day, ISO week, month or year it is the newest
-/// point that counts; periods without one are skipped. Removed points vanish from lists and mounts
-/// within seconds; their space is given back by a later collection.
+/// points on hold or under retention; --min-age keeps what is young from every rule. Of each hour,
+/// day, ISO week, month or year it is the newest point that counts; periods without one are
+/// skipped. Removed points vanish from lists and mounts within seconds; `sluice
+/// collect` gives their space back.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sluice prune --keep-daily 14 --keep-weekly 8 --dry-run
-  sluice prune web-1 --keep-within 30d --keep-monthly 12")]
+  sluice prune web-1 --keep-within 30d --keep-monthly 12 --min-age 14d
+  sluice prune --keep-daily 7 --keep-monthly 12 --simulate 2y --every 1d")]
 pub(crate) struct PruneArgs {
     /// Only points of this instance
     pub(crate) instance: Option<String>,
@@ -40,6 +42,21 @@ pub(crate) struct PruneArgs {
     /// Keep every point not older than this, such as 30d
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub(crate) keep_within: Option<Duration>,
+
+    /// Remove nothing younger than this, such as 14d, whatever the rules say
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    pub(crate) min_age: Option<Duration>,
+
+    /// Show what the rules come to over this time, such as 2y; needs no repository
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(conflicts_with_all = ["instance", "dry_run"])]
+    pub(crate) simulate: Option<Duration>,
+    /// With --simulate: the time from one backup to the next
+    #[arg(long, value_name = "TIME", value_parser = value::duration, requires = "simulate")]
+    pub(crate) every: Option<Duration>,
+    /// With --simulate: the time of the first backup [default: now]
+    #[arg(long, value_name = "DATE", requires = "simulate")]
+    pub(crate) from: Option<String>,
 
     /// Show what would happen and change nothing
     #[arg(short = 'n', long)]

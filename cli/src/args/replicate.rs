@@ -58,6 +58,9 @@ pub(crate) struct ReplicateRunArgs {
     /// Also remove at the target what was removed at the source
     #[arg(long)]
     pub(crate) mirror_prunes: bool,
+    /// Also bring back packs the target has lost; without filters that is always done
+    #[arg(long)]
+    pub(crate) repair: bool,
     /// The target keeps the newest N points of each instance
     #[arg(long, value_name = "N")]
     pub(crate) keep_last: Option<u32>,

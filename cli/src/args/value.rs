@@ -28,6 +28,16 @@ pub(crate) fn block_size(text: &str) -> Result<u32, String> {
 
 /// A duration: 90s, 15m, 12h, 7d, 4w, 1y (365 days), or several of them, such as 1d12h.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    with_years_of(365, text)
+}
+
+/// A time to keep something: like a duration, but a year has 366 days, so that none of the
+/// calendar is cut short.
+pub(crate) fn keeping(text: &str) -> Result<Duration, String> {
+    with_years_of(366, text)
+}
+
+fn with_years_of(days: u64, text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration; write 90s, 15m, 12h, 7d, 4w or 1y");
     let mut seconds: u64 = 0;
     let mut rest = text.trim();
@@ -41,7 +51,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
             "h" => 3600,
             "d" => 86_400,
             "w" => 7 * 86_400,
-            "y" => 365 * 86_400,
+            "y" => days * 86_400,
             _ => return Err(wrong()),
         };
         let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -94,6 +104,7 @@ mod tests {
     fn durations_add_up() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1d12h"), Ok(Duration::from_secs(36 * 3600)));
+        assert_eq!(keeping("2y 1d"), Ok(Duration::from_secs(733 * 86_400)));
         assert_eq!(duration("2w 1d"), Ok(Duration::from_secs(15 * 86_400)));
         for bad in ["", "5", "0d", "d", "1month", "99999999999999999999y", "-1d"] {
             assert!(duration(bad).is_err(), "{bad:?}");

@@ -35,6 +35,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         level: args.level,
         metadata,
         consistency: args.consistency.word().into(),
+        hold: args.hold,
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
         ..BackupOptions::default()
     };

@@ -1,3 +1,5 @@
+mod iscsi;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use crate::error::{Exit, usage_error};
 use crate::interrupt;
 use crate::output::{self, note, warn};
 use crate::ready::Ready;
+
+pub(crate) use iscsi::iscsi;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 

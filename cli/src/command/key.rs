@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
@@ -79,7 +79,9 @@ async fn rotate(
              (`sluice key list` shows them)",
         ));
     }
-    let new = secret::added_passphrase(args.new_passphrase_file.as_deref())?;
+    let variable = std::env::var_os("SLUICE_NEW_PASSPHRASE_FILE").filter(|path| !path.is_empty());
+    let file = args.new_passphrase_file.clone().or(variable.map(PathBuf::from));
+    let new = secret::added_passphrase(file.as_deref())?;
     if matches!(unlock, Unlock::Passphrase(old) if *old == new) {
         return Err(usage_error("the new passphrase is the old one"));
     }

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use serde_json::json;
 use sluice_destination::list_all;
-use sluice_repository::{DamagedPoint, Listing, RestorePoint};
+use sluice_repository::{DamagedPoint, Listing, RestorePoint, rfc3339};
 
 use crate::args::{ListArgs, ShowArgs};
 use crate::context::Context;
@@ -37,9 +37,12 @@ fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
 
 fn listing(context: &Context, points: &[RestorePoint]) -> String {
     let ids = output::short_ids(points);
+    let now = context.clock.now_ms();
+    let kept = |point: &RestorePoint| output::kept(&point.protection, now, &context.zone);
+    let any_kept = points.iter().any(|point| kept(point).is_some());
     let rows = points.iter().zip(ids).map(|(point, id)| {
         let images: Vec<&str> = point.images.iter().map(|image| image.name.as_str()).collect();
-        vec![
+        let mut row = vec![
             format!("{}@{id}", point.instance),
             local(point.created_ms, &context.zone),
             point.method.clone(),
@@ -47,9 +50,12 @@ fn listing(context: &Context, points: &[RestorePoint]) -> String {
             bytes(point.stats.image_bytes),
             bytes(point.stats.new_bytes),
             bytes(point.stats.stored_bytes + point.stats.meta_bytes),
-        ]
+        ];
+        row.extend(any_kept.then(|| kept(point).unwrap_or_default()));
+        row
     });
-    table(&["POINT", "TIME", "METHOD", "IMAGES", ">SIZE", ">NEW", ">STORED"], rows.collect())
+    let headings = ["POINT", "TIME", "METHOD", "IMAGES", ">SIZE", ">NEW", ">STORED", "KEPT"];
+    table(&headings[..if any_kept { 8 } else { 7 }], rows.collect())
 }
 
 /// Shows one restore point.
@@ -59,18 +65,15 @@ pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
     if let Some(image) = &image {
         point.image(Some(image))?;
     }
+    let point = repository.with_protection(point).await?;
     if context.global.json {
         output::json(&PointDocument::from(&point))?;
         return Ok(Exit::Done);
     }
     let stats = &point.stats;
     let parent = point.parent.map_or_else(|| "none".into(), |parent| parent.to_string());
-    let until = point.retain_until_ms.map(|until| local(until, &context.zone));
-    let kept = match (point.hold, until) {
-        (true, _) => "on hold".into(),
-        (false, Some(until)) => format!("until {until}"),
-        (false, None) => "until pruned".into(),
-    };
+    let kept = output::kept(&point.protection, context.clock.now_ms(), &context.zone);
+    let kept = kept.unwrap_or_else(|| "until pruned".into());
     let took = std::time::Duration::from_millis(stats.duration_ms);
     let mut text = fields(vec![
         ("point", point.to_string()),
@@ -149,6 +152,7 @@ pub(crate) async fn stat(context: &Context) -> Result<Exit> {
     let of = |room| stored.get(room).copied().unwrap_or_default();
     let (data, maps, other) = (of("data"), of("maps"), of("other"));
     let total = data.1 + maps.1 + other.1;
+    let destroy = repository.destroy_request().await?;
     if context.global.json {
         output::json(&json!({
             "instances": instances.len(),
@@ -160,8 +164,17 @@ pub(crate) async fn stat(context: &Context) -> Result<Exit> {
             "data": {"objects": data.0, "bytes": data.1},
             "maps": {"objects": maps.0, "bytes": maps.1},
             "other": {"objects": other.0, "bytes": other.1},
+            "repository": repository.descriptor().id,
+            "destroy_from": destroy.map(|request| rfc3339(request.effective_ms)),
         }))?;
     } else {
+        if let Some(request) = destroy {
+            let from = local(request.effective_ms, &context.zone);
+            warn(format_args!(
+                "this repository is to be destroyed, from {from} on; `sluice destroy --cancel` \
+                 takes it back"
+            ));
+        }
         let descriptor = repository.descriptor();
         output::print(&fields(vec![
             ("repository", descriptor.id.clone()),

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use serde_json::json;
-use sluice_repository::retention::{Candidate, Policy, Verdict, apply};
-use sluice_repository::{Listing, Repository, RestorePoint};
+use sluice_repository::retention::{Candidate, Policy, Reason, Verdict, apply};
+use sluice_repository::{ErrorKind, Listing, Repository, RepositoryError, RestorePoint};
 
+use super::simulate;
 use crate::args::{ForgetArgs, PruneArgs};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
@@ -14,9 +15,9 @@ use crate::output::{self, count, local, note, table, warn};
 /// Tombstones put side by side.
 const PARALLEL: usize = 8;
 
-const LATER: &str = "the space comes back with a later collection";
+const LATER: &str = "`sluice collect` gives the space back";
 
-fn policy(args: &PruneArgs) -> Policy {
+pub(super) fn policy(args: &PruneArgs) -> Policy {
     Policy {
         keep_last: args.keep_last,
         keep_hourly: args.keep_hourly,
@@ -25,6 +26,7 @@ fn policy(args: &PruneArgs) -> Policy {
         keep_monthly: args.keep_monthly,
         keep_yearly: args.keep_yearly,
         keep_within: args.keep_within,
+        min_age: args.min_age,
     }
 }
 
@@ -35,6 +37,9 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
         return Err(usage_error(text));
     }
+    if let Some(lasts) = args.simulate {
+        return simulate::run(context, args, lasts);
+    }
     let repository = context.open().await?;
     let Listing { points, damaged } = repository.list(args.instance.as_deref()).await?;
     let judged = judge(context, &policy, &points)?;
@@ -44,12 +49,16 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     }
     let removed: Vec<&RestorePoint> =
         judged.iter().filter(|(_, verdict)| !verdict.keep()).map(|(point, _)| *point).collect();
+    let mut stay = Vec::new();
     if !args.dry_run {
         let reason = format!("policy: {policy}");
-        remove(&repository, &removed, &reason).await?;
+        stay = remove(&repository, &removed, &reason).await?;
     }
-    tell(context, args, &judged, removed.len())?;
-    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Warnings })
+    // Protected since it was listed: it stays, and the others go nevertheless.
+    stay.iter().for_each(warn);
+    tell(context, args, &judged, removed.len() - stay.len())?;
+    let quiet = damaged.is_empty() && stay.is_empty();
+    Ok(if quiet { Exit::Done } else { Exit::Warnings })
 }
 
 /// A verdict for each point; instances are judged apart.
@@ -72,8 +81,23 @@ fn judge<'p>(
     Ok(judged)
 }
 
-fn reasons(verdict: &Verdict) -> Vec<String> {
+pub(super) fn reasons(verdict: &Verdict) -> Vec<String> {
     verdict.reasons.iter().map(ToString::to_string).collect()
+}
+
+/// The same for people: with the time a retention ends, and why there is a hold.
+fn because(context: &Context, point: &RestorePoint, verdict: &Verdict) -> String {
+    let words = verdict.reasons.iter().map(|reason| match reason {
+        Reason::Hold | Reason::Event | Reason::RetainUntil => {
+            let now = context.clock.now_ms();
+            let kept = output::kept(&point.protection, now, &context.zone);
+            kept.unwrap_or_else(|| reason.to_string())
+        }
+        _ => reason.to_string(),
+    });
+    let mut words: Vec<String> = words.collect();
+    words.dedup();
+    words.join(", ")
 }
 
 fn tell(
@@ -93,6 +117,7 @@ fn tell(
                     "created": sluice_repository::rfc3339(point.created_ms),
                     "keep": verdict.keep(),
                     "reasons": reasons(verdict),
+                    "retain_until": point.retain_until_ms.map(sluice_repository::rfc3339),
                 })
             })
             .collect();
@@ -115,7 +140,7 @@ fn tell(
                 format!("{}@{id}", point.instance),
                 local(point.created_ms, &context.zone),
                 if verdict.keep() { "keep" } else { "remove" }.into(),
-                reasons(verdict).join(", "),
+                because(context, point, verdict),
             ]
         };
         let rows = judged.iter().zip(ids).map(row).collect();
@@ -151,7 +176,14 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
             points.push(point);
         }
     }
-    remove(&repository, &points.iter().collect::<Vec<_>>(), "forget").await?;
+    // Nothing goes when one of them has to stay.
+    for point in &points {
+        repository.may_forget(point).await?;
+    }
+    let stay = remove(&repository, &points.iter().collect::<Vec<_>>(), "forget").await?;
+    if let Some(kept) = stay.into_iter().next() {
+        return Err(kept.into());
+    }
     if context.global.json {
         let removed: Vec<String> = points.iter().map(ToString::to_string).collect();
         output::json(&json!({ "removed": removed }))?;
@@ -161,19 +193,27 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
     Ok(Exit::Done)
 }
 
-async fn remove(repository: &Repository, points: &[&RestorePoint], reason: &str) -> Result<()> {
+/// Removes points; returns what was said of those that have to stay.
+async fn remove(
+    repository: &Repository,
+    points: &[&RestorePoint],
+    reason: &str,
+) -> Result<Vec<RepositoryError>> {
     let who = &who();
-    stream::iter(points)
-        .map(|point| async move {
-            let removed = repository.forget(point, who, reason).await;
-            removed.with_context(|| format!("{point} was not removed"))
-        })
-        .buffer_unordered(PARALLEL)
-        .try_collect()
-        .await
+    let mut removals = stream::iter(points)
+        .map(|point| async move { (point, repository.forget(point, who, reason).await) })
+        .buffer_unordered(PARALLEL);
+    let mut stay = Vec::new();
+    while let Some((point, removed)) = removals.next().await {
+        match removed {
+            Err(error) if error.kind() == ErrorKind::Protected => stay.push(error),
+            other => other.with_context(|| format!("{point} was not removed"))?,
+        }
+    }
+    Ok(stay)
 }
 
-/// Who removes, for the record.
+/// Who does it, for the record.
 pub(super) fn who() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))

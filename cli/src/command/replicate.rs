@@ -108,6 +108,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
         keep_monthly: args.keep_monthly,
         keep_yearly: args.keep_yearly,
         keep_within: args.keep_within,
+        min_age: None,
     };
     if keep.is_empty() && keep != Policy::default() {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
@@ -120,6 +121,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
         keep: (!keep.is_empty()).then_some(keep),
         by: who(),
         mirror_prunes: args.mirror_prunes,
+        repair: args.repair,
         parallel: usize::from(args.parallel),
         zone: context.zone.clone(),
     };

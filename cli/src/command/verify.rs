@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use serde_json::json;
+use sluice_destination::wrap::Repaired;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Damage, Depth, Recorded, VerifyProgress, VerifyReport};
+use sluice_repository::{Damage, Depth, Recorded, Repository, VerifyProgress, VerifyReport};
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
-use crate::error::Exit;
+use crate::error::{Exit, Report};
 use crate::output::progress::{Shower, Shown};
 use crate::output::{self, bytes, count, note, warn};
 
@@ -19,6 +20,7 @@ const NAMED: usize = 5;
 /// Checks that restore points can be read.
 pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let repository = context.open().await?;
+    catch_up(&repository).await;
     let points = match &args.point {
         Some(text) => Some(vec![context.point(&repository, text).await?.0]),
         None => None,
@@ -46,6 +48,22 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
         (true, false) => Exit::Warnings,
         (true, true) => Exit::Done,
     })
+}
+
+/// Where an arbiter decides: what the store lacks of the copies is copied now. That fails without
+/// touching what is verified.
+async fn catch_up(repository: &Repository) {
+    match repository.destination().repair_copies().await {
+        Ok(repaired) if repaired == Repaired::default() => {}
+        Ok(repaired) => note(format_args!(
+            "copied {} from the arbiter to the store, and removed {} there",
+            count(repaired.copied, "object"),
+            count(repaired.removed, "object"),
+        )),
+        Err(error) => {
+            warn(format_args!("copies of what the arbiter decided may be missing: {error}"));
+        }
+    }
 }
 
 /// How far a verification has come.
@@ -106,6 +124,19 @@ pub(super) fn damage_document(one: &Damage) -> serde_json::Value {
         "points": one.points,
         "touched": touched,
     })
+}
+
+/// Records damage that a reading command met, as far as that can be done.
+pub(super) async fn record_met(context: &Context, repository: &Repository, error: &anyhow::Error) {
+    let report = Report::of(error);
+    if report.exit != Exit::Damaged {
+        return;
+    }
+    match repository.record_damage_met(&report.line()).await {
+        Ok(recorded) if !context.global.json => tell_recorded(context, recorded),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the damage is not recorded in the repository"),
+    }
 }
 
 /// Says what the next backups will make of it.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use sluice_repository::{DamagedPoint, ImageRecord, RestorePoint, rfc3339};
 
+use super::ProtectionDocument;
+
 /// A restore point.
 #[derive(Debug, Serialize)]
 pub(crate) struct PointDocument {
@@ -17,6 +19,7 @@ pub(crate) struct PointDocument {
     pub(crate) consistency: String,
     pub(crate) hold: bool,
     pub(crate) retain_until: Option<String>,
+    pub(crate) protection: ProtectionDocument,
     pub(crate) host: String,
     pub(crate) tool: String,
     pub(crate) images: Vec<ImageDocument>,
@@ -76,6 +79,7 @@ impl From<&RestorePoint> for PointDocument {
             consistency: point.consistency.clone(),
             hold: point.hold,
             retain_until: point.retain_until_ms.map(rfc3339),
+            protection: ProtectionDocument::from(&point.protection),
             host: point.host.clone(),
             tool: point.tool.clone(),
             images: point.images.iter().map(ImageDocument::from).collect(),

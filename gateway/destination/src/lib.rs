@@ -18,6 +18,10 @@ mod key;
 mod lock;
 mod many;
 mod order;
+#[cfg(any(test, feature = "s3", feature = "swift"))]
+mod range;
+#[cfg(any(test, feature = "s3", feature = "swift"))]
+mod timeouts;
 
 pub mod conformance;
 pub mod filesystem;
@@ -25,6 +29,8 @@ pub mod memory;
 pub mod probe;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "swift")]
+pub mod swift;
 pub mod url;
 pub mod wrap;
 
@@ -39,6 +45,8 @@ pub use capability::Capabilities;
 pub use error::{DestinationError, ErrorKind, Result};
 pub use key::Key;
 pub use lock::{Lock, LockMode};
+#[cfg(any(test, feature = "s3", feature = "swift"))]
+pub use timeouts::{LEAST_ANSWER, Timeouts};
 
 /// Which bytes of an object to get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +243,25 @@ pub trait Destination: Send + Sync + fmt::Debug {
     async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
         let _ = (key, lock);
         Ok(false)
+    }
+
+    /// Whether [`put_new`](Self::put_new) is meant to hold when several writers race. A store
+    /// that is known not to hold it says so here, for a probe may fail to catch it.
+    fn creates_atomically(&self) -> bool {
+        true
+    }
+
+    /// Whether an arbiter beside the store decides races; see [`wrap::Arbiter`].
+    fn arbitrated(&self) -> bool {
+        false
+    }
+
+    /// Makes copies that had failed, where objects are kept twice; see [`wrap::Arbiter`].
+    ///
+    /// # Errors
+    /// What the store reports.
+    async fn repair_copies(&self) -> Result<wrap::Repaired> {
+        Ok(wrap::Repaired::default())
     }
 
     /// Whether the store refuses a body that does not match the checksum sent with it, tried

@@ -56,7 +56,10 @@ impl Probe<'_> {
         let clock_offset_seconds = self.clock_offset(&key).await?;
         let read_after_write = self.reads_back(&key, &body).await?;
         let object_lock = self.keeps_locks(clock_offset_seconds).await?;
-        let put_if_absent = self.refuses_second(&key).await? && self.one_racer_wins().await?;
+        // Asking the store first: a race that goes well by luck proves nothing.
+        let put_if_absent = self.destination.creates_atomically()
+            && self.refuses_second(&key).await?
+            && self.one_racer_wins().await?;
         Ok(Capabilities {
             put_if_absent,
             read_after_write,

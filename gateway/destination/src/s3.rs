@@ -10,7 +10,7 @@
 //!   answer is an [`ErrorKind::Unavailable`] that [`Retry`](crate::wrap::Retry) may repeat; its
 //!   put_new then finds the key taken by its own first attempt, and the caller reads it back.
 //! * Every request has a deadline that grows with its body, and a body that stands still ends
-//!   the request earlier ([`S3Timeouts`]).
+//!   the request earlier ([`Timeouts`](crate::Timeouts)).
 //! * Servers that list in another order than S3 are met with another way of listing.
 
 mod config;
@@ -40,7 +40,7 @@ use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
     page_limit,
 };
-pub use config::{LEAST_ANSWER, S3Config, S3Timeouts};
+pub use config::S3Config;
 use error::translate;
 use list::ServerOrder;
 
@@ -106,21 +106,13 @@ impl S3Destination {
     }
 
     /// Waits for a request that moves `length` bytes as long as it may take.
-    async fn within<T>(
+    fn within<'a, T: 'a>(
         &self,
-        subject: &str,
+        subject: &'a str,
         length: u64,
-        request: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let time = self.config.timeouts.whole(length);
-        // The SDK's futures are many kilobytes large: keep them off the callers' stacks.
-        match tokio::time::timeout(time, Box::pin(request)).await {
-            Ok(outcome) => outcome,
-            Err(elapsed) => {
-                let context = format!("{subject}: not finished within {} s", time.as_secs());
-                Err(DestinationError::caused(ErrorKind::Unavailable, context, elapsed))
-            }
-        }
+        request: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
+        self.config.timeouts.within(subject, length, request)
     }
 
     fn put_request(&self, key: &Key, body: Bytes) -> PutObjectFluentBuilder {

@@ -3,7 +3,11 @@
 //! ```text
 //! /srv/backup   ./backup   file:///srv/backup
 //! s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true|false&credentials=FILE
+//! swift://CONTAINER/PREFIX?auth=URL&region=R&interface=public|internal|admin&credentials=FILE
 //! ```
+//!
+//! Any of them may have `arbiter=URL`, with the URL percent-encoded: the destination that decides
+//! races where the store cannot (see [`Arbiter`]). `SLUICE_ARBITER` names it when the URL does not.
 //!
 //! Text without a scheme is a folder. A URL names where credentials are found and never holds
 //! one, so it can be printed, logged and stored. Adding a destination takes its module and one
@@ -15,14 +19,22 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::wrap::{Count, Counters, Limit, Retry, RetryPolicy};
+use crate::wrap::{Arbiter, Count, Counters, Limit, Retry, RetryPolicy};
 use crate::{Destination, DestinationError, ErrorKind, Result};
+
+/// The parameter that names the destination which decides races, whatever the store.
+const ARBITER: &str = "arbiter";
+
+/// Names the arbiter when the URL does not.
+const ARBITER_VARIABLE: &str = "SLUICE_ARBITER";
 
 /// The destinations that can be opened by URL.
 const SCHEMES: &[Scheme] = &[
     crate::filesystem::SCHEME,
     #[cfg(feature = "s3")]
     crate::s3::SCHEME,
+    #[cfg(feature = "swift")]
+    crate::swift::SCHEME,
 ];
 
 /// How a destination is known by URL.
@@ -41,7 +53,7 @@ pub(crate) type Opening<'a> = BoxFuture<'a, Result<Arc<dyn Destination>>>;
 /// How a destination is opened, whatever it is.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Whether a folder that does not exist is created. Buckets are never created.
+    /// Whether a folder or a Swift container that does not exist is created. Buckets never are.
     pub create: bool,
     /// Requests that run at a time.
     pub concurrency: usize,
@@ -71,13 +83,33 @@ pub struct Opened {
 /// [`ErrorKind::InvalidConfig`] when the URL names nothing that can be opened;
 /// [`ErrorKind::AccessDenied`] when there are no credentials.
 pub async fn open(url: &str, options: &OpenOptions) -> Result<Opened> {
-    let url: DestinationUrl = url.parse()?;
-    let store = (url.known()?.open)(&url, options).await?;
-    let count = Count::new(store);
-    let counters = count.counters();
+    let mut url: DestinationUrl = url.parse()?;
+    let counters = Arc::default();
+    let given = || std::env::var(ARBITER_VARIABLE).ok().filter(|value| !value.is_empty());
+    let arbiter = url.take_parameter(ARBITER).or_else(given);
+    let Some(arbiter) = arbiter else {
+        let destination = open_one(&url, options, &counters).await?;
+        return Ok(Opened { destination, counters });
+    };
+    let arbiter: DestinationUrl = arbiter.parse()?;
+    if arbiter.parameter(ARBITER).is_some() {
+        return Err(invalid("an arbiter has no arbiter of its own; remove the inner arbiter="));
+    }
+    let store = open_one(&url, options, &counters).await?;
+    let arbiter = open_one(&arbiter, options, &counters).await?;
+    Ok(Opened { destination: Arc::new(Arbiter::new(store, arbiter)), counters })
+}
+
+/// Opens one destination: counted, limited, retried.
+async fn open_one(
+    url: &DestinationUrl,
+    options: &OpenOptions,
+    counters: &Arc<Counters>,
+) -> Result<Arc<dyn Destination>> {
+    let store = (url.known()?.open)(url, options).await?;
+    let count = Count::into(store, Arc::clone(counters));
     let limit = Limit::new(Arc::new(count), options.concurrency);
-    let retry = Retry::new(Arc::new(limit), options.retry);
-    Ok(Opened { destination: Arc::new(retry), counters })
+    Ok(Arc::new(Retry::new(Arc::new(limit), options.retry)))
 }
 
 /// A destination's URL, taken apart.
@@ -113,6 +145,12 @@ impl DestinationUrl {
     /// The value of a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a parameter, which the URL then has no longer.
+    fn take_parameter(&mut self, name: &str) -> Option<String> {
+        let at = self.parameters.iter().position(|(key, _)| key == name)?;
+        Some(self.parameters.remove(at).1)
     }
 
     /// Refuses parameters the destination does not know: a misspelt one must not be ignored.
@@ -247,7 +285,7 @@ fn decode(text: &str) -> Result<String> {
 }
 
 /// Encodes what would end a path or a parameter, and what does not print.
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

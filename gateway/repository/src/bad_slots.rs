@@ -19,7 +19,7 @@ use crate::crypto::random;
 use crate::error::{ErrorKind, Result};
 use crate::format::findings::{BadPack, FindingsBody, MAX_PACKS, PackRef};
 use crate::format::header::Kind;
-use crate::format::id::{FINDINGS_PREFIX, FindingId, PackKind, finding_key};
+use crate::format::id::{FINDINGS_PREFIX, FindingId, PackId, PackKind, finding_key};
 use crate::format::page::{Location, Page};
 use crate::format::record::{from_cbor, session_object, to_cbor};
 use crate::host;
@@ -122,6 +122,39 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// Records damage that a reader met, as its error names it; nothing when the error names no
+    /// pack, or the pack is sound.
+    ///
+    /// # Errors
+    /// When the destination fails.
+    pub async fn record_damage_met(&self, error: &str) -> Result<Recorded> {
+        let words = error.split(|c: char| c.is_whitespace() || c == ':');
+        let places: Vec<(Place, bool)> = words
+            .filter_map(parse_pack_key)
+            .map(|(kind, pack)| (Place { kind, pack, slot: None }, false))
+            .collect();
+        if places.is_empty() {
+            return Ok(Recorded::default());
+        }
+        match self.shared.record_places(&places, &[]).await {
+            Err(error) if error.is_unwritable() => Ok(Recorded::default()),
+            other => other,
+        }
+    }
+}
+
+/// The pack that a key names.
+fn parse_pack_key(text: &str) -> Option<PackName> {
+    let kind = match text.split('/').next()? {
+        "d" => PackKind::Data,
+        "m" => PackKind::Meta,
+        _ => return None,
+    };
+    let (name, _generation) = text.rsplit('/').next()?.split_once('.')?;
+    Some((kind, PackId::parse(name).ok()?))
+}
+
 impl Shared {
     /// What is known to be damaged now.
     pub(crate) async fn bad_slots(&self) -> Result<BadSlots> {
@@ -139,7 +172,7 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
-        let over: HashSet<(FindingId, u8, crate::PackId)> = records
+        let over: HashSet<(FindingId, u8, PackId)> = records
             .iter()
             .flat_map(|(_, body)| body.answers.iter().map(move |id| (*id, &body.healed)))
             .flat_map(|(id, healed)| healed.iter().map(move |one| (id, one.kind, one.pack)))

@@ -28,6 +28,8 @@ pub enum ErrorKind {
     Conflict,
     /// Replicas take no backups, and primaries no copies: the place has the other role.
     Role,
+    /// A hold or a retention is in the way.
+    Protected,
     /// An argument is out of its range.
     Invalid,
     /// The destination failed; its own error is the source.

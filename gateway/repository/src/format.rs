@@ -15,6 +15,7 @@ pub mod keyslot;
 pub mod manifest;
 pub mod pack;
 pub mod page;
+pub mod protection;
 pub mod record;
 pub mod segment;
 

@@ -1,4 +1,4 @@
-//! Restore points: naming, listing, resolving, forgetting, pinning.
+//! Restore points: naming, listing, resolving, pinning.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,9 +19,8 @@ use crate::format::id::{
     parse_point_key, pin_key, tombstone_key, tombstones_prefix,
 };
 use crate::format::manifest::{BackupStats, CommitPlain, ImageRecord, ManifestBody, Origin};
-use crate::format::record::{
-    Envelope, PinRecord, TombstoneRecord, from_cbor, session_object, to_cbor,
-};
+use crate::format::protection::Protection;
+use crate::format::record::{Envelope, PinRecord, from_cbor, session_object, to_cbor};
 use crate::host;
 use crate::repository::{Repository, Shared, parse_error};
 
@@ -47,6 +46,9 @@ pub struct RestorePoint {
     pub retain_until_ms: Option<u64>,
     /// Not to be pruned while set.
     pub hold: bool,
+    /// All that keeps it, with the two before. As committed, unless the point comes from a
+    /// listing or from [`Repository::with_protection`].
+    pub protection: Protection,
     /// Its images.
     pub images: Vec<ImageRecord>,
     /// Metadata given by the caller, as JSON text.
@@ -207,6 +209,18 @@ impl Repository {
     /// # Errors
     /// When the destination fails; a damaged manifest is an entry of the listing instead.
     pub async fn list(&self, instance: Option<&str>) -> Result<Listing> {
+        let mut listing = self.list_as_committed(instance).await?;
+        let chain = instance.map(|name| self.shared.keys.chain(name));
+        self.shared.protect_all(chain, &mut listing.points).await?;
+        Ok(listing)
+    }
+
+    /// The same without asking what was said of the points after their commit, for callers to
+    /// whom it does not matter what keeps them.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn list_as_committed(&self, instance: Option<&str>) -> Result<Listing> {
         let chain = instance.map(|name| self.shared.keys.chain(name));
         let places = self.shared.live_points(chain).await?;
         let mut read = stream::iter(places)
@@ -274,33 +288,6 @@ impl Repository {
                 format!("no restore point of {instance:?} fits; `sluice list {instance}` shows all")
             },
         )
-    }
-
-    /// Marks a point as pruned. Its space comes back with a later collection.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`] when the point is held or to be kept longer.
-    pub async fn forget(&self, point: &RestorePoint, by: &str, reason: &str) -> Result<()> {
-        let now = self.shared.clock.now_ms();
-        if point.hold || point.retain_until_ms.is_some_and(|until| until > now) {
-            return Err(RepositoryError::new(
-                ErrorKind::Invalid,
-                format!("{point} is held or under retention and cannot be pruned yet"),
-            ));
-        }
-        let record = TombstoneRecord {
-            chain: point.chain,
-            point: point.id,
-            pruned_ms: now,
-            by: by.into(),
-            reason: reason.into(),
-        };
-        let key = tombstone_key(point.chain, point.id);
-        let body = self.shared.seal_record(Kind::Tombstone, point.id.0, &[], &to_cbor(&record))?;
-        match self.shared.destination.put_new(&key, body).await {
-            Err(error) if error.kind() == DestinationKind::AlreadyExists => Ok(()),
-            other => Ok(other?),
-        }
     }
 
     /// Pins a point while it is being read, so that a collection keeps what it needs. On a
@@ -469,6 +456,7 @@ impl Shared {
             parent: plain.parent,
             retain_until_ms: plain.retain_until_ms,
             hold: plain.hold,
+            protection: Protection::committed(plain.hold, plain.retain_until_ms),
             images: body.images,
             metadata: body.metadata,
             stats: body.stats,

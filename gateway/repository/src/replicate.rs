@@ -100,6 +100,9 @@ pub struct Options {
     pub by: String,
     /// Copy the source's tombstones as well.
     pub mirror_prunes: bool,
+    /// Also look for packs of points that the target has, should it have lost some. Without a
+    /// filter or policy that is done anyway.
+    pub repair: bool,
     /// Packs copied side by side, each held in memory.
     pub parallel: usize,
     /// The zone of the policy's days.
@@ -113,6 +116,7 @@ impl Default for Options {
             keep: None,
             by: "replicate".into(),
             mirror_prunes: false,
+            repair: false,
             parallel: 4,
             zone: TimeZone::UTC,
         }

@@ -22,6 +22,12 @@ use crate::format::{FormatError, record};
 use crate::keys::{self, Opened};
 use crate::pool::Pool;
 
+/// The store itself decides who commits first.
+const STORE: &str = "store";
+
+/// Another destination than the one with the data decides.
+const EXTERNAL: &str = "external";
+
 /// How to unlock a repository.
 #[derive(Clone)]
 pub enum Unlock {
@@ -147,7 +153,8 @@ impl Repository {
                 ErrorKind::Destination(DestinationKind::Unfit),
                 format!(
                     "{place} cannot hold a repository: it does not keep the promises a commit \
-                     rests on ({capabilities:?}); use a store with conditional writes"
+                     rests on ({capabilities:?}); use a store with conditional writes, or add \
+                     arbiter=URL with a destination that has them, such as a folder"
                 ),
             ));
         }
@@ -155,7 +162,10 @@ impl Repository {
         let opened = Opened::first(Secrets::generate()?);
         let now = rfc3339(clock.now_ms());
         let open = matches!(options.unlock, Unlock::Open);
-        let descriptor = Descriptor::new(id, now, open, capabilities);
+        let mut descriptor = Descriptor::new(id, now, open, capabilities);
+        if destination.arbitrated() {
+            descriptor.arbiter = EXTERNAL.into();
+        }
         let repository =
             Self::assemble(destination, id, opened, descriptor, clock.clone(), settings)?;
         let recovery = repository.write_first_slots(&options).await?;
@@ -192,7 +202,8 @@ impl Repository {
     /// What a destination says of the repository on it, without unlocking it.
     ///
     /// # Errors
-    /// [`ErrorKind::NotARepository`], [`ErrorKind::NewerFormat`], [`ErrorKind::Damaged`].
+    /// [`ErrorKind::NotARepository`], [`ErrorKind::NewerFormat`], [`ErrorKind::Damaged`];
+    /// [`ErrorKind::Invalid`] without the arbiter it was made with.
     pub async fn peek(destination: &dyn Destination) -> Result<Descriptor> {
         let key = descriptor_key();
         let bytes = match destination.get(&key, ByteRange::Full).await {
@@ -206,10 +217,7 @@ impl Repository {
             Err(error) => return Err(error.into()),
         };
         let descriptor = Descriptor::decode(&bytes).map_err(|error| parse_error(&key, error))?;
-        if descriptor.arbiter != "store" {
-            let what = format!("commit arbiter {:?}", descriptor.arbiter);
-            return Err(parse_error(&key, FormatError::Newer(what)));
-        }
+        check_arbiter(destination, &descriptor)?;
         Ok(descriptor)
     }
 
@@ -310,6 +318,25 @@ impl Shared {
     }
 }
 
+/// Refuses to go on where another destination decides races than the repository was made with.
+fn check_arbiter(destination: &dyn Destination, descriptor: &Descriptor) -> Result<()> {
+    let place = destination.location();
+    let context = match (descriptor.arbiter.as_str(), destination.arbitrated()) {
+        (STORE, false) | (EXTERNAL, true) => return Ok(()),
+        (EXTERNAL, false) => format!(
+            "the repository at {place} needs its arbiter: add arbiter=URL, with the place that was \
+             given when it was made, or set SLUICE_ARBITER"
+        ),
+        (STORE, true) => {
+            format!("the repository at {place} has no arbiter: remove arbiter= and SLUICE_ARBITER")
+        }
+        (other, _) => {
+            let what = format!("commit arbiter {other:?}");
+            return Err(parse_error(descriptor_key(), FormatError::Newer(what)));
+        }
+    };
+    Err(RepositoryError::new(ErrorKind::Invalid, context))
+}
 fn already(place: &str) -> RepositoryError {
     RepositoryError::new(
         ErrorKind::AlreadyARepository,

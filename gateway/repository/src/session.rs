@@ -78,6 +78,8 @@ pub struct CommitInfo {
     pub retain_until_ms: Option<u64>,
     /// What a copy of another repository's point keeps of it.
     pub copied: Option<Copied>,
+    /// Not to be pruned until released.
+    pub hold: bool,
 }
 
 /// A session of the same chain that seems to be alive.
@@ -457,7 +459,13 @@ impl BackupSession {
             self.shared.seal_record(Kind::Commit, point.0, &to_cbor(&plain), &to_cbor(&body))?;
         let key = commit_key(chain, point);
         self.presence.learn().await?;
-        self.publish(&key, &sealed).await?;
+        if let Err(error) = self.publish(&key, &sealed).await {
+            // Fenced: this record would only hold on to packs that can never be referenced.
+            if error.kind() == ErrorKind::Conflict {
+                let _ = self.shared.destination.delete(&session_key(self.record.session)).await;
+            }
+            return Err(error);
+        }
         for key in [session_key(self.record.session)].iter().chain(&self.inherited) {
             if let Err(error) = self.shared.destination.delete(key).await {
                 tracing::warn!(%key, %error, "a session record stays behind");
@@ -492,7 +500,7 @@ impl BackupSession {
             parent: self.record.parent,
             created_ms: self.record.started_ms,
             retain_until_ms: info.retain_until_ms,
-            hold: false,
+            hold: info.hold,
             roots: images.iter().map(|image| image.root).collect(),
             nonce: random()?,
         };

@@ -16,6 +16,8 @@
 mod flaw;
 mod packs;
 mod references;
+#[cfg(test)]
+mod tests;
 mod touched;
 mod walk;
 

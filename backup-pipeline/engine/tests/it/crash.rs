@@ -223,7 +223,7 @@ async fn the_wrong_passphrase_and_strange_places_are_told_apart() {
     open(destination.clone(), Unlock::Recovery(recovery)).await.unwrap();
     let newer = Arc::new(MemoryDestination::new());
     let key = sluice_destination::Key::new("format").unwrap();
-    let body = br#"{"magic":"sluice repository","min_reader":2}"#;
+    let body = br#"{"magic":"sluice repository","min_reader":3}"#;
     newer.put(&key, body.as_slice().into()).await.unwrap();
     let error = open(newer, passphrase()).await.unwrap_err();
     assert_eq!(error.kind(), RepositoryKind::NewerFormat);

@@ -80,3 +80,83 @@ async fn a_chain_of_format_1_0_can_be_continued() {
     let point = next.await.unwrap().point;
     assert_eq!((point.stats.new_bytes, point.stats.meta_bytes), (0, 0));
 }
+
+/// The disks of both points, and nothing damaged.
+async fn assert_golden_disks(repository: &Repository) {
+    let listing = repository.list(None).await.unwrap();
+    assert!(listing.damaged.is_empty());
+    assert_eq!(listing.points.len(), 2);
+    for (generation, point) in listing.points.iter().enumerate() {
+        let image = repository.image(point, None).unwrap();
+        assert!(read_all(&image).await == golden_disk::bytes(generation as u64), "{generation}");
+    }
+    let report = repository.verify(None, Depth::Data, Arc::default()).await.unwrap();
+    assert_eq!(report.damage, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_format_1_1_reads_across_its_epochs_with_either_key() {
+    let text = std::fs::read_to_string(fixture("1.1").join("RECOVERY")).unwrap();
+    let recovery = Unlock::Recovery(RecoveryKey::from_text(&text).unwrap());
+    for unlock in [golden_passphrase(), recovery] {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = open_copy("1.1", folder.path(), unlock).await;
+        assert_eq!(repository.data_epoch(), 1);
+        assert_golden_disks(&repository).await;
+    }
+    // What a program of format 1.0 looks at first.
+    let format = std::fs::read_to_string(fixture("1.1").join("format")).unwrap();
+    assert!(format.contains("\"min_reader\": 2"), "{format}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_point_of_format_1_1_is_as_it_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixture("1.1"), folder.path());
+    let said = 1_767_225_600_000 + 86_400_000;
+    let (clock, hand) = Clock::manual(said);
+    let destination = Arc::new(FilesystemDestination::open(folder.path()).await.unwrap());
+    let opened = Repository::open(destination, clock, golden_passphrase(), settings(None)).await;
+    let repository = opened.unwrap();
+    let first = || async { repository.list(None).await.unwrap().points.remove(0) };
+    let kept = first().await.protection;
+    assert_eq!((kept.hold, kept.reason.as_deref()), (true, Some("golden hold")));
+    assert_eq!(kept.retain_until_ms, Some(said + 1_000));
+    let event = kept.event.unwrap();
+    assert_eq!(
+        (event.name.as_str(), event.keep_ms, event.happened_ms),
+        ("golden event", 2_000, None)
+    );
+    let shorten = kept.shorten.unwrap();
+    assert_eq!((shorten.to_ms, shorten.effective_ms), (Some(said + 500), said + 100));
+    hand.fetch_add(100, std::sync::atomic::Ordering::SeqCst);
+    let kept = first().await.protection;
+    assert_eq!((kept.retain_until_ms, kept.event, kept.shorten), (Some(said + 500), None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_format_1_0_can_begin_a_data_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = open_copy("1.0", folder.path(), golden_passphrase()).await;
+    let mut options = sluice_repository::RotateData {
+        passphrases: vec!["golden".to_owned().into()],
+        kdf: CHEAP,
+        ..Default::default()
+    };
+    // Its recovery slot does not prove whose it is: somebody has to vouch for it.
+    let refused = repository.rotate_data(&options).await.unwrap_err().to_string();
+    let slots = repository.key_slots().await.unwrap();
+    let recovery = slots.iter().find(|(_, slot)| slot.as_ref().unwrap().describe().1 == "recovery");
+    let name = recovery.unwrap().0.clone();
+    assert!(refused.contains(&name), "{refused}");
+    options.trusted.push(name);
+    let rotated = repository.rotate_data(&options).await.unwrap();
+    assert_eq!((rotated.epoch, rotated.kept.len()), (1, 2));
+    let text = std::fs::read_to_string(fixture("1.0").join("RECOVERY")).unwrap();
+    let recovery = Unlock::Recovery(RecoveryKey::from_text(&text).unwrap());
+    for unlock in [golden_passphrase(), recovery] {
+        let destination = Arc::new(FilesystemDestination::open(folder.path()).await.unwrap());
+        let opened = Repository::open(destination, Clock::system(), unlock, settings(None)).await;
+        assert_golden_disks(&opened.unwrap()).await;
+    }
+}

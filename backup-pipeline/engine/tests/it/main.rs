@@ -1,14 +1,19 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
 mod bad_slots;
+mod collect;
 mod copy;
 mod crash;
+mod destroy;
+mod doctor;
 mod golden;
 mod golden_disk;
 mod heal;
+mod holds;
 mod keys;
 mod model;
 mod replicate;
+mod replicate_kill;
 mod restore;
 mod scrub;
 mod support;

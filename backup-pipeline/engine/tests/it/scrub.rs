@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::{ByteRange, Destination, Key, list_all};
+use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
+use sluice_destination::{ByteRange, Destination, ErrorKind, Key, list_all};
 use sluice_engine::Change;
 use sluice_repository::scrub::{ScrubOptions, ScrubProgress, ScrubReport, Scrubber};
 use sluice_repository::{Clock, InitOptions, Recorded, Repository};
@@ -156,4 +157,19 @@ async fn a_scrub_reads_each_pack_once_and_a_stopped_one_keeps_what_it_proved() {
         size += place.destination.head(&key).await.unwrap().size;
     }
     assert_eq!(report.bytes, size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_cannot_be_written_is_scrubbed_all_the_same() {
+    let place = place().await;
+    let key = place.packs().await.remove(0);
+    place.flip(&key, 70).await;
+    let fault = Fault::new(place.destination.clone());
+    fault.inject(Rule::new(Effect::Fail(ErrorKind::AccessDenied)).on(Operation::WRITES));
+    let repository = open(fault).await;
+    let report = run(&repository.scrubber(), None, None).await;
+    assert_eq!((report.packs, report.damage.len()), (4, 1));
+    let recorded = repository.record_findings(&report.findings()).await.unwrap();
+    assert_eq!(recorded, Recorded::default());
+    assert!(list_all(&*place.destination, "c/").await.unwrap().is_empty());
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
     });
     let progress = sluice_engine::Progress::new();
     let shower = Shower::start(&job.context.global, progress.clone(), Shown::Backup);
-    let run = Box::pin(plan.run(&job.options, LEVEL, progress.clone(), cancel)).await;
+    let run = Box::pin(plan.run(&job.options, LEVEL, progress, cancel)).await;
     drop(shower);
     stop.abort();
     let report = run?;
@@ -57,7 +57,7 @@ pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
         gone: report.gone.iter().map(ToString::to_string).collect(),
         pruned: report.pruned.iter().map(ToString::to_string).collect(),
         packs: None,
-        bytes: Some(progress.snapshot().stored),
+        bytes: Some(job.ends.target.counters.snapshot().put.bytes),
         repaired: 0,
         damage: report.damage,
         help: None,

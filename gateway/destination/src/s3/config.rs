@@ -1,7 +1,6 @@
 //! From a URL to a client: where the bucket is, and where its credentials are found.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -19,16 +18,13 @@ use aws_sdk_s3::config::{
 use super::list::ServerOrder;
 use crate::key::MAX_KEY;
 use crate::url::{DestinationUrl, invalid};
-use crate::{DestinationError, ErrorKind, Result};
+use crate::{DestinationError, ErrorKind, Result, Timeouts};
 
 /// Names the file with the credentials when the URL does not.
 const CREDENTIALS_VARIABLE: &str = "SLUICE_S3_CREDENTIALS_FILE";
 
 /// The longest name S3 gives an object, in bytes.
 const MAX_S3_KEY: usize = 1024;
-
-/// The least time for an answer, whatever the caller's patience.
-pub const LEAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Where servers other than AWS believe they are.
 const REGION_OF_ENDPOINTS: &str = "us-east-1";
@@ -49,55 +45,7 @@ pub struct S3Config {
     /// A file of the form of `~/.aws/credentials`; else the usual AWS sources.
     pub credentials: Option<PathBuf>,
     /// How long to wait for what.
-    pub timeouts: S3Timeouts,
-}
-
-/// How long a request may take.
-///
-/// A whole request with its body has `answer` plus its length at `rate`; a body that stands
-/// still ends the request earlier, after `stall`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct S3Timeouts {
-    /// Until a connection stands.
-    pub connect: Duration,
-    /// Until the answer to a request without a body is complete.
-    pub answer: Duration,
-    /// How long a body may stand still.
-    pub stall: Duration,
-    /// Slowest average that is waited for, in bytes per second.
-    pub rate: u64,
-}
-
-impl Default for S3Timeouts {
-    /// 64 KiB/s is a 20 Mbit/s line shared by 32 requests.
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
-            stall: Duration::from_secs(20),
-            rate: 64 << 10,
-        }
-    }
-}
-
-impl S3Timeouts {
-    /// The same for callers who give up after `total`: no answer is waited for longer. A server
-    /// that is alive gets [`LEAST_ANSWER`] at least.
-    #[must_use]
-    pub fn at_most(self, total: Duration) -> Self {
-        let most = total.max(LEAST_ANSWER);
-        Self {
-            connect: self.connect.min(most),
-            answer: self.answer.min(most),
-            stall: self.stall.min(most),
-            ..self
-        }
-    }
-
-    /// The time for a request that moves `length` bytes.
-    pub(super) fn whole(&self, length: u64) -> Duration {
-        self.answer + Duration::from_secs(length / self.rate.max(1))
-    }
+    pub timeouts: Timeouts,
 }
 
 impl S3Config {
@@ -129,7 +77,7 @@ impl S3Config {
             region: own("region"),
             path_style,
             credentials: own("credentials").map(PathBuf::from).or_else(from_environment),
-            timeouts: S3Timeouts::default(),
+            timeouts: Timeouts::default(),
         })
     }
 
@@ -273,16 +221,5 @@ mod tests {
         }
         let message = config("s3://b/?endpoint=http://u:hunter2@h").unwrap_err().to_string();
         assert!(!message.contains("hunter2"), "{message}");
-    }
-
-    #[test]
-    fn the_time_for_a_request_grows_with_its_body() {
-        let timeouts = S3Timeouts::default();
-        assert_eq!(timeouts.whole(0), Duration::from_secs(60));
-        assert_eq!(timeouts.whole(32 << 20), Duration::from_secs(60 + 512));
-        let hasty = timeouts.at_most(Duration::from_secs(7));
-        assert_eq!((hasty.whole(0), hasty.stall), (Duration::from_secs(7), Duration::from_secs(7)));
-        assert_eq!(timeouts.at_most(Duration::ZERO).answer, LEAST_ANSWER);
-        assert_eq!(timeouts.at_most(Duration::from_secs(300)), timeouts);
     }
 }

@@ -28,7 +28,7 @@ const NO_LOCK: [&str; 2] =
     ["NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"];
 
 /// How often the version of a probe is tried to be removed after its lock has run out.
-const REMOVALS: u32 = 5;
+const REMOVALS: u32 = 3;
 
 impl S3Destination {
     /// Puts an object with a lock; the id of its version, where the server tells.
@@ -120,7 +120,12 @@ impl S3Destination {
         let body = Bytes::from_static(b"locked");
         let version = match self.put_with_lock(key, body, false, lock).await {
             Ok(version) => version,
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(false),
+            // Credentials that may not lock have no locks to use.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::AccessDenied) =>
+            {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
         // Without versions there is nothing a lock could keep: the object can be replaced.
@@ -141,6 +146,7 @@ impl S3Destination {
     }
 
     /// Removes a version at once where these credentials may, else when its lock has run out.
+    /// Credentials that may remove no version at all, which is wise of them, hide it.
     async fn remove_when_unlocked(&self, key: &Key, version: &str, lock: &Lock) -> Result<()> {
         if self.remove(key, Some(version), true).await.is_ok() {
             return Ok(());
@@ -150,13 +156,13 @@ impl S3Destination {
         // By the store's clock it ends at another time, but no later than what was meant.
         let left = lock.until.duration_since(now).unwrap_or_default().min(Duration::from_secs(10));
         tokio::time::sleep(left).await;
-        for _ in 1..REMOVALS {
+        for _ in 0..REMOVALS {
             tokio::time::sleep(Duration::from_secs(1)).await;
             if self.remove(key, Some(version), false).await.is_ok() {
                 return Ok(());
             }
         }
-        self.remove(key, Some(version), false).await
+        self.remove(key, None, false).await
     }
 
     async fn remove(&self, key: &Key, version: Option<&str>, bypass: bool) -> Result<()> {

@@ -7,23 +7,22 @@ use bytes::Bytes;
 
 use super::error::translate;
 use super::{S3Destination, unfit};
-use crate::{ByteRange, Destination, DestinationError, ErrorKind, Key, Result, check_length};
-
-/// The largest offset sent: some servers parse signed numbers.
-const LAST_OFFSET: u64 = i64::MAX as u64;
+use crate::{
+    ByteRange, Destination, DestinationError, ErrorKind, Key, Result, check_length, range,
+};
 
 /// Memory set aside for a body before its bytes arrive; a pack fits.
 const BODY_RESERVE: u64 = 64 << 20;
 
 impl S3Destination {
-    pub(super) async fn read(&self, key: &Key, range: ByteRange) -> Result<Bytes> {
+    pub(super) async fn read(&self, key: &Key, asked: ByteRange) -> Result<Bytes> {
         let subject = self.subject("get", key.as_str());
-        let Some(header) = range_header(range) else {
+        let Some(header) = range::header(asked) else {
             // S3 has no words for these; only whether the object is there is asked.
             self.head(key).await?;
-            return nothing(key, range);
+            return range::nothing(key, asked);
         };
-        let full = range == ByteRange::Full;
+        let full = asked == ByteRange::Full;
         let request = self
             .client
             .get_object()
@@ -35,9 +34,9 @@ impl S3Destination {
             .send();
         let request = async { request.await.map_err(|error| translate(&subject, error)) };
         match self.within(&subject, 0, request).await {
-            Ok(answer) => self.read_body(&subject, key, range, answer).await,
+            Ok(answer) => self.read_body(&subject, key, asked, answer).await,
             // What a suffix of an empty object gets.
-            Err(error) if error.kind() == ErrorKind::InvalidRange => nothing(key, range),
+            Err(error) if error.kind() == ErrorKind::InvalidRange => range::nothing(key, asked),
             Err(error) => Err(error),
         }
     }
@@ -59,52 +58,18 @@ impl S3Destination {
     }
 }
 
-/// The Range header, none for the whole object; or none at all where S3 cannot express it.
-fn range_header(range: ByteRange) -> Option<Option<String>> {
-    match range {
-        ByteRange::Full => Some(None),
-        ByteRange::Suffix(0) => None,
-        ByteRange::Suffix(length) => Some(Some(format!("bytes=-{}", length.min(LAST_OFFSET)))),
-        ByteRange::Span { offset, length } => {
-            let last = offset.checked_add(length.checked_sub(1)?).unwrap_or(LAST_OFFSET);
-            let fits = offset <= LAST_OFFSET;
-            fits.then(|| Some(format!("bytes={offset}-{}", last.min(LAST_OFFSET))))
-        }
-    }
-}
-
-/// What a range means that selects no byte of an object that exists.
-fn nothing(key: &Key, range: ByteRange) -> Result<Bytes> {
-    match range {
-        ByteRange::Suffix(_) => Ok(Bytes::new()),
-        _ => Err(range.invalid(key)),
-    }
-}
-
 /// Refuses an answer to a range that holds other bytes than asked for.
-fn check_range(subject: &str, range: ByteRange, answer: &GetObjectOutput) -> Result<()> {
-    if range == ByteRange::Full {
+fn check_range(subject: &str, asked: ByteRange, answer: &GetObjectOutput) -> Result<()> {
+    if asked == ByteRange::Full {
         return Ok(());
     }
-    let found = answer.content_range().and_then(parse_content_range);
-    let right = found.is_some_and(|(first, last, size)| {
-        let length = answer.content_length.and_then(|length| u64::try_from(length).ok());
-        let sent = last.checked_sub(first).map(|span| span + 1);
-        range.within(size).is_some_and(|wanted| wanted.start == first && wanted.end - 1 == last)
-            && length.is_none_or(|length| Some(length) == sent)
-    });
+    let length = answer.content_length.and_then(|length| u64::try_from(length).ok());
+    let right = range::is_answer(asked, answer.content_range().unwrap_or_default(), length);
     if right {
         return Ok(());
     }
     let found = answer.content_range().unwrap_or("no range");
-    Err(unfit(format!("{subject}: asked for {range:?}, the server sends {found:?}")))
-}
-
-/// The numbers of `bytes FIRST-LAST/SIZE` (RFC 9110 section 14.4).
-fn parse_content_range(header: &str) -> Option<(u64, u64, u64)> {
-    let (span, size) = header.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = span.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
+    Err(unfit(format!("{subject}: asked for {asked:?}, the server sends {found:?}")))
 }
 
 /// Reads a body to its end, which must be where the server announced it.
@@ -131,36 +96,5 @@ async fn collect(
             Err(DestinationError::new(ErrorKind::Unavailable, context))
         }
         _ => Ok(Bytes::from(body)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_fit_in_signed_numbers() {
-        let span = |offset, length| ByteRange::Span { offset, length };
-        for (range, header) in [
-            (ByteRange::Full, Some(None)),
-            (span(0, 1), Some(Some("bytes=0-0"))),
-            (span(5, 10), Some(Some("bytes=5-14"))),
-            (span(1, u64::MAX), Some(Some("bytes=1-9223372036854775807"))),
-            (ByteRange::Suffix(9), Some(Some("bytes=-9"))),
-            (ByteRange::Suffix(u64::MAX), Some(Some("bytes=-9223372036854775807"))),
-            (span(0, 0), None),
-            (span(u64::MAX, 1), None),
-            (ByteRange::Suffix(0), None),
-        ] {
-            assert_eq!(range_header(range), header.map(|h| h.map(str::to_owned)), "{range:?}");
-        }
-    }
-
-    #[test]
-    fn content_ranges_are_read_strictly() {
-        assert_eq!(parse_content_range("bytes 5-14/100"), Some((5, 14, 100)));
-        for bad in ["", "5-14/100", "bytes 5-14/*", "bytes */100", "bytes 5-/9", "bytes -5-1/9"] {
-            assert_eq!(parse_content_range(bad), None, "{bad:?}");
-        }
     }
 }

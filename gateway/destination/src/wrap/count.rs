@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Repaired;
 use crate::{ByteRange, Destination, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// Counts the requests to a destination and the bytes of their bodies.
@@ -18,7 +19,12 @@ pub struct Count {
 impl Count {
     /// Counts what goes to `inner`.
     pub fn new(inner: Arc<dyn Destination>) -> Self {
-        Self { inner, counters: Arc::default() }
+        Self::into(inner, Arc::default())
+    }
+
+    /// Counts what goes to `inner` beside what others count.
+    pub fn into(inner: Arc<dyn Destination>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
     }
 
     /// The counters, which can be read while requests run.
@@ -226,6 +232,18 @@ impl Destination for Count {
 
     fn deletes_per_request(&self) -> usize {
         self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

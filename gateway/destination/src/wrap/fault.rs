@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use super::Repaired;
 use crate::many::conclude;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
@@ -343,6 +344,18 @@ impl Destination for Fault {
 
     fn deletes_per_request(&self) -> usize {
         self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

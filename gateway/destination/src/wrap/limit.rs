@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::Repaired;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
     many,
@@ -103,6 +104,18 @@ impl Destination for Limit {
 
     fn deletes_per_request(&self) -> usize {
         self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Repaired;
 use crate::{ByteRange, Destination, DestinationError, Key, ListPage, Lock, ObjectMeta, Result};
 
 /// How often and how long a failed request is repeated.
@@ -150,6 +151,18 @@ impl Destination for Retry {
 
     fn deletes_per_request(&self) -> usize {
         self.inner.deletes_per_request()
+    }
+
+    fn creates_atomically(&self) -> bool {
+        self.inner.creates_atomically()
+    }
+
+    fn arbitrated(&self) -> bool {
+        self.inner.arbitrated()
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {

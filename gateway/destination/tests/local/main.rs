@@ -1,5 +1,6 @@
 //! Everything that needs no server: memory, file system, wrappers, probe, opening by URL.
 
+mod arbiter;
 mod conformance;
 mod filesystem;
 mod open;

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::s3::{S3Config, S3Destination, S3Timeouts};
+use sluice_destination::s3::{S3Config, S3Destination};
 use sluice_destination::url::DestinationUrl;
-use sluice_destination::{Destination, list_all};
+use sluice_destination::{Destination, Timeouts, list_all};
 use tempfile::TempDir;
 
 /// For requests that never end: they fail soon. Others could fail on a busy machine.
-pub const IMPATIENT: S3Timeouts = S3Timeouts {
+pub const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
     answer: Duration::from_secs(2),
     stall: Duration::from_secs(1),
@@ -40,6 +40,13 @@ impl Lab {
     /// The same for its bucket whose objects can be locked, if it has one.
     pub fn with_locks() -> Option<Self> {
         Self::named("SLUICE_TEST_S3_LOCK")
+    }
+
+    /// Whether the server is known to lack something, as `SLUICE_TEST_S3_LACKS` says: words with
+    /// spaces between them. Its capabilities must say the same.
+    pub fn lacks(&self, what: &str) -> bool {
+        let lacks = std::env::var("SLUICE_TEST_S3_LACKS").unwrap_or_default();
+        lacks.split(' ').any(|word| word == what)
     }
 
     fn named(bucket: &str) -> Option<Self> {
@@ -98,11 +105,11 @@ impl Lab {
 
     /// The bare destination behind a URL, without retries.
     pub async fn open(&self, url: &str) -> Arc<dyn Destination> {
-        self.open_with(url, S3Timeouts::default()).await
+        self.open_with(url, Timeouts::default()).await
     }
 
     /// The same with other timeouts.
-    pub async fn open_with(&self, url: &str, timeouts: S3Timeouts) -> Arc<dyn Destination> {
+    pub async fn open_with(&self, url: &str, timeouts: Timeouts) -> Arc<dyn Destination> {
         let mut config = S3Config::from_url(&url.parse().unwrap()).unwrap();
         config.timeouts = timeouts;
         Arc::new(S3Destination::open(config).await.unwrap())

@@ -205,6 +205,35 @@ mod tests {
         }
     }
 
+    /// A hundredth of 10^9 blocks in packs of 512: 10^9 then take less than 256 MiB.
+    #[test]
+    fn a_slot_takes_one_bit_and_small_change() {
+        const PACKS: u64 = 20_000;
+        const SLOTS: u16 = 512;
+        let mut marks = Marks::default();
+        let id = |number: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+            PackId(id)
+        };
+        for number in 0..PACKS {
+            marks.list(PackKind::Data, id(number), 0, 32 << 20);
+        }
+        marks.seal();
+        for number in 0..PACKS {
+            for slot in 0..SLOTS {
+                let codec = Codec::Raw;
+                let location =
+                    Location { pack: id(number), slot, codec, offset: 0, stored_len: 65_536 };
+                assert!(marks.mark(PackKind::Data, &location));
+            }
+        }
+        assert!(marks.rows().iter().all(|row| row.live == 32 << 20));
+        let slots = PACKS * u64::from(SLOTS);
+        let at_a_billion = marks.memory() as u64 * 1_000_000_000 / slots;
+        assert!(at_a_billion < 256 << 20, "{at_a_billion}");
+    }
+
     #[test]
     fn the_newest_generation_counts() {
         let mut marks = Marks::default();

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::format::header::Kind;
 use crate::format::id::{
     ChainId, CollectionPart, PackId, PinId, PointId, SessionId, collection_key, commits_prefix,
-    parse_pack_key, parse_point_key, tombstones_prefix,
+    parse_pack_key, parse_point_key, protections_prefix, tombstones_prefix,
 };
 use crate::format::record::{PinRecord, SessionRecord, from_cbor, session_object};
 use crate::repository::{Shared, parse_error};
@@ -87,6 +87,14 @@ impl Shared {
         };
         let commits = places(commits_prefix()).await?;
         let tombstones = places(tombstones_prefix()).await?;
+        // A hold that came while its point was being pruned: the tombstone will be taken back.
+        let held = places(protections_prefix()).await?;
+        for (chain, point) in tombstones.intersection(&held) {
+            let protection = self.protection_or_hold(*chain, *point).await?;
+            if protection.is_some_and(|one| one.keeper(self.clock.now_ms()).is_some()) {
+                roots.points.insert((*chain, *point));
+            }
+        }
         let now = self.time_there(number).await?;
         for object in list_all(&*self.destination, "p/").await? {
             if silence(now, &object, None, self.clock.now_ms()).is_some_and(|long| long > silent) {

@@ -21,6 +21,7 @@ use crate::format::id::{
 };
 use crate::host;
 use crate::moved::PackNow;
+use crate::replicate::state::no_copy_under_way;
 use crate::repository::{Repository, Shared};
 use crate::session::is_dead;
 
@@ -66,8 +67,9 @@ impl Repository {
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`] when a block map cannot be read: nothing is removed then.
-    /// [`ErrorKind::Cancelled`] when it was [stopped](CollectProgress::stop). Or the destination
-    /// fails. The next collection goes on from there.
+    /// [`ErrorKind::Conflict`] while a replication writes here. [`ErrorKind::Cancelled`] when it
+    /// was [stopped](CollectProgress::stop). Or the destination fails. The next collection goes on
+    /// from there.
     pub async fn collect(
         &self,
         options: &CollectOptions,
@@ -75,8 +77,12 @@ impl Repository {
     ) -> Result<CollectReport> {
         let shared = &self.shared;
         let (number, resumes) = shared.next_collection().await?;
+        // Asked twice: before, so as not to leave a plan behind; and after, because a replication
+        // that begins now looks for a plan.
+        no_copy_under_way(&*shared.destination, &shared.clock).await?;
         // C1
         shared.begin_collection(number).await?;
+        no_copy_under_way(&*shared.destination, &shared.clock).await?;
         let mut drafted = shared.draft(number, options, progress).await?;
         drafted.plan.resumes = resumes;
         let part = CollectionPart::Condemned;
@@ -160,7 +166,9 @@ impl Run<'_> {
             let Verdict { kind, pack, generation, sentence } = verdict;
             let Some(size) = size_of(&marks, kind, pack, generation) else { continue };
             let live = marks.live(kind, pack);
-            let rescued = needs.contains(&pack) || (sentence == Sentence::Dead && live > 0);
+            // Sessions reference no meta packs but those of points.
+            let needed = kind == PackKind::Data && needs.contains(&pack);
+            let rescued = needed || (sentence == Sentence::Dead && live > 0);
             if rescued {
                 tainted.insert(Verdict { sentence: Sentence::Tainted, ..verdict });
                 self.report.rescued += 1;

@@ -77,7 +77,7 @@ impl Coverage {
         let run = self.0.get(after.checked_sub(1)?)?;
         let within = (run.first.kind, run.first.generation) == (pack.kind, pack.generation)
             && run.first.pack.session() == pack.pack.session()
-            && pack.serial() - run.first.serial() < run.count;
+            && pack.serial().checked_sub(run.first.serial()).is_some_and(|at| at < run.count);
         within.then_some(run.day)
     }
 

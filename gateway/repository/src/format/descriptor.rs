@@ -29,7 +29,7 @@ pub struct Descriptor {
     pub created: String,
     /// "aes-256-gcm", or "open" when the key lies beside the data.
     pub encryption: String,
-    /// Who decides commit races: "store".
+    /// Who decides commit races: "store", or "external" when another destination does.
     pub arbiter: String,
     /// What the destination was seen to do.
     #[serde(default)]
@@ -82,6 +82,8 @@ impl Descriptor {
         #[derive(Deserialize)]
         struct Versions {
             magic: String,
+            #[serde(default)]
+            major: u16,
             min_reader: u16,
         }
         // Versions first: a newer descriptor may differ in everything else.
@@ -90,8 +92,9 @@ impl Descriptor {
         if versions.magic != MAGIC {
             return Err(FormatError::Invalid("descriptor is not of a sluice repository"));
         }
-        if versions.min_reader > READER {
-            return Err(FormatError::Newer(format!("format version {}", versions.min_reader)));
+        if versions.min_reader > READER || versions.major > MAJOR {
+            let version = versions.min_reader.max(versions.major);
+            return Err(FormatError::Newer(format!("format version {version}")));
         }
         serde_json::from_slice(bytes).map_err(|_| FormatError::Invalid("descriptor fields"))
     }
@@ -115,6 +118,8 @@ mod tests {
         let made = Descriptor::new(RepositoryId([1; 16]), "now".into(), false, capabilities);
         assert_eq!(Descriptor::decode(&made.encode()).unwrap(), made);
         let newer = br#"{"magic":"sluice repository","min_reader":3,"odd":[]}"#;
+        assert!(matches!(Descriptor::decode(newer), Err(FormatError::Newer(_))));
+        let newer = br#"{"magic":"sluice repository","major":2,"min_reader":2,"odd":[]}"#;
         assert!(matches!(Descriptor::decode(newer), Err(FormatError::Newer(_))));
         let epochs = made.with_epochs();
         assert!(epochs.has_epochs() && !made.has_epochs());

@@ -232,6 +232,24 @@ pub fn epoch_object(epoch: u32) -> [u8; 16] {
     object
 }
 
+/// The part of a wish to destroy the repository that needs no key.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DestroyPlain {
+    /// When it was said, in ms since 1970.
+    #[n(0)]
+    pub requested_ms: u64,
+    /// Not to be done before, in ms since 1970.
+    #[n(1)]
+    pub effective_ms: u64,
+    /// Whether it has begun: from then on there is no way back.
+    #[n(2)]
+    pub begun: bool,
+    /// Who else has agreed. Nothing asks for it yet.
+    #[n(3)]
+    pub approved_by: Vec<String>,
+}
+
 /// Body of an index segment.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -293,6 +311,9 @@ mod tests {
         fn hostile_cbor_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = from_cbor::<SessionRecord>(&bytes);
             let _ = from_cbor::<SegmentBody>(&bytes);
+            let _ = from_cbor::<EpochRecord>(&bytes).map(|record| record.checks().len());
+            let _ = from_cbor::<DestroyPlain>(&bytes);
+            let _ = from_cbor::<crate::format::protection::ProtectionPlain>(&bytes);
         }
     }
 }

@@ -36,6 +36,10 @@ impl Points {
     pub(crate) fn live(&self) -> impl Iterator<Item = &(ChainId, PointId)> {
         self.commits.difference(&self.tombstones)
     }
+
+    pub(crate) fn is_live(&self, place: &(ChainId, PointId)) -> bool {
+        self.commits.contains(place) && !self.tombstones.contains(place)
+    }
 }
 
 /// The key of another generation of the same pack.

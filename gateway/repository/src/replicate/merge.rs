@@ -4,10 +4,10 @@
 //! the key.
 
 use crate::crypto::{KeyRing, NONCE_LEN};
-use crate::format::header::{HEADER_LEN, Header};
+use crate::format::header::HEADER_LEN;
 use crate::format::id::RepositoryId;
 use crate::format::pack::{Footer, MAX_PACK, SlotEntry, encode_entry, header_kind, open_table};
-use crate::format::{FormatError, Parsed};
+use crate::format::{FormatError, Parsed, take};
 
 use super::listing::PackName;
 
@@ -33,17 +33,17 @@ pub(crate) fn slots<'b>(
     table.into_iter().map(slot).collect()
 }
 
-/// A pack of these slots. `nonce` must be random.
+/// A pack of these slots. The header is that of the pack they come from: it says under which key
+/// they are sealed. `nonce` must be random.
 pub(crate) fn assemble(
     keys: &KeyRing,
-    repository: RepositoryId,
+    header: [u8; HEADER_LEN],
     name: PackName,
     slots: &[Option<Slot<'_>>],
     origin: u32,
     nonce: [u8; NONCE_LEN],
 ) -> Vec<u8> {
     let kind = header_kind(name.0);
-    let header: [u8; HEADER_LEN] = Header { kind, repository, object: name.1.0, epoch: 0 }.encode();
     let mut bytes = header.to_vec();
     let mut table = Vec::with_capacity(slots.len());
     for slot in slots {
@@ -88,13 +88,17 @@ pub(crate) fn merge(
     nonce: [u8; NONCE_LEN],
 ) -> Parsed<Vec<u8>> {
     let origin = Footer::decode(one)?.origin;
+    let header = take(one, 0)?;
+    if header != take(other, 0)? {
+        return Err(FormatError::Invalid("its generations have different headers"));
+    }
     let (one, other) = (slots(keys, repository, name, one)?, slots(keys, repository, name, other)?);
     if one.len() != other.len() {
         return Err(FormatError::Invalid("its generations have different numbers of slots"));
     }
     let both: Vec<Option<Slot<'_>>> =
         one.into_iter().zip(other).map(|(one, other)| one.or(other)).collect();
-    let merged = assemble(keys, repository, name, &both, origin, nonce);
+    let merged = assemble(keys, header, name, &both, origin, nonce);
     if merged.len() >= MAX_PACK {
         return Err(FormatError::Invalid("it would be larger than a pack can be"));
     }

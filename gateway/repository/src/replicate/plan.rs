@@ -62,10 +62,14 @@ pub struct Plan {
     /// For each point the packs it needs and none before it does, as far as they have to be
     /// copied; nothing when all packs are copied anyway.
     pub(crate) needs: Option<Vec<BTreeSet<PackName>>>,
+    /// Packs of points that the target has already, which it may have lost.
+    pub(crate) lost: BTreeSet<PackName>,
     pub(crate) segments: Vec<Key>,
     pub(crate) tombstones: Vec<Key>,
-    /// Key slots to copy, and to remove.
-    pub(crate) slots: (Vec<Key>, Vec<Key>),
+    /// Key slots to copy, and to remove; nothing when the source is a stale replica.
+    pub(crate) slots: Option<(Vec<Key>, Vec<Key>)>,
+    /// Beginnings of data epochs that the target lacks.
+    pub(crate) epochs: Vec<Key>,
     pub(crate) damage: Vec<Damage>,
     /// Packs that cannot be copied, and why. Which points need them is found out later.
     pub(crate) bad: BTreeMap<PackName, String>,
@@ -119,7 +123,10 @@ impl Plan {
         let Some(needs) = &self.needs else {
             return vec![Batch { packs: self.jobs.keys().copied().collect(), points: wanted }];
         };
-        let mut batches: Vec<Batch> = Vec::new();
+        let lost = std::mem::take(&mut self.lost).into_iter().filter(|name| {
+            self.jobs.contains_key(name) && !needs.iter().any(|needs| needs.contains(name))
+        });
+        let mut batches = vec![Batch { packs: lost.collect(), points: Vec::new() }];
         let mut bytes = u64::MAX;
         for (point, needs) in wanted.into_iter().zip(needs) {
             if bytes >= BATCH_BYTES {
@@ -163,6 +170,8 @@ pub async fn plan(
     let mut plan = Plan {
         present: here.live().filter(|place| there.commits.contains(place)).count() as u64,
         slots: slots(&source, &target).await?,
+        epochs: missing(&*source.destination, &*target, "e/").await?,
+        lost: BTreeSet::new(),
         segments: Vec::new(),
         tombstones: if options.mirror_prunes { mirrored(&here, &there) } else { Vec::new() },
         source,
@@ -179,7 +188,7 @@ pub async fn plan(
     };
     if selective {
         plan.select(wanted, &there, means).await?;
-        if plan.wanted.is_empty() {
+        if plan.wanted.is_empty() && plan.lost.is_empty() {
             return Ok(plan);
         }
     } else {
@@ -208,20 +217,27 @@ fn check_relation(relation: Relation, target: &dyn Destination) -> Result<()> {
 
 /// Key slots that only the source has, and those that only the target has. When nothing is
 /// readable at the source, nothing is removed.
-async fn slots(source: &Source, target: &Arc<dyn Destination>) -> Result<(Vec<Key>, Vec<Key>)> {
-    let keys = async |side: &dyn Destination| -> Result<BTreeSet<Key>> {
-        Ok(list_all(side, "keys/").await?.into_iter().map(|object| object.key).collect())
-    };
-    if is_stale(&*source.destination, &**target).await? {
-        return Ok((Vec::new(), Vec::new()));
+async fn slots(
+    source: &Source,
+    target: &Arc<dyn Destination>,
+) -> Result<Option<(Vec<Key>, Vec<Key>)>> {
+    let source = &*source.destination;
+    if is_stale(source, &**target).await? {
+        return Ok(None);
     }
-    let (ours, theirs) = (keys(&*source.destination).await?, keys(&**target).await?);
-    let missing = ours.difference(&theirs).cloned().collect();
-    let extra = match ours.is_empty() {
+    let extra = match list_all(source, "keys/").await?.is_empty() {
         true => Vec::new(),
-        false => theirs.difference(&ours).cloned().collect(),
+        false => missing(&**target, source, "keys/").await?,
     };
-    Ok((missing, extra))
+    Ok(Some((missing(source, &**target, "keys/").await?, extra)))
+}
+
+/// Objects of one side that the other lacks.
+async fn missing(here: &dyn Destination, there: &dyn Destination, below: &str) -> Result<Vec<Key>> {
+    let known: BTreeSet<Key> =
+        list_all(there, below).await?.into_iter().map(|object| object.key).collect();
+    let here = list_all(here, below).await?.into_iter().map(|object| object.key);
+    Ok(here.filter(|key| !known.contains(key)).collect())
 }
 
 /// Whether the source is a replica that was brought up to date before the target last was, such
@@ -258,12 +274,11 @@ impl Plan {
     async fn select(&mut self, wanted: Vec<Wanted>, there: &Points, means: &Means) -> Result<()> {
         let repository = self.key()?;
         let (options, now) = (&self.options, means.clock.now_ms());
-        let (wanted, damaged) =
-            select::some(&repository, &self.target, wanted, there, options, now).await?;
-        self.damage.extend(damaged.iter().map(|error| damage_of(error, None)));
+        let selected = select::some(&repository, &self.target, wanted, there, options, now).await?;
+        self.damage.extend(selected.damaged.iter().map(|error| damage_of(error, None)));
         self.needs = Some(Vec::new());
         let (mut walker, mut seen) = (Walker::default(), BTreeSet::new());
-        for point in wanted {
+        for point in selected.wanted {
             let Some(read) = &point.read else { continue };
             match walker.packs(&repository.shared, read).await {
                 Ok(mut packs) => {
@@ -281,6 +296,15 @@ impl Plan {
                 Err(error) => return Err(error),
             }
         }
+        for point in selected.present.iter().filter(|_| self.options.repair) {
+            match walker.packs(&repository.shared, point).await {
+                Ok(packs) => self.lost.extend(packs),
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    tracing::warn!(%error, %point, "cannot tell which packs this point needs");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
@@ -289,7 +313,7 @@ impl Plan {
         let ours = listing::packs(&*self.source.destination).await?;
         let theirs = listing::packs(&*self.target).await?;
         let names: BTreeSet<PackName> = match &self.needs {
-            Some(needs) => needs.iter().flatten().copied().collect(),
+            Some(needs) => needs.iter().flatten().chain(&self.lost).copied().collect(),
             None => ours.keys().copied().collect(),
         };
         for name in names {

@@ -157,13 +157,16 @@ async fn table(
 
 #[cfg(test)]
 mod tests {
+    use sluice_destination::list_all;
     use sluice_destination::memory::MemoryDestination;
 
     use super::*;
     use crate::clock::Clock;
-    use crate::format::id::{PackId, PackKind, SessionId, pack_key};
+    use crate::format::header::Kind;
+    use crate::format::id::{ChainId, PackId, PackKind, PointId, SessionId, commit_key, pack_key};
     use crate::format::pack::{Codec, PackBuilder};
     use crate::replicate::merge::{assemble, slots};
+    use crate::replicate::{Means, Options, Report, Source, plan};
     use crate::repository::{InitOptions, Repository, Settings, Unlock};
 
     const NAME: PackName = (PackKind::Data, PackId([3; 16]));
@@ -179,7 +182,7 @@ mod tests {
         let place: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
         let kdf = crate::KdfCost { memory_kib: 64, passes: 1, lanes: 1 };
         let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf };
-        let made = Repository::init(place, Clock::system(), options, Settings::default());
+        let made = Repository::init(place.clone(), Clock::system(), options, Settings::default());
         let shared = made.await.unwrap().0.shared;
         assert_eq!(NAME.1.session(), SessionId([3; 12]));
         let mut builder = PackBuilder::new(&shared.keys, shared.id, NAME.0, NAME.1);
@@ -187,9 +190,7 @@ mod tests {
             builder.push([slot; 32], Codec::Raw, 100, &[slot; 100]);
         }
         let whole = builder.finish(&shared.keys, [1; 12]).0.into();
-        let source = Arc::new(MemoryDestination::new());
-        let target = Arc::new(MemoryDestination::new());
-        Lab { shared, whole, source, target }
+        Lab { shared, whole, source: place, target: Arc::new(MemoryDestination::new()) }
     }
 
     impl Lab {
@@ -200,7 +201,8 @@ mod tests {
             for (number, slot) in slots.iter_mut().enumerate() {
                 *slot = slot.take().filter(|_| live.contains(&number));
             }
-            assemble(keys, id, NAME, &slots, 0, [live.len() as u8 + 7; 12]).into()
+            let header = self.whole[..64].try_into().unwrap();
+            assemble(keys, header, NAME, &slots, 0, [live.len() as u8 + 7; 12]).into()
         }
 
         fn live(&self, pack: &Bytes) -> Vec<usize> {
@@ -208,6 +210,29 @@ mod tests {
             let slots = slots(&self.shared.keys, self.shared.id, NAME, pack).unwrap();
             let live = slots.iter().enumerate().filter(|(_, slot)| slot.is_some());
             live.map(|(number, _)| number).collect()
+        }
+
+        /// Replicates, with a record that is new: only then more than names is compared.
+        async fn replicate(&self, with_key: bool) -> Report {
+            let (chain, point) = (ChainId([4; 16]), PointId(random().unwrap()));
+            let abort = self.shared.seal_record(Kind::Abort, point.0, &[], &[]).unwrap();
+            self.source.put(&commit_key(chain, point), abort).await.unwrap();
+            let key = with_key.then(|| Repository { shared: self.shared.clone() });
+            let source = Source { destination: self.source.clone(), key };
+            let (clock, progress) = (Clock::system(), Arc::default());
+            let means = Means { clock, throttle: None, progress };
+            let (target, options) = (self.target.clone(), Options::default());
+            plan(source, target, options, &means).await.unwrap().run(means).await.unwrap()
+        }
+
+        /// The packs at the target, with their live slots.
+        async fn at_target(&self) -> Vec<(Key, Vec<usize>)> {
+            let mut packs = Vec::new();
+            for object in list_all(&*self.target, "d/").await.unwrap() {
+                let bytes = self.target.get(&object.key, ByteRange::Full).await.unwrap();
+                packs.push((object.key, self.live(&bytes)));
+            }
+            packs
         }
 
         async fn judge(
@@ -270,6 +295,27 @@ mod tests {
         for number in [0, 1, 4] {
             assert_eq!(at(&both, number), at(whole, number));
         }
+    }
+
+    #[tokio::test]
+    async fn a_run_brings_what_the_target_lacks_and_loses_nothing_it_has() {
+        let lab = lab().await;
+        lab.source.put(&key(1), lab.compacted(&[1, 2])).await.unwrap();
+        assert_eq!(lab.replicate(false).await.packs, 1);
+        assert_eq!(lab.at_target().await, [(key(1), vec![1, 2])]);
+        // Each side goes its own way.
+        lab.target.put(&key(1), lab.compacted(&[1, 4])).await.unwrap();
+        let blind = lab.replicate(false).await;
+        assert_eq!((blind.packs, blind.damage.len()), (0, 1));
+        assert_eq!(lab.replicate(true).await.packs, 1);
+        assert_eq!(lab.at_target().await, [(key(2), vec![1, 2, 4])]);
+        assert_eq!(lab.replicate(true).await.packs, 0);
+        lab.target.put(&key(3), lab.compacted(&[5])).await.unwrap();
+        lab.target.delete(&key(2)).await.unwrap();
+        lab.source.put(&key(0), lab.whole.clone()).await.unwrap();
+        lab.source.delete(&key(1)).await.unwrap();
+        assert_eq!(lab.replicate(false).await.packs, 1);
+        assert_eq!(lab.at_target().await, [(key(4), vec![0, 1, 2, 3, 4, 5])]);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use sluice_destination::{Destination, ErrorKind as DestinationKind};
 use super::{Options, listing, select};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
-use crate::format::id::{ChainId, tombstone_key};
+use crate::format::id::{ChainId, protection_key, tombstone_key};
 use crate::format::record::{TombstoneRecord, to_cbor};
 use crate::points::RestorePoint;
 use crate::repository::Repository;
@@ -37,7 +37,7 @@ pub(crate) async fn retain(
         let verdicts = apply(policy, &candidates, now_ms, &options.zone)
             .map_err(|error| RepositoryError::new(ErrorKind::Invalid, error.to_string()))?;
         for (point, verdict) in points.iter().zip(verdicts) {
-            if !verdict.keep() {
+            if !verdict.keep() && !is_protected(repository, target, point, now_ms).await? {
                 let record = TombstoneRecord {
                     chain: point.chain,
                     point: point.id,
@@ -56,4 +56,23 @@ pub(crate) async fn retain(
         }
     }
     Ok(pruned)
+}
+
+/// Whether something said after the commit keeps the point, at either place. What is said at the
+/// target counts whatever it says: it is read there, with the target's own time.
+async fn is_protected(
+    repository: &Repository,
+    target: &Arc<dyn Destination>,
+    point: &RestorePoint,
+    now_ms: u64,
+) -> Result<bool> {
+    let said = repository.shared.protection_or_hold(point.chain, point.id).await?;
+    if said.is_some_and(|protection| protection.keeper(now_ms).is_some()) {
+        return Ok(true);
+    }
+    match target.head(&protection_key(point.chain, point.id)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == DestinationKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

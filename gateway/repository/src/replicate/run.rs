@@ -105,18 +105,28 @@ impl Run {
         mark.state = RunState::Running;
         // Before the descriptor: no backup may come in between.
         state::put_mark(&**target, &mark).await?;
-        for key in &self.plan.slots.0 {
+        let slots = self.plan.slots.clone();
+        let (added, removed) = slots.clone().unwrap_or_default();
+        // What opens comes before what has to be opened, and what no longer may goes last.
+        for key in added.iter().chain(&self.plan.epochs) {
             let body = source.get(key, ByteRange::Full).await?;
             put_same(target, key, body).await?;
-        }
-        for key in &self.plan.slots.1 {
-            target.delete(key).await?;
         }
         if self.plan.relation == Relation::Empty
             && !put_same(target, &descriptor_key(), self.plan.descriptor.clone()).await?
         {
             let text = format!("somebody else made a repository at {}", target.location());
             return Err(RepositoryError::new(ErrorKind::Conflict, text));
+        }
+        // It is replaced at the source when it asks more of readers than before.
+        if self.plan.relation == Relation::Replica && slots.is_some() {
+            let theirs = target.get(&descriptor_key(), ByteRange::Full).await?;
+            if theirs != self.plan.descriptor {
+                target.put(&descriptor_key(), self.plan.descriptor.clone()).await?;
+            }
+        }
+        for key in &removed {
+            target.delete(key).await?;
         }
         Ok(mark)
     }
@@ -380,3 +390,42 @@ enum Committed {
 
 /// How often a replication shows a sign of life.
 const HEARTBEAT_MS: u64 = 300_000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_destination::list_all;
+    use sluice_destination::memory::MemoryDestination;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::format::id::{ChainId, PointId};
+    use crate::replicate::{Options, Source, plan};
+    use crate::repository::{InitOptions, Repository, Settings, Unlock};
+
+    #[tokio::test]
+    async fn aborts_are_copied_and_are_no_points() {
+        let source: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
+        let kdf = crate::KdfCost { memory_kib: 64, passes: 1, lanes: 1 };
+        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf };
+        let (clock, settings) = (Clock::system(), Settings::default());
+        let made = Repository::init(source.clone(), clock.clone(), options, settings).await;
+        let repository = made.unwrap().0;
+        let (chain, point) = (ChainId([4; 16]), PointId::new(7, [1; 10]));
+        let sealed = repository.shared.seal_record(Kind::Abort, point.0, &[], &[]).unwrap();
+        let key = commit_key(chain, point);
+        source.put(&key, sealed.clone()).await.unwrap();
+        for key_given in [None, Some(repository)] {
+            let target: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
+            let means = Means { clock: clock.clone(), throttle: None, progress: Arc::default() };
+            let from = Source { destination: source.clone(), key: key_given };
+            let plan = plan(from, target.clone(), Options::default(), &means).await.unwrap();
+            let report = plan.run(means).await.unwrap();
+            assert_eq!((report.points.len(), report.damage.len()), (0, 0));
+            assert_eq!(target.get(&key, ByteRange::Full).await.unwrap(), sealed);
+            assert_eq!(list_all(&*target, "p/").await.unwrap(), []);
+        }
+        assert_eq!(list_all(&*source, "p/").await.unwrap(), []);
+    }
+}

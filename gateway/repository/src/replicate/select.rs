@@ -63,8 +63,18 @@ pub(crate) async fn named(repository: &Repository, wanted: Vec<Wanted>) -> Resul
     reads.buffered(PARALLEL).try_collect().await
 }
 
-/// Those of `wanted` that filter and policy leave, with what their records say. The second part
-/// is records that cannot be read.
+/// What filter and policy leave.
+#[derive(Debug, Default)]
+pub(crate) struct Selected {
+    /// Points to copy, with what their records say.
+    pub(crate) wanted: Vec<Wanted>,
+    /// Points that both sides have.
+    pub(crate) present: Vec<RestorePoint>,
+    /// Records that cannot be read.
+    pub(crate) damaged: Vec<RepositoryError>,
+}
+
+/// Those of `wanted` that filter and policy leave.
 pub(crate) async fn some(
     repository: &Repository,
     target: &Arc<dyn Destination>,
@@ -72,7 +82,7 @@ pub(crate) async fn some(
     there: &Points,
     options: &Options,
     now_ms: u64,
-) -> Result<(Vec<Wanted>, Vec<RepositoryError>)> {
+) -> Result<Selected> {
     let shared = &repository.shared;
     let filter = &options.filter;
     let chains: Option<HashSet<ChainId>> = (!filter.instances.is_empty())
@@ -110,17 +120,21 @@ pub(crate) async fn some(
     };
     let missing: BTreeSet<(ChainId, PointId)> =
         wanted.iter().map(|wanted| (wanted.chain, wanted.point)).collect();
-    let mut some = Vec::new();
+    let mut selected = Selected { damaged, ..Selected::default() };
     for (chain, points) in known {
         for (newer, point) in points.into_iter().rev().enumerate() {
-            if missing.contains(&(chain, point.id)) && fits(&point, newer) {
-                let name = point.to_string();
-                some.push(Wanted { chain, point: point.id, name, read: Some(point) });
+            if missing.contains(&(chain, point.id)) {
+                if fits(&point, newer) {
+                    let (id, name) = (point.id, point.to_string());
+                    selected.wanted.push(Wanted { chain, point: id, name, read: Some(point) });
+                }
+            } else if there.is_live(&(chain, point.id)) {
+                selected.present.push(point);
             }
         }
     }
-    some.sort_by_key(|wanted| wanted.point);
-    Ok((some, damaged))
+    selected.wanted.sort_by_key(|wanted| wanted.point);
+    Ok(selected)
 }
 
 /// The points the target's policy would keep, if it had all of the source's; nothing without a

@@ -2,7 +2,7 @@
 //!
 //! * `replica`: this repository is a copy that another place feeds. While it is there, no backup
 //!   may begin here: two places that take backups of one chain would drift apart.
-//! * `c/<run>`: a copy into this repository is under way. A collection does not go on while there
+//! * `o/<run>`: a copy into this repository is under way. A collection does not go on while there
 //!   is one, and a copy does not begin while a collection is unfinished: each puts its own object
 //!   first and looks for the other's second, so at least one of two sees the other.
 //!
@@ -24,7 +24,7 @@ use crate::repository::rfc3339;
 /// A copy without a sign of life for this long is taken for dead.
 const SILENT_MS: u64 = 24 * 3600 * 1000;
 /// Prefix of copies under way.
-const COPIES: &str = "c/";
+const COPIES: &str = "o/";
 /// A mark is smaller than this.
 const MAX_MARK: u64 = 64 << 10;
 

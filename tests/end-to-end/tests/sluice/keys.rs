@@ -61,7 +61,8 @@ fn a_passphrase_is_changed_in_one_step() {
     let (repo, recovery, image) = kept();
     let new = secret(&repo, "new", "another one entirely");
     let old = repo.json(["key", "check"])["id"].clone();
-    let changed = repo.json(["key", "rotate", "--new-passphrase-file", &new]);
+    let change = repo.sluice(["key", "rotate", "--json"]);
+    let changed = change.env("SLUICE_NEW_PASSPHRASE_FILE", &new).ok().json();
     assert_eq!(changed["removed"], old);
     repo.fails(1, ["list"]).says(&["passphrase"]);
     let by_new = |args: &[&str]| repo.sluice(args).env("SLUICE_PASSPHRASE_FILE", &new);
@@ -88,7 +89,9 @@ fn new_data_is_sealed_under_a_new_key_and_everything_reads() {
     let first = repo.points("vm").remove(0);
     let before = repo.path("before.raw");
     fs::copy(&image, &before).unwrap();
-    let rotated = repo.json(["key", "rotate", "--data"]);
+    // The variable is for other commands, and does not get in the way of this one.
+    let rotate = repo.sluice(["key", "rotate", "--data", "--json"]);
+    let rotated = rotate.env("SLUICE_NEW_PASSPHRASE_FILE", "/nowhere").ok().json();
     assert_eq!((&rotated["epoch"], rotated["kept"].as_array().unwrap().len()), (&1.into(), 2));
     disk::fill(&image, 700_000, 500_000, 2);
     repo.backup_with(&image, &["--rescan"]);

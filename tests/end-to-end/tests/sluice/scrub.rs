@@ -49,6 +49,13 @@ fn what_a_scrub_finds_the_next_backup_heals_without_a_rescan() {
     let ran = repo.fails(4, ["scrub"]);
     assert!(ran.text().contains(&key) && ran.err.contains("recorded"), "{}", ran.err);
     assert_eq!(repo.objects("b").len(), 1);
+    // So is what a restore meets, unless it is known.
+    let target = repo.path("restored.raw");
+    let restore = ["restore", "vm@latest", target.to_str().unwrap(), "--overwrite"];
+    assert!(!repo.fails(4, restore).err.contains("recorded"));
+    fs::remove_file(repo.objects("b").remove(0)).unwrap();
+    assert!(repo.fails(4, restore).err.contains("1 damaged pack recorded"));
+    assert_eq!(repo.objects("b").len(), 1);
     // The index on this machine names the damaged chunk as well; it is not taken.
     let point = repo.backup(&image);
     assert_eq!(repo.stats(&point).new, 128 << 10, "one block is stored again");

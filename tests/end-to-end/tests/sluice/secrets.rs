@@ -35,6 +35,7 @@ fn no_output_contains_the_passphrase_or_the_recovery_key() {
         &["show", "vm"],
         &["stat"],
         &["key", "list"],
+        &["key", "check"],
         &["verify", "--data"],
         &["prune", "--keep-last", "1"],
     ] {

@@ -56,6 +56,12 @@ impl Repo {
         Self { url: prefix.url(), env: prefix.env(), prefix: Some(prefix), ..repo }
     }
 
+    /// The same folder and passphrase with another place for the repository, and more environment.
+    pub fn at(self, url: &str, env: Vec<(String, String)>) -> Self {
+        let env = self.env.iter().cloned().chain(env).collect();
+        Self { url: url.to_owned(), env, ..self }
+    }
+
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -79,7 +85,7 @@ impl Repo {
         let mut cmd = Cmd::new(binary::path()).args(args);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
-            if name.starts_with("SLUICE_") || name.starts_with("AWS_") {
+            if ["SLUICE_", "AWS_", "OS_", "ST_"].iter().any(|prefix| name.starts_with(prefix)) {
                 cmd = cmd.without_env(&name);
             }
         }

@@ -10,7 +10,7 @@ use super::binary;
 use super::repo::Repo;
 use super::run::{Cmd, Ran, Running, wait_until};
 
-/// A running `sluice export nbd`.
+/// A running `sluice export`.
 pub struct Export {
     running: Running,
     /// The URI of the default export, as the executable told it.
@@ -21,21 +21,26 @@ impl Export {
     /// Serves a point on a Unix socket.
     pub fn unix(repo: &Repo, point: &str) -> Self {
         let socket = socket(repo.dir());
-        Self::start(repo, point, &["--socket", socket.to_str().unwrap()])
+        Self::start(repo, &["nbd", point, "--socket", socket.to_str().unwrap()])
     }
 
     /// Serves a point on a free TCP port of this machine.
     pub fn tcp(repo: &Repo, point: &str) -> Self {
-        Self::start(repo, point, &["--listen", "127.0.0.1:0"])
+        Self::start(repo, &["nbd", point, "--listen", "127.0.0.1:0"])
+    }
+
+    /// Serves a point over iSCSI on a free TCP port of this machine, with more options.
+    pub fn iscsi(repo: &Repo, point: &str, more: &[&str]) -> Self {
+        Self::start(repo, &[&["iscsi", point, "--listen", "127.0.0.1:0"], more].concat())
     }
 
     /// Starts the export and waits until it says it is ready.
-    fn start(repo: &Repo, point: &str, more: &[&str]) -> Self {
+    fn start(repo: &Repo, what: &[&str]) -> Self {
         let ready = tempfile::Builder::new().prefix("ready-").tempfile_in(repo.dir()).unwrap();
         // The shell opens descriptor 5 and becomes the executable.
         let script = r#"exec "$@" 5>"$READY""#;
         let shell = ["sh", "-c", script, "sh"].map(Into::into);
-        let args = [&["export", "nbd", point, "--ready-fd", "5"], more].concat();
+        let args = [&["export"], what, &["--ready-fd", "5"]].concat();
         let mut running = repo.sluice(args).env("READY", ready.path()).behind(&shell).spawn();
         let mut over = false;
         let mut told = String::new();

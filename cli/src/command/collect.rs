@@ -1,0 +1,203 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use sluice_engine::{Phase, Snapshot};
+use sluice_repository::Repository;
+use sluice_repository::collect::{
+    CollectOptions, CollectPhase, CollectProgress, CollectReport, CollectionPlan,
+};
+
+use crate::args::CollectArgs;
+use crate::context::Context;
+use crate::error::Exit;
+use crate::interrupt;
+use crate::output::progress::{Shower, Shown};
+use crate::output::{self, bytes, count, note, seconds, warn};
+
+/// Gives back the space of what nothing needs.
+pub(crate) async fn run(context: &Context, args: &CollectArgs) -> Result<Exit> {
+    let repository = context.open().await?;
+    let options = CollectOptions {
+        compact_below: args.compact_below,
+        min_saving: args.min_saving,
+        silent: args.silent,
+        wait: args.wait,
+        limit: args.limit,
+    };
+    if args.plan {
+        let progress = Arc::new(CollectProgress::default());
+        let shower = show(context, &progress);
+        let plan = repository.plan_collection(&options, &progress).await;
+        drop(shower);
+        tell_plan(context, &plan?)?;
+        return Ok(Exit::Done);
+    }
+    let report = collect(context, &repository, &options).await?;
+    tell(context, &report)?;
+    let all = report.waiting.is_empty() && report.failed.is_empty();
+    Ok(if all { Exit::Done } else { Exit::Warnings })
+}
+
+async fn collect(
+    context: &Context,
+    repository: &Repository,
+    options: &CollectOptions,
+) -> Result<CollectReport> {
+    let progress = Arc::new(CollectProgress::default());
+    let cancel = interrupt::watch("stopping; the next collection goes on (again to stop at once)")?;
+    let stopped = progress.clone();
+    let watching = tokio::spawn(async move {
+        cancel.cancelled().await;
+        stopped.stop();
+    });
+    let shower = show(context, &progress);
+    let report = repository.collect(options, &progress).await;
+    drop(shower);
+    watching.abort();
+    Ok(report?)
+}
+
+fn show(context: &Context, progress: &Arc<CollectProgress>) -> Shower {
+    let watched = progress.clone();
+    Shower::watch(&context.global, Shown::Plain, move || snapshot(&watched))
+}
+
+fn snapshot(progress: &CollectProgress) -> Snapshot {
+    let done = progress.done.load(Ordering::Relaxed);
+    let total = progress.total.load(Ordering::Relaxed);
+    let waits = matches!(progress.phase(), CollectPhase::Listing | CollectPhase::Waiting);
+    Snapshot {
+        phase: if waits { Phase::Preparing } else { Phase::Running },
+        total,
+        done,
+        read: progress.moved.load(Ordering::Relaxed),
+        written: 0,
+        new: 0,
+        stored: 0,
+        dedup: 0,
+        unchanged: 0,
+        zero: 0,
+        durable: 0,
+    }
+}
+
+fn document(plan: &CollectionPlan) -> Value {
+    json!({
+        "number": plan.number,
+        "resumes": plan.resumes,
+        "points": plan.points,
+        "pruned_points": plan.gone,
+        "packs": plan.packs,
+        "stored_bytes": plan.stored,
+        "live_bytes": plan.live,
+        "dead_packs": plan.dead_packs,
+        "compact_packs": plan.compact_packs,
+        "freed_bytes": plan.freed,
+        "moved_bytes": plan.moved,
+        "open_sessions": plan.open_sessions,
+        "memory_bytes": plan.memory,
+        "planned_requests": {
+            "put": plan.requests.put,
+            "get": plan.requests.get,
+            "list": plan.requests.list,
+            "delete": plan.requests.delete,
+        },
+    })
+}
+
+fn tell_plan(context: &Context, plan: &CollectionPlan) -> Result<()> {
+    if context.global.json {
+        return output::json(&document(plan));
+    }
+    let requests = &plan.requests;
+    output::print(&format!(
+        "{} on the destination ({}), {} of them needed by {}\n\
+         would remove {} and compact {}: {} free, {} moved\n\
+         requests: {} put, {} get, {} list, {} delete\n",
+        count(plan.packs, "pack"),
+        bytes(plan.stored),
+        bytes(plan.live),
+        count(plan.points, "restore point"),
+        count(plan.dead_packs, "pack"),
+        count(plan.compact_packs, "pack"),
+        bytes(plan.freed),
+        bytes(plan.moved),
+        requests.put,
+        requests.get,
+        requests.list,
+        requests.delete,
+    ))?;
+    if plan.resumes {
+        note("it goes on with a collection that was interrupted");
+    }
+    if plan.open_sessions > 0 {
+        note(format_args!("{} would be asked first", count(plan.open_sessions, "open backup")));
+    }
+    note("nothing was changed");
+    Ok(())
+}
+
+fn tell(context: &Context, report: &CollectReport) -> Result<()> {
+    for (object, problem) in &report.failed {
+        warn(format_args!("{object} was not compacted and stays as it is: {problem}"));
+    }
+    for one in &report.waiting {
+        warn(format_args!(
+            "the backup of {} on {} has not answered (last sign of life {} ago)",
+            one.instance,
+            one.host,
+            seconds(one.silent)
+        ));
+    }
+    if context.global.json {
+        let waiting: Vec<Value> = report
+            .waiting
+            .iter()
+            .map(|one| {
+                let silent = one.silent.as_secs();
+                json!({"instance": one.instance, "host": one.host, "silent_s": silent})
+            })
+            .collect();
+        let failed: Vec<Value> = report
+            .failed
+            .iter()
+            .map(|(object, problem)| json!({"object": object, "problem": problem}))
+            .collect();
+        return output::json_line(&json!({
+            "type": "summary",
+            "plan": document(&report.plan),
+            "removed_packs": report.removed_packs,
+            "compacted_packs": report.compacted_packs,
+            "freed_bytes": report.freed,
+            "moved_bytes": report.moved,
+            "rescued_packs": report.rescued,
+            "fenced_sessions": report.fenced,
+            "finished": report.waiting.is_empty(),
+            "waiting": waiting,
+            "failed": failed,
+        }));
+    }
+    if !report.waiting.is_empty() {
+        note(
+            "nothing was removed; run the collection again when these backups are over. One whose \
+             node is lost is declared dead after a day (--silent)",
+        );
+        return Ok(());
+    }
+    if context.global.quiet {
+        return Ok(());
+    }
+    output::print(&format!(
+        "{} removed, {} compacted: {} free, {} moved\n",
+        count(report.removed_packs, "pack"),
+        count(report.compacted_packs, "pack"),
+        bytes(report.freed),
+        bytes(report.moved),
+    ))?;
+    if report.rescued > 0 {
+        note(format_args!("{} still needed after all", count(report.rescued, "condemned pack")));
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! Accepting connections, and ending in good order.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Limits, Target};
+use crate::link::LinkError;
+use crate::login::LoginError;
+use crate::session::{self, Ends, SessionError};
+use crate::target::Shared;
+use crate::{ServeError, listener};
+
+/// Pause after a failed accept: running out of file descriptors must not burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A target, ready to be served.
+pub struct Server {
+    shared: Arc<Shared>,
+    limits: Limits,
+}
+
+impl Server {
+    /// A server of one target.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the target cannot be what it is said to be.
+    pub fn new(target: Target, limits: Limits) -> Result<Self, ServeError> {
+        Ok(Self { shared: Arc::new(Shared::new(target)?), limits })
+    }
+
+    /// Opens the sockets, one for each portal. Initiators can connect from here on, and are
+    /// answered once [`BoundServer::serve`] runs.
+    ///
+    /// # Errors
+    /// [`ServeError::NoListeners`], [`ServeError::Listen`].
+    pub async fn bind(self, portals: &[SocketAddr]) -> Result<BoundServer, ServeError> {
+        if portals.is_empty() {
+            return Err(ServeError::NoListeners);
+        }
+        let (mut sockets, mut addresses) = (vec![], vec![]);
+        for portal in portals {
+            let (socket, address) = listener::open(*portal).await?;
+            sockets.push(socket);
+            addresses.push(address);
+        }
+        let addresses = addresses.into();
+        Ok(BoundServer { shared: self.shared, limits: self.limits, sockets, addresses })
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Server");
+        debug.field("target", &self.shared.name).field("limits", &self.limits).finish()
+    }
+}
+
+/// A server whose sockets are open.
+pub struct BoundServer {
+    shared: Arc<Shared>,
+    limits: Limits,
+    sockets: Vec<TcpListener>,
+    addresses: Arc<[SocketAddr]>,
+}
+
+impl BoundServer {
+    /// Where the server listens, in the order asked for, with the real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A handle on the target, for as long as it is served.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// Serves until `shutdown` is cancelled. Then initiators are told, nothing new is accepted, and
+    /// commands under way get [`Limits::shutdown_grace`] to finish.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let places = self.limits.max_sessions.min(Semaphore::MAX_PERMITS);
+        let serving = Arc::new(Serving {
+            shared: self.shared,
+            limits: self.limits,
+            places: Arc::new(Semaphore::new(places)),
+            listening: self.addresses,
+            shutdown,
+        });
+        let mut acceptors = JoinSet::new();
+        for socket in self.sockets {
+            acceptors.spawn(accept(Arc::clone(&serving), socket));
+        }
+        while let Some(ended) = acceptors.join_next().await {
+            log_crash(ended);
+        }
+    }
+}
+
+impl fmt::Debug for BoundServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundServer").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// A handle on a target that is served.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Tells all initiators that the disk of this number has another size now.
+    pub fn capacity_changed(&self, lun: u16) {
+        self.0.capacity_changed(lun);
+    }
+
+    /// Sessions at this moment.
+    pub fn sessions(&self) -> usize {
+        self.0.all().len()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("target", &self.0.name).finish()
+    }
+}
+
+/// What all connections share.
+struct Serving {
+    shared: Arc<Shared>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    listening: Arc<[SocketAddr]>,
+    shutdown: CancellationToken,
+}
+
+impl Serving {
+    /// Waits until the shutdown has taken too long.
+    async fn overdue(&self) -> SessionError {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(self.limits.shutdown_grace).await;
+        SessionError::Overdue(self.limits.shutdown_grace)
+    }
+}
+
+/// Accepts on one socket until shutdown, then waits for the connections made through it.
+async fn accept(serving: Arc<Serving>, socket: TcpListener) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = serving.shutdown.cancelled() => break,
+            Some(ended) = sessions.join_next() => {
+                log_crash(ended);
+                continue;
+            }
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => start(&serving, &mut sessions, stream, peer),
+            // The initiator left before it was accepted: nothing to wait for.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Closes the socket, so that new initiators are refused at once.
+    drop(socket);
+    while let Some(ended) = sessions.join_next().await {
+        log_crash(ended);
+    }
+}
+
+/// Serves a connection in a task of its own, or closes it when there are too many.
+fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+    let Ok(place) = Arc::clone(&serving.places).try_acquire_owned() else {
+        let limit = serving.limits.max_sessions;
+        tracing::warn!(%peer, "connection closed: the limit of {limit} sessions is reached");
+        return;
+    };
+    // Fails for an initiator that has already left, which the session will notice.
+    if let Err(error) = listener::tune(&stream) {
+        tracing::debug!(%peer, "cannot tune the connection: {error}");
+    }
+    let Ok(local) = stream.local_addr() else { return };
+    let serving = Arc::clone(serving);
+    sessions.spawn(async move {
+        let ends = Ends { local, listening: Arc::clone(&serving.listening) };
+        let (limits, shutdown) = (serving.limits.clone(), serving.shutdown.clone());
+        let shared = Arc::clone(&serving.shared);
+        let session = session::serve(shared, limits, ends, stream.into_split(), shutdown);
+        let ended = tokio::select! {
+            ended = session => ended,
+            overdue = serving.overdue() => Err(overdue),
+        };
+        log_end(peer, ended);
+        drop(place);
+    });
+}
+
+/// How a session ended: an initiator that drops the connection is everyday, one that talks nonsense
+/// or lets the server wait is worth a line, a crash is ours.
+fn log_end(peer: SocketAddr, ended: Result<(), SessionError>) {
+    match ended {
+        Ok(()) => tracing::debug!(%peer, "session ended"),
+        Err(error @ SessionError::Crashed(_)) => tracing::error!(%peer, "{error}"),
+        Err(error) if is_hangup(&error) => tracing::debug!(%peer, "initiator vanished: {error}"),
+        Err(error) => tracing::warn!(%peer, "connection closed: {error}"),
+    }
+}
+
+fn is_hangup(error: &SessionError) -> bool {
+    let (SessionError::Io(error)
+    | SessionError::Link(LinkError::Io(error))
+    | SessionError::Login(LoginError::Link(LinkError::Io(error)))) = error
+    else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
+}
+
+fn log_crash(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("a connection crashed: {error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The target against libiscsi's suite, a raw initiator, and hostile ones.
+//!
+//! Debian package needed: libiscsi-bin.
+
+mod conformance;
+mod hostile;
+mod requests;
+mod support;

@@ -1,0 +1,219 @@
+//! What a session does, message by message.
+
+use sluice_iscsi_wire::{
+    AsyncEvent, DataOut, LogoutReason, LogoutRequest, NO_TAG, Request, Response, Serial,
+    TaskAnswer, TaskFunction,
+};
+
+use crate::support::{Fixture, Gate, Gated, ISID, Raw};
+use sluice_block::BlockRead;
+
+const OTHER: [u8; 6] = [0x80, 0, 0, 0, 0, 2];
+
+fn data_out(tag: u32, target_tag: u32, number: u32, offset: u32, last: bool) -> Request {
+    let (lun, expected) = (0, Serial(0));
+    Request::DataOut(DataOut { last, lun, tag, target_tag, expected, number, offset })
+}
+
+#[tokio::test]
+async fn data_arrives_in_all_three_ways() {
+    let fixture = Fixture::memory().await;
+    let keys = [
+        ("InitialR2T", "No"),
+        ("FirstBurstLength", "1024"),
+        ("MaxBurstLength", "1024"),
+        ("HeaderDigest", "CRC32C"),
+        ("DataDigest", "CRC32C"),
+    ];
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &keys).await;
+    let sent: Vec<u8> = (0..6 * 512).map(|byte| (byte / 7) as u8).collect();
+    let mut command = raw.command(&[0x2a, 0, 0, 0, 0, 3, 0, 0, 6], false, 6 * 512);
+    command.last = false;
+    raw.send(&Request::Command(command), &sent[..300]).await;
+    raw.send(&data_out(command.tag, NO_TAG, 0, 300, true), &sent[300..1024]).await;
+    let mut at = 1024;
+    while at < sent.len() {
+        let (response, _, _) = raw.receive().await;
+        let Response::Ready(ready) = response else { panic!("{response:?}") };
+        assert_eq!((ready.offset as usize, ready.length), (at, 1024));
+        let half = at + 511;
+        let (tag, target_tag) = (ready.tag, ready.target_tag);
+        raw.send(&data_out(tag, target_tag, 0, at as u32, false), &sent[at..half]).await;
+        let rest = data_out(tag, target_tag, 1, half as u32, true);
+        raw.send(&rest, &sent[half..at + 1024]).await;
+        at += 1024;
+    }
+    assert_eq!(raw.answer(command.tag).await.0, 0);
+    assert_eq!(raw.read(3, 6).await, sent);
+}
+
+#[tokio::test]
+async fn an_aborted_read_ends_at_once_and_is_never_answered() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    let tag = raw.transfer(true, 0, 1, &[]).await;
+    gate.reached.notified().await;
+    let request = raw.manage(TaskFunction::AbortTask, tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    gate.open.notify_one();
+    let numbers = raw.ping().await;
+    assert_eq!(numbers.most.since(numbers.expected), 127, "its place is free again");
+}
+
+#[tokio::test]
+async fn an_aborted_write_is_over_when_that_is_answered() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    let tag = raw.transfer(false, 0, 1, &[1; 512]).await;
+    gate.reached.notified().await;
+    let request = raw.manage(TaskFunction::AbortTask, tag).await;
+    // The device is at it: nothing is answered before it is done.
+    raw.ping().await;
+    gate.open.notify_one();
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    let mut before = [0; 512];
+    gate.disk.read_at(0, &mut before).await.unwrap();
+    assert_eq!(before, [1; 512], "it was written before, not after");
+    raw.ping().await;
+}
+
+#[tokio::test]
+async fn an_aborted_command_leaves_its_tag_to_others() {
+    let fixture = Fixture::memory().await;
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &[("ImmediateData", "No")]).await;
+    let tag = raw.transfer(false, 0, 1, &[]).await;
+    assert!(matches!(raw.receive().await.0, Response::Ready(_)));
+    let request = raw.manage(TaskFunction::AbortTask, tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    raw.tag = tag;
+    assert_eq!(raw.read(0, 1).await, [0; 512]);
+}
+
+#[tokio::test]
+async fn a_reset_ends_what_others_were_sending() {
+    let fixture = Fixture::memory().await;
+    let keys = [("ImmediateData", "No")];
+    let mut one = Raw::login(fixture.addresses[0], ISID, &keys).await;
+    let mut other = Raw::login(fixture.addresses[1], OTHER, &keys).await;
+    let tag = one.transfer(false, 0, 1, &[]).await;
+    let (response, _, _) = one.receive().await;
+    let Response::Ready(ready) = response else { panic!("{response:?}") };
+    let request = other.manage(TaskFunction::LogicalUnitReset, 0).await;
+    let (response, _, _) = other.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    // What comes late is dropped, and the place is free again.
+    one.send(&data_out(tag, ready.target_tag, 0, 0, true), &[9; 512]).await;
+    let numbers = one.ping().await;
+    assert_eq!(numbers.most.since(numbers.expected), 127);
+    for raw in [&mut one, &mut other] {
+        let (status, sense) = raw.status(&[0]).await;
+        assert_eq!((status, sense[2], sense[12], sense[13]), (2, 6, 0x29, 3));
+        assert_eq!(raw.status(&[0]).await.0, 0, "told once");
+    }
+    assert_eq!(one.read(0, 1).await, [0; 512]);
+}
+
+#[tokio::test]
+async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
+    let fixture = Fixture::memory().await;
+    let mut first = fixture.raw().await;
+    first.ping().await;
+    let mut second = fixture.raw().await;
+    second.ping().await;
+    first.closed().await;
+    let mut other = Raw::login(fixture.addresses[1], OTHER, &[]).await;
+    other.ping().await;
+    second.ping().await;
+    assert_eq!(fixture.handle.sessions(), 2);
+}
+
+#[tokio::test]
+async fn another_size_is_told_at_once_and_with_the_next_command() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    raw.ping().await;
+    fixture.handle.capacity_changed(0);
+    let (response, _, data) = raw.receive().await;
+    assert_eq!(response, Response::Async { lun: 0, event: AsyncEvent::Sense });
+    assert_eq!((data[2 + 2], data[2 + 12], data[2 + 13]), (6, 0x2a, 9));
+    let (status, sense) = raw.status(&[0]).await;
+    assert_eq!((status, sense[2], sense[12], sense[13]), (2, 6, 0x2a, 9));
+}
+
+#[tokio::test]
+async fn logical_units_that_are_not_there_say_so() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    let absent = |raw: &mut Raw, cdb: &[u8], room: u32| {
+        let mut command = raw.command(cdb, true, room);
+        command.lun = 9 << 48;
+        Request::Command(command)
+    };
+    let inquiry = absent(&mut raw, &[0x12, 0, 0, 0, 36], 36);
+    raw.send(&inquiry, &[]).await;
+    assert_eq!(raw.receive().await.2[0], 0x7f);
+    let ready = absent(&mut raw, &[0], 0);
+    raw.send(&ready, &[]).await;
+    let (status, sense) = raw.answer(ready.tag()).await;
+    assert_eq!((status, sense[2], sense[12]), (2, 5, 0x25));
+    // All logical units, and those with a number for everybody to know.
+    for (select, length) in [(0, 8), (1, 0)] {
+        let luns = absent(&mut raw, &[0xa0, 0, select, 0, 0, 0, 0, 0, 0, 64], 64);
+        raw.send(&luns, &[]).await;
+        let data = raw.receive().await.2;
+        assert_eq!((usize::from(data[3]), data.len()), (length, 8 + length));
+    }
+}
+
+#[tokio::test]
+async fn commands_run_side_by_side() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    let slow = raw.transfer(true, 0, 1, &[]).await;
+    gate.reached.notified().await;
+    assert_eq!(raw.status(&[0]).await.0, 0, "answered before the one that began earlier");
+    gate.open.notify_one();
+    let (response, _, _) = raw.receive().await;
+    assert!(matches!(response, Response::DataIn(data) if data.tag == slow));
+}
+
+#[tokio::test]
+async fn a_shutdown_is_announced_and_lets_commands_finish() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    let tag = raw.transfer(false, 0, 1, &[3; 512]).await;
+    gate.reached.notified().await;
+    fixture.shutdown.cancel();
+    let (response, _, _) = raw.receive().await;
+    let event = AsyncEvent::DropAll { wait: 2, retain: 0 };
+    assert_eq!(response, Response::Async { lun: 0, event });
+    gate.open.notify_one();
+    assert_eq!(raw.answer(tag).await.0, 0);
+    raw.closed().await;
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn logout_is_answered_before_the_connection_ends() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    let (number, expected) = (raw.number, Serial(0));
+    for (reason, connection, code) in [
+        (LogoutReason::Recovery, 1, 2),
+        (LogoutReason::Connection, 7, 1),
+        (LogoutReason::Session, 1, 0),
+    ] {
+        let tag = 50 + u32::from(connection);
+        let logout = LogoutRequest { immediate: true, reason, tag, connection, number, expected };
+        raw.send(&Request::Logout(logout), &[]).await;
+        assert_eq!(raw.receive().await.0, Response::Logout { tag, response: code });
+    }
+    raw.closed().await;
+}

@@ -1,0 +1,4 @@
+//! The protocol holds in every state of every small world, and no rule of it is idle.
+
+mod rules;
+mod worlds;
