@@ -1,16 +1,21 @@
-//! What the repository's bytes are for: which instance needs how many, alone or with others.
+//! What the repository's bytes are for: which instance, and which project, needs how many, alone or
+//! with others.
 //!
 //! Every distinct page of an instance is read once, one instance after the other. Memory is two
 //! bytes for each slot that is referenced, in steps of 256 slots, and a row of about a hundred bytes
 //! for each pack: 16 bytes for each MiB stored in blocks of 128 KiB, whatever the points.
 
 mod owners;
+mod project;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::stream::{self, StreamExt};
 use sluice_destination::{Key, MAX_PAGE};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
@@ -19,12 +24,14 @@ use crate::repository::{Repository, Shared};
 use crate::stat::owners::{MAX_UNITS, Owners};
 use crate::stat::walk::{State, Walk};
 
+/// Manifests fetched side by side.
+const PARALLEL: usize = 16;
+
 /// How to count.
 #[derive(Debug, Clone, Default)]
 pub struct StatOptions {
-    /// Counts instances together whose names are equal up to this text; a name without it is a
-    /// group of its own.
-    pub group_by: Option<String>,
+    /// Where an instance's points name no project: what its name has before this text is one.
+    pub name_separator: Option<String>,
 }
 
 /// How far a count has come.
@@ -49,17 +56,19 @@ pub struct Objects {
 /// Stored bytes that are referenced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Share {
-    /// By this instance only.
+    /// By this instance or project only.
     pub unique: u64,
     /// By others too.
     pub shared: u64,
 }
 
-/// What an instance, or a group of instances, has.
+/// What an instance has, or a project with all of its instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InstanceStat {
-    /// Name of the instance or of the group.
+pub struct Usage {
+    /// Name of the instance, or of the project; empty for the instances without one.
     pub name: String,
+    /// The project, where one is known.
+    pub project: Option<String>,
     /// Instances in it.
     pub instances: u64,
     /// Readable restore points.
@@ -83,8 +92,10 @@ pub struct InstanceStat {
 /// What the repository holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatReport {
-    /// Instances or groups, by name.
-    pub instances: Vec<InstanceStat>,
+    /// Instances, by project and name.
+    pub instances: Vec<Usage>,
+    /// Projects, by name; the instances without one are the first.
+    pub projects: Vec<Usage>,
     /// Bytes of different blocks, before compression.
     pub content: u64,
     /// Stored bytes of referenced blocks, each counted once.
@@ -111,8 +122,8 @@ impl Repository {
     /// Counts what the repository holds. Changes nothing, and everything may go on meanwhile.
     ///
     /// # Errors
-    /// The destination fails, or [`ErrorKind::Invalid`] when there are more than 32 767 instances
-    /// or groups to tell apart. Damage is part of the report instead.
+    /// The destination fails, or [`ErrorKind::Invalid`] when there are more than 16 383 instances
+    /// to tell apart. Damage is part of the report instead.
     pub async fn stat(&self, options: &StatOptions, progress: &StatProgress) -> Result<StatReport> {
         let mut report = StatReport::default();
         // Packs first: what is committed meanwhile must not seem unreferenced, nor what a session
@@ -120,23 +131,43 @@ impl Repository {
         let owners = self.shared.list_objects(&mut report).await?;
         progress.total.store(report.map_packs.bytes, Ordering::Relaxed);
         let open = self.shared.open_sessions(&mut report).await?;
-        let mut state = State { owners, report, ..State::default() };
+        let mut state = State::new(owners, report);
         let units = self.shared.units(options, &mut state).await?;
         let walk = Walk::new(self.shared.clone(), state, progress);
-        for (at, chains) in units.into_iter().enumerate() {
-            for (chain, points) in chains {
-                walk.chain(at, chain, &points).await?;
-            }
+        for (at, unit) in units.iter().enumerate() {
+            walk.chain(at, unit.chain, &unit.points).await?;
         }
         let State { owners, mut report, .. } = walk.into_state();
+        add_up(&mut report);
         (report.pending, report.unreferenced) = owners.unreferenced(&open);
         report.memory = owners.memory();
         Ok(report)
     }
 }
 
-/// The chains of a unit with their points, ascending.
-type Chains = Vec<(ChainId, Vec<PointId>)>;
+/// Adds to the projects what instances do not share.
+fn add_up(report: &mut StatReport) {
+    for project in &mut report.projects {
+        for one in report.instances.iter().filter(|one| one.project == project.project) {
+            project.instances += one.instances;
+            project.points += one.points;
+            project.logical += one.logical;
+            project.latest += one.latest;
+            project.data += one.data;
+            project.damaged |= one.damaged;
+        }
+    }
+}
+
+/// An instance to count: those of a project follow each other.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Unit {
+    project: Option<String>,
+    instance: String,
+    chain: ChainId,
+    /// Ascending.
+    points: Vec<PointId>,
+}
 
 impl Shared {
     /// Lists everything.
@@ -175,57 +206,65 @@ impl Shared {
         }
     }
 
-    /// Which chains are counted together, in the order of the report's instances.
+    /// The chains, in the order of the report's instances.
     async fn units(
         self: &Arc<Self>,
         options: &StatOptions,
         state: &mut State,
-    ) -> Result<Vec<Chains>> {
+    ) -> Result<Vec<Unit>> {
         let mut chains: BTreeMap<ChainId, Vec<PointId>> = BTreeMap::new();
         for (chain, point) in self.live_points(None).await? {
             chains.entry(chain).or_default().push(point);
         }
-        let mut units: BTreeMap<String, Chains> = BTreeMap::new();
-        for (chain, points) in chains {
-            let Some(instance) = self.instance_of(chain, &points, state).await? else { continue };
-            let name = match &options.group_by {
-                Some(separator) => instance.split(separator).next().unwrap_or_default().to_owned(),
-                None => instance,
-            };
-            units.entry(name).or_default().push((chain, points));
+        let separator = options.name_separator.as_deref();
+        let mut read = stream::iter(chains)
+            .map(|(chain, points)| self.unit(chain, points, separator))
+            .buffer_unordered(PARALLEL);
+        let mut units = Vec::new();
+        while let Some(found) = read.next().await {
+            match found? {
+                Ok(unit) => units.extend(unit),
+                Err(mut damage) => state.report.damage.append(&mut damage),
+            }
         }
         if units.len() > MAX_UNITS {
-            let text = format!("there are {} instances; count them in groups", units.len());
+            let text = format!("there are {} instances; {MAX_UNITS} can be counted", units.len());
             return Err(RepositoryError::new(ErrorKind::Invalid, text));
         }
-        let stat = |(name, chains): (&String, &Chains)| InstanceStat {
-            name: name.clone(),
-            instances: chains.len() as u64,
-            ..InstanceStat::default()
-        };
-        state.report.instances = units.iter().map(stat).collect();
-        Ok(units.into_values().collect())
+        units.sort_unstable();
+        state.begin(&units);
+        Ok(units)
     }
 
-    /// The name of a chain's instance, as the first manifest tells it that can be read; nothing
-    /// when there is none.
-    async fn instance_of(
+    /// A chain's name and project, as the newest point tells them that can be read. When there is
+    /// none: what is wrong with them.
+    async fn unit(
         &self,
         chain: ChainId,
-        points: &[PointId],
-        state: &mut State,
-    ) -> Result<Option<String>> {
+        mut points: Vec<PointId>,
+        separator: Option<&str>,
+    ) -> Result<std::result::Result<Option<Unit>, Vec<String>>> {
+        points.sort_unstable();
         let mut damage = Vec::new();
-        for point in points {
+        for point in points.iter().rev() {
             match self.read_point(chain, *point).await {
-                Ok(Some(found)) => return Ok(Some(found.instance)),
+                Ok(Some(latest)) => {
+                    let project = latest.project().or_else(|| prefix(&latest.instance, separator?));
+                    let instance = latest.instance;
+                    return Ok(Ok(Some(Unit { project, instance, chain, points })));
+                }
                 Ok(None) => {}
                 Err(error) => note_damage(error, &mut damage)?,
             }
         }
-        state.report.damage.append(&mut damage);
-        Ok(None)
+        Ok(if damage.is_empty() { Ok(None) } else { Err(damage) })
     }
+}
+
+/// What a name has before the separator, when it has it.
+fn prefix(name: &str, separator: &str) -> Option<String> {
+    let (project, _) = name.split_once(separator)?;
+    (!project.is_empty()).then(|| project.to_owned())
 }
 
 /// Takes damage into the report; other errors end the count.

@@ -1,9 +1,10 @@
 //! Who references which slot: two bytes each, and a row for each pack.
 //!
-//! Units (instances, or groups of them) are walked one after the other. A slot's word holds the
-//! unit that came by last, and a bit that says whether any other did before. That is enough:
-//! a unit that meets a slot whose last visitor was alone takes it away from that one's unique bytes,
-//! and one that meets a slot again sees its own number.
+//! Units (instances) are walked one after the other, those of a project in a row. A slot's word
+//! holds the unit that came by last, and two bits: whether any other did before, and whether
+//! one of another project did. That is enough: a unit that meets a slot whose last visitor was
+//! alone takes it away from that one's unique bytes, and one that meets a slot again sees its own
+//! number. The same holds for projects, since a project's earlier visit can only be the last one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,8 +16,10 @@ use crate::format::page::Location;
 
 /// Set when several units reference the slot.
 const SHARED: u16 = 1 << 15;
+/// Set when several projects do.
+const SPREAD: u16 = 1 << 14;
 /// Units that can be told apart; zero means nobody.
-pub(super) const MAX_UNITS: usize = SHARED as usize - 1;
+pub(super) const MAX_UNITS: usize = SPREAD as usize - 1;
 /// Words are added so many at a time: packs differ in how many slots they have.
 const STEP: usize = 256;
 /// Bytes of a pack that are neither slots nor entries of its table.
@@ -33,16 +36,16 @@ struct Row {
     words: Vec<u16>,
 }
 
-/// What a visit of a slot found.
+/// What a visit of a slot found; of instances or of projects, by their places in the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visit {
     /// Nobody came by before.
     First,
-    /// This unit was there before.
+    /// This one was there before.
     Again,
-    /// Another unit was there, and it was the only one.
-    Second(u16),
-    /// Several units were there.
+    /// Another was there, and it was the only one.
+    Second(usize),
+    /// Several were there.
     Later,
 }
 
@@ -66,8 +69,15 @@ impl Owners {
         }
     }
 
-    /// Notes that `unit`, counted from one, references a slot.
-    pub(super) fn visit(&mut self, kind: PackKind, location: &Location, unit: u16) -> Visit {
+    /// Notes that a unit references a slot; `projects` has the project of each. What it found, of
+    /// units and of projects.
+    pub(super) fn visit(
+        &mut self,
+        kind: PackKind,
+        location: &Location,
+        unit: usize,
+        projects: &[usize],
+    ) -> (Visit, Visit) {
         let row = self.rows.entry((kind, location.pack)).or_default();
         let at = usize::from(location.slot);
         if at >= row.words.len() {
@@ -76,18 +86,27 @@ impl Owners {
             row.words.resize(length, 0);
         }
         let word = &mut row.words[at];
-        let (last, shared) = (*word & !SHARED, *word & SHARED);
-        if last == unit {
-            return Visit::Again;
+        // There are fewer units than a word can name.
+        let me = unit as u16 + 1;
+        let (last, shared, spread) = (*word & !(SHARED | SPREAD), *word & SHARED, *word & SPREAD);
+        if last == me {
+            return (Visit::Again, Visit::Again);
         }
         if last == 0 {
             row.live += u64::from(location.stored_len);
             row.live_slots += 1;
-            *word = unit;
-            return Visit::First;
+            *word = me;
+            return (Visit::First, Visit::First);
         }
-        *word = unit | SHARED;
-        if shared == 0 { Visit::Second(last) } else { Visit::Later }
+        let last = usize::from(last) - 1;
+        *word = me | SHARED | spread;
+        let of_units = if shared == 0 { Visit::Second(last) } else { Visit::Later };
+        if projects[last] == projects[unit] {
+            return (of_units, Visit::Again);
+        }
+        *word |= SPREAD;
+        let alone = spread == 0;
+        (of_units, if alone { Visit::Second(projects[last]) } else { Visit::Later })
     }
 
     /// Bytes that nothing references: of packs of these sessions, and of all others.
@@ -126,39 +145,69 @@ mod tests {
         Location { pack, slot, codec: Codec::Raw, offset: 0, stored_len: u32::from(slot) + 1 }
     }
 
+    /// Unique and shared bytes, as [`Visit`] tells them.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    struct Bytes {
+        unique: u64,
+        shared: u64,
+    }
+
+    fn note(all: &mut [Bytes], at: usize, visit: Visit, bytes: u64) {
+        match visit {
+            Visit::Again => {}
+            Visit::First => all[at].unique += bytes,
+            Visit::Later => all[at].shared += bytes,
+            Visit::Second(other) => {
+                all[at].shared += bytes;
+                all[other].unique -= bytes;
+                all[other].shared += bytes;
+            }
+        }
+    }
+
+    /// What sets of visitors say.
+    fn modelled(model: &BTreeMap<(u8, u16), BTreeSet<usize>>, at: usize) -> Bytes {
+        let mut all = Bytes::default();
+        for ((_, slot), by) in model.iter().filter(|(_, by)| by.contains(&at)) {
+            let bytes = u64::from(*slot) + 1;
+            if by.len() == 1 { all.unique += bytes } else { all.shared += bytes }
+        }
+        all
+    }
+
     proptest! {
         #[test]
         fn unique_and_shared_bytes_are_those_of_sets(
             units in proptest::collection::vec(
-                proptest::collection::vec((0u8..3, 0u16..600), 0..80), 0..6),
+                (0usize..2, proptest::collection::vec((0u8..3, 0u16..600), 0..80)), 0..6),
         ) {
             let mut owners = Owners::default();
-            let (mut unique, mut shared) = (vec![0u64; units.len()], vec![0u64; units.len()]);
-            let mut model: BTreeMap<(u8, u16), BTreeSet<usize>> = BTreeMap::new();
-            for (at, visits) in units.iter().enumerate() {
+            let mut project = 0;
+            let mut projects = Vec::new();
+            for (step, _) in &units {
+                project += step;
+                projects.push(project);
+            }
+            let mut of_units = vec![Bytes::default(); units.len()];
+            let mut of_projects = vec![Bytes::default(); project + 1];
+            let mut by_unit: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+            let mut by_project: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+            for (at, (_, visits)) in units.iter().enumerate() {
                 for (pack, slot) in visits {
                     let bytes = u64::from(*slot) + 1;
-                    let unit = at as u16 + 1;
-                    match owners.visit(PackKind::Data, &place(*pack, *slot), unit) {
-                        Visit::Again => {}
-                        Visit::First => unique[at] += bytes,
-                        Visit::Later => shared[at] += bytes,
-                        Visit::Second(other) => {
-                            shared[at] += bytes;
-                            unique[usize::from(other) - 1] -= bytes;
-                            shared[usize::from(other) - 1] += bytes;
-                        }
-                    }
-                    model.entry((*pack, *slot)).or_default().insert(at);
+                    let place = place(*pack, *slot);
+                    let (unit, of) = owners.visit(PackKind::Data, &place, at, &projects);
+                    note(&mut of_units, at, unit, bytes);
+                    note(&mut of_projects, projects[at], of, bytes);
+                    by_unit.entry((*pack, *slot)).or_default().insert(at);
+                    by_project.entry((*pack, *slot)).or_default().insert(projects[at]);
                 }
             }
-            for at in 0..units.len() {
-                let of = |alone: bool| -> u64 {
-                    let fits = |by: &BTreeSet<usize>| by.contains(&at) && (by.len() == 1) == alone;
-                    let kept = model.iter().filter(|(_, by)| fits(by));
-                    kept.map(|((_, slot), _)| u64::from(*slot) + 1).sum()
-                };
-                prop_assert_eq!((unique[at], shared[at]), (of(true), of(false)));
+            for (at, bytes) in of_units.into_iter().enumerate() {
+                prop_assert_eq!(bytes, modelled(&by_unit, at));
+            }
+            for (at, bytes) in of_projects.into_iter().enumerate() {
+                prop_assert_eq!(bytes, modelled(&by_project, at));
             }
         }
     }
@@ -171,7 +220,7 @@ mod tests {
         owners.list(PackKind::Data, live, 1, 5000);
         owners.list(PackKind::Data, live, 0, 70);
         owners.list(PackKind::Meta, open, 0, 300);
-        owners.visit(PackKind::Data, &place(2, 99), 1);
+        owners.visit(PackKind::Data, &place(2, 99), 0, &[0]);
         let kept = FRAME + ENTRY_LEN as u64 + 100;
         let sessions = HashSet::from([open.session()]);
         assert_eq!(owners.unreferenced(&sessions), (300, 1000 + 70 + 5000 - kept));

@@ -13,7 +13,7 @@ use crate::format::page::{Entry, Page};
 use crate::points::RestorePoint;
 use crate::repository::Shared;
 use crate::stat::owners::{Owners, Visit};
-use crate::stat::{InstanceStat, Share, StatProgress, StatReport, note_damage};
+use crate::stat::{PARALLEL, Share, StatProgress, StatReport, Unit, Usage, note_damage};
 
 /// Level-1 pages looked at side by side.
 const TOPS: usize = 4;
@@ -21,53 +21,86 @@ const TOPS: usize = 4;
 const BATCH: usize = FANOUT / 4;
 
 /// What is counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     pub(super) owners: Owners,
     pub(super) report: StatReport,
+    /// The project of each instance of the report.
+    projects: Vec<usize>,
+}
+
+/// A slot that somebody references.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    kind: PackKind,
+    stored: u64,
+    /// Bytes of the block in it.
+    content: u64,
 }
 
 impl State {
-    /// Counts a reference of the unit at this place of the report; returns whether it is its first.
-    fn visit(&mut self, at: usize, kind: PackKind, entry: &Entry, content: u64) -> bool {
-        // There are fewer units than a word can name.
-        let unit = (at + 1) as u16;
-        let bytes = u64::from(entry.location.stored_len);
-        let visit = self.owners.visit(kind, &entry.location, unit);
-        match visit {
-            Visit::Again => return false,
-            Visit::First => {
-                self.share(at, kind).unique += bytes;
-                match kind {
-                    PackKind::Data => self.report.chunks += bytes,
-                    PackKind::Meta => self.report.maps += bytes,
-                }
-                self.report.content += content;
-            }
-            Visit::Later => self.share(at, kind).shared += bytes,
-            Visit::Second(other) => {
-                self.share(at, kind).shared += bytes;
-                let theirs = self.share(usize::from(other) - 1, kind);
-                theirs.unique = theirs.unique.saturating_sub(bytes);
-                theirs.shared += bytes;
-            }
-        }
-        self.report.instances[at].content += content;
-        true
+    pub(super) fn new(owners: Owners, report: StatReport) -> Self {
+        Self { owners, report, projects: Vec::new() }
     }
 
-    fn share(&mut self, at: usize, kind: PackKind) -> &mut Share {
-        let instance = &mut self.report.instances[at];
-        match kind {
-            PackKind::Data => &mut instance.chunks,
-            PackKind::Meta => &mut instance.maps,
+    /// Makes rows for these units, which are in order.
+    pub(super) fn begin(&mut self, units: &[Unit]) {
+        for unit in units {
+            let project = unit.project.clone();
+            let projects = &mut self.report.projects;
+            if projects.last().is_none_or(|last| last.project != project) {
+                let name = project.clone().unwrap_or_default();
+                projects.push(Usage { name, project: project.clone(), ..Usage::default() });
+            }
+            self.projects.push(projects.len() - 1);
+            let name = unit.instance.clone();
+            self.report.instances.push(Usage { name, project, instances: 1, ..Usage::default() });
         }
+    }
+
+    /// Counts a reference of the instance at this place; returns whether it is its first.
+    fn visit(&mut self, at: usize, kind: PackKind, entry: &Entry, content: u64) -> bool {
+        let slot = Slot { kind, stored: u64::from(entry.location.stored_len), content };
+        let (of_units, of_projects) = self.owners.visit(kind, &entry.location, at, &self.projects);
+        note_visit(&mut self.report.instances, at, of_units, slot);
+        note_visit(&mut self.report.projects, self.projects[at], of_projects, slot);
+        if of_units == Visit::First {
+            match kind {
+                PackKind::Data => self.report.chunks += slot.stored,
+                PackKind::Meta => self.report.maps += slot.stored,
+            }
+            self.report.content += content;
+        }
+        of_units != Visit::Again
     }
 
     fn damaged(&mut self, at: usize, error: RepositoryError) -> Result<()> {
         note_damage(error, &mut self.report.damage)?;
         self.report.instances[at].damaged = true;
         Ok(())
+    }
+}
+
+fn note_visit(all: &mut [Usage], at: usize, visit: Visit, slot: Slot) {
+    let bytes = slot.stored;
+    match visit {
+        Visit::Again => return,
+        Visit::First => share(&mut all[at], slot.kind).unique += bytes,
+        Visit::Later => share(&mut all[at], slot.kind).shared += bytes,
+        Visit::Second(other) => {
+            share(&mut all[at], slot.kind).shared += bytes;
+            let theirs = share(&mut all[other], slot.kind);
+            theirs.unique = theirs.unique.saturating_sub(bytes);
+            theirs.shared += bytes;
+        }
+    }
+    all[at].content += slot.content;
+}
+
+fn share(usage: &mut Usage, kind: PackKind) -> &mut Share {
+    match kind {
+        PackKind::Data => &mut usage.chunks,
+        PackKind::Meta => &mut usage.maps,
     }
 }
 
@@ -88,18 +121,22 @@ impl<'p> Walk<'p> {
         self.state.into_inner()
     }
 
-    /// Counts the points of a chain, ascending, for the unit at this place of the report.
+    /// Counts the points of a chain, ascending, for the instance at this place of the report.
     pub(super) async fn chain(&self, at: usize, chain: ChainId, points: &[PointId]) -> Result<()> {
         let mut latest = 0;
-        for point in points {
-            match self.shared.read_point(chain, *point).await {
-                Ok(Some(found)) => {
-                    latest = found.images.iter().map(|image| image.size).sum();
-                    self.count(at, &found);
-                    self.point(at, &found).await?;
+        for batch in points.chunks(PARALLEL) {
+            // All of a batch before its maps, so that no answer is left waiting for a reader.
+            let read = stream::iter(batch).map(|point| self.shared.read_point(chain, *point));
+            for point in read.buffered(PARALLEL).collect::<Vec<_>>().await {
+                match point {
+                    Ok(Some(found)) => {
+                        latest = found.images.iter().map(|image| image.size).sum();
+                        self.count(at, &found);
+                        self.point(at, &found).await?;
+                    }
+                    Ok(None) => {}
+                    Err(error) => self.state.lock().damaged(at, error)?,
                 }
-                Ok(None) => {}
-                Err(error) => self.state.lock().damaged(at, error)?,
             }
         }
         self.state.lock().report.instances[at].latest += latest;
@@ -108,7 +145,7 @@ impl<'p> Walk<'p> {
 
     fn count(&self, at: usize, point: &RestorePoint) {
         let mut state = self.state.lock();
-        let stat: &mut InstanceStat = &mut state.report.instances[at];
+        let stat: &mut Usage = &mut state.report.instances[at];
         stat.points += 1;
         for image in &point.images {
             stat.logical += image.size;
