@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use serde::Serialize;
-use sluice_destination::wrap::{Counters, Snapshot};
+use sluice_destination::wrap::{Counters, OperationCount, Snapshot};
 
 use crate::args::Global;
 use crate::output::{bytes, count, note, table};
@@ -44,43 +44,16 @@ pub(crate) fn watch(location: String, counters: Arc<Counters>) {
     meter().opened.push((location, counters));
 }
 
-/// The prices, when costs are asked for.
-pub(crate) fn prices() -> Option<Prices> {
-    meter().prices.clone()
+/// The prices, for a command that tells costs whether asked or not.
+pub(crate) fn prices(global: &Global) -> Result<Prices> {
+    Prices::load(global.prices.as_deref())
 }
 
-/// Requests by kind and bytes of bodies, of all destinations together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Requests {
-    put: u64,
-    get: u64,
-    list: u64,
-    delete: u64,
-    head: u64,
-    /// Received from destinations.
-    bytes_in: u64,
-    /// Sent to destinations.
-    bytes_out: u64,
-}
-
-impl Requests {
-    fn add(&mut self, now: Snapshot) {
-        self.put += now.put.requests;
-        self.get += now.get.requests;
-        self.list += now.list.requests;
-        self.delete += now.delete.requests;
-        self.head += now.head.requests;
-        self.bytes_in += now.get.bytes;
-        self.bytes_out += now.put.bytes;
-    }
-}
-
-impl From<Snapshot> for Requests {
-    fn from(now: Snapshot) -> Self {
-        let mut requests = Self::default();
-        requests.add(now);
-        requests
-    }
+/// The requests so far, to all destinations together; nothing when none was opened.
+pub(crate) fn so_far() -> Option<Snapshot> {
+    let meter = meter();
+    let all = meter.opened.iter().map(|(_, counters)| counters.snapshot());
+    (!meter.opened.is_empty()).then(|| all.sum())
 }
 
 /// An estimate, in the currency of the prices.
@@ -92,28 +65,30 @@ pub(crate) struct Costs {
     stored_month: f64,
 }
 
+impl Costs {
+    /// What does not depend on how long things are kept.
+    pub(crate) fn at_once(&self) -> f64 {
+        self.requests + self.received
+    }
+}
+
 /// What is added to a document: nothing when no destination was opened.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Stamp {
     #[serde(skip_serializing_if = "Option::is_none")]
-    requests: Option<Requests>,
+    requests: Option<Snapshot>,
     #[serde(skip_serializing_if = "Option::is_none")]
     costs: Option<Costs>,
 }
 
-/// The counts so far, for a document that is about to be written.
-pub(crate) fn stamp() -> Stamp {
+/// The counts so far, for a document that is about to be written; without the requests when it
+/// tells them itself.
+pub(crate) fn stamp(with_requests: bool) -> Stamp {
+    let Some(requests) = so_far() else { return Stamp::default() };
     let mut meter = meter();
-    if meter.opened.is_empty() {
-        return Stamp::default();
-    }
-    let mut requests = Requests::default();
-    for (_, counters) in &meter.opened {
-        requests.add(counters.snapshot());
-    }
     let costs = meter.prices.as_ref().map(|prices| prices.of(&requests));
     meter.told |= costs.is_some();
-    Stamp { requests: Some(requests), costs }
+    Stamp { requests: with_requests.then_some(requests), costs }
 }
 
 /// Tells people what the command came to, on stderr: with `-v` the requests, with `--costs` an
@@ -121,7 +96,7 @@ pub(crate) fn stamp() -> Stamp {
 pub(crate) fn finish(verbose: bool) {
     let meter = meter();
     for (location, counters) in &meter.opened {
-        let requests = Requests::from(counters.snapshot());
+        let requests = counters.snapshot();
         if verbose {
             note(line(location, &requests));
         }
@@ -131,33 +106,39 @@ pub(crate) fn finish(verbose: bool) {
     }
 }
 
-fn line(location: &str, all: &Requests) -> String {
-    let Requests { put, get, list, delete, head, bytes_in, bytes_out } = *all;
+fn line(location: &str, all: &Snapshot) -> String {
     format!(
-        "{location}: {} ({put} put, {get} get, {list} list, {delete} delete, {head} head), \
-         {} sent, {} received",
-        count(put + get + list + delete + head, "request"),
-        bytes(bytes_out),
-        bytes(bytes_in)
+        "{location}: {} ({} put, {} get, {} list, {} delete, {} head), {} sent, {} received",
+        count(all.requests(), "request"),
+        all.put.requests,
+        all.get.requests,
+        all.list.requests,
+        all.delete.requests,
+        all.head.requests,
+        bytes(all.put.bytes),
+        bytes(all.get.bytes)
     )
 }
 
-fn estimate(location: &str, all: &Requests, prices: &Prices) -> String {
+fn estimate(location: &str, all: &Snapshot, prices: &Prices) -> String {
     let costs = prices.of(all);
-    let row = |what: &str, requests: Option<u64>, moved: Option<u64>, cost: f64| {
-        let requests = requests.map(|number| number.to_string()).unwrap_or_default();
-        vec![what.into(), requests, moved.map(bytes).unwrap_or_default(), money(cost)]
+    let row = |what: &str, kind: OperationCount, moves: bool, price: f64| {
+        let moved = if moves { bytes(kind.bytes) } else { String::new() };
+        let cost = money(prices::millions(kind, price));
+        vec![what.into(), kind.requests.to_string(), moved, cost]
     };
-    let each = |number: u64, price: f64| number as f64 / 1e6 * price;
+    let sum = |what: &str, moved: Option<u64>, cost: f64| {
+        vec![what.into(), String::new(), moved.map(bytes).unwrap_or_default(), money(cost)]
+    };
     let rows = vec![
-        row("put", Some(all.put), Some(all.bytes_out), each(all.put, prices.put)),
-        row("list", Some(all.list), None, each(all.list, prices.list)),
-        row("get", Some(all.get), Some(all.bytes_in), each(all.get, prices.get)),
-        row("head", Some(all.head), None, each(all.head, prices.head)),
-        row("delete", Some(all.delete), None, each(all.delete, prices.delete)),
-        row("receiving", None, Some(all.bytes_in), costs.received),
-        row("in all", None, None, costs.requests + costs.received),
-        row("keeping it a month", None, Some(all.bytes_out), costs.stored_month),
+        row("put", all.put, true, prices.put),
+        row("list", all.list, false, prices.list),
+        row("get", all.get, true, prices.get),
+        row("head", all.head, false, prices.head),
+        row("delete", all.delete, false, prices.delete),
+        sum("receiving", Some(all.get.bytes), costs.received),
+        sum("in all", None, costs.at_once()),
+        sum("keeping it a month", Some(all.put.bytes), costs.stored_month),
     ];
     let mut text = format!("estimated costs at {location}\n");
     text += &table(&["FOR", ">REQUESTS", ">BYTES", ">COST"], rows);
@@ -173,23 +154,27 @@ pub(crate) fn money(amount: f64) -> String {
 mod tests {
     use super::*;
 
-    const ALL: Requests = Requests {
-        put: 2_000_000,
-        get: 500_000,
-        list: 1_000_000,
-        delete: 7,
-        head: 0,
-        bytes_in: 1 << 30,
-        bytes_out: 10 << 30,
-    };
+    fn of(requests: u64, bytes: u64) -> OperationCount {
+        OperationCount { requests, failures: 0, bytes }
+    }
+
+    fn all() -> Snapshot {
+        Snapshot {
+            put: of(2_000_000, 10 << 30),
+            get: of(500_000, 1 << 30),
+            list: of(1_000_000, 0),
+            delete: of(7, 0),
+            head: of(0, 0),
+        }
+    }
 
     #[test]
     fn the_estimate_adds_up() {
-        let prices = Prices { received_gib: 0.5, ..Prices::default() };
-        let costs = prices.of(&ALL);
-        assert_eq!((costs.requests, costs.received, costs.stored_month), (15.2, 0.5, 0.23));
-        let text = estimate("/r", &ALL, &prices);
-        for (what, cost) in [("put", "10.000000"), ("in all", "15.700000"), ("keeping", "0.230000")]
+        let prices = Prices { received_gib: 0.5, gib_month: 0.25, ..Prices::default() };
+        let costs = prices.of(&all());
+        assert_eq!((costs.requests, costs.received, costs.stored_month), (15.2, 0.5, 2.5));
+        let text = estimate("/r", &all(), &prices);
+        for (what, cost) in [("put", "10.000000"), ("in all", "15.700000"), ("keeping", "2.500000")]
         {
             let row = text.lines().find(|line| line.starts_with(what)).unwrap();
             assert!(row.ends_with(cost), "{row}");
@@ -198,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_line_names_every_kind() {
-        let text = line("/r", &Requests { put: 1, get: 2, bytes_in: 1024, ..Requests::default() });
+        let text = line("/r", &Snapshot { put: of(1, 0), get: of(2, 1024), ..Snapshot::default() });
         assert_eq!(
             text,
             "/r: 3 requests (1 put, 2 get, 0 list, 0 delete, 0 head), 0 B sent, 1 KiB received"

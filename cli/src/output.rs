@@ -72,23 +72,28 @@ struct Stamped<'d, T> {
     stamp: cost::Stamp,
 }
 
-/// Writes a command's document to stdout, for people who read JSON as well. An object also gets
-/// `requests`.
+/// The document with `requests` and `costs`, when it is an object. Requests it tells itself stay.
+fn stamped<T: Serialize>(document: &T) -> Result<Option<Stamped<'_, T>>> {
+    let value = serde_json::to_value(document)?;
+    let Some(object) = value.as_object() else { return Ok(None) };
+    Ok(Some(Stamped { document, stamp: cost::stamp(!object.contains_key("requests")) }))
+}
+
+/// Writes a command's document to stdout, for people who read JSON as well.
 pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
-    let text = if serde_json::to_value(document)?.is_object() {
-        serde_json::to_string_pretty(&Stamped { document, stamp: cost::stamp() })?
-    } else {
-        serde_json::to_string_pretty(document)?
+    let text = match stamped(document)? {
+        Some(stamped) => serde_json::to_string_pretty(&stamped)?,
+        None => serde_json::to_string_pretty(document)?,
     };
     print(&(text + "\n"))
 }
 
-/// Writes a command's document to stdout as one line. An object also gets `requests`.
+/// Writes a command's document to stdout as one line.
 pub(crate) fn json_line<T: Serialize>(document: &T) -> Result<()> {
-    if serde_json::to_value(document)?.is_object() {
-        return event(&Stamped { document, stamp: cost::stamp() });
+    match stamped(document)? {
+        Some(stamped) => event(&stamped),
+        None => event(document),
     }
-    event(document)
 }
 
 /// Writes what happens on the way to a command's end to stdout as one line.

@@ -112,6 +112,8 @@ pub struct StatReport {
     pub unreferenced: u64,
     /// The same of packs that open sessions have written: backups that run.
     pub pending: u64,
+    /// Points whose manifest cannot be read.
+    pub damaged_points: u64,
     /// What could not be read. When there is any, `unreferenced` is too high.
     pub damage: Vec<String>,
     /// Memory the count took, in bytes.
@@ -224,7 +226,10 @@ impl Shared {
         while let Some(found) = read.next().await {
             match found? {
                 Ok(unit) => units.extend(unit),
-                Err(mut damage) => state.report.damage.append(&mut damage),
+                Err(mut damage) => {
+                    state.report.damaged_points += damage.len() as u64;
+                    state.report.damage.append(&mut damage);
+                }
             }
         }
         if units.len() > MAX_UNITS {

@@ -135,7 +135,11 @@ impl<'p> Walk<'p> {
                         self.point(at, &found).await?;
                     }
                     Ok(None) => {}
-                    Err(error) => self.state.lock().damaged(at, error)?,
+                    Err(error) => {
+                        let mut state = self.state.lock();
+                        state.damaged(at, error)?;
+                        state.report.damaged_points += 1;
+                    }
                 }
             }
         }

@@ -20,4 +20,5 @@ mod scripts;
 mod scrub;
 mod secrets;
 mod sources;
+mod stat;
 mod support;
