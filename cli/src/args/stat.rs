@@ -23,7 +23,7 @@ pub(crate) struct StatArgs {
     pub(crate) quick: bool,
 
     /// Where backups named no project, take what an instance's name has before this text
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    #[arg(allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name_separator: Option<String>,
 }

@@ -2,8 +2,8 @@
 //! with others.
 //!
 //! Every distinct page of an instance is read once, one instance after the other. Memory is two
-//! bytes for each slot that is referenced, in steps of 256 slots, and a row of about a hundred bytes
-//! for each pack: 16 bytes for each MiB stored in blocks of 128 KiB, whatever the points.
+//! bytes for each slot that is referenced, in steps of 256 slots, and a row of about a hundred
+//! bytes for each pack: 16 bytes for each MiB in blocks of 128 KiB, whatever the points.
 
 mod owners;
 mod project;

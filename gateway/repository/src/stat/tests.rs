@@ -120,7 +120,7 @@ async fn counts_as_the_model(plan: Vec<(usize, Vec<u8>)>) {
         let mine = points.iter().filter(|point| point.instance == one.name);
         let data = mine.clone().map(|point| point.images[0].data_blocks * BLOCK as u64).sum();
         let logical = mine.clone().map(|point| point.images[0].size).sum();
-        let latest = mine.clone().map(|point| point.images[0].size).last().unwrap();
+        let latest = mine.clone().map(|point| point.images[0].size).next_back().unwrap();
         let blocks = model
             .iter()
             .filter(|((kind, _, _), (_, by))| *kind == PackKind::Data && by.contains(&one.name));
