@@ -17,6 +17,7 @@ mod replicate;
 mod restore;
 mod retain;
 mod scrub;
+mod stat;
 pub(crate) mod value;
 mod verify;
 
@@ -41,6 +42,7 @@ pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, Replicat
 pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use scrub::ScrubArgs;
+pub(crate) use stat::StatArgs;
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -113,6 +115,14 @@ pub(crate) struct Global {
     )]
     pub(crate) cache_dir: Option<PathBuf>,
 
+    /// Tell what the command's requests cost: a table on stderr, or `costs` in the document
+    #[arg(long, global = true)]
+    pub(crate) costs: bool,
+
+    /// Prices for --costs, as JSON or TOML [default: an example, see docs/operations.md]
+    #[arg(long, env = "SLUICE_PRICES", hide_env_values = true, value_name = "FILE", global = true)]
+    pub(crate) prices: Option<PathBuf>,
+
     /// Unlock with the recovery key in this file instead of a passphrase
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) recovery_key_file: Option<PathBuf>,
@@ -150,9 +160,7 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     List(ListArgs),
     Show(ShowArgs),
-    /// Count what the repository holds: restore points, bytes protected, bytes stored
-    #[command(after_help = "Example:\n  sluice stat --json")]
-    Stat,
+    Stat(StatArgs),
     Export(ExportArgs),
     Mount(MountArgs),
     Unmount(UnmountArgs),
@@ -226,6 +234,10 @@ mod tests {
             "sluice list web-1 --json",
             "sluice show web-1@latest",
             "sluice stat",
+            "sluice stat web-1 --json --costs --prices prices.toml",
+            "sluice stat --name-separator -",
+            "sluice stat --quick",
+            "sluice backup web-1 d --project shop --meta vm.json",
             "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
             "sluice export nbd web-1 --listen 127.0.0.1:0",
             "sluice mount /mnt --detach",
@@ -308,6 +320,8 @@ mod tests {
             "sluice key rotate --drop-other-slots",
             "sluice key rotate --data --id 0123",
             "sluice list -q -v",
+            "sluice stat web-1 --quick",
+            "sluice backup web-1 d --project ",
             "sluice retain web-1@a",
             "sluice retain web-1@a --after-event e",
             "sluice retain web-1@a --until 2033-01-01 --for 7y",

@@ -19,6 +19,7 @@ mod restore;
 mod retain;
 mod scrub;
 mod simulate;
+mod stat;
 mod verify;
 
 use anyhow::Result;
@@ -49,7 +50,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Backup(args) => Box::pin(backup::run(&context, args)).await,
         Command::List(args) => points::list(&context, &args).await,
         Command::Show(args) => points::show(&context, &args).await,
-        Command::Stat => points::stat(&context).await,
+        Command::Stat(args) => Box::pin(stat::run(&context, &args)).await,
         Command::Export(args) => match args.protocol {
             ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
             ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,

@@ -13,6 +13,7 @@ use sluice_destination::wrap::RetryPolicy;
 use sluice_repository::{Clock, PointSpec, Repository, RestorePoint, Settings, Unlock};
 
 use crate::args::Global;
+use crate::cost;
 use crate::error::{advise, usage_error};
 use crate::secret;
 
@@ -55,7 +56,9 @@ impl Context {
             ..RetryPolicy::default()
         };
         let options = OpenOptions { create, retry, ..OpenOptions::default() };
-        Ok(open(url, &options).await?)
+        let opened = open(url, &options).await?;
+        cost::watch(opened.destination.location(), Arc::clone(&opened.counters));
+        Ok(opened)
     }
 
     /// What the repository may use of this machine.

@@ -10,6 +10,7 @@ mod adapter;
 mod args;
 mod command;
 mod context;
+mod cost;
 mod error;
 mod interrupt;
 mod output;
@@ -28,11 +29,12 @@ fn main() {
         Ok(cli) => cli,
         Err(error) => error::usage(&error),
     };
-    let json = cli.global.json;
+    let (json, verbose) = (cli.global.json, cli.global.verbose > 0);
     let exit = match run(cli) {
         Ok(exit) => exit,
         Err(error) => error::report(&error, json),
     };
+    cost::finish(verbose);
     std::process::exit(exit as i32);
 }
 
@@ -40,6 +42,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     // Before any file is opened, so that what the number names is what the parent passed.
     let ready = cli.command.ready_fd().map(ready::Ready::claim).transpose()?;
     start_logging(&cli.global);
+    cost::start(&cli.global)?;
     if let Some(exit) = command::without_runtime(&cli)? {
         return Ok(exit);
     }

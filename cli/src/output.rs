@@ -13,6 +13,8 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::cost;
+
 pub(crate) use document::{PointDocument, points};
 pub(crate) use number::{bytes, count, ratio, seconds};
 pub(crate) use protection::{ProtectionDocument, kept};
@@ -61,13 +63,41 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a document to stdout, for people who read JSON as well.
-pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
-    print(&(serde_json::to_string_pretty(document)? + "\n"))
+/// A document with what the command has asked of its destinations so far.
+#[derive(Serialize)]
+struct Stamped<'d, T> {
+    #[serde(flatten)]
+    document: &'d T,
+    #[serde(flatten)]
+    stamp: cost::Stamp,
 }
 
-/// Writes a document to stdout as one line.
+/// The document with `requests` and `costs`, when it is an object. Requests it tells itself stay.
+fn stamped<T: Serialize>(document: &T) -> Result<Option<Stamped<'_, T>>> {
+    let value = serde_json::to_value(document)?;
+    let Some(object) = value.as_object() else { return Ok(None) };
+    Ok(Some(Stamped { document, stamp: cost::stamp(!object.contains_key("requests")) }))
+}
+
+/// Writes a command's document to stdout, for people who read JSON as well.
+pub(crate) fn json<T: Serialize>(document: &T) -> Result<()> {
+    let text = match stamped(document)? {
+        Some(stamped) => serde_json::to_string_pretty(&stamped)?,
+        None => serde_json::to_string_pretty(document)?,
+    };
+    print(&(text + "\n"))
+}
+
+/// Writes a command's document to stdout as one line.
 pub(crate) fn json_line<T: Serialize>(document: &T) -> Result<()> {
+    match stamped(document)? {
+        Some(stamped) => event(&stamped),
+        None => event(document),
+    }
+}
+
+/// Writes what happens on the way to a command's end to stdout as one line.
+pub(crate) fn event<T: Serialize>(document: &T) -> Result<()> {
     print(&(serde_json::to_string(document)? + "\n"))
 }
 

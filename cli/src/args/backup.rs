@@ -50,6 +50,10 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "FILE.json")]
     pub(crate) meta: Option<PathBuf>,
 
+    /// Name the project that the instance belongs to, for `sluice stat`
+    #[arg(long, value_name = "NAME", value_parser = value::project)]
+    pub(crate) project: Option<String>,
+
     /// Block size of the images, for the first backup [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
     pub(crate) block_size: Option<u32>,

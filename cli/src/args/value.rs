@@ -26,6 +26,14 @@ pub(crate) fn block_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// The name of a project.
+pub(crate) fn project(text: &str) -> Result<String, String> {
+    if (1..=200).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no project; use 1 to 200 bytes without control characters"))
+}
+
 /// A duration: 90s, 15m, 12h, 7d, 4w, 1y (365 days), or several of them, such as 1d12h.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     with_years_of(365, text)

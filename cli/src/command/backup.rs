@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     sluice_repository::check_name("instance", &args.instance)
         .map_err(|error| usage_error(error.to_string()))?;
     let metadata = args.meta.as_deref().map(metadata).transpose()?;
+    let metadata = tagged(metadata, args.project.as_deref())?;
     let sources = source::plan(&args)?;
     let repository = context.open_with(args.jobs.map_or(0, usize::from)).await?;
     let images = source::open(sources, args.format).await?;
@@ -60,6 +62,23 @@ fn metadata(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).with_context(context)?;
     serde_json::from_str::<serde::de::IgnoredAny>(&text).with_context(context)?;
     Ok(text)
+}
+
+/// The metadata with the project in it, as [`sluice_repository::RestorePoint::project`] finds it.
+fn tagged(metadata: Option<String>, project: Option<&str>) -> Result<Option<String>> {
+    let Some(project) = project else { return Ok(metadata) };
+    let tag = format!("\"project\": {}", json!(project));
+    let Some(text) = metadata else { return Ok(Some(format!("{{{tag}}}"))) };
+    let fields = serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(&text).ok();
+    let fields = fields.filter(|fields| !fields.contains_key("project"));
+    // Everything else stays as it was written.
+    match (fields, text.trim_start().strip_prefix('{')) {
+        (Some(fields), Some(rest)) if fields.is_empty() => Ok(Some(format!("{{{tag}{rest}"))),
+        (Some(_), Some(rest)) => Ok(Some(format!("{{{tag},{rest}"))),
+        _ => Err(usage_error(
+            "--project needs metadata that is a JSON object and has no \"project\" of its own",
+        )),
+    }
 }
 
 fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result<()> {
@@ -115,4 +134,24 @@ fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result
         note(format_args!("{packs} of an interrupted backup did not have to be sent again"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_added_to_metadata_and_the_rest_stays() {
+        let with = |text: Option<&str>| tagged(text.map(str::to_owned), Some("a \"b\"")).ok();
+        let tag = r#""project": "a \"b\"""#;
+        assert_eq!(with(None), Some(Some(format!("{{{tag}}}"))));
+        assert_eq!(with(Some("{ }")), Some(Some(format!("{{{tag} }}"))));
+        let long = "12345678901234567890123";
+        let text = format!(" {{\"n\": {long}}}\n");
+        assert_eq!(with(Some(&text)), Some(Some(format!("{{{tag},\"n\": {long}}}\n"))));
+        for bad in ["[]", "7", r#"{"project": "x"}"#] {
+            assert_eq!(with(Some(bad)), None, "{bad}");
+        }
+        assert_eq!(tagged(Some("[]".into()), None).ok(), Some(Some("[]".into())));
+    }
 }

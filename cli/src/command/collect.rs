@@ -1,8 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use sluice_destination::wrap::{OperationCount, Snapshot as Counts};
 use sluice_engine::{Phase, Snapshot};
 use sluice_repository::collect::{
     CollectOptions, CollectPhase, CollectProgress, CollectReport, CollectionPlan,
@@ -11,6 +13,7 @@ use sluice_repository::{Repository, rfc3339};
 
 use crate::args::CollectArgs;
 use crate::context::Context;
+use crate::cost::{self, Prices};
 use crate::error::Exit;
 use crate::interrupt;
 use crate::output::progress::{Shower, Shown};
@@ -27,11 +30,15 @@ pub(crate) async fn run(context: &Context, args: &CollectArgs) -> Result<Exit> {
         limit: args.limit,
     };
     if args.plan {
+        let prices = cost::prices(&context.global)?;
+        let started = Instant::now();
         let progress = Arc::new(CollectProgress::default());
         let shower = show(context, &progress);
         let plan = repository.plan_collection(&options, &progress).await;
         drop(shower);
-        tell_plan(context, &plan?)?;
+        let plan = plan?;
+        let estimate = Estimate::of(&plan, &prices, started.elapsed(), args.limit);
+        tell_plan(context, &plan, &estimate)?;
         return Ok(Exit::Done);
     }
     let report = collect(context, &repository, &options).await?;
@@ -110,15 +117,54 @@ fn document(plan: &CollectionPlan) -> Value {
     })
 }
 
-fn tell_plan(context: &Context, plan: &CollectionPlan) -> Result<()> {
+/// What a collection would come to. It looks again at everything the plan has looked at.
+struct Estimate {
+    requests: Counts,
+    costs: f64,
+    /// What is no longer paid each month.
+    saved_month: f64,
+    time: Duration,
+}
+
+impl Estimate {
+    fn of(plan: &CollectionPlan, prices: &Prices, planned: Duration, limit: Option<u64>) -> Self {
+        let of = |requests, bytes| OperationCount { requests, failures: 0, bytes };
+        // As much is read as is written.
+        let work = Counts {
+            put: of(plan.requests.put, plan.moved / 2),
+            get: of(plan.requests.get, plan.moved / 2),
+            list: of(plan.requests.list, 0),
+            delete: of(plan.requests.delete, 0),
+            head: of(0, 0),
+        };
+        let requests = cost::so_far().unwrap_or_default() + work;
+        let costs = prices.of(&requests);
+        Self {
+            requests,
+            costs: costs.at_once(),
+            saved_month: prices.month(plan.freed),
+            time: planned.saturating_add(prices.time(&work, limit)),
+        }
+    }
+}
+
+fn tell_plan(context: &Context, plan: &CollectionPlan, estimate: &Estimate) -> Result<()> {
     if context.global.json {
-        return output::json(&document(plan));
+        let mut document = document(plan);
+        document["estimate"] = json!({
+            "requests": estimate.requests,
+            "costs": estimate.costs,
+            "saved_month": estimate.saved_month,
+            "seconds": estimate.time.as_secs_f64(),
+        });
+        return output::json(&document);
     }
     let requests = &plan.requests;
     output::print(&format!(
         "{} on the destination ({}), {} of them needed by {}\n\
          would remove {} and compact {}: {} free, {} moved\n\
-         requests: {} put, {} get, {} list, {} delete\n",
+         requests: {} put, {} get, {} list, {} delete, beside looking again\n\
+         estimate: {} and about {}; {} less each month\n",
         count(plan.packs, "pack"),
         bytes(plan.stored),
         bytes(plan.live),
@@ -131,6 +177,9 @@ fn tell_plan(context: &Context, plan: &CollectionPlan) -> Result<()> {
         requests.get,
         requests.list,
         requests.delete,
+        cost::money(estimate.costs),
+        seconds(estimate.time),
+        cost::money(estimate.saved_month),
     ))?;
     tell_locked(context, plan);
     if plan.resumes {
@@ -216,4 +265,27 @@ fn tell(context: &Context, report: &CollectReport) -> Result<()> {
         note(format_args!("{} still needed after all", count(report.rescued, "condemned pack")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_has_the_work_and_the_time_of_planning() {
+        let mut plan = CollectionPlan { moved: 200 << 20, freed: 10 << 30, ..Default::default() };
+        plan.requests.put = 10;
+        plan.requests.get = 90;
+        let prices = Prices { get: 2e6, received_gib: 1.0, ..Prices::default() };
+        let planned = Duration::from_secs(7);
+        let estimate = Estimate::of(&plan, &prices, planned, Some(50 << 20));
+        assert_eq!(
+            (estimate.requests.put.bytes, estimate.requests.get.bytes),
+            (100 << 20, 100 << 20)
+        );
+        assert!((estimate.costs - (180.0 + 0.00005 + 100.0 / 1024.0)).abs() < 1e-9);
+        assert!((estimate.saved_month - 0.23).abs() < 1e-9);
+        // 100 requests of 30 ms, and 200 MiB at 50 MiB/s.
+        assert!((estimate.time.as_secs_f64() - (7.0 + 3.0 + 4.0)).abs() < 1e-6);
+    }
 }

@@ -99,7 +99,7 @@ fn tell(context: &Context, point: &str, address: &Listener, names: &[String]) ->
     if context.global.json {
         let exports: Vec<_> =
             all.iter().map(|(name, uri)| serde_json::json!({"name": name, "uri": uri})).collect();
-        return output::json_line(&serde_json::json!({
+        return output::event(&serde_json::json!({
             "type": "ready",
             "point": point,
             "uri": uri(address, ""),

@@ -78,7 +78,7 @@ fn tell(context: &Context, dir: &Path, ready: Option<Ready>) -> Result<()> {
         return leave_terminal();
     }
     if context.global.json {
-        output::json_line(&serde_json::json!({"type": "ready", "mounted": dir}))?;
+        output::event(&serde_json::json!({"type": "ready", "mounted": dir}))?;
     } else if !context.global.quiet {
         let shown = dir.display();
         note(format_args!("mounted on {shown}; Ctrl-C or `sluice unmount {shown}` ends it"));

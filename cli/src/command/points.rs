@@ -1,9 +1,5 @@
-use std::collections::{BTreeMap, BTreeSet};
-
 use anyhow::Result;
-use serde_json::json;
-use sluice_destination::list_all;
-use sluice_repository::{DamagedPoint, Listing, RestorePoint, rfc3339};
+use sluice_repository::{DamagedPoint, Listing, RestorePoint};
 
 use crate::args::{ListArgs, ShowArgs};
 use crate::context::Context;
@@ -28,7 +24,7 @@ pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
 }
 
 /// Warns of manifests that cannot be read.
-fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
+pub(super) fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
     for one in damaged {
         warn(&one.error);
     }
@@ -122,73 +118,4 @@ pub(crate) async fn show(context: &Context, args: &ShowArgs) -> Result<Exit> {
     }
     output::print(&text)?;
     Ok(Exit::Done)
-}
-
-/// What lies under the first part of a key.
-fn room(key: &str) -> &'static str {
-    match key.split('/').next() {
-        Some("d") => "data",
-        Some("m") => "maps",
-        _ => "other",
-    }
-}
-
-/// Counts what the repository holds.
-pub(crate) async fn stat(context: &Context) -> Result<Exit> {
-    let repository = context.open().await?;
-    let Listing { points, damaged } = repository.list(None).await?;
-    let instances: BTreeSet<&str> = points.iter().map(|point| point.instance.as_str()).collect();
-    let logical: u64 = points.iter().map(|point| point.stats.image_bytes).sum();
-    let mut latest: BTreeMap<&str, u64> = BTreeMap::new();
-    for point in &points {
-        latest.insert(&point.instance, point.stats.image_bytes);
-    }
-    let latest: u64 = latest.values().sum();
-    let mut stored: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for object in list_all(&**repository.destination(), "").await? {
-        let (objects, size) = stored.entry(room(object.key.as_str())).or_default();
-        (*objects, *size) = (*objects + 1, *size + object.size);
-    }
-    let of = |room| stored.get(room).copied().unwrap_or_default();
-    let (data, maps, other) = (of("data"), of("maps"), of("other"));
-    let total = data.1 + maps.1 + other.1;
-    let destroy = repository.destroy_request().await?;
-    if context.global.json {
-        output::json(&json!({
-            "instances": instances.len(),
-            "points": points.len(),
-            "damaged_points": damaged.len(),
-            "logical_bytes": logical,
-            "latest_bytes": latest,
-            "stored_bytes": total,
-            "data": {"objects": data.0, "bytes": data.1},
-            "maps": {"objects": maps.0, "bytes": maps.1},
-            "other": {"objects": other.0, "bytes": other.1},
-            "repository": repository.descriptor().id,
-            "destroy_from": destroy.map(|request| rfc3339(request.effective_ms)),
-        }))?;
-    } else {
-        if let Some(request) = destroy {
-            let from = local(request.effective_ms, &context.zone);
-            warn(format_args!(
-                "this repository is to be destroyed, from {from} on; `sluice destroy --cancel` \
-                 takes it back"
-            ));
-        }
-        let descriptor = repository.descriptor();
-        output::print(&fields(vec![
-            ("repository", descriptor.id.clone()),
-            ("location", repository.destination().location()),
-            ("encryption", descriptor.encryption.clone()),
-            ("instances", instances.len().to_string()),
-            ("restore points", points.len().to_string()),
-            ("protected", format!("{} in the latest points", bytes(latest))),
-            ("logical", format!("{} in all points", bytes(logical))),
-            ("stored", format!("{} ({})", bytes(total), ratio(logical, total))),
-            ("  data", format!("{} in {}", bytes(data.1), output::count(data.0, "pack"))),
-            ("  maps", format!("{} in {}", bytes(maps.1), output::count(maps.0, "pack"))),
-            ("  other", format!("{} in {}", bytes(other.1), output::count(other.0, "object"))),
-        ]))?;
-    }
-    Ok(tell_damaged(&damaged))
 }

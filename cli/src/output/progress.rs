@@ -11,7 +11,7 @@ use sluice_engine::{Phase, Progress, Snapshot};
 use tokio::task::JoinHandle;
 
 use crate::args::Global;
-use crate::output::{bytes, json_line, note, seconds};
+use crate::output::{bytes, event, note, seconds};
 
 /// How often the bar moves.
 const BAR: Duration = Duration::from_millis(200);
@@ -75,7 +75,7 @@ impl Shower {
                     let now = snapshot();
                     let line = meter.measure(Instant::now(), now);
                     match (style, &shower) {
-                        (Style::Json, _) => drop(json_line(&line)),
+                        (Style::Json, _) => drop(event(&line)),
                         (Style::Bar, Some(bar)) => draw(bar, &line, shown),
                         _ => note(line.text(shown)),
                     }

@@ -54,6 +54,7 @@ mod reread;
 pub mod retention;
 pub mod scrub;
 mod session;
+pub mod stat;
 mod verify;
 
 pub use bad_slots::Recorded;

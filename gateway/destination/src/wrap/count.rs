@@ -1,4 +1,5 @@
-use std::ops::Sub;
+use std::iter::Sum;
+use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -99,6 +100,18 @@ pub struct OperationCount {
     pub bytes: u64,
 }
 
+impl Add for OperationCount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            failures: self.failures + other.failures,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 impl Sub for OperationCount {
     type Output = Self;
 
@@ -130,6 +143,26 @@ impl Snapshot {
     /// Requests of all kinds.
     pub fn requests(&self) -> u64 {
         [self.put, self.get, self.head, self.list, self.delete].iter().map(|c| c.requests).sum()
+    }
+}
+
+impl Add for Snapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            put: self.put + other.put,
+            get: self.get + other.get,
+            head: self.head + other.head,
+            list: self.list + other.list,
+            delete: self.delete + other.delete,
+        }
+    }
+}
+
+impl Sum for Snapshot {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
     }
 }
 

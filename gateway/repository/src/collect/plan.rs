@@ -26,7 +26,7 @@ pub struct Requests {
     pub get: u64,
     /// Pages of listings.
     pub list: u64,
-    /// Objects removed.
+    /// Removals, each of as many objects as the destination takes.
     pub delete: u64,
 }
 
@@ -175,18 +175,19 @@ impl Shared {
         };
         for verdict in verdicts {
             let Some(row) = row_of(verdict.pack, verdict) else { continue };
-            plan.requests.delete += 1;
             plan.freed += u64::from(row.size.saturating_sub(row.live));
             if verdict.sentence == Sentence::Compact {
                 plan.compact_packs += 1;
                 plan.moved += 2 * u64::from(row.live);
                 plan.requests.put += 1;
+                plan.requests.delete += 1;
                 plan.requests.get += 2 + u64::from(row.live >> 20);
             } else {
                 plan.dead_packs += 1;
             }
         }
-        plan.requests.delete += plan.gone;
+        let each = self.destination.deletes_per_request().max(1) as u64;
+        plan.requests.delete += plan.dead_packs.div_ceil(each) + plan.gone.div_ceil(each);
         plan.requests.put += 4;
         plan.requests.list += 8;
         plan

@@ -22,4 +22,5 @@ mod scripts;
 mod scrub;
 mod secrets;
 mod sources;
+mod stat;
 mod support;
