@@ -28,7 +28,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -192,6 +192,7 @@ impl Command {
         match self {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
             Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Http(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -240,6 +241,7 @@ mod tests {
             "sluice backup web-1 d --project shop --meta vm.json",
             "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
             "sluice export nbd web-1 --listen 127.0.0.1:0",
+            "sluice export http web-1 db-1:vda --token-file t --tls-cert c --tls-key k",
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",
@@ -301,6 +303,9 @@ mod tests {
             "sluice backup web-1",
             "sluice backup web-1 d --rescan --changed f",
             "sluice export nbd p --listen 127.0.0.1:1 --socket s",
+            "sluice export http",
+            "sluice export http p --tls-cert c",
+            "sluice export http p --plain --tls-cert c --tls-key k",
             "sluice restore p a --to b",
             "sluice restore p",
             "sluice verify --data --sample 5%",

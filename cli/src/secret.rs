@@ -72,6 +72,13 @@ pub(crate) fn chap_secret(path: &Path) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
+/// A token of HTTP exports: the first line of a file.
+pub(crate) fn token(path: &Path) -> Result<Zeroizing<String>> {
+    let text =
+        read(path).with_context(|| format!("cannot read the token from {}", path.display()))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
 /// The first line of a file.
 fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)

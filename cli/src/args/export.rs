@@ -15,6 +15,7 @@ pub(crate) struct ExportArgs {
 pub(crate) enum ExportProtocol {
     Nbd(NbdArgs),
     Iscsi(IscsiArgs),
+    Http(HttpArgs),
 }
 
 /// Serve a restore point over NBD, read-only, until interrupted
@@ -106,6 +107,53 @@ pub(crate) struct IscsiArgs {
     pub(crate) mutual_chap_secret_file: Option<PathBuf>,
 
     /// File descriptor that is told when initiators can connect
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Serve restore points over HTTP as files that can be read at any range, until interrupted
+///
+/// Each image is a file NAME.raw, or INSTANCE/ID/NAME.raw when several points are served. A secret
+/// token opens them: in the URL, as a bearer token, or as a password. Without --tls-cert a
+/// certificate is made at the first start and kept; its fingerprint is shown.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice export http web-1@latest --plain
+  sluice export http web-1 db-1:vda --listen 192.0.2.7:10443 --token-file /etc/sluice/token
+  sluice export http web-1 --tls-cert /etc/ssl/web.pem --tls-key /etc/ssl/private/web.key
+  curl -C - -O http://127.0.0.1:10443/TOKEN/vda.raw
+  qemu-img convert -O qcow2 http://127.0.0.1:10443/TOKEN/vda.raw disk.qcow2
+  nbdkit curl https://127.0.0.1:10443/TOKEN/vda.raw cainfo=FILE
+
+With --ready-fd N, two lines are written to file descriptor N once clients can connect, and it is
+closed: READY=1, and the URL of the first image.")]
+pub(crate) struct HttpArgs {
+    /// The restore points, each with :IMAGE to export one image only
+    #[arg(required = true, value_name = "POINT")]
+    pub(crate) points: Vec<String>,
+
+    /// TCP address to listen on; several are possible, port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10443")]
+    pub(crate) listen: Vec<SocketAddr>,
+
+    /// File whose first line is the token, 16 characters or more [default: a new one at each start]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Certificate to serve with, and those that vouch for it, as PEM
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Serve without TLS: token and disks can be read by everybody on the way
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub(crate) plain: bool,
+
+    /// File descriptor that is told when clients can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub(crate) ready_fd: Option<i32>,
 }

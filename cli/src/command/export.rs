@@ -1,3 +1,5 @@
+mod certificate;
+mod http;
 mod iscsi;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,6 +16,7 @@ use crate::interrupt;
 use crate::output::{self, note, warn};
 use crate::ready::Ready;
 
+pub(crate) use http::http;
 pub(crate) use iscsi::iscsi;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod faults;
 mod heal;
+mod http;
 mod huge;
 mod iscsi;
 mod keys;

@@ -108,6 +108,7 @@ impl Repo {
             .env("SLUICE_PASSPHRASE_FILE", self.path("passphrase"))
             .env("HOME", self.path("home"))
             .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_RUNTIME_DIR", self.path("home"))
             .env("TZ", "UTC")
     }

@@ -281,6 +281,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("curl", "curl"),
+    ("wget", "wget"),
+    ("aria2c", "aria2"),
+    ("openssl", "openssl"),
     ("cmp", "diffutils"),
     ("bash", "bash"),
 ];

@@ -34,6 +34,11 @@ impl Export {
         Self::start(repo, &[&["iscsi", point, "--listen", "127.0.0.1:0"], more].concat())
     }
 
+    /// Serves points over HTTP on a free TCP port of this machine, with more options.
+    pub fn http(repo: &Repo, points: &[&str], more: &[&str]) -> Self {
+        Self::start(repo, &[&["http"], points, &["--listen", "127.0.0.1:0"], more].concat())
+    }
+
     /// Starts the export and waits until it says it is ready.
     fn start(repo: &Repo, what: &[&str]) -> Self {
         let ready = tempfile::Builder::new().prefix("ready-").tempfile_in(repo.dir()).unwrap();

@@ -1,0 +1,273 @@
+//! Accepting connections, and ending in good order.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::export::Exports;
+use crate::guard::{Guard, subnet};
+use crate::service::Site;
+use crate::stall::Watched;
+use crate::{Export, Limits, ServeError, Tls, Token};
+
+/// Pause after a failed accept: running out of file descriptors must not burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that the head of a request may have, and that wait for the socket.
+const BUFFER: usize = 32 << 10;
+/// Header lines of a request.
+const MOST_HEADERS: usize = 64;
+
+/// Exports, ready to be served.
+#[derive(Debug)]
+pub struct Server {
+    site: Site,
+    tls: Option<Tls>,
+    limits: Limits,
+}
+
+impl Server {
+    /// A server of `exports` for those who know `token`; without `tls`, everybody on the way can
+    /// read along.
+    ///
+    /// # Errors
+    /// [`ServeError::NoExports`], [`ServeError::DuplicateName`], [`ServeError::BadTag`],
+    /// [`ServeError::NoRandomness`].
+    pub fn new(
+        exports: Vec<Export>,
+        token: Token,
+        tls: Option<Tls>,
+        limits: Limits,
+    ) -> Result<Self, ServeError> {
+        let mut boundary = [0; 16];
+        aws_lc_rs::rand::fill(&mut boundary).map_err(|_| ServeError::NoRandomness)?;
+        let site = Site {
+            exports: Exports::new(exports)?,
+            token,
+            guard: Guard::default(),
+            boundary: HEXLOWER.encode(&boundary),
+        };
+        Ok(Self { site, tls, limits })
+    }
+
+    /// Opens the sockets. Clients can connect from here on, and are answered once
+    /// [`BoundServer::serve`] runs.
+    ///
+    /// # Errors
+    /// [`ServeError::NoListeners`], [`ServeError::Listen`].
+    pub async fn bind(self, addresses: &[SocketAddr]) -> Result<BoundServer, ServeError> {
+        if addresses.is_empty() {
+            return Err(ServeError::NoListeners);
+        }
+        let (mut sockets, mut real) = (vec![], vec![]);
+        for address in addresses {
+            let failed = |source| ServeError::Listen { address: *address, source };
+            let socket = TcpListener::bind(address).await.map_err(failed)?;
+            real.push(socket.local_addr().map_err(failed)?);
+            sockets.push(socket);
+        }
+        Ok(BoundServer { server: self, sockets, addresses: real })
+    }
+}
+
+/// A server whose sockets are open.
+#[derive(Debug)]
+pub struct BoundServer {
+    server: Server,
+    sockets: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl BoundServer {
+    /// Where the server listens, in the order asked for, with the real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until `shutdown` is cancelled. Then nothing new is accepted, and answers under way
+    /// get [`Limits::shutdown_grace`] to finish.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Server { site, tls, limits } = self.server;
+        let shared = Arc::new(Shared {
+            site,
+            tls: tls.map(|tls| tls.acceptor()),
+            limits,
+            connected: Mutex::default(),
+            shutdown,
+        });
+        let mut acceptors = JoinSet::new();
+        for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
+            tracing::info!(%address, "serving HTTP");
+            acceptors.spawn(accept(Arc::clone(&shared), socket));
+        }
+        while let Some(ended) = acceptors.join_next().await {
+            log_crash(ended);
+        }
+    }
+}
+
+/// What all connections of a server share.
+struct Shared {
+    site: Site,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    connected: Mutex<HashMap<IpAddr, usize>>,
+    shutdown: CancellationToken,
+}
+
+/// A connection's place among those allowed; given back when dropped.
+struct Place {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
+        let address = subnet(address);
+        let mut connected = shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = connected.get(&address).copied().unwrap_or(0);
+        let limits = &shared.limits;
+        let full = connected.values().sum::<usize>() >= limits.max_connections;
+        if full || own >= limits.max_connections_per_address {
+            return None;
+        }
+        connected.insert(address, own + 1);
+        Some(Self { shared: Arc::clone(shared), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut connected = self.shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connected.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                connected.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Accepts on one socket until shutdown, then waits for the connections made through it.
+async fn accept(shared: Arc<Shared>, socket: TcpListener) {
+    let mut sessions = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shared.shutdown.cancelled() => break,
+            Some(ended) = sessions.join_next() => {
+                log_crash(ended);
+                continue;
+            }
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Place::take(&shared, peer.ip()) {
+                Some(place) => drop(sessions.spawn(session(place, stream, peer))),
+                None => tracing::warn!(%peer, "connection closed: there are too many"),
+            },
+            // The client left before it was accepted: nothing to wait for.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Closes the socket, so that new clients are refused at once.
+    drop(socket);
+    while let Some(ended) = sessions.join_next().await {
+        log_crash(ended);
+    }
+}
+
+/// Serves one connection to its end.
+async fn session(place: Place, stream: TcpStream, peer: SocketAddr) {
+    let shared = &*place.shared;
+    // Fails for a client that has already left, which the session will notice.
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%peer, "cannot tune the connection: {error}");
+    }
+    let stream = Watched::new(stream, shared.limits.stall_timeout);
+    let Some(tls) = &shared.tls else {
+        return converse(shared, stream, peer).await;
+    };
+    let limit = shared.limits.header_timeout;
+    let shaken = tokio::select! {
+        () = shared.shutdown.cancelled() => return,
+        shaken = tokio::time::timeout(limit, tls.accept(stream)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => Box::pin(converse(shared, stream, peer)).await,
+        Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),
+        Err(_) => tracing::warn!(%peer, "connection closed: the TLS handshake took too long"),
+    }
+}
+
+async fn converse<S>(shared: &Shared, stream: S, peer: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request| async move {
+        let answer = shared.site.answer(peer.ip(), &request).await;
+        let status = answer.status().as_u16();
+        // Without the path: it may hold the token.
+        tracing::debug!(%peer, method = %request.method(), status, "answered");
+        Ok::<_, Infallible>(answer)
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.limits.header_timeout)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(BUFFER);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shared.shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let grace = shared.limits.shutdown_grace;
+            match tokio::time::timeout(grace, connection).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::warn!(%peer, "connection cut: its answer took too long to shut down");
+                    return;
+                }
+            }
+        }
+    };
+    match ended {
+        Ok(()) => tracing::debug!(%peer, "client disconnected"),
+        Err(error) if error.is_user() => tracing::warn!(%peer, "answer cut off"),
+        Err(error) => tracing::debug!(%peer, "connection closed: {error}"),
+    }
+}
+
+fn log_crash(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("a connection crashed: {error}");
+    }
+}
+
+/// Prepares an accepted connection: answers leave at once, and a peer that vanished without a
+/// word is noticed.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(())
+}
