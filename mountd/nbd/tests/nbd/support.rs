@@ -49,11 +49,15 @@ impl Fixture {
     }
 
     pub async fn exports(exports: Vec<Export>, limits: Limits) -> Self {
+        Self::serve(Server::new(exports, limits).unwrap()).await
+    }
+
+    pub async fn serve(server: Server) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nbd.sock");
         let listeners =
             [Listener::Tcp("127.0.0.1:0".parse().unwrap()), Listener::Unix(socket.clone())];
-        let bound = Server::new(exports, limits).unwrap().bind(&listeners).await.unwrap();
+        let bound = server.bind(&listeners).await.unwrap();
         let address = bound.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(bound.serve(shutdown.clone()));
