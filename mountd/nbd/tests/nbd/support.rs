@@ -138,6 +138,7 @@ impl Raw {
     /// Connects and gets past the greeting.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut greeting = [0; Greeting::LEN];
         stream.read_exact(&mut greeting).await.unwrap();
         Greeting::decode(&greeting).unwrap();
