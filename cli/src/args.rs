@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, IscsiArgs, NbdArgs, TlsArgs, TlsMode};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -225,6 +225,8 @@ mod tests {
             "sluice stat",
             "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
             "sluice export nbd web-1 --listen 127.0.0.1:0",
+            "sluice export nbd web-1@a db-1@latest:vda --tls-psk-file f --tls on",
+            "sluice export nbd --all --tls-certificate c --tls-key k --tls-client-ca a",
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",
@@ -282,6 +284,11 @@ mod tests {
             "sluice backup web-1",
             "sluice backup web-1 d --rescan --changed f",
             "sluice export nbd p --listen 127.0.0.1:1 --socket s",
+            "sluice export nbd",
+            "sluice export nbd --all p",
+            "sluice export nbd p --tls-certificate c",
+            "sluice export nbd p --tls-client-ca c",
+            "sluice export nbd p --tls sometimes",
             "sluice restore p a --to b",
             "sluice restore p",
             "sluice verify --data --sample 5%",

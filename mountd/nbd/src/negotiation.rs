@@ -8,7 +8,7 @@ use sluice_nbd_wire::{
     OptionRequest, ReplyCode, TransmissionFlags,
 };
 
-use crate::command::Agreement;
+use crate::command::{Agreement, causes};
 use crate::context::{Context, MOST_CONTEXTS};
 use crate::device::Device;
 use crate::export::{Exports, Open};
@@ -145,7 +145,8 @@ impl<'a> Negotiation<'a> {
             return Err(Refusal(ReplyCode::ErrUnknown, message));
         };
         let open = served.open().await.map_err(|error| {
-            tracing::warn!(export = served.export.name, "cannot open the export: {error}");
+            let name = &served.export.name;
+            tracing::warn!(export = name, "cannot open the export: {error}{}", causes(&error));
             let message = format!("the export cannot be opened: {error}");
             Refusal(ReplyCode::ErrUnknown, shorten(&message))
         })?;
@@ -326,7 +327,7 @@ impl<'a> Negotiation<'a> {
 }
 
 fn not_now(error: sluice_block::BlockError) -> Refusal {
-    tracing::warn!("cannot look for metadata contexts: {error}");
+    tracing::warn!("cannot look for metadata contexts: {error}{}", causes(&error));
     Refusal(ReplyCode::ErrInvalid, shorten(&error.to_string()))
 }
 

@@ -42,7 +42,7 @@ impl Changes for History {
     async fn since(&self, point: &str) -> Result<Vec<Range<u64>>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         match point {
-            "p2" => Ok(vec![MIB..2 * MIB]),
+            "p2" => Ok(std::iter::once(MIB..2 * MIB).collect()),
             "p1" => Ok(vec![0..MIB / 2, MIB..3 * MIB]),
             _ => Err(BlockError::new(ErrorKind::Damaged, "a page does not verify")),
         }

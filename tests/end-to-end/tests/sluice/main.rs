@@ -12,6 +12,7 @@ mod keys;
 mod main_job;
 mod mount;
 mod nbd;
+mod nbd_exports;
 mod removal;
 mod replicate;
 mod retention;
