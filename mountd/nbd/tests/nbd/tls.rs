@@ -25,7 +25,8 @@ impl Pki {
         let pki = Self { dir: tempfile::tempdir().unwrap() };
         for ca in ["ca", "other-ca"] {
             pki.openssl(&format!(
-                "req -x509 -newkey {key} -nodes -days 30 -subj /CN={ca} -keyout {ca}.key -out {ca}.pem"
+                "req -x509 -newkey {key} -nodes -days 30 -subj /CN={ca} \
+                 -keyout {ca}.key -out {ca}.pem"
             ))
             .await;
         }

@@ -105,7 +105,7 @@ fn all_points_are_exports_that_open_when_asked_for() {
     wait_until("nothing is open any more", || repo.objects("p").is_empty());
     // While a client has it open, the point is pinned, and only that one.
     let name = format!("{}%3Adisk", points[1].replace('@', "%40"));
-    let script = "import nbd, os, sys; h = nbd.NBD(); h.set_uri_allow_local_file(True); h.connect_uri(sys.argv[1]); h.pread(9, 0); \
+    let script = "import nbd, os, sys; h = nbd.NBD(); h.connect_uri(sys.argv[1]); h.pread(9, 0); \
                   print(len(os.listdir(sys.argv[2]))); h.shutdown()";
     let uri = export.named(&name);
     let pins = repo.folder().join("p");
