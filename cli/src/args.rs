@@ -28,7 +28,9 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs};
+pub(crate) use export::{
+    ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs, TlsArgs, TlsMode,
+};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -241,7 +243,9 @@ mod tests {
             "sluice backup web-1 d --project shop --meta vm.json",
             "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
             "sluice export nbd web-1 --listen 127.0.0.1:0",
-            "sluice export http web-1 db-1:vda --token-file t --tls-cert c --tls-key k",
+            "sluice export http web-1 db-1:vda --token-file t --tls-certificate c --tls-key k",
+            "sluice export nbd web-1@a db-1@latest:vda --tls-psk-file f --tls on",
+            "sluice export nbd --all --tls-certificate c --tls-key k --tls-client-ca a",
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",
@@ -304,8 +308,13 @@ mod tests {
             "sluice backup web-1 d --rescan --changed f",
             "sluice export nbd p --listen 127.0.0.1:1 --socket s",
             "sluice export http",
-            "sluice export http p --tls-cert c",
-            "sluice export http p --plain --tls-cert c --tls-key k",
+            "sluice export http p --tls-certificate c",
+            "sluice export http p --plain --tls-certificate c --tls-key k",
+            "sluice export nbd",
+            "sluice export nbd --all p",
+            "sluice export nbd p --tls-certificate c",
+            "sluice export nbd p --tls-client-ca c",
+            "sluice export nbd p --tls sometimes",
             "sluice restore p a --to b",
             "sluice restore p",
             "sluice verify --data --sample 5%",

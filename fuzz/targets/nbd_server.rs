@@ -5,15 +5,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_nbd_wire::{Framing, OptionHeader, OptionRequest, Request};
+use sluice_nbd_wire::{Framing, OptionHeader, OptionRequest, Request, StatusFilter};
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, bytes)) = input.split_first() else { return };
-    match choice % 4 {
+    match choice % 5 {
         0 => option(bytes),
         1 => request(Framing::Simple, bytes),
         2 => request(Framing::Structured, bytes),
-        _ => request(Framing::Extended, bytes),
+        3 => request(Framing::Extended, bytes),
+        _ => status_filter(bytes),
     }
 });
 
@@ -34,4 +35,11 @@ fn request(framing: Framing, bytes: &[u8]) {
     let mut again = Vec::new();
     request.encode(framing, &mut again);
     assert_eq!(again, bytes[..Request::len(framing)]);
+}
+
+fn status_filter(bytes: &[u8]) {
+    let Ok(filter) = StatusFilter::decode(bytes) else { return };
+    let mut again = Vec::new();
+    filter.encode(&mut again);
+    assert_eq!(again, bytes);
 }

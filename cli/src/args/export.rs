@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// Expose a restore point as a disk, without restoring it first
 #[derive(Debug, Args)]
@@ -18,24 +18,38 @@ pub(crate) enum ExportProtocol {
     Http(HttpArgs),
 }
 
-/// Serve a restore point over NBD, read-only, until interrupted
+/// Serve restore points over NBD, read-only, until interrupted
 ///
-/// Each image is an export of its name; the first one (or the one named by POINT:IMAGE) is also the
-/// default export. NBD has no authentication here: use a Unix socket or loopback, or a network you
-/// trust.
+/// Of one point, each image is an export of its name. Of several points, or of all, each image is
+/// the export INSTANCE@ID:IMAGE. Exports are opened when the first client asks for them. The first
+/// one is also the default export. Clients can ask which blocks changed since an earlier point of the
+/// chain, by the metadata context sluice:changed-since=POINT.
+///
+/// Whoever reaches the server can read the disks, unless clients must have a certificate
+/// (--tls-client-ca) or a key (--tls-psk-file): otherwise use a Unix socket, loopback, or a network
+/// you trust.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sluice export nbd web-1@latest
   sluice export nbd web-1@latest:vda --socket /run/web-1.sock
+  sluice export nbd web-1@latest db-1@latest
+  sluice export nbd --all --listen 192.0.2.7:10809 --tls-psk-file /etc/sluice/keys.psk
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809 disk.qcow2
   nbdcopy 'nbd+unix:///?socket=/run/web-1.sock' disk.raw
+  nbdinfo --map=sluice:changed-since=2026-11-20T03:00 nbd://127.0.0.1:10809
+  nbdcopy 'nbds://host-1@192.0.2.7/?tls-psk-file=keys.psk' disk.raw
 
 With --ready-fd N, two lines are written to file descriptor N once clients can connect, and it is
 closed: READY=1, and the URI of the default export.")]
 pub(crate) struct NbdArgs {
-    /// The restore point, with :IMAGE to export one image only
-    pub(crate) point: String,
+    /// The restore points, with :IMAGE to export one image only
+    #[arg(required_unless_present = "all", value_name = "POINT")]
+    pub(crate) points: Vec<String>,
+
+    /// Export all restore points there are now
+    #[arg(long, conflicts_with = "points")]
+    pub(crate) all: bool,
 
     /// TCP address to listen on; port 0 takes a free one [default: 127.0.0.1:10809]
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "socket")]
@@ -49,9 +63,54 @@ pub(crate) struct NbdArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+
+    /// Connections at a time; clients that have not opened an export yet make room for new ones
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_connections: u32,
+
     /// File descriptor that is told when clients can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub(crate) ready_fd: Option<i32>,
+}
+
+/// Encryption of an NBD server.
+#[derive(Debug, Default, Args)]
+pub(crate) struct TlsArgs {
+    /// Whether connections are encrypted: never, if the client wants it, or always
+    ///
+    /// By default always, when there is a certificate or a file of keys, and never otherwise.
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) tls: Option<TlsMode>,
+
+    /// File of the server's certificate and what leads to its authority, in PEM
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    pub(crate) tls_certificate: Option<PathBuf>,
+
+    /// File of the certificate's private key, in PEM
+    #[arg(long, value_name = "PATH", requires = "tls_certificate")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// File of the authorities, in PEM, from one of which clients must have a certificate
+    #[arg(long, value_name = "PATH", requires = "tls_certificate")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+
+    /// File of users and keys, of which clients must have one, as psktool writes it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tls_psk_file: Option<PathBuf>,
+}
+
+/// When connections are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsMode {
+    /// Never
+    Off,
+    /// When the client asks for it
+    On,
+    /// Always
+    Require,
 }
 
 /// Serve a restore point over iSCSI, read-only, until interrupted
@@ -114,14 +173,14 @@ pub(crate) struct IscsiArgs {
 /// Serve restore points over HTTP as files that can be read at any range, until interrupted
 ///
 /// Each image is a file NAME.raw, or INSTANCE/ID/NAME.raw when several points are served. A secret
-/// token opens them: in the URL, as a bearer token, or as a password. Without --tls-cert a
+/// token opens them: in the URL, as a bearer token, or as a password. Without --tls-certificate a
 /// certificate is made at the first start and kept; its fingerprint is shown.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sluice export http web-1@latest --plain
   sluice export http web-1 db-1:vda --listen 192.0.2.7:10443 --token-file /etc/sluice/token
-  sluice export http web-1 --tls-cert /etc/ssl/web.pem --tls-key /etc/ssl/private/web.key
+  sluice export http web-1 --tls-certificate /etc/ssl/web.pem --tls-key /etc/ssl/private/web.key
   curl -C - -O http://127.0.0.1:10443/TOKEN/vda.raw
   qemu-img convert -O qcow2 http://127.0.0.1:10443/TOKEN/vda.raw disk.qcow2
   nbdkit curl https://127.0.0.1:10443/TOKEN/vda.raw cainfo=FILE
@@ -143,14 +202,14 @@ pub(crate) struct HttpArgs {
 
     /// Certificate to serve with, and those that vouch for it, as PEM
     #[arg(long, value_name = "PATH", requires = "tls_key")]
-    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_certificate: Option<PathBuf>,
 
     /// Private key of the certificate, as PEM
-    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    #[arg(long, value_name = "PATH", requires = "tls_certificate")]
     pub(crate) tls_key: Option<PathBuf>,
 
     /// Serve without TLS: token and disks can be read by everybody on the way
-    #[arg(long, conflicts_with = "tls_cert")]
+    #[arg(long, conflicts_with = "tls_certificate")]
     pub(crate) plain: bool,
 
     /// File descriptor that is told when clients can connect

@@ -1,13 +1,16 @@
 mod certificate;
 mod http;
 mod iscsi;
+mod points;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use sluice_nbd::{Export, Limits, Listener, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sluice_nbd::{Limits, Listener, Server};
 use sluice_repository::Repository;
+use tokio_util::task::TaskTracker;
 
 use crate::args::NbdArgs;
 use crate::context::Context;
@@ -18,67 +21,99 @@ use crate::ready::Ready;
 
 pub(crate) use http::http;
 pub(crate) use iscsi::iscsi;
+use points::Chosen;
+use tls::Secrecy;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 
-/// Serves a restore point over NBD.
+/// Exports read at most this many lines of a person's screen.
+const MOST_TOLD: usize = 20;
+
+/// Serves restore points over NBD.
 pub(crate) async fn nbd(context: &Context, args: NbdArgs, ready: Option<Ready>) -> Result<Exit> {
     let listener = match &args.socket {
         Some(path) => Listener::Unix(std::path::absolute(path)?),
         None => Listener::Tcp(args.listen.unwrap_or(DEFAULT)),
     };
+    // Secrets first: a file that is not there should not wait for a repository.
+    let secrecy = tls::secrecy(&args.tls)?;
     let repository = context.open().await?;
-    let (point, image) = context.point(&repository, &args.point).await?;
-    let names = Context::image_names(&point, image.as_deref())?;
-    if args.name.is_some() && names.len() > 1 {
-        return Err(usage_error(format!(
-            "--name needs a single image; write {}:{}",
-            args.point, names[0]
-        )));
+    let chosen = points::choose(context, &repository, &args).await?;
+    if args.name.is_some() && chosen.images.len() > 1 {
+        let first = &chosen.images[0];
+        let single = format!("{}:{}", first.point, first.image);
+        return Err(usage_error(format!("--name needs a single image; write {single}")));
     }
-    let pin = repository.pin(&point, "export").await?;
-    let served = serve(context, &args, &repository, &point, &names, listener, ready).await;
-    pin.release().await;
+    let pins = points::pin(&repository, &chosen).await?;
+    let served = serve(context, &args, secrecy, &repository, &chosen, listener, ready).await;
+    for pin in pins {
+        pin.release().await;
+    }
     served
 }
 
 async fn serve(
     context: &Context,
     args: &NbdArgs,
+    secrecy: Secrecy,
     repository: &Repository,
-    point: &sluice_repository::RestorePoint,
-    names: &[String],
+    chosen: &Chosen,
     listener: Listener,
     ready: Option<Ready>,
 ) -> Result<Exit> {
-    let mut exports = Vec::with_capacity(names.len());
-    for name in names {
-        let device = Arc::new(repository.image(point, Some(name))?);
-        let called = args.name.clone().unwrap_or_else(|| name.clone());
-        exports.push(Export::new(called, device).with_description(format!("{point}:{name}")));
-    }
+    let late_pins = TaskTracker::new();
+    let exports = points::exports(repository, chosen, args.name.as_deref(), &late_pins);
     let called: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
     // Watched before clients can connect: no signal finds nobody listening.
     let stop = interrupt::watch("")?;
-    let bound =
-        Server::new(exports, Limits::default())?.bind(&[listener]).await.context("cannot serve")?;
+    let mut limits = Limits::default();
+    limits.max_connections = args.max_connections as usize;
+    allow_files(u64::from(args.max_connections));
+    let server = Server::new(exports, limits)?.with_encryption(secrecy.encryption.clone());
+    let bound = server.bind(&[listener]).await.context("cannot serve")?;
     let address = bound.addresses().first().cloned().context("the server has no address")?;
-    let base = uri(&address, "");
-    tell(context, &point.to_string(), &address, &called)?;
+    let place = Place { address, encrypted: secrecy.is_required() };
+    tell(context, chosen, &place, &secrecy, &called)?;
     if let Some(ready) = ready {
-        ready.tell(&base)?;
+        ready.tell(&place.uri(""))?;
     }
     bound.serve(stop).await;
+    late_pins.close();
+    late_pins.wait().await;
     Ok(Exit::Done)
 }
 
-/// The URI of an export; the empty name is the default one.
-fn uri(address: &Listener, export: &str) -> String {
-    let export = escape(export);
-    match address {
-        Listener::Tcp(address) => format!("nbd://{address}/{export}"),
-        Listener::Unix(path) => {
-            format!("nbd+unix:///{export}?socket={}", escape(&path.to_string_lossy()))
+/// Lets the process have a descriptor for each connection, and those that it needs itself: clients
+/// must not take from the repository what it reads with. Soft limits are often just 1024.
+fn allow_files(connections: u64) {
+    const OWN: u64 = 512;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(connections + OWN, |most| most.min(connections + OWN));
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, wanted, "the limit of open files stays");
+    }
+}
+
+/// Where the server is, and how it is spoken to.
+struct Place {
+    address: Listener,
+    encrypted: bool,
+}
+
+impl Place {
+    /// The URI of an export; the empty name is the default one.
+    fn uri(&self, export: &str) -> String {
+        let (export, s) = (escape(export), if self.encrypted { "s" } else { "" });
+        match &self.address {
+            Listener::Tcp(address) => format!("nbd{s}://{address}/{export}"),
+            Listener::Unix(path) => {
+                let path = escape(&path.to_string_lossy());
+                format!("nbd{s}+unix:///{export}?socket={path}")
+            }
         }
     }
 }
@@ -96,49 +131,88 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-fn tell(context: &Context, point: &str, address: &Listener, names: &[String]) -> Result<()> {
-    let all: Vec<(String, String)> =
-        names.iter().map(|name| (name.clone(), uri(address, name))).collect();
+fn tell(
+    context: &Context,
+    chosen: &Chosen,
+    place: &Place,
+    secrecy: &Secrecy,
+    names: &[String],
+) -> Result<()> {
     if context.global.json {
-        let exports: Vec<_> =
-            all.iter().map(|(name, uri)| serde_json::json!({"name": name, "uri": uri})).collect();
+        let all = names.iter().zip(&chosen.images);
+        let exports: Vec<_> = all
+            .map(|(name, one)| {
+                serde_json::json!({
+                    "name": name,
+                    "uri": place.uri(name),
+                    "point": one.point.to_string(),
+                    "image": one.image,
+                })
+            })
+            .collect();
         return output::event(&serde_json::json!({
             "type": "ready",
-            "point": point,
-            "uri": uri(address, ""),
+            "point": chosen.images[0].point.to_string(),
+            "uri": place.uri(""),
+            "tls": secrecy.name(),
             "exports": exports,
         }));
     }
-    if let Listener::Tcp(address) = address
+    if let Listener::Tcp(address) = &place.address
         && !address.ip().is_loopback()
+        && !secrecy.proves_clients()
     {
-        warn("whoever reaches this address can read the disk: NBD asks for no password here");
+        warn(
+            "whoever reaches this address can read the disks: clients need no proof here; \
+            see --tls-psk-file and --tls-client-ca",
+        );
     }
     if context.global.quiet {
         return Ok(());
     }
-    let default = uri(address, "");
-    note(format_args!("serving {point} read-only; Ctrl-C ends it"));
-    for (name, uri) in &all {
-        note(format_args!("  {name}: {uri}"));
+    match &chosen.images[..] {
+        [first, rest @ ..] if rest.iter().all(|one| one.point == first.point) => {
+            note(format_args!("serving {} read-only; Ctrl-C ends it", first.point));
+        }
+        all => {
+            let exports = output::count(all.len() as u64, "export");
+            note(format_args!("serving {exports} read-only; Ctrl-C ends it"));
+        }
     }
+    for name in names.iter().take(MOST_TOLD) {
+        note(format_args!("  {name}: {}", place.uri(name)));
+    }
+    if names.len() > MOST_TOLD {
+        let more = names.len() - MOST_TOLD;
+        note(format_args!("  and {more} more: nbdinfo --list '{}'", place.uri("")));
+    }
+    tell_examples(place, secrecy, &names[0]);
+    Ok(())
+}
+
+fn tell_examples(place: &Place, secrecy: &Secrecy, name: &str) {
     note("for example:");
+    if place.encrypted {
+        let (uri, credentials) = (place.uri(""), secrecy.parameters());
+        let and = if uri.contains('?') { '&' } else { '?' };
+        let uri = uri.replacen("//", secrecy.user(), 1);
+        note(format_args!("  nbdcopy '{uri}{and}{credentials}' disk.raw"));
+        return;
+    }
+    let default = place.uri("");
     note(format_args!("  qemu-img info '{default}'"));
     note(format_args!("  nbdcopy '{default}' disk.raw"));
-    match address {
+    match &place.address {
         Listener::Tcp(address) => note(format_args!(
-            "  nbd-client {} {} /dev/nbd0 -name {} -readonly",
+            "  nbd-client {} {} /dev/nbd0 -name {name} -readonly",
             address.ip(),
             address.port(),
-            names[0]
         )),
         Listener::Unix(path) => note(format_args!(
-            "  nbd-client -unix {} /dev/nbd0 -name {} -readonly",
+            "  nbd-client -unix {} /dev/nbd0 -name {name} -readonly",
             path.display(),
-            names[0]
         )),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -147,10 +221,15 @@ mod tests {
 
     #[test]
     fn uris_are_those_that_clients_understand() {
+        let place = |address, encrypted| Place { address, encrypted };
         let tcp = Listener::Tcp("[::1]:1234".parse().unwrap());
-        assert_eq!(uri(&tcp, "vda"), "nbd://[::1]:1234/vda");
+        assert_eq!(place(tcp.clone(), false).uri("vda"), "nbd://[::1]:1234/vda");
+        assert_eq!(place(tcp, true).uri("w@1:a"), "nbds://[::1]:1234/w%401%3Aa");
         let unix = Listener::Unix("/run/a b?.sock".into());
-        assert_eq!(uri(&unix, ""), "nbd+unix:///?socket=/run/a%20b%3F.sock");
-        assert_eq!(uri(&unix, "ä&"), "nbd+unix:///%C3%A4%26?socket=/run/a%20b%3F.sock");
+        let plain = place(unix.clone(), false);
+        assert_eq!(plain.uri(""), "nbd+unix:///?socket=/run/a%20b%3F.sock");
+        assert_eq!(plain.uri("ä&"), "nbd+unix:///%C3%A4%26?socket=/run/a%20b%3F.sock");
+        let secret = place(unix, true);
+        assert_eq!(secret.uri("x"), "nbds+unix:///x?socket=/run/a%20b%3F.sock");
     }
 }

@@ -28,6 +28,15 @@ pub enum ServeError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The block sizes of an export are not those of a disk.
+    #[error(
+        "the block sizes of {name:?} must be powers of two with minimum <= preferred <= maximum, \
+        the minimum 64 KiB and the maximum 32 MiB at most"
+    )]
+    BlockSizes {
+        /// Name of the export.
+        name: String,
+    },
     /// There is nowhere to listen.
     #[error("there is no address to listen on; name at least one")]
     NoListeners,

@@ -1,12 +1,18 @@
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
-use sluice_block::BlockRead;
-use sluice_nbd_wire::limits;
+use async_trait::async_trait;
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Result};
+use sluice_nbd_wire::{BlockSizes, limits};
+use tokio::sync::Mutex;
 
 use crate::ServeError;
 use crate::buffer::Pool;
+use crate::context::ChangeMaps;
+use crate::device::{Changes, Device, OpenDevice, Opened};
+
+/// What clients are told of requests unless the export says otherwise.
+const SIZES: BlockSizes = BlockSizes { minimum: 1, preferred: 4096, maximum: limits::PAYLOAD };
 
 /// A device under the name by which clients ask for it.
 #[derive(Clone)]
@@ -15,14 +21,33 @@ pub struct Export {
     pub name: String,
     /// A text for people; may be empty.
     pub description: String,
-    /// What is served.
-    pub device: Arc<dyn BlockRead>,
+    source: Arc<dyn OpenDevice>,
+    changes: Option<Arc<dyn Changes>>,
+    pub(crate) sizes: BlockSizes,
+    pub(crate) fast_zeroes: bool,
 }
 
 impl Export {
-    /// Serves `device` as `name`, without a description.
+    /// Serves `device` as `name`, without a description. Writes fail.
     pub fn new(name: impl Into<String>, device: Arc<dyn BlockRead>) -> Self {
-        Self { name: name.into(), description: String::new(), device }
+        Self::lazy(name, Arc::new(Ready(Device::ReadOnly(device))))
+    }
+
+    /// Serves `device` as `name`, without a description. Clients may write.
+    pub fn writable(name: impl Into<String>, device: Arc<dyn BlockWrite>) -> Self {
+        Self::lazy(name, Arc::new(Ready(Device::Writable(device))))
+    }
+
+    /// Serves as `name` what `source` opens, once a client asks for it.
+    pub fn lazy(name: impl Into<String>, source: Arc<dyn OpenDevice>) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            source,
+            changes: None,
+            sizes: SIZES,
+            fast_zeroes: true,
+        }
     }
 
     /// The same export with a text for people.
@@ -31,6 +56,47 @@ impl Export {
         self.description = description.into();
         self
     }
+
+    /// The same export with `sluice:changed-since=` contexts, where its source brings none.
+    #[must_use]
+    pub fn with_changes(mut self, changes: Arc<dyn Changes>) -> Self {
+        self.changes = Some(changes);
+        self
+    }
+
+    /// The same export for requests of other sizes than any: offsets and lengths that are no
+    /// multiples of the minimum are refused, and so are clients that do not ask for the sizes when
+    /// the minimum is over 1.
+    #[must_use]
+    pub fn with_block_sizes(mut self, sizes: BlockSizes) -> Self {
+        self.sizes = sizes;
+        self
+    }
+
+    /// The same export on a device whose `write_zeroes` may be as slow as writing: clients that
+    /// want zeroes only if these are fast are refused.
+    #[must_use]
+    pub fn with_slow_zeroes(mut self) -> Self {
+        self.fast_zeroes = false;
+        self
+    }
+
+    fn check(&self) -> Result<(), ServeError> {
+        for (what, text) in [("name", &self.name), ("description", &self.description)] {
+            let (length, limit) = (text.len(), limits::STRING as usize);
+            if length > limit {
+                return Err(ServeError::TooLong { what, length, limit });
+            }
+        }
+        let BlockSizes { minimum, preferred, maximum } = self.sizes;
+        let powers = minimum.is_power_of_two() && preferred.is_power_of_two();
+        let ordered = minimum <= preferred && preferred <= maximum && maximum <= limits::PAYLOAD;
+        // "Block size constraints": the minimum is 64 KiB at most.
+        if powers && ordered && minimum <= 64 << 10 && maximum.is_multiple_of(minimum) {
+            return Ok(());
+        }
+        Err(ServeError::BlockSizes { name: self.name.clone() })
+    }
 }
 
 impl fmt::Debug for Export {
@@ -38,54 +104,74 @@ impl fmt::Debug for Export {
         f.debug_struct("Export")
             .field("name", &self.name)
             .field("description", &self.description)
-            .field("size", &self.device.size())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-/// What one client may take of the server.
-///
-/// Memory is bounded by `max_connections * bytes_in_flight`, reached only when every client
-/// keeps its pipeline full.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Connections at a time; further ones are closed at once.
-    pub max_connections: usize,
-    /// Requests a connection may have unanswered before its next one is read.
-    pub requests_in_flight: usize,
-    /// Bytes of replies a connection may have unanswered. At least one request of the largest
-    /// size is always let through.
-    pub bytes_in_flight: usize,
-    /// Time from connecting to the end of the negotiation.
-    pub handshake_timeout: Duration,
-    /// Time without any progress in the middle of a request or a reply.
-    pub stall_timeout: Duration,
-    /// Time that requests under way get to finish when the server shuts down.
-    pub shutdown_grace: Duration,
-}
+/// A device that needs no opening.
+struct Ready(Device);
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            // nbdcopy opens 4 connections, a Linux client one per core.
-            max_connections: 128,
-            // Twice the depth nbdcopy uses per connection.
-            requests_in_flight: 128,
-            bytes_in_flight: 32 << 20,
-            handshake_timeout: Duration::from_secs(30),
-            stall_timeout: Duration::from_secs(60),
-            shutdown_grace: Duration::from_secs(30),
-        }
+#[async_trait]
+impl OpenDevice for Ready {
+    async fn open(&self) -> Result<Opened> {
+        Ok(Opened { device: self.0.clone(), changes: None })
     }
 }
 
-/// An export as sessions hold it.
+/// An export as the server holds it.
 pub(crate) struct Served {
     pub(crate) export: Export,
     /// Buffers are shared within an export only, so that no bytes wander between devices even
     /// if one broke its promise to fill what it is given.
+    pool: Arc<Pool>,
+    open: Mutex<Weak<Open>>,
+}
+
+/// An export that is open; sessions hold it.
+pub(crate) struct Open {
+    pub(crate) name: String,
+    pub(crate) sizes: BlockSizes,
+    pub(crate) fast_zeroes: bool,
+    pub(crate) device: Device,
+    pub(crate) maps: ChangeMaps,
     pub(crate) pool: Arc<Pool>,
+}
+
+impl Open {
+    pub(crate) fn size(&self) -> u64 {
+        self.device.reader().size()
+    }
+}
+
+impl Served {
+    fn new(export: Export) -> Self {
+        Self { export, pool: Arc::default(), open: Mutex::default() }
+    }
+
+    /// The open export: the one that other sessions hold, or opened now.
+    pub(crate) async fn open(&self) -> Result<Arc<Open>> {
+        // Held across the opening, so that clients who come together cause one.
+        let mut slot = self.open.lock().await;
+        if let Some(open) = slot.upgrade() {
+            return Ok(open);
+        }
+        let opened = self.export.source.open().await?;
+        let export = &self.export;
+        let open = Arc::new(Open {
+            name: export.name.clone(),
+            sizes: export.sizes,
+            fast_zeroes: export.fast_zeroes,
+            device: opened.device,
+            maps: ChangeMaps::new(opened.changes.or_else(|| export.changes.clone())),
+            pool: Arc::clone(&self.pool),
+        });
+        if !open.size().is_multiple_of(u64::from(export.sizes.minimum)) {
+            let context = "the size of the disk is no multiple of the minimum block size";
+            return Err(BlockError::new(ErrorKind::Io, context));
+        }
+        *slot = Arc::downgrade(&open);
+        Ok(open)
+    }
 }
 
 /// The exports of a server, in the order given.
@@ -98,15 +184,15 @@ impl Exports {
         if exports.is_empty() {
             return Err(ServeError::NoExports);
         }
-        let mut all: Vec<Arc<Served>> = Vec::with_capacity(exports.len());
-        for export in exports {
-            check_length("name", &export.name)?;
-            check_length("description", &export.description)?;
-            if all.iter().any(|other| other.export.name == export.name) {
-                return Err(ServeError::DuplicateName { name: export.name });
+        let mut names = std::collections::HashSet::new();
+        for export in &exports {
+            export.check()?;
+            if !names.insert(export.name.as_str()) {
+                return Err(ServeError::DuplicateName { name: export.name.clone() });
             }
-            all.push(Arc::new(Served { export, pool: Arc::default() }));
         }
+        drop(names);
+        let all = exports.into_iter().map(|export| Arc::new(Served::new(export))).collect();
         Ok(Self { all })
     }
 
@@ -119,12 +205,4 @@ impl Exports {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Export> {
         self.all.iter().map(|served| &served.export)
     }
-}
-
-fn check_length(what: &'static str, text: &str) -> Result<(), ServeError> {
-    let limit = limits::STRING as usize;
-    if text.len() > limit {
-        return Err(ServeError::TooLong { what, length: text.len(), limit });
-    }
-    Ok(())
 }

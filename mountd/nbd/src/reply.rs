@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use crate::buffer::Buffer;
+use crate::limits::Limits;
 
 /// Replies gathered into one system call.
 const BATCH: usize = 64;
@@ -17,7 +18,8 @@ const BATCH: usize = 64;
 /// What a request holds until its reply is on the wire.
 pub(crate) struct Permits {
     pub(crate) _place: OwnedSemaphorePermit,
-    pub(crate) _bytes: Option<OwnedSemaphorePermit>,
+    /// Of the connection's budget and of the common one.
+    pub(crate) _bytes: [Option<OwnedSemaphorePermit>; 2],
 }
 
 /// A finished reply: headers, interleaved with content that is not copied.
@@ -134,17 +136,29 @@ impl Reply {
 pub(crate) async fn write_replies<W: AsyncWrite + Unpin>(
     mut queue: mpsc::Receiver<(Reply, Permits)>,
     mut out: W,
-    stall: Duration,
+    limits: Limits,
 ) -> io::Result<()> {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let mut slices = Vec::with_capacity(batch.len() * 2);
         batch.iter().for_each(|(reply, _): &(Reply, Permits)| reply.slices(&mut slices));
-        write_all(&mut out, &mut slices, stall).await?;
+        let bytes = slices.iter().map(|slice| slice.len() as u64).sum();
+        let writing = write_all(&mut out, &mut slices, limits.stall_timeout);
+        within(limits.patience(bytes), writing).await?;
         // Buffers and permits go back here.
         batch.clear();
     }
-    out.shutdown().await
+    within(limits.stall_timeout, out.shutdown()).await
+}
+
+/// Gives up on a client that does not take what it asked for, or takes it too slowly.
+async fn within(
+    patience: Duration,
+    writing: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    timeout(patience, writing).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its replies"))
+    })
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(
@@ -153,13 +167,13 @@ async fn write_all<W: AsyncWrite + Unpin>(
     stall: Duration,
 ) -> io::Result<()> {
     while !slices.is_empty() {
-        let written = timeout(stall, out.write_vectored(slices)).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, "the client does not take its replies")
-        })??;
+        let writing = timeout(stall, out.write_vectored(slices));
+        let written = writing.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         IoSlice::advance_slices(&mut slices, written);
     }
-    Ok(())
+    // Encryption gathers what is small.
+    out.flush().await
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::door::Door;
 use crate::export::Exports;
 use crate::listener::{Accepted, Bound};
-use crate::session::{self, SessionError};
-use crate::{Export, Limits, Listener, ServeError};
+use crate::session::{self, SessionError, Shared};
+use crate::{Encryption, Export, Limits, Listener, ServeError};
 
 /// Pause after a failed accept: running out of file descriptors must not burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -22,6 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Exports, ready to be served.
 pub struct Server {
     exports: Exports,
+    encryption: Encryption,
     limits: Limits,
 }
 
@@ -29,9 +30,17 @@ impl Server {
     /// A server of `exports`; the first one is the default export.
     ///
     /// # Errors
-    /// [`ServeError::NoExports`], [`ServeError::DuplicateName`], [`ServeError::TooLong`].
+    /// [`ServeError::NoExports`], [`ServeError::DuplicateName`], [`ServeError::TooLong`],
+    /// [`ServeError::BlockSizes`].
     pub fn new(exports: Vec<Export>, limits: Limits) -> Result<Self, ServeError> {
-        Ok(Self { exports: Exports::new(exports)?, limits })
+        Ok(Self { exports: Exports::new(exports)?, encryption: Encryption::Off, limits })
+    }
+
+    /// The same server with encryption; there is none otherwise.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = encryption;
+        self
     }
 
     /// Opens the sockets. Clients can connect from here on, and are answered once
@@ -50,7 +59,7 @@ impl Server {
             sockets.push(socket);
             addresses.push(address);
         }
-        Ok(BoundServer { exports: self.exports, limits: self.limits, sockets, addresses })
+        Ok(BoundServer { server: self, sockets, addresses })
     }
 
     /// Binds and serves until `shutdown` is cancelled.
@@ -71,6 +80,7 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("exports", &self.exports.iter().collect::<Vec<_>>())
+            .field("encryption", &self.encryption)
             .field("limits", &self.limits)
             .finish()
     }
@@ -78,8 +88,7 @@ impl fmt::Debug for Server {
 
 /// A server whose sockets are open.
 pub struct BoundServer {
-    exports: Exports,
-    limits: Limits,
+    server: Server,
     sockets: Vec<Bound>,
     addresses: Vec<Listener>,
 }
@@ -101,18 +110,13 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then nothing new is accepted, requests under way
     /// get [`Limits::shutdown_grace`] to finish, and sockets are removed.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let shared = Arc::new(Shared {
-            exports: Arc::new(self.exports),
-            places: Arc::new(Semaphore::new(
-                self.limits.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
-            limits: self.limits,
-            shutdown,
-        });
+        let Server { exports, encryption, limits } = self.server;
+        let door = Door::new(&limits);
+        let shared = Arc::new(Shared::new(exports, encryption, limits, shutdown));
         let mut acceptors = JoinSet::new();
         for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
             tracing::info!(%address, "serving NBD");
-            acceptors.spawn(accept(Arc::clone(&shared), socket));
+            acceptors.spawn(accept(Arc::clone(&shared), Arc::clone(&door), socket));
         }
         while let Some(ended) = acceptors.join_next().await {
             if let Err(error) = ended {
@@ -128,25 +132,15 @@ impl fmt::Debug for BoundServer {
     }
 }
 
-/// What all connections of a server share.
-struct Shared {
-    exports: Arc<Exports>,
-    limits: Limits,
-    places: Arc<Semaphore>,
-    shutdown: CancellationToken,
-}
-
-impl Shared {
-    /// Waits until the shutdown has taken too long.
-    async fn overdue(&self) -> SessionError {
-        self.shutdown.cancelled().await;
-        tokio::time::sleep(self.limits.shutdown_grace).await;
-        SessionError::Overdue(self.limits.shutdown_grace)
-    }
+/// Waits until the shutdown has taken too long.
+async fn overdue(shared: &Shared) -> SessionError {
+    shared.shutdown.cancelled().await;
+    tokio::time::sleep(shared.limits.shutdown_grace).await;
+    SessionError::Overdue(shared.limits.shutdown_grace)
 }
 
 /// Accepts on one socket until shutdown, then waits for the connections made through it.
-async fn accept(shared: Arc<Shared>, socket: Bound) {
+async fn accept(shared: Arc<Shared>, door: Arc<Door>, socket: Bound) {
     let mut sessions = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -160,11 +154,11 @@ async fn accept(shared: Arc<Shared>, socket: Bound) {
         let started = accepted.map(|accepted| match accepted {
             Accepted::Tcp(stream, peer) => {
                 let (input, output) = stream.into_split();
-                start(&shared, &mut sessions, peer.to_string(), input, output);
+                start(&shared, &door, &mut sessions, Some(peer), input, output);
             }
             Accepted::Unix(stream) => {
                 let (input, output) = stream.into_split();
-                start(&shared, &mut sessions, "unix".to_owned(), input, output);
+                start(&shared, &door, &mut sessions, None, input, output);
             }
         });
         if let Err(error) = started {
@@ -184,27 +178,34 @@ async fn accept(shared: Arc<Shared>, socket: Bound) {
 }
 
 /// Serves a connection in a task of its own, or closes it when there are too many.
-fn start<R, W>(shared: &Arc<Shared>, sessions: &mut JoinSet<()>, peer: String, input: R, output: W)
-where
+fn start<R, W>(
+    shared: &Arc<Shared>,
+    door: &Arc<Door>,
+    sessions: &mut JoinSet<()>,
+    peer: Option<SocketAddr>,
+    input: R,
+    output: W,
+) where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-        let limit = shared.limits.max_connections;
-        tracing::warn!(peer, "connection closed: the limit of {limit} connections is reached");
-        return;
+    let name = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+    let ticket = match door.enter(peer.map(|peer| peer.ip())) {
+        Ok(ticket) => ticket,
+        Err(full) => {
+            tracing::warn!(peer = name, "connection closed: {full}");
+            return;
+        }
     };
     let shared = Arc::clone(shared);
     sessions.spawn(async move {
-        tracing::debug!(peer, "client connected");
-        let exports = Arc::clone(&shared.exports);
-        let (limits, shutdown) = (shared.limits.clone(), shared.shutdown.clone());
+        tracing::debug!(peer = name, "client connected");
         let ended = tokio::select! {
-            ended = session::serve(exports, limits, input, output, shutdown) => ended,
-            overdue = shared.overdue() => Err(overdue),
+            ended = session::serve(&shared, &ticket, input, output) => ended,
+            overdue = overdue(&shared) => Err(overdue),
         };
-        log_end(&peer, ended);
-        drop(place);
+        log_end(&name, ended);
+        drop(ticket);
     });
 }
 

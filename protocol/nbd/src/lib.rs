@@ -34,6 +34,7 @@ mod handshake;
 mod option;
 mod option_reply;
 mod request;
+mod status_filter;
 
 pub mod limits;
 
@@ -47,6 +48,7 @@ pub use handshake::{ExportNameReply, Greeting, OptionHeader, OptionReplyHeader};
 pub use option::{InfoRequest, InfoType, MetaRequest, OptionCode, OptionRequest};
 pub use option_reply::{BlockSizes, Info, OptionReply, ReplyCode};
 pub use request::{Command, Request};
+pub use status_filter::StatusFilter;
 
 /// The metadata context that tells holes and zeroes from data ("Metadata contexts").
 pub const BASE_ALLOCATION: &str = "base:allocation";
@@ -56,6 +58,12 @@ pub const QEMU_DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
 /// The bit of a descriptor in a `qemu:dirty-bitmap:` context that marks a changed run.
 pub const QEMU_STATE_DIRTY: u64 = 1;
+
+/// The contexts that tell what changed since an earlier restore point; the point's name follows.
+pub const CHANGED_SINCE: &str = "sluice:changed-since=";
+
+/// The bit of a descriptor in a [`CHANGED_SINCE`] context that marks a changed run.
+pub const STATE_CHANGED: u64 = 1;
 
 /// The TCP port registered for NBD.
 pub const DEFAULT_PORT: u16 = 10809;

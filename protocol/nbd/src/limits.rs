@@ -23,3 +23,6 @@ pub const CHUNK: u32 = PAYLOAD + 8;
 
 /// Descriptors in one block status chunk.
 pub const STATUS_EXTENTS: usize = 128 << 10;
+
+/// Metadata contexts that one block status request can be narrowed to.
+pub const STATUS_IDS: usize = 256;

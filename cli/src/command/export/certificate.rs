@@ -23,7 +23,7 @@ pub(crate) fn find(args: &HttpArgs) -> Result<Option<Served>> {
     if args.plain {
         return Ok(None);
     }
-    if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
+    if let (Some(certificate), Some(key)) = (&args.tls_certificate, &args.tls_key) {
         let cannot = |path: &Path| format!("cannot read {}", path.display());
         let chain = std::fs::read(certificate).with_context(|| cannot(certificate))?;
         let key = Zeroizing::new(std::fs::read(key).with_context(|| cannot(key))?);
@@ -39,7 +39,7 @@ fn folder() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
     let state = state.ok_or_else(|| {
-        usage_error("there is no HOME to keep a certificate in; give --tls-cert, or --plain")
+        usage_error("there is no HOME to keep a certificate in; give --tls-certificate, or --plain")
     })?;
     Ok(state.join("sluice/http"))
 }

@@ -21,7 +21,8 @@ const NAMES: [&str; 4] = ["a-1", "a-2", "b-1", "lone"];
 
 async fn repository() -> (Arc<dyn Destination>, Repository) {
     let destination: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
-    let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf: KdfCost::default() };
+    let options =
+        InitOptions { unlock: Unlock::Open, recovery: false, kdf: KdfCost::default(), lock: None };
     let settings = Settings { threads: 2, ..Settings::default() };
     let made = Repository::init(destination.clone(), Clock::system(), options, settings);
     (destination, made.await.unwrap().0)

@@ -101,15 +101,14 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
     limits.max_connections = 64;
     let device = Arc::new(MemoryDisk::from_bytes(&sample()));
     let server = Fixture::device(device, limits).await;
-    let (mut served, mut refused) = (vec![], 0);
-    for _ in 0..200 {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        match stream.read_exact(&mut [0; 18]).await {
-            Ok(_) => served.push(stream),
-            Err(_) => refused += 1,
-        }
+    let mut served = vec![];
+    for _ in 0..64 {
+        served.push(Raw::ready(server.address, Framing::Simple).await);
     }
-    assert_eq!((served.len(), refused), (64, 136));
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        assert!(stream.read_exact(&mut [0; 18]).await.is_err(), "one more was served");
+    }
     served.clear();
     // The places come back as the server notices; a refused connection just tries again.
     loop {
@@ -118,6 +117,71 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
             break;
         }
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
+    let mut limits = Limits::default();
+    limits.max_connections = 100;
+    let device = Arc::new(MemoryDisk::from_bytes(&sample()));
+    let server = Fixture::device(device, limits).await;
+    let mut client = Raw::ready(server.address, Framing::Structured).await;
+    let mut strangers = vec![];
+    for number in 0..1000 {
+        strangers.push(TcpStream::connect(server.address).await.unwrap());
+        if number % 100 == 99 {
+            // One who was there, and one who comes, are served in the midst of them.
+            client.read(number, 0, 512).await;
+            assert_eq!(client.chunk().await.1[8..], sample()[..512]);
+            still_serves(&server).await;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_of_connections() {
+    let mut limits = Limits::default();
+    limits.max_connections_per_peer = 3;
+    let device = Arc::new(MemoryDisk::from_bytes(&sample()));
+    let server = Fixture::device(device, limits).await;
+    let mut clients = vec![];
+    for _ in 0..3 {
+        clients.push(Raw::ready(server.address, Framing::Simple).await);
+    }
+    let mut fourth = TcpStream::connect(server.address).await.unwrap();
+    assert!(fourth.read_exact(&mut [0; 18]).await.is_err(), "one more was served");
+    // A Unix socket has no address: its clients are this user's own.
+    let mut own = tokio::net::UnixStream::connect(&server.socket).await.unwrap();
+    own.read_exact(&mut [0; 18]).await.unwrap();
+    server.stop().await;
+}
+
+/// Others hold all the memory there is for content, and do not read what they asked for.
+#[tokio::test]
+async fn small_requests_go_on_while_others_hold_all_the_memory() {
+    let mut limits = Limits::default();
+    limits.total_bytes_in_flight = 4 << 20;
+    let device = Arc::new(MemoryDisk::from_bytes(&sample()));
+    let server = Fixture::device(device, limits).await;
+    let mut deaf = vec![];
+    for _ in 0..3 {
+        let mut raw = Raw::ready(server.address, Framing::Simple).await;
+        for cookie in 0..8 {
+            raw.read(cookie, 0, 16 << 20).await;
+        }
+        deaf.push(raw);
+    }
+    for _ in 0..10 {
+        still_serves(&server).await;
+    }
+    drop(deaf);
+    // What they held comes back.
+    let mut raw = Raw::ready(server.address, Framing::Simple).await;
+    raw.read(1, 0, 16 << 20).await;
+    assert_eq!(raw.simple().await, (None, 1));
+    drop(raw);
     server.stop().await;
 }
 

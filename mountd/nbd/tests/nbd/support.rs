@@ -49,11 +49,15 @@ impl Fixture {
     }
 
     pub async fn exports(exports: Vec<Export>, limits: Limits) -> Self {
+        Self::serve(Server::new(exports, limits).unwrap()).await
+    }
+
+    pub async fn serve(server: Server) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("nbd.sock");
         let listeners =
             [Listener::Tcp("127.0.0.1:0".parse().unwrap()), Listener::Unix(socket.clone())];
-        let bound = Server::new(exports, limits).unwrap().bind(&listeners).await.unwrap();
+        let bound = server.bind(&listeners).await.unwrap();
         let address = bound.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(bound.serve(shutdown.clone()));
@@ -134,6 +138,7 @@ impl Raw {
     /// Connects and gets past the greeting.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let mut greeting = [0; Greeting::LEN];
         stream.read_exact(&mut greeting).await.unwrap();
         Greeting::decode(&greeting).unwrap();

@@ -302,12 +302,12 @@ fn a_certificate_of_ones_own_is_served() {
         .arg(&certificate)
         .ok();
     let paths = [&certificate, &key].map(|path| path.to_str().unwrap());
-    let more = ["--tls-cert", paths[0], "--tls-key", paths[1]];
+    let more = ["--tls-certificate", paths[0], "--tls-key", paths[1]];
     let export = Export::http(&repo, &[&point], &more);
     curl(&["--cacert", paths[0], "-r", "0-9", export.uri(), "-o", "/dev/null"]).ok();
     export.stop();
     assert!(!repo.path("state").exists(), "another certificate was made");
-    let swapped = ["export", "http", &point, "--tls-cert", paths[1], "--tls-key", paths[0]];
+    let swapped = ["export", "http", &point, "--tls-certificate", paths[1], "--tls-key", paths[0]];
     repo.fails(1, swapped).says(&["web.key"]);
 }
 
@@ -321,5 +321,5 @@ fn what_cannot_be_served_is_said_before_anybody_connects() {
     let file = repo.path("short");
     let args = ["export", "http", &point, "--plain", "--token-file", file.to_str().unwrap()];
     repo.fails(1, args).says(&["16", "short"]);
-    repo.fails(2, ["export", "http", &point, "--tls-cert", "x"]).says(&["--tls-key"]);
+    repo.fails(2, ["export", "http", &point, "--tls-certificate", "x"]).says(&["--tls-key"]);
 }

@@ -15,6 +15,7 @@ mod main_job;
 mod mount;
 mod namespaces;
 mod nbd;
+mod nbd_exports;
 mod removal;
 mod replicate;
 mod retention;

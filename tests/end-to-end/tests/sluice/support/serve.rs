@@ -29,6 +29,11 @@ impl Export {
         Self::start(repo, &["nbd", point, "--listen", "127.0.0.1:0"])
     }
 
+    /// Serves what the arguments say over NBD on a free TCP port of this machine.
+    pub fn nbd(repo: &Repo, args: &[&str]) -> Self {
+        Self::start(repo, &[&["nbd", "--listen", "127.0.0.1:0"], args].concat())
+    }
+
     /// Serves a point over iSCSI on a free TCP port of this machine, with more options.
     pub fn iscsi(repo: &Repo, point: &str, more: &[&str]) -> Self {
         Self::start(repo, &[&["iscsi", point, "--listen", "127.0.0.1:0"], more].concat())

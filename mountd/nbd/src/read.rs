@@ -1,0 +1,69 @@
+//! Requests for content.
+
+use futures::future::try_join_all;
+use sluice_block::{BlockError, BlockRead};
+use sluice_nbd_wire::{Chunk, CommandFlags, Framing, Request};
+
+use crate::command::Agreement;
+use crate::reply::{Reply, ReplyBuilder};
+use crate::sparse::{Run, runs};
+
+/// The shortest read that is checked for holes; below, asking costs more than it saves.
+const SPARSE_FROM: u64 = 32 << 10;
+
+/// `NBD_CMD_READ`.
+pub(crate) async fn read(agreement: &Agreement, request: &Request) -> Result<Reply, BlockError> {
+    let device = agreement.open.device.reader();
+    let mut builder = ReplyBuilder::new(agreement.framing, request);
+    let (offset, length) = (request.offset, request.length);
+    if length == 0 {
+        return Ok(builder.success());
+    }
+    let simple = agreement.framing == Framing::Simple;
+    let whole = simple || request.flags.contains(CommandFlags::DF) || length < SPARSE_FROM;
+    let runs = if whole {
+        vec![Run { offset, length, zero: false }]
+    } else {
+        runs(device, offset, length).await
+    };
+    let data: u64 = runs.iter().filter(|run| !run.zero).map(|run| run.length).sum();
+    let mut content = agreement.open.pool.take(data as usize);
+    read_runs(device, &runs, &mut content).await?;
+    if simple {
+        return Ok(builder.content(content));
+    }
+    for (index, run) in runs.iter().enumerate() {
+        let last = index + 1 == runs.len();
+        if run.zero {
+            // A run is no longer than the read, which was checked to fit 32 bits.
+            let hole = Chunk::OffsetHole { offset: run.offset, length: run.length as u32 };
+            builder.chunk(&hole, last);
+        } else {
+            builder.data(run.offset, run.length as usize, last);
+        }
+    }
+    Ok(builder.finish(Some(content)))
+}
+
+/// Reads the data runs, side by side, into consecutive parts of `content`.
+async fn read_runs(
+    device: &dyn BlockRead,
+    runs: &[Run],
+    content: &mut [u8],
+) -> Result<(), BlockError> {
+    let mut rest = content;
+    let mut reads = Vec::new();
+    for run in runs.iter().filter(|run| !run.zero) {
+        let (this, next) = rest.split_at_mut(run.length as usize);
+        rest = next;
+        reads.push(device.read_at(run.offset, this));
+    }
+    match (reads.pop(), reads.is_empty()) {
+        (None, _) => Ok(()),
+        (Some(only), true) => only.await,
+        (Some(last), false) => {
+            reads.push(last);
+            try_join_all(reads).await.map(|_| ())
+        }
+    }
+}
