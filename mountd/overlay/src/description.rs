@@ -1,0 +1,142 @@
+//! `overlay.json`: what an overlay is, replaced as a whole.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{OverlayError, Result, io_error};
+use crate::layer::sync_folder;
+use crate::{CELL, MAX_SIZE};
+
+/// The version that this release writes and reads.
+const VERSION: u32 = 1;
+/// Descriptions are short; a longer file is something else.
+const LONGEST: u64 = 1 << 20;
+
+/// What an overlay lies over, in words of whoever made it. Nothing here looks into them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The repository's id.
+    pub repository: String,
+    /// The instance.
+    pub instance: String,
+    /// The restore point.
+    pub point: String,
+}
+
+/// A disk of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// The image's name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// What the image below holds, as a digest: a different one is a different base.
+    pub root: String,
+}
+
+/// What an overlay is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Of this file and of the layers.
+    pub version: u32,
+    /// Random; logs carry it.
+    pub id: String,
+    /// What it lies over.
+    pub base: Origin,
+    /// What it lay over first; commits change `base`.
+    pub first_base: Origin,
+    /// Bytes of a cell.
+    pub cell: u64,
+    /// Bytes that written cells may take.
+    pub limit: Option<u64>,
+    /// The disks.
+    pub disks: Vec<DiskInfo>,
+    /// Numbers of the layers, the lowest first.
+    pub layers: Vec<u32>,
+}
+
+impl Description {
+    pub(crate) fn new(
+        base: Origin,
+        disks: Vec<DiskInfo>,
+        limit: Option<u64>,
+        id: [u8; 16],
+    ) -> Self {
+        let first_base = base.clone();
+        let id = format!("{:032x}", u128::from_be_bytes(id));
+        Self { version: VERSION, id, base, first_base, cell: CELL, limit, disks, layers: vec![1] }
+    }
+
+    /// Where the description of an overlay lies.
+    pub(crate) fn path(folder: &Path) -> PathBuf {
+        folder.join("overlay.json")
+    }
+
+    /// Reads the description of the overlay in a folder, without using the overlay.
+    ///
+    /// # Errors
+    /// [`OverlayError::NotFound`], [`OverlayError::Version`], [`OverlayError::Description`].
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = Self::path(folder);
+        let bad = |reason: String| OverlayError::Description { path: path.clone(), reason };
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(OverlayError::NotFound(folder.to_owned()));
+            }
+            other => other.map_err(|e| io_error("open", &path, e))?,
+        };
+        let length = file.metadata().map_err(|e| io_error("read", &path, e))?.len();
+        if length > LONGEST {
+            return Err(bad("it is too long".into()));
+        }
+        let value: serde_json::Value =
+            serde_json::from_reader(file).map_err(|error| bad(error.to_string()))?;
+        let version = value["version"].as_u64().and_then(|version| u32::try_from(version).ok());
+        if let Some(version) = version.filter(|version| *version != VERSION) {
+            return Err(OverlayError::Version { path: folder.to_owned(), version });
+        }
+        let read: Self = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
+        read.check().map_err(|reason| bad(reason.into()))?;
+        Ok(read)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.id().is_none() {
+            return Err("the id is no number of 32 hexadecimal digits");
+        }
+        if self.cell != CELL {
+            return Err("cells have another size");
+        }
+        if self.disks.is_empty() || self.disks.iter().any(|disk| disk.size > MAX_SIZE) {
+            return Err("a disk is too large, or there is none");
+        }
+        if self.layers.is_empty() || !self.layers.is_sorted_by(|one, next| one < next) {
+            return Err("the layers are not in order");
+        }
+        Ok(())
+    }
+
+    /// The id as bytes.
+    pub(crate) fn id(&self) -> Option<[u8; 16]> {
+        let number = u128::from_str_radix(&self.id, 16).ok().filter(|_| self.id.len() == 32);
+        number.map(u128::to_be_bytes)
+    }
+
+    /// Puts the description in the place of the one before, durably.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let (path, fresh) = (Self::path(folder), folder.join("overlay.json.new"));
+        let made = || -> std::io::Result<()> {
+            let mut text = serde_json::to_string_pretty(self)?;
+            text.push('\n');
+            let mut file = File::create(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)?;
+            sync_folder(&path)
+        };
+        made().map_err(|e| io_error("write", &path, e))
+    }
+}

@@ -1,0 +1,158 @@
+//! Freezing: a view of one moment that stays while clients go on writing.
+//!
+//! ```text
+//!            freeze                    rebase
+//!  layer 1 ────────► layer 2 (top)  ────────►  layer 2 (top)
+//!  base              layer 1 (frozen)          base, which holds what layer 1 held
+//!                    base
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sluice_block::BlockRead;
+
+use crate::MOST_LAYERS;
+use crate::description::{Description, DiskInfo, Origin};
+use crate::error::{OverlayError, Result};
+use crate::overlay::{Base, Overlay};
+use crate::view::View;
+
+/// An overlay as it was at one moment. Dropping it lets the overlay be as it is.
+#[derive(Debug)]
+pub struct Frozen {
+    overlay: Arc<Overlay>,
+    description: Description,
+    disks: Vec<FrozenDisk>,
+}
+
+/// A disk as it was at one moment.
+#[derive(Clone)]
+pub struct FrozenDisk {
+    /// Which it is.
+    pub info: DiskInfo,
+    /// Its bytes at that moment.
+    pub device: Arc<dyn BlockRead>,
+    /// The bytes that may differ from what lies under the overlay, ascending.
+    pub changed: Vec<Range<u64>>,
+}
+
+impl std::fmt::Debug for FrozenDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrozenDisk").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Overlay {
+    /// Keeps the disks as they are now, all of one moment. Every write that was answered before
+    /// the call is in it, and none that is begun after it. Blocks, and so do writes for an instant.
+    ///
+    /// # Errors
+    /// [`OverlayError::Frozen`], [`OverlayError::TooManyLayers`], or what the system reports.
+    pub fn freeze(self: &Arc<Self>) -> Result<Frozen> {
+        if self.frozen.swap(true, Ordering::AcqRel) {
+            return Err(OverlayError::Frozen);
+        }
+        let frozen = self.freeze_now();
+        if frozen.is_err() {
+            self.frozen.store(false, Ordering::Release);
+        }
+        frozen
+    }
+
+    fn freeze_now(self: &Arc<Self>) -> Result<Frozen> {
+        self.healthy().map_err(OverlayError::Failed)?;
+        let before = self.description();
+        if before.layers.len() >= MOST_LAYERS {
+            return Err(OverlayError::TooManyLayers);
+        }
+        let next = before.layers.last().map_or(1, |last| last + 1);
+        // Empty, and known as a layer: harmless if the process dies here.
+        let fresh = self.folder.create_layer(&before, next)?;
+        let mut description = before.clone();
+        description.layers.push(next);
+        description.write(self.path())?;
+        *self.description.lock() = description;
+        let frozen: Vec<Arc<View>> = {
+            let mut views = self.views.write();
+            let frozen = views.clone();
+            for (view, layer) in views.iter_mut().zip(fresh) {
+                let mut layers = view.layers.clone();
+                layers.push(Arc::new(layer));
+                *view = Arc::new(View { layers, ..(**view).clone() });
+            }
+            frozen
+        };
+        for view in &frozen {
+            self.flush_layers(&view.layers).map_err(OverlayError::Failed)?;
+        }
+        let disks = frozen.into_iter().zip(&before.disks);
+        let disks = disks.map(|(view, info)| FrozenDisk {
+            info: info.clone(),
+            changed: view.changed(),
+            device: view,
+        });
+        Ok(Frozen { overlay: self.clone(), disks: disks.collect(), description: before })
+    }
+}
+
+impl Frozen {
+    /// The overlay as it was described at that moment.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &[FrozenDisk] {
+        &self.disks
+    }
+
+    /// Puts `bases` under the overlay and drops the layers they make superfluous. They must read
+    /// exactly as the disks of this moment. Blocks.
+    ///
+    /// # Errors
+    /// [`OverlayError::OtherBase`] when the disks are others; or what the system reports. The
+    /// overlay is then as it was.
+    pub fn rebase(self, origin: &Origin, bases: Vec<Base>) -> Result<()> {
+        let overlay = &self.overlay;
+        let like = |(base, disk): (&Base, &FrozenDisk)| {
+            (&base.info.name, base.info.size) == (&disk.info.name, disk.info.size)
+                && base.device.size() == disk.info.size
+        };
+        if bases.len() != self.disks.len() || !bases.iter().zip(&self.disks).all(like) {
+            return Err(OverlayError::OtherBase {
+                path: overlay.path().to_owned(),
+                found: self.description.base.point.clone(),
+                wanted: origin.point.clone(),
+            });
+        }
+        let dropped = self.description.layers.len();
+        let mut description = overlay.description();
+        description.layers.drain(..dropped);
+        description.base = origin.clone();
+        description.disks = bases.iter().map(|base| base.info.clone()).collect();
+        // From here on the new base counts, also for whoever opens the overlay next.
+        description.write(overlay.path())?;
+        *overlay.description.lock() = description.clone();
+        let mut held = 0;
+        {
+            let mut views = overlay.views.write();
+            for (view, base) in views.iter_mut().zip(bases) {
+                let (old, layers) = view.layers.split_at(dropped);
+                held += old.iter().map(|layer| layer.counts().0).sum::<u64>();
+                let layers = layers.to_vec();
+                *view = Arc::new(View { size: view.size, layers, base: base.device });
+            }
+        }
+        overlay.space.give(held);
+        overlay.folder.sweep(&description);
+        Ok(())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.overlay.frozen.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,357 @@
+//! A layer: what was written to one disk between two freezes.
+//!
+//! ```text
+//! disk-0.layer-1.data   written cells, each at its own offset; everything else a hole
+//! disk-0.layer-1.log    which cells are written or zero, as of the last flush
+//! ```
+//!
+//! # Invariants
+//!
+//! * The log never says of a cell that it is written before its bytes are durable: a flush notes
+//!   what changed, syncs the data, and only then tells the log and syncs it.
+//! * A cell becomes written as a whole. What fills up a partial write is put down with it, under
+//!   the lock of the cell's area, and a write of whole cells excludes that by sharing the lock.
+//! * After a sync has failed, nothing is promised any more: see [`Layer::flush`].
+//!
+//! All calls block; they belong on threads for that.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::FallocateFlags;
+
+use crate::CELL;
+use crate::error::{OverlayError, Result, io_error};
+use crate::log::{self, HEADER, Header};
+use crate::map::{CellMap, Entry, State};
+use crate::space::Space;
+
+/// Cells that share a lock for partial writes: 1 MiB.
+const AREA: u64 = 256;
+/// Locks for partial writes. Areas that share one only wait for each other.
+const AREAS: usize = 64;
+/// A log below this is not worth writing anew.
+const SMALL_LOG: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
+
+/// A layer of one disk.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    header: Header,
+    data: File,
+    path: PathBuf,
+    map: RwLock<CellMap>,
+    /// Bytes were written since the data was last synced.
+    unsynced: AtomicBool,
+    areas: Box<[RwLock<()>]>,
+    log: Mutex<Log>,
+}
+
+/// The end of the log. Whoever flushes holds it.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    length: u64,
+    next: u64,
+    /// Length at which it is written anew.
+    rewrite_at: u64,
+}
+
+/// Where the files of a layer lie.
+pub(crate) fn paths(folder: &Path, disk: u32, layer: u32) -> (PathBuf, PathBuf) {
+    let name = |ending: &str| folder.join(format!("disk-{disk}.layer-{layer}.{ending}"));
+    (name("data"), name("log"))
+}
+
+fn options() -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+impl Layer {
+    /// Makes an empty layer. It is durable once its folder is synced.
+    pub(crate) fn create(folder: &Path, header: Header) -> Result<Self> {
+        let (data, path) = paths(folder, header.disk, header.layer);
+        let made = || -> io::Result<(File, File)> {
+            let data = options().create(true).truncate(true).open(&data)?;
+            data.set_len(header.size)?;
+            let mut file = options().create(true).truncate(true).open(&path)?;
+            file.write_all(&header.encode())?;
+            file.sync_all()?;
+            data.sync_all()?;
+            Ok((data, file))
+        };
+        let (data, file) = made().map_err(|e| io_error("make a layer", &path, e))?;
+        Ok(Self::new(header, data, path, CellMap::default(), file, HEADER as u64, 1))
+    }
+
+    /// Opens a layer as its last flush left it.
+    pub(crate) fn open(folder: &Path, header: Header) -> Result<Self> {
+        let (data, path) = paths(folder, header.disk, header.layer);
+        let opened = || -> io::Result<(File, File, Vec<u8>)> {
+            let data = options().open(&data)?;
+            data.set_len(header.size)?;
+            let file = options().open(&path)?;
+            Ok((data, file, std::fs::read(&path)?))
+        };
+        let (data, file, bytes) = opened().map_err(|e| io_error("open a layer", &path, e))?;
+        let replay = log::replay(&header, &bytes)
+            .map_err(|source| OverlayError::Damaged { path: path.clone(), source })?;
+        if replay.valid < bytes.len() as u64 {
+            tracing::info!(log = %path.display(), "the last flush was cut off, and is left out");
+            let cut = file.set_len(replay.valid).and_then(|()| file.sync_all());
+            cut.map_err(|e| io_error("cut a log", &path, e))?;
+        }
+        Ok(Self::new(header, data, path, replay.map, file, replay.valid, replay.next))
+    }
+
+    fn new(
+        header: Header,
+        data: File,
+        path: PathBuf,
+        map: CellMap,
+        file: File,
+        length: u64,
+        next: u64,
+    ) -> Self {
+        let log = Log { file, length, next, rewrite_at: (2 * length).max(SMALL_LOG) };
+        Self {
+            header,
+            data,
+            path,
+            map: RwLock::new(map),
+            unsynced: AtomicBool::new(false),
+            areas: (0..AREAS).map(|_| RwLock::new(())).collect(),
+            log: Mutex::new(log),
+        }
+    }
+
+    /// What is known of a cell, and where the run of its like ends.
+    pub(crate) fn run(&self, cell: u64, end: u64) -> (State, u64) {
+        self.map.read().run(cell, end)
+    }
+
+    /// The disk's size.
+    pub(crate) fn size(&self) -> u64 {
+        self.header.size
+    }
+
+    /// The log's file, which stands for the layer in messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of cells written and of cells that were made zero.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let map = self.map.read();
+        (map.written(), map.zero())
+    }
+
+    /// Everything the layer knows.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.map.read().all()
+    }
+
+    /// Reads bytes that lie in written cells.
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.data.read_exact_at(buf, offset)
+    }
+
+    /// The same when the bytes are in memory.
+    pub(crate) fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let length = buf.len();
+        let slices = &mut [io::IoSliceMut::new(buf)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        rustix::io::preadv2(&self.data, slices, offset, flags).is_ok_and(|read| read == length)
+    }
+
+    /// One past a cell's last byte; the disk's last cell may be part of one.
+    fn cell_end(&self, cell: u64) -> u64 {
+        ((cell + 1) * CELL).min(self.header.size)
+    }
+
+    /// Writes whole cells, from the start of one to the end of one or of the disk.
+    pub(crate) fn write_cells(&self, offset: u64, data: &[u8], space: &Space) -> io::Result<()> {
+        let mut at = 0;
+        while at < data.len() {
+            let from = offset + at as u64;
+            let area = from / CELL / AREA;
+            let room = ((area + 1) * AREA * CELL - from) as usize;
+            let part = &data[at..data.len().min(at + room)];
+            let _shared = self.areas[(area % AREAS as u64) as usize].read();
+            self.put(from, part, space)?;
+            at += part.len();
+        }
+        Ok(())
+    }
+
+    /// Writes part of one cell; `below` is what the cell reads as while this layer knows nothing
+    /// of it. Returns whether that was missing, and nothing was written.
+    pub(crate) fn write_part(
+        &self,
+        offset: u64,
+        data: &[u8],
+        below: Option<&[u8]>,
+        space: &Space,
+    ) -> io::Result<bool> {
+        let cell = offset / CELL;
+        let _alone = self.areas[(cell / AREA % AREAS as u64) as usize].write();
+        let state = self.map.read().state(cell);
+        let length = (self.cell_end(cell) - cell * CELL) as usize;
+        let mut whole = match (state, below) {
+            (State::Written, _) => {
+                self.data.write_all_at(data, offset)?;
+                self.unsynced.store(true, Ordering::Release);
+                return Ok(false);
+            }
+            (State::Zero, _) => vec![0; length],
+            (State::Below, Some(below)) => below.to_vec(),
+            (State::Below, None) => return Ok(true),
+        };
+        let within = (offset % CELL) as usize;
+        whole[within..within + data.len()].copy_from_slice(data);
+        self.put(cell * CELL, &whole, space)?;
+        Ok(false)
+    }
+
+    /// Writes whole cells of one area, whose lock is held.
+    fn put(&self, offset: u64, data: &[u8], space: &Space) -> io::Result<()> {
+        let cells = offset / CELL..(offset + data.len() as u64).div_ceil(CELL);
+        let count = cells.end - cells.start;
+        let wanted = count - self.map.read().count_written(cells.clone());
+        if !space.take(wanted) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let written = self.data.write_all_at(data, offset);
+        if let Err(error) = written {
+            space.give(wanted);
+            return Err(error);
+        }
+        // After the bytes, so that a flush that finds this unset had not to wait for them.
+        self.unsynced.store(true, Ordering::Release);
+        let held = self.map.write().mark(cells, State::Written);
+        // Somebody else wrote some of them meanwhile, or made them zero.
+        match (count - held).cmp(&wanted) {
+            std::cmp::Ordering::Less => space.give(wanted - (count - held)),
+            std::cmp::Ordering::Greater => space.force(count - held - wanted),
+            std::cmp::Ordering::Equal => {}
+        }
+        Ok(())
+    }
+
+    /// Makes whole cells read as zeroes, and gives their room back.
+    pub(crate) fn zero_cells(&self, cells: Range<u64>, space: &Space) -> io::Result<()> {
+        let mut first = cells.start;
+        while first < cells.end {
+            let area = first / AREA;
+            let _shared = self.areas[(area % AREAS as u64) as usize].read();
+            let end = ((area + 1) * AREA).min(cells.end);
+            let held = self.map.write().mark(first..end, State::Zero);
+            if held > 0 {
+                space.give(held);
+                let from = first * CELL;
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                // A file system that cannot keeps the room taken; the cells are zero all the same.
+                let _ = rustix::fs::fallocate(&self.data, flags, from, end * CELL - from);
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written before. Once this has failed, the system may have dropped
+    /// what it could not write, and a later success would mean nothing: the caller must never
+    /// flush again.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut log = self.log.lock();
+        if self.map.read().is_clean() && !self.unsynced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let rewrite = log.length >= log.rewrite_at;
+        let entries = {
+            let mut map = self.map.write();
+            if rewrite { map.take_all() } else { map.take_dirty() }
+        };
+        // After the cells were noted: each of them had its bytes written before it was marked.
+        if self.unsynced.swap(false, Ordering::AcqRel) {
+            self.data.sync_data().map_err(|e| io_error("sync", &self.path, e))?;
+        }
+        if rewrite {
+            self.rewrite(&mut log, &entries)
+        } else if entries.is_empty() {
+            Ok(())
+        } else {
+            self.append(&mut log, &entries)
+        }
+    }
+
+    fn append(&self, log: &mut Log, entries: &[Entry]) -> Result<()> {
+        let record = self.header.record(log.next, entries);
+        let written = log.file.write_all_at(&record, log.length);
+        written
+            .and_then(|()| log.file.sync_data())
+            .map_err(|e| io_error("write to", &self.path, e))?;
+        log.length += record.len() as u64;
+        log.next += 1;
+        Ok(())
+    }
+
+    /// Writes a log that says everything at once, and puts it in the old one's place.
+    fn rewrite(&self, log: &mut Log, entries: &[Entry]) -> Result<()> {
+        let fresh = self.path.with_extension("log.new");
+        let record = self.header.record(1, entries);
+        let made = || -> io::Result<File> {
+            let mut file = options().create(true).truncate(true).open(&fresh)?;
+            file.write_all(&self.header.encode())?;
+            file.write_all(&record)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &self.path)?;
+            sync_folder(&self.path)?;
+            Ok(file)
+        };
+        log.file = made().map_err(|e| io_error("rewrite", &self.path, e))?;
+        log.length = (HEADER + record.len()) as u64;
+        log.next = 2;
+        log.rewrite_at = (2 * log.length).max(SMALL_LOG);
+        Ok(())
+    }
+}
+
+/// Makes the names in a file's folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_grows_is_written_anew_and_says_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = Header { overlay: [3; 16], disk: 0, layer: 1, size: 64 << 20 };
+        let layer = Layer::create(folder.path(), header).unwrap();
+        let space = Space::new(0, u64::MAX);
+        let length = || std::fs::metadata(&layer.path).unwrap().len();
+        let (mut longest, mut shrunk) = (0, 0);
+        for round in 0..1500u64 {
+            let cell = round * 7919 % 16_384;
+            layer.write_cells(cell * CELL, &[round as u8; CELL as usize], &space).unwrap();
+            if round % 3 == 0 {
+                layer.zero_cells(round..round + 2, &space).unwrap();
+            }
+            layer.flush().unwrap();
+            shrunk += u64::from(length() < longest);
+            longest = length();
+        }
+        assert!(shrunk > 0, "never written anew, at {longest} bytes");
+        let again = Layer::open(folder.path(), header).unwrap();
+        assert_eq!(again.entries(), layer.entries());
+        assert_eq!(again.counts().0, space.used());
+    }
+}

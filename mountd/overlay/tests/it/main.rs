@@ -1,0 +1,7 @@
+//! Overlays over disks in memory, on real files.
+
+mod conformance;
+mod crash;
+mod freeze;
+mod model;
+mod support;
