@@ -22,8 +22,8 @@ pub(crate) enum ExportProtocol {
 ///
 /// Of one point, each image is an export of its name. Of several points, or of all, each image is
 /// the export INSTANCE@ID:IMAGE. Exports are opened when the first client asks for them. The first
-/// one is also the default export. Clients can ask which blocks changed since an earlier point of the
-/// chain, by the metadata context sluice:changed-since=POINT.
+/// one is also the default export. Clients can ask which blocks changed since an earlier point of
+/// the chain, by the metadata context sluice:changed-since=POINT.
 ///
 /// Whoever reaches the server can read the disks, unless clients must have a certificate
 /// (--tls-client-ca) or a key (--tls-psk-file): otherwise use a Unix socket, loopback, or a network
