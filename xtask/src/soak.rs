@@ -10,6 +10,7 @@
 mod model;
 mod roles;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -100,10 +101,12 @@ fn run(
     s3: bool,
     folder: Option<PathBuf>,
 ) -> Result<()> {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let seed = seed.unwrap_or(clock.as_secs());
+    // Each state of a hasher is another one.
+    let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 32);
     let kept = folder.is_some();
-    let folder = folder.unwrap_or_else(|| std::env::temp_dir().join(format!("soak-{seed}")));
+    // After a failure it stays, to be looked at.
+    let made = || Ok(tempfile::Builder::new().prefix("soak-").tempdir()?.keep());
+    let folder = folder.map_or_else(made, anyhow::Ok)?;
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder:?}"))?;
     println!("soak: {} s, seed {seed}, in {}", time.as_secs(), folder.display());
     let world = Arc::new(World {

@@ -42,12 +42,14 @@ pub(crate) fn extents(leaf: &Page) -> u64 {
     places.chunk_by(near).count() as u64
 }
 
+/// By how bad it is: extents for each GiB, number of the leaf, its bytes, its blocks.
+type Scattered = (u64, u64, u64, Vec<Digest>);
+
 /// The worst leaves of an image within the limit.
 #[derive(Debug)]
 pub(crate) struct Worst {
     wanted: Defragment,
-    /// By how bad it is: extents for each GiB, number of the leaf, its bytes, its blocks.
-    leaves: BinaryHeap<Reverse<(u64, u64, u64, Vec<Digest>)>>,
+    leaves: BinaryHeap<Reverse<Scattered>>,
     bytes: u64,
 }
 

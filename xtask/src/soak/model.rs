@@ -26,9 +26,9 @@ pub(super) fn disk(instance: u64, version: u64) -> Vec<u8> {
     for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
         let number = number as u64;
         let since = version.saturating_sub(mix(number, 77) % 4) / 4;
-        let owner = if number % 3 == 0 { 9 } else { instance };
+        let owner = if number.is_multiple_of(3) { 9 } else { instance };
         let mut state = mix(mix(number, since), owner) | 1;
-        if state % 7 == 0 {
+        if state.is_multiple_of(7) {
             continue; // a hole
         }
         // Half noise, half pattern: compresses about two to one.

@@ -12,7 +12,8 @@ const SIZE: usize = 2 << 20;
 fn same_outside(changed: &[std::ops::Range<u64>], one: &[u8], other: &[u8]) -> bool {
     let mut at = 0;
     let mut same = true;
-    for range in changed.iter().cloned().chain([one.len() as u64..one.len() as u64]) {
+    for range in changed.iter().cloned().chain(std::iter::once(one.len() as u64..one.len() as u64))
+    {
         same &= one[at..range.start as usize] == other[at..range.start as usize];
         at = range.end as usize;
     }
