@@ -138,7 +138,7 @@ fn a_pack_whose_lock_is_gone_is_told_and_locked_again() {
     let pack = packs(&repo).into_iter().find(|key| key.contains("/d/")).unwrap();
     repo.prefix().put_again(&pack);
     repo.fails(3, ["doctor"]).says(&["locked for less", &point, "lock extend --recheck"]);
-    repo.fails(3, ["scrub"]).says(&["1 pack without the lock", "lock extend --recheck"]);
+    repo.fails(3, ["scrub"]).says(&["1 pack without the lock they", "lock extend --recheck"]);
     repo.ok(["lock", "extend", "--recheck"]);
     repo.ok(["doctor"]);
     repo.ok(["scrub"]);

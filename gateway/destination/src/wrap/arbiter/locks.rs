@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::mirror::warn;
 use super::{Arbiter, is_mirrored};
-use crate::{Destination, ErrorKind, Key, Lock, Result};
+use crate::{ErrorKind, Key, Lock, Result};
 
 impl Arbiter {
     /// Puts an object, and its copy with the lock. A copy that fails is a warning as ever; that it
