@@ -291,23 +291,28 @@ async fn what_is_retained_for_longer_is_locked_as_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_asks_for_locks_it_does_not_know_and_lists_no_packs() {
     let locked = Locked::new().await;
-    // Many packs, each a backup of its own.
-    for seed in 0..6 {
-        let (name, disk) = (format!("disk{seed}"), noise(20 + seed, 1 << 18));
-        let images = vec![image(&name, &disk, Change::Rescan)];
-        run(&locked.repository, images).await.unwrap();
+    // A point that references packs of eight backups.
+    let mut disk = noise(20, 8 << 18);
+    for part in 0..8 {
+        disk[part << 18..(part + 1) << 18].copy_from_slice(&noise(21 + part as u64, 1 << 18));
+        back_up(&locked.repository, &disk, Change::Rescan).await;
     }
-    let before = locked.counters.snapshot();
-    back_up(&locked.repository, &noise(25, 1 << 18), Change::Rescan).await;
-    let spent = locked.counters.snapshot() - before;
-    let packs = locked.keys("d/").await.len() as u64;
-    assert!(packs >= 6);
-    // The descriptor, the key slot and the clock; not one of the packs.
-    assert!(spent.head.requests <= 4, "{spent:?}");
+    let status = locked.repository.lock_status(false, &LockProgress::default()).await.unwrap();
+    assert!(status.points.iter().any(|one| one.packs >= 9), "{status:?}");
     locked
         .faults
         .inject(Rule::new(Effect::Fail(DestinationKind::Other)).below("d/").on(&[Operation::List]));
-    back_up(&locked.repository, &noise(25, 1 << 18), Change::Rescan).await;
+    let before = locked.counters.snapshot();
+    back_up(&locked.repository, &disk, Change::Rescan).await;
+    let spent = locked.counters.snapshot() - before;
+    // The clock, the descriptor, the key slot, and what every backup asks; not one of the packs.
+    assert!(spent.head.requests <= 6, "{spent:?}");
+    // Forty days later all of them are due.
+    locked.pass(40);
+    let before = locked.counters.snapshot();
+    back_up(&locked.repository, &disk, Change::Rescan).await;
+    let spent = locked.counters.snapshot() - before;
+    assert!(spent.head.requests > 9, "{spent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
