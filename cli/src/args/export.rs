@@ -182,7 +182,7 @@ Examples:
   sluice export http web-1 db-1:vda --listen 192.0.2.7:10443 --token-file /etc/sluice/token
   sluice export http web-1 --tls-certificate /etc/ssl/web.pem --tls-key /etc/ssl/private/web.key
   curl -C - -O http://127.0.0.1:10443/TOKEN/vda.raw
-  qemu-img convert -O qcow2 http://127.0.0.1:10443/TOKEN/vda.raw disk.qcow2
+  qemu-img convert -m 1 -O qcow2 http://127.0.0.1:10443/TOKEN/vda.raw disk.qcow2
   nbdkit curl https://127.0.0.1:10443/TOKEN/vda.raw cainfo=FILE
 
 With --ready-fd N, two lines are written to file descriptor N once clients can connect, and it is

@@ -185,7 +185,7 @@ fn tell(context: &Context, args: &HttpArgs, site: &Site<'_>) -> Result<()> {
     }
     output::note("for example:");
     output::note(format_args!("  curl {trust}-C - -O URL"));
-    output::note("  qemu-img convert -O qcow2 URL disk.qcow2");
+    output::note("  qemu-img convert -m 1 -O qcow2 URL disk.qcow2");
     Ok(())
 }
 

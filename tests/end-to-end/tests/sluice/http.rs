@@ -106,16 +106,17 @@ fn qemu_reads_the_disk_it_was() {
     for plain in [true, false] {
         let export = Export::http(&repo, &[&point], if plain { &["--plain"] } else { &[] });
         // QEMU has no option for a certificate of one's own.
-        let source = match plain {
-            true => export.uri().to_owned(),
-            false => format!(
-                "json:{{\"driver\":\"https\",\"url\":\"{}\",\"sslverify\":false}}",
-                export.uri()
-            ),
-        };
+        let (scheme, rest) = export.uri().split_once("://").unwrap();
+        let unchecked = if plain { "" } else { "\"sslverify\":false," };
+        let source = format!(
+            "json:{{\"driver\":\"raw\",\"file\":{{\"driver\":\"{scheme}\",{unchecked}\
+             \"url\":\"{scheme}://{rest}\"}}}}"
+        );
         let (disk, copy) = (repo.path("disk.raw"), repo.path("copy.raw"));
-        qemu("qemu-img").args(["compare", "-f", "raw", &source]).arg(&disk).ok();
-        qemu("qemu-img").args(["convert", "-f", "raw", "-O", "raw", &source]).arg(&copy).ok();
+        qemu("qemu-img").args(["compare", "-F", "raw", &source]).arg(&disk).ok();
+        // One request at a time: with several, QEMU 7.2 hangs now and then, whatever the server.
+        let convert = ["convert", "-m", "1", "-O", "raw", &source];
+        qemu("qemu-img").args(convert).arg(&copy).ok();
         Cmd::new("qemu-img").args(["compare", "-f", "raw"]).arg(&disk).arg(&copy).ok();
         export.stop();
     }
@@ -178,7 +179,8 @@ fn an_importer_that_asks_for_the_size_and_then_for_ranges_gets_the_disk() {
     for first in (0..size).step_by(step) {
         let last = (first + step as u64).min(size) - 1;
         let uri = export.uri();
-        config += &format!("url = \"{uri}\"\nrange = \"{first}-{last}\"\noutput = \"-\"\nnext\n");
+        let next = if first == 0 { "" } else { "next\n" };
+        config += &format!("{next}url = \"{uri}\"\nrange = \"{first}-{last}\"\noutput = \"-\"\n");
     }
     let got = curl(&["--no-buffer", "--config", "-"]).input(config).ok();
     fs::write(&copy, &got.out).unwrap();
