@@ -20,7 +20,7 @@ mod many;
 mod order;
 #[cfg(any(test, feature = "s3", feature = "swift"))]
 mod range;
-#[cfg(any(test, feature = "s3", feature = "swift"))]
+#[cfg(any(test, feature = "s3", feature = "sftp", feature = "swift"))]
 mod timeouts;
 
 pub mod conformance;
@@ -29,6 +29,8 @@ pub mod memory;
 pub mod probe;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "sftp")]
+pub mod sftp;
 #[cfg(feature = "swift")]
 pub mod swift;
 pub mod url;
@@ -45,7 +47,7 @@ pub use capability::Capabilities;
 pub use error::{DestinationError, ErrorKind, Result};
 pub use key::Key;
 pub use lock::{Lock, LockMode};
-#[cfg(any(test, feature = "s3", feature = "swift"))]
+#[cfg(any(test, feature = "s3", feature = "sftp", feature = "swift"))]
 pub use timeouts::{LEAST_ANSWER, Timeouts};
 
 /// Which bytes of an object to get.
