@@ -4,6 +4,7 @@
 //! /srv/backup   ./backup   file:///srv/backup
 //! s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true|false&credentials=FILE
 //! swift://CONTAINER/PREFIX?auth=URL&region=R&interface=public|internal|admin&credentials=FILE
+//! azblob://CONTAINER/PREFIX?account=NAME&endpoint=URL&credentials=FILE
 //! sftp://USER@HOST:PORT/PATH?key-file=FILE&known-hosts=FILE
 //! ```
 //!
@@ -38,6 +39,8 @@ const SCHEMES: &[Scheme] = &[
     crate::swift::SCHEME,
     #[cfg(feature = "sftp")]
     crate::sftp::SCHEME,
+    #[cfg(feature = "azblob")]
+    crate::azblob::SCHEME,
 ];
 
 /// How a destination is known by URL.
