@@ -291,9 +291,9 @@ fn help_for(kind: &str) -> Option<&'static str> {
              `sluice retain --shorten` brings the end of a retention forward"
         }
         "bad-destination" => {
-            "name a folder, s3://BUCKET/PREFIX?endpoint=URL&region=R or \
-             swift://CONTAINER/PREFIX?auth=URL&region=R; for a new repository, `sluice init` \
-             creates the folder"
+            "name a folder, s3://BUCKET/PREFIX?endpoint=URL&region=R, \
+             swift://CONTAINER/PREFIX?auth=URL&region=R or sftp://USER@HOST:PORT/PATH; for a \
+             new repository, `sluice init` creates the folder"
         }
         "access-denied" => "check the permissions, or the credentials of the destination",
         "read-only" => "the place cannot be written; reading commands work on it",

@@ -66,7 +66,8 @@ fn start_logging(global: &args::Global) {
         }
         (_, 2) => {
             "info,sluice=debug,sluice_repository=debug,sluice_engine=debug,\
-                   sluice_nbd=debug,sluice_iscsi=debug,sluice_http=debug,sluice_fuse=debug,sluice_destination=debug"
+                   sluice_nbd=debug,sluice_iscsi=debug,sluice_http=debug,sluice_fuse=debug,\
+                   sluice_destination=debug"
         }
         _ => "trace",
     };

@@ -12,15 +12,17 @@
 //! Wrappers ([`wrap`]) have the same trait on both faces: retry, limit, count, fault injection.
 //! [`conformance`] checks the contract; every destination runs it.
 
+#[cfg(feature = "azblob")]
+pub mod azblob;
 mod capability;
 mod error;
 mod key;
 mod lock;
 mod many;
 mod order;
-#[cfg(any(test, feature = "s3", feature = "swift"))]
+#[cfg(any(test, feature = "s3", feature = "web"))]
 mod range;
-#[cfg(any(test, feature = "s3", feature = "swift"))]
+#[cfg(any(test, feature = "s3", feature = "sftp", feature = "web"))]
 mod timeouts;
 
 pub mod conformance;
@@ -29,9 +31,13 @@ pub mod memory;
 pub mod probe;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "sftp")]
+pub mod sftp;
 #[cfg(feature = "swift")]
 pub mod swift;
 pub mod url;
+#[cfg(feature = "web")]
+mod web;
 pub mod wrap;
 
 use std::fmt;
@@ -45,7 +51,7 @@ pub use capability::Capabilities;
 pub use error::{DestinationError, ErrorKind, Result};
 pub use key::Key;
 pub use lock::{Lock, LockMode};
-#[cfg(any(test, feature = "s3", feature = "swift"))]
+#[cfg(any(test, feature = "s3", feature = "sftp", feature = "web"))]
 pub use timeouts::{LEAST_ANSWER, Timeouts};
 
 /// Which bytes of an object to get.

@@ -16,8 +16,16 @@ pub(crate) async fn side_by_side<Fut>(removals: Vec<Fut>) -> Result<()>
 where
     Fut: Future<Output = Result<()>>,
 {
+    conclude(gather(removals).await)
+}
+
+/// The same, and what failed.
+pub(crate) async fn gather<Fut>(removals: Vec<Fut>) -> Vec<DestinationError>
+where
+    Fut: Future<Output = Result<()>>,
+{
     let outcomes: Vec<_> = stream::iter(removals).buffer_unordered(AT_ONCE).collect().await;
-    conclude(outcomes.into_iter().filter_map(Result::err).collect())
+    outcomes.into_iter().filter_map(Result::err).collect()
 }
 
 /// One error for many: the first that repeating does not help against, else the first of all.

@@ -14,7 +14,6 @@
 
 mod config;
 mod delete;
-mod http;
 mod login;
 mod read;
 mod session;
@@ -23,24 +22,23 @@ mod wire;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::http::{Method, Request};
 use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use http::{Method, Request};
 use http_body_util::Full;
-use md5::{Digest, Md5};
 use tokio::sync::OnceCell;
 
 use crate::key::may_start_key;
 use crate::url::Scheme;
+use crate::web::{self, Answer, Http, escape};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result,
     page_limit,
 };
 pub use config::SwiftConfig;
-use http::{Answer, Http};
 use session::{Session, Sessions};
-use wire::{escape, parse_listing};
+use wire::parse_listing;
 
 /// This destination in the table of schemes.
 pub(crate) const SCHEME: Scheme = Scheme {
@@ -55,9 +53,6 @@ pub(crate) const SCHEME: Scheme = Scheme {
         })
     },
 };
-
-/// Bodies of this size and more are hashed where they do not keep other requests waiting.
-const LARGE: usize = 256 << 10;
 
 /// The MD5 of nothing.
 const MD5_OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -95,7 +90,7 @@ impl Ask {
         Self { method, path, headers: Vec::new(), body: Bytes::new(), extra: 0 }
     }
 
-    fn request(&self, session: &Session) -> ::http::Result<Request<Full<Bytes>>> {
+    fn request(&self, session: &Session) -> http::Result<Request<Full<Bytes>>> {
         let url = format!("{}{}", session.storage, self.path);
         let mut request = Request::builder().method(&self.method).uri(url);
         request = request.header("X-Auth-Token", &session.token);
@@ -335,14 +330,7 @@ impl Destination for SwiftDestination {
 
 /// The MD5 of a body in hex.
 async fn md5(body: &Bytes) -> Result<String> {
-    let hash = |body: &Bytes| HEXLOWER.encode(&Md5::digest(body));
-    if body.len() < LARGE {
-        return Ok(hash(body));
-    }
-    let body = body.clone();
-    tokio::task::spawn_blocking(move || hash(&body)).await.map_err(|error| {
-        DestinationError::caused(ErrorKind::Other, "hashing a body was cut off", error)
-    })
+    Ok(HEXLOWER.encode(&web::md5(body).await?))
 }
 
 /// Refuses an answer that is not a success.

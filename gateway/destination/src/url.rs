@@ -4,6 +4,8 @@
 //! /srv/backup   ./backup   file:///srv/backup
 //! s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true|false&credentials=FILE
 //! swift://CONTAINER/PREFIX?auth=URL&region=R&interface=public|internal|admin&credentials=FILE
+//! azblob://CONTAINER/PREFIX?account=NAME&endpoint=URL&credentials=FILE
+//! sftp://USER@HOST:PORT/PATH?key-file=FILE&known-hosts=FILE
 //! ```
 //!
 //! Any of them may have `arbiter=URL`, with the URL percent-encoded: the destination that decides
@@ -35,6 +37,10 @@ const SCHEMES: &[Scheme] = &[
     crate::s3::SCHEME,
     #[cfg(feature = "swift")]
     crate::swift::SCHEME,
+    #[cfg(feature = "sftp")]
+    crate::sftp::SCHEME,
+    #[cfg(feature = "azblob")]
+    crate::azblob::SCHEME,
 ];
 
 /// How a destination is known by URL.
@@ -209,7 +215,12 @@ impl FromStr for DestinationUrl {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let split = place.find('/').unwrap_or(place.len());
         let (authority, path) = place.split_at(split);
-        if authority.contains('@') {
+        let scheme = scheme.to_ascii_lowercase();
+        let names_user = scheme == "sftp"
+            && authority
+                .split_once('@')
+                .is_some_and(|(user, host)| !user.contains([':', '%']) && !host.contains('@'));
+        if authority.contains('@') && !names_user {
             // The text is not repeated: what stands before the @ is probably secret.
             return Err(invalid(
                 "a destination's URL holds no credentials; remove the part \
@@ -217,7 +228,7 @@ impl FromStr for DestinationUrl {
             ));
         }
         let url = Self {
-            scheme: scheme.to_ascii_lowercase(),
+            scheme,
             authority: authority.to_owned(),
             path: decode(path)?,
             parameters: parse_query(query)?,

@@ -14,6 +14,7 @@
 
 mod fence;
 mod presence;
+mod takeover;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -350,90 +351,6 @@ impl BackupSession {
         self.writer.ready().await?;
         let entries = self.writer.take_durable(false);
         if entries.is_empty() { Ok(()) } else { self.put_segments(entries).await }
-    }
-
-    async fn take_over_dead_sessions(&mut self) -> Result<()> {
-        let now = self.shared.clock.now_ms();
-        let objects = list_all(&*self.shared.destination, "s/").await?;
-        // By the destination's clock, where it tells: hosts may be days apart.
-        let own = session_key(self.record.session);
-        let here = objects.iter().find(|object| object.key == own).and_then(|own| own.modified);
-        for object in objects {
-            let Some(record) = self.read_session(&object.key).await? else { continue };
-            if record.chain != self.record.chain || record.session == self.record.session {
-                continue;
-            }
-            let silent = match (here, object.modified) {
-                (Some(now), Some(then)) => now.duration_since(then).unwrap_or_default(),
-                _ => Duration::from_millis(now.saturating_sub(record.heartbeat_ms)),
-            };
-            if silent > SILENT || is_dead(&record) {
-                self.inherited.push(record.clone());
-            } else {
-                self.others.push(OtherSession {
-                    host: host::display(&record.host),
-                    started_ms: record.started_ms,
-                    heartbeat_ms: record.heartbeat_ms,
-                });
-            }
-            self.harvest(record.session).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_session(&self, key: &Key) -> Result<Option<SessionRecord>> {
-        let id = key.as_str().trim_start_matches("s/");
-        let Ok(id) = SessionId::parse(id) else { return Ok(None) };
-        let bytes = match self.shared.destination.get(key, ByteRange::Full).await {
-            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let object = session_object(id.0);
-        let parsed = self.shared.open_record(key, Kind::Session, object, &bytes);
-        let parsed =
-            parsed.and_then(|body| from_cbor(&body).map_err(|error| parse_error(key, error)));
-        match parsed {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                tracing::warn!(%error, "skipping a session record");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Takes in the chunks that a session made durable.
-    async fn harvest(&mut self, session: SessionId) -> Result<()> {
-        let mut serial = 0;
-        loop {
-            let shared = &self.shared;
-            let tables: Vec<_> = stream::iter(serial..serial + HARVEST)
-                .map(|serial| async move {
-                    let pack = PackId::new(session, serial);
-                    (pack, shared.pack_table(PackKind::Data, pack).await)
-                })
-                .buffered(HARVEST as usize)
-                .collect()
-                .await;
-            let mut found = false;
-            for (pack, table) in tables {
-                match table {
-                    Ok(Some((generation, table))) => {
-                        self.writer.adopt(pack, generation, &table);
-                        (found, self.resumed_packs) = (true, self.resumed_packs + 1);
-                    }
-                    Ok(None) => {}
-                    Err(error) if error.kind() == ErrorKind::Damaged => {
-                        tracing::warn!(%error, "not reusing a pack of an interrupted backup");
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            if !found {
-                return Ok(());
-            }
-            serial += HARVEST;
-            self.ready().await?;
-        }
     }
 
     /// Puts index segments and takes them into the local index.

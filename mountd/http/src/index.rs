@@ -59,7 +59,8 @@ pub(crate) fn html(exports: &Exports) -> String {
     let mut rows = String::new();
     for entry in exports.iter().map(Entry::from) {
         rows += &format!(
-            "<tr><td><a href=\"./{}\">{}</a></td><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>\n",
+            "<tr><td><a href=\"./{}\">{}</a></td><td>{}</td>\
+             <td class=\"n\">{}</td><td>{}</td></tr>\n",
             escape(&entry.path),
             escape(entry.name),
             escape(entry.description),

@@ -1,12 +1,9 @@
 use std::path::PathBuf;
 
-use super::login::{Login, Settings, check_http};
-use crate::key::MAX_KEY;
+use super::login::Login;
 use crate::url::{DestinationUrl, invalid};
+use crate::web::{Settings, check_http, check_prefix};
 use crate::{Result, Timeouts};
-
-/// The longest name Swift gives an object by default, in bytes.
-const MAX_SWIFT_NAME: usize = 1024;
 
 /// The parameters of a Swift URL.
 const PARAMETERS: [&str; 11] = [
@@ -71,20 +68,6 @@ impl SwiftConfig {
             auth: url.parameter("auth").map(str::to_owned),
         })
     }
-}
-
-/// The prefix in a URL's path, such that every key below it is a name Swift takes.
-fn check_prefix(path: &str) -> Result<String> {
-    let prefix = path.trim_matches('/');
-    let odd =
-        |segment: &str| matches!(segment, "" | "." | "..") || segment.contains(char::is_control);
-    if !prefix.is_empty() && prefix.split('/').any(odd) {
-        return Err(invalid(format!("{prefix:?} cannot stand before the names of objects")));
-    }
-    if prefix.len() > MAX_SWIFT_NAME - MAX_KEY - 1 {
-        return Err(invalid(format!("the prefix has {} bytes, too many", prefix.len())));
-    }
-    Ok(prefix.to_owned())
 }
 
 #[cfg(test)]

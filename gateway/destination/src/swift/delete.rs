@@ -1,6 +1,6 @@
 //! Removing objects, many with one request where the server can.
 
-use ::http::Method;
+use http::Method;
 
 use super::wire::{parse_bulk, parse_bulk_limit};
 use super::{Ask, SwiftDestination, check, refusal};
@@ -61,7 +61,7 @@ impl SwiftDestination {
             let session = self.sessions.get(&self.http).await?;
             let Some((root, _)) = session.storage.split_once("/v1") else { return Ok(None) };
             let subject = format!("ask {root} for what it can do");
-            let request = ::http::Request::get(format!("{root}/info")).body(Default::default());
+            let request = http::Request::get(format!("{root}/info")).body(Default::default());
             let Ok(request) = request else { return Ok(None) };
             let answer = self.http.send(&subject, request, 0).await?;
             // A server that does not tell is asked for nothing special.

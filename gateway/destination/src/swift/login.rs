@@ -1,31 +1,10 @@
 //! Who logs in where, from the URL, the environment or a file of credentials.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
-use crate::url::{DestinationUrl, invalid};
-use crate::{DestinationError, ErrorKind, Result};
-
-/// Text that is shown to nobody.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Secret(String);
-
-impl Secret {
-    pub(super) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
+use crate::url::invalid;
+use crate::web::{Secret, Settings, check_http};
+use crate::{DestinationError, Result};
 
 /// How to get a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,50 +83,7 @@ impl Interface {
     }
 }
 
-/// Where settings are looked up: in a file, or else in the environment; the URL goes first.
-pub(super) struct Settings<'a> {
-    url: &'a DestinationUrl,
-    /// What the file says; the environment counts when there is none.
-    file: Option<HashMap<String, String>>,
-    /// What to say of where credentials are looked for.
-    source: String,
-}
-
-impl<'a> Settings<'a> {
-    /// The settings a URL leads to.
-    pub(super) fn find(url: &'a DestinationUrl) -> Result<Self> {
-        let Some(path) = url.parameter("credentials").map(PathBuf::from) else {
-            let source = "the environment (or name a file with credentials=FILE in the URL)";
-            return Ok(Self { url, file: None, source: source.into() });
-        };
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            let context = format!("cannot read the credentials file {}", path.display());
-            DestinationError::caused(ErrorKind::AccessDenied, context, error)
-        })?;
-        let file = Some(parse_file(&path, &text)?);
-        Ok(Self { url, file, source: path.display().to_string() })
-    }
-
-    /// A setting that is no secret: a parameter of the URL, else one of these names.
-    pub(super) fn open(&self, parameter: &str, names: &[&str]) -> Option<String> {
-        self.url.parameter(parameter).map(str::to_owned).or_else(|| self.named(names))
-    }
-
-    fn named(&self, names: &[&str]) -> Option<String> {
-        let given = |name: &&str| match &self.file {
-            Some(file) => file.get(*name).cloned(),
-            None => std::env::var(name).ok(),
-        };
-        names.iter().filter_map(given).find(|value| !value.is_empty())
-    }
-
-    fn required(&self, name: &str) -> Result<String> {
-        self.named(&[name]).ok_or_else(|| {
-            let context = format!("no Swift credentials: {name} is not set in {}", self.source);
-            DestinationError::new(ErrorKind::AccessDenied, context)
-        })
-    }
-
+impl Settings<'_> {
     /// Who logs in where.
     pub(super) fn login(&self) -> Result<Login> {
         let keystone = self.open("auth", &["OS_AUTH_URL"]);
@@ -235,40 +171,6 @@ impl<'a> Settings<'a> {
 
 fn missing_auth(name: &str) -> DestinationError {
     invalid(format!("where to log in? Set {name}, or add auth=URL to the URL"))
-}
-
-/// Refuses what is no URL of HTTP, and one that holds a password.
-pub(super) fn check_http(what: &str, url: &str) -> Result<()> {
-    match url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) {
-        Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
-            Err(invalid(format!("{what} holds no credentials; remove the part before the @")))
-        }
-        Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(()),
-        _ => Err(invalid(format!("{what} is not of the form https://HOST:PORT/..."))),
-    }
-}
-
-/// Lines `NAME=value`, as shells and other programs read them: `export` and quotes may be there.
-fn parse_file(path: &Path, text: &str) -> Result<HashMap<String, String>> {
-    let mut values = HashMap::new();
-    for (at, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        // The line is not repeated: it may hold a secret.
-        let (name, value) = line.split_once('=').ok_or_else(|| {
-            invalid(format!("{}, line {}: not of the form NAME=value", path.display(), at + 1))
-        })?;
-        values.insert(name.trim().to_owned(), unquote(value.trim()).to_owned());
-    }
-    Ok(values)
-}
-
-fn unquote(value: &str) -> &str {
-    let quoted = |mark: char| value.strip_prefix(mark)?.strip_suffix(mark);
-    quoted('\'').or_else(|| quoted('"')).unwrap_or(value)
 }
 
 #[cfg(test)]

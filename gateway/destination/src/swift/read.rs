@@ -1,11 +1,11 @@
 //! Getting objects and ranges of them, and refusing other bytes than asked for.
 
-use ::http::Method;
 use bytes::Bytes;
+use http::Method;
 
-use super::http::Answer;
 use super::wire::parse_seconds;
 use super::{Ask, SwiftDestination, check, md5};
+use crate::web::Answer;
 use crate::{ByteRange, DestinationError, ErrorKind, Key, ObjectMeta, Result, range};
 
 impl SwiftDestination {

@@ -9,10 +9,10 @@ use http_body_util::Full;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::http::{Answer, Http};
-use super::login::{Login, check_http};
+use super::login::Login;
 use super::wire::{TokenAnswer, token_request};
 use crate::url::invalid;
+use crate::web::{Answer, Http, check_http};
 use crate::{DestinationError, ErrorKind, Result};
 
 /// A token is renewed when this part of its life has passed, so that it does not run out between

@@ -236,18 +236,5 @@ pub(super) fn parse_bulk_limit(text: &[u8]) -> Option<usize> {
     usize::try_from(limit).ok()
 }
 
-/// Text as it stands in a path: only letters, digits and `-._~/` as they are.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests;

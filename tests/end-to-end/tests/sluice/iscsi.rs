@@ -23,8 +23,8 @@ fn parts(url: &str) -> (&str, &str) {
     (parts.next().unwrap(), parts.next().unwrap())
 }
 
-/// A program of QEMU that speaks iSCSI and HTTP: the system's, or the one that `scripts/setup --test` put
-/// beside it where the system's has no modules that fit.
+/// A program of QEMU that speaks iSCSI and HTTP: the system's, or the one that
+/// `scripts/setup --test` put beside it where the system's has no modules that fit.
 pub fn qemu(program: &str) -> Cmd {
     let able = |cmd: Cmd| {
         let tried = cmd.args(["info", "iscsi://127.0.0.1:1/iqn.2026-01.test:none/0"]).run();

@@ -1,4 +1,6 @@
 use super::*;
+use crate::ErrorKind;
+use crate::url::DestinationUrl;
 
 /// The login a URL leads to with a file of settings.
 fn login(parameters: &str, settings: &str) -> Result<Login> {

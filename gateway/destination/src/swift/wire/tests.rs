@@ -1,5 +1,5 @@
-use super::super::login::Secret;
 use super::*;
+use crate::web::Secret;
 
 fn place(interface: Interface, region: Option<&str>, service: Option<&str>) -> Place {
     Place { interface, region: region.map(Into::into), service_name: service.map(Into::into) }
@@ -106,12 +106,6 @@ fn what_failed_of_many_is_found_in_the_body() {
     assert_eq!(parse_bulk_limit(br#"{"bulk_delete":{"max_deletes_per_request":50}}"#), Some(50));
     assert_eq!(parse_bulk_limit(br#"{"slo":{}}"#), None);
     assert_eq!(parse_bulk_limit(b"no"), None);
-}
-
-#[test]
-fn names_are_escaped_byte_by_byte() {
-    assert_eq!(escape("a/b-c._~9"), "a/b-c._~9");
-    assert_eq!(escape("a b?&%\u{e9}"), "a%20b%3F%26%25%C3%A9");
 }
 
 #[test]

@@ -31,33 +31,33 @@ const MAX_REFUSAL: u64 = 64 << 10;
 
 /// A client with its connections.
 #[derive(Debug, Clone)]
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeouts: Timeouts,
 }
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
     /// A header's text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
 impl Http {
     /// A client that trusts the system's certificate authorities, or only those in a file.
-    pub(super) fn new(timeouts: Timeouts, authorities: Option<&Path>) -> Result<Self> {
+    pub(crate) fn new(timeouts: Timeouts, authorities: Option<&Path>) -> Result<Self> {
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(timeouts.connect));
         http.set_nodelay(true);
@@ -76,7 +76,7 @@ impl Http {
 
     /// Sends a request and reads its answer to the end. `extra` is what the server has to do
     /// besides, as bytes.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         subject: &str,
         request: Request<Full<Bytes>>,
