@@ -10,6 +10,7 @@ mod heal;
 mod init;
 mod key;
 mod mount;
+mod overlay;
 mod points;
 mod prune;
 mod read;
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
             ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
+        Command::Overlay(args) => Box::pin(overlay::run(&context, args.command)).await,
         Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
         Command::Cat(args) => read::cat(&context, &args).await,
         Command::Diff(args) => read::diff(&context, &args).await,

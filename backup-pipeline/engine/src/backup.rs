@@ -39,6 +39,10 @@ pub struct BackupOptions {
     pub copy_of: Option<CopyOf>,
     /// Not to be pruned until released.
     pub hold: bool,
+    /// The point that [`Change::Changed`] lists are against, where that need not be the newest one
+    /// of the instance: the backup builds on it, whatever instance it is of, and reads everything
+    /// should it be gone. The caller holds a pin on it.
+    pub parent: Option<RestorePoint>,
 }
 
 impl Default for BackupOptions {
@@ -51,6 +55,7 @@ impl Default for BackupOptions {
             retain_until_ms: None,
             copy_of: None,
             hold: false,
+            parent: None,
         }
     }
 }
@@ -84,8 +89,10 @@ pub async fn backup(
 ) -> Result<BackupOutcome> {
     check_names(&images)?;
     progress.set_phase(Phase::Preparing);
-    let session_options = SessionOptions { level: options.level, dedup: true };
+    let parent = options.parent.clone();
+    let session_options = SessionOptions { level: options.level, dedup: true, parent };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
+    let images = trust(images, options.parent.as_ref(), session.parent());
     let images = match &options.copy_of {
         Some(copy) => copy.trust(images, session.parent()),
         None => images,
@@ -131,6 +138,24 @@ pub async fn backup(
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);
     Ok(BackupOutcome { point, resumed_packs, others })
+}
+
+/// The images, read whole when the backup builds on another point than their changes are against.
+fn trust(
+    mut images: Vec<SourceImage>,
+    wanted: Option<&RestorePoint>,
+    parent: Option<&RestorePoint>,
+) -> Vec<SourceImage> {
+    let place = |point: &RestorePoint| (point.chain, point.id);
+    if wanted.is_some_and(|wanted| parent.map(place) != Some(place(wanted))) {
+        tracing::warn!("the point that changes were noted against is gone: reading everything");
+        for image in &mut images {
+            if let Source::Device(_, change @ Change::Changed(_)) = &mut image.source {
+                *change = Change::Regions;
+            }
+        }
+    }
+    images
 }
 
 fn check_names(images: &[SourceImage]) -> Result<()> {

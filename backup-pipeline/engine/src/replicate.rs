@@ -287,6 +287,7 @@ impl CopyPlan {
             consistency: point.consistency.clone(),
             retain_until_ms: point.retain_until_ms,
             hold: point.hold,
+            parent: None,
             copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());

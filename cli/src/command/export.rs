@@ -1,4 +1,5 @@
 mod iscsi;
+mod writable;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -12,6 +12,7 @@ mod heal;
 mod holds;
 mod keys;
 mod model;
+mod parent;
 mod replicate;
 mod replicate_kill;
 mod restore;

@@ -25,7 +25,7 @@ fn parts(url: &str) -> (&str, &str) {
 
 /// A program of QEMU that speaks iSCSI: the system's, or the one that `scripts/setup --test` put
 /// beside it where the system's has no modules that fit.
-fn qemu(program: &str) -> Cmd {
+pub fn qemu(program: &str) -> Cmd {
     let able = |cmd: Cmd| {
         let tried = cmd.args(["info", "iscsi://127.0.0.1:1/iqn.2026-01.test:none/0"]).run();
         !["Unknown protocol", "load module"].iter().any(|words| tried.err.contains(words))

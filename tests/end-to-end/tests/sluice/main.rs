@@ -12,6 +12,7 @@ mod keys;
 mod main_job;
 mod mount;
 mod nbd;
+mod overlay;
 mod removal;
 mod replicate;
 mod retention;
