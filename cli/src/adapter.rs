@@ -5,6 +5,7 @@ mod catalogue;
 mod changed;
 mod disk;
 mod file_target;
+pub(crate) mod overlay;
 mod qcow2_target;
 pub(crate) mod source;
 mod stdin;

@@ -10,6 +10,7 @@ mod init;
 mod key;
 mod lock;
 mod mount;
+mod overlay;
 mod points;
 mod prune;
 mod read;
@@ -37,6 +38,7 @@ pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
+pub(crate) use overlay::{OverlayArgs, OverlayCommand, OverlayCommitArgs, WritableArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
@@ -167,6 +169,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Mount(MountArgs),
     Unmount(UnmountArgs),
+    Overlay(OverlayArgs),
     Restore(RestoreArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
@@ -250,6 +253,11 @@ mod tests {
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",
+            "sluice export iscsi web-1 --writable --overlay /o --overlay-limit 10GiB",
+            "sluice overlay list",
+            "sluice overlay show /o --json",
+            "sluice overlay commit /o --as web-1-test",
+            "sluice overlay discard /o",
             "sluice restore web-1@latest disk.raw --format qcow2",
             "sluice restore web-1@latest --to disk.raw --overwrite",
             "sluice restore web-1@latest disk.raw --force",
@@ -317,6 +325,8 @@ mod tests {
             "sluice export nbd p --tls-client-ca c",
             "sluice export nbd p --tls sometimes",
             "sluice restore p a --to b",
+            "sluice export iscsi p --overlay /o",
+            "sluice overlay commit",
             "sluice restore p",
             "sluice verify --data --sample 5%",
             "sluice verify --sample 500%",

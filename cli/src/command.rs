@@ -11,6 +11,7 @@ mod init;
 mod key;
 mod lock;
 mod mount;
+mod overlay;
 mod points;
 mod prune;
 mod read;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
             ExportProtocol::Http(args) => export::http(&context, args, ready).await,
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
+        Command::Overlay(args) => Box::pin(overlay::run(&context, args.command)).await,
         Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
         Command::Cat(args) => read::cat(&context, &args).await,
         Command::Diff(args) => read::diff(&context, &args).await,

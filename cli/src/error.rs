@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use sluice_block::{BlockError, ErrorKind as BlockKind};
 use sluice_destination::{DestinationError, ErrorKind as DestinationKind};
 use sluice_engine::{EngineError, ErrorKind as EngineKind};
+use sluice_overlay::OverlayError;
 use sluice_repository::{ErrorKind as RepositoryKind, RepositoryError};
 
 use crate::output;
@@ -164,7 +165,7 @@ impl Report {
         let help = help.or_else(|| help_for(kind).map(str::to_owned));
         let exit = match kind {
             "usage" => Exit::Usage,
-            "damaged" => Exit::Damaged,
+            "damaged" | "overlay-damaged" => Exit::Damaged,
             _ => Exit::Failed,
         };
         Self { kind, message, causes, help, exit }
@@ -206,6 +207,16 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             BlockKind::Damaged => Some("damaged"),
             _ => None,
         };
+    }
+    if let Some(error) = error.downcast_ref::<OverlayError>() {
+        return Some(match error {
+            OverlayError::NotFound(_) => "overlay-not-found",
+            OverlayError::InUse(_) => "overlay-in-use",
+            OverlayError::OtherBase { .. } => "overlay-base",
+            OverlayError::Damaged { .. } | OverlayError::Description { .. } => "overlay-damaged",
+            OverlayError::Frozen => "conflict",
+            _ => "overlay",
+        });
     }
     let error = error.downcast_ref::<io::Error>()?;
     match error.kind() {
@@ -299,6 +310,16 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "read-only" => "the place cannot be written; reading commands work on it",
         "no-space" => "make room and run the command again; what was stored is kept and used",
         "unreachable" => "check the network and the server, then run the command again",
+        "overlay-not-found" => "`sluice overlay list` shows those of this user",
+        "overlay-in-use" => "end the export that uses it; `sluice overlay commit` works meanwhile",
+        "overlay-base" => {
+            "name the point that the overlay lies over (`sluice overlay show`), or another folder \
+             with --overlay"
+        }
+        "overlay-damaged" => {
+            "what was written is lost in part; restore the folder from a copy, or throw it away \
+             with `sluice overlay discard`"
+        }
         "unfit" => {
             "use a store with conditional writes, such as S3, or a folder; or add arbiter=URL with \
              one of those"

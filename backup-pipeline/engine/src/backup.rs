@@ -41,6 +41,10 @@ pub struct BackupOptions {
     pub hold: bool,
     /// Put together what lies scattered.
     pub defragment: Option<Defragment>,
+    /// The point that [`Change::Changed`] lists are against, where that need not be the newest one
+    /// of the instance: the backup builds on it, whatever instance it is of, and reads everything
+    /// should it be gone. The caller holds a pin on it.
+    pub parent: Option<RestorePoint>,
 }
 
 impl Default for BackupOptions {
@@ -54,6 +58,7 @@ impl Default for BackupOptions {
             copy_of: None,
             hold: false,
             defragment: None,
+            parent: None,
         }
     }
 }
@@ -89,9 +94,14 @@ pub async fn backup(
 ) -> Result<BackupOutcome> {
     check_names(&images)?;
     progress.set_phase(Phase::Preparing);
-    let session_options =
-        SessionOptions { level: options.level, dedup: true, defragment: options.defragment };
+    let session_options = SessionOptions {
+        level: options.level,
+        dedup: true,
+        defragment: options.defragment,
+        parent: options.parent.clone(),
+    };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
+    let images = trust(images, options.parent.as_ref(), session.parent());
     let images = match &options.copy_of {
         Some(copy) => copy.trust(images, session.parent()),
         None => images,
@@ -138,6 +148,24 @@ pub async fn backup(
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);
     Ok(BackupOutcome { point, resumed_packs, together_bytes, others })
+}
+
+/// The images, read whole when the backup builds on another point than their changes are against.
+fn trust(
+    mut images: Vec<SourceImage>,
+    wanted: Option<&RestorePoint>,
+    parent: Option<&RestorePoint>,
+) -> Vec<SourceImage> {
+    let place = |point: &RestorePoint| (point.chain, point.id);
+    if wanted.is_some_and(|wanted| parent.map(place) != Some(place(wanted))) {
+        tracing::warn!("the point that changes were noted against is gone: reading everything");
+        for image in &mut images {
+            if let Source::Device(_, change @ Change::Changed(_)) = &mut image.source {
+                *change = Change::Regions;
+            }
+        }
+    }
+    images
 }
 
 fn check_names(images: &[SourceImage]) -> Result<()> {

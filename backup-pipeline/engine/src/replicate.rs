@@ -288,6 +288,7 @@ impl CopyPlan {
             retain_until_ms: point.retain_until_ms,
             hold: point.hold,
             defragment: None,
+            parent: None,
             copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::WritableArgs;
+
 /// Expose a restore point as a disk, without restoring it first
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
@@ -113,7 +115,7 @@ pub(crate) enum TlsMode {
     Require,
 }
 
-/// Serve a restore point over iSCSI, read-only, until interrupted
+/// Serve a restore point over iSCSI until interrupted, read-only unless --writable is given
 ///
 /// The images of the point are logical units 0, 1, 2 and so on of one target, in their order; with
 /// POINT:IMAGE there is one. Whoever reaches the address can read the disks unless --chap-user asks
@@ -123,6 +125,7 @@ pub(crate) enum TlsMode {
 Examples:
   sluice export iscsi web-1@latest
   sluice export iscsi web-1@latest:vda --listen 192.0.2.7:3260 --initiator iqn.2026-01.test:host-1
+  sluice export iscsi web-1@latest --writable --overlay /srv/overlays/web-1
   sluice export iscsi web-1 --chap-user backup --chap-secret-file /etc/sluice/chap
   qemu-img convert -O qcow2 iscsi://127.0.0.1:3260/iqn.2026-01.test:web-1/0 disk.qcow2
   iscsiadm -m discovery -t sendtargets -p 127.0.0.1:3260
@@ -164,6 +167,9 @@ pub(crate) struct IscsiArgs {
     /// File whose first line is the target's secret, another than the initiators'
     #[arg(long, value_name = "PATH", requires = "mutual_chap_user")]
     pub(crate) mutual_chap_secret_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) writable: WritableArgs,
 
     /// File descriptor that is told when initiators can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]

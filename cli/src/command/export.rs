@@ -3,6 +3,7 @@ mod http;
 mod iscsi;
 mod points;
 mod tls;
+mod writable;
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -21,8 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_after, list_all};
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_after};
 
 use crate::chunk_writer::{ChunkWriter, WriteCounters};
 use crate::crypto::random;
@@ -30,8 +29,8 @@ use crate::defragment::Defragment;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{
-    ChainId, PackId, PackKind, PointId, SessionId, commit_key, segment_key, segments_prefix,
-    session_key, tombstone_key,
+    ChainId, PointId, SessionId, commit_key, segment_key, segments_prefix, session_key,
+    tombstone_key,
 };
 use crate::format::manifest::{BackupStats, CommitPlain, ImageRecord, ManifestBody};
 use crate::format::record::{SegmentBody, SessionRecord, from_cbor, session_object, to_cbor};
@@ -64,11 +63,15 @@ pub struct SessionOptions {
     pub dedup: bool,
     /// Put together what lies scattered.
     pub defragment: Option<Defragment>,
+    /// Build on this point instead of the chain's newest. It may be of another chain; the caller
+    /// holds a pin on it up to the commit, for then the session's record does not protect it. A
+    /// point that was removed is not built on.
+    pub parent: Option<RestorePoint>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { level: 1, dedup: true, defragment: None }
+        Self { level: 1, dedup: true, defragment: None, parent: None }
     }
 }
 
@@ -130,7 +133,8 @@ impl Repository {
         let shared = self.shared.clone();
         let chain = shared.keys.chain(instance);
         let id = SessionId::new(shared.clock.now_ms(), random()?);
-        let (record, parent) = shared.open_session(id, chain, instance).await?;
+        let chosen = options.parent.as_ref();
+        let (record, parent) = shared.open_session(id, chain, instance, chosen).await?;
         let index = shared.open_index(options.dedup).await;
         let bad = shared.bad_slots().await?;
         let terms = shared.session_terms(&session_key(id), parent.as_ref()).await?;
@@ -193,11 +197,14 @@ impl Shared {
         id: SessionId,
         chain: ChainId,
         instance: &str,
+        mut chosen: Option<&RestorePoint>,
     ) -> Result<(SessionRecord, Option<RestorePoint>)> {
         loop {
-            let parent = self.newest(chain).await?;
+            let newest = self.newest(chain).await?;
             let now = self.clock.now_ms();
-            let newest = parent.as_ref().map_or(0, |parent| parent.id.ms());
+            let last = newest.as_ref().map_or(0, |newest| newest.id.ms());
+            let parent = chosen.cloned().or(newest);
+            let in_chain = parent.as_ref().filter(|parent| parent.chain == chain);
             let process = std::process::id();
             let record = SessionRecord {
                 session: id,
@@ -205,8 +212,8 @@ impl Shared {
                 instance: instance.to_owned(),
                 // Points sort by id, so a clock that went back must not put this one before
                 // its parent.
-                point: PointId::new(now.max(newest + 1), random()?),
-                parent: parent.as_ref().map(|parent| parent.id),
+                point: PointId::new(now.max(last + 1), random()?),
+                parent: in_chain.map(|parent| parent.id),
                 host: host::scope(),
                 process,
                 started_ms: now,
@@ -217,12 +224,12 @@ impl Shared {
             };
             self.put_session(&record).await?;
             let Some(parent) = parent else { return Ok((record, None)) };
-            match self.destination.head(&tombstone_key(chain, parent.id)).await {
+            match self.destination.head(&tombstone_key(parent.chain, parent.id)).await {
                 Err(error) if error.kind() == DestinationKind::NotFound => {
                     return Ok((record, Some(parent)));
                 }
                 Err(error) => return Err(error.into()),
-                Ok(_) => {} // pruned between the listing and now: choose again
+                Ok(_) => chosen = None, // pruned before this session was seen: choose again
             }
         }
     }

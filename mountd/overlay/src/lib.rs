@@ -25,6 +25,7 @@
 //! * What is written takes no more room than the overlay's limit; beyond it, writes fail with
 //!   `NoSpace`, and nothing else does.
 
+pub mod control;
 mod description;
 mod disk;
 mod error;

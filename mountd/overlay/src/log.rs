@@ -101,16 +101,22 @@ impl Header {
 
     /// A record. Sequence numbers begin with 1.
     pub fn record(&self, sequence: u64, entries: &[Entry]) -> Vec<u8> {
-        let mut bytes = vec![0; RECORD];
+        let mut body = Vec::new();
         for entry in entries {
-            encode(entry, &mut bytes);
+            encode(entry, &mut body);
         }
+        self.sealed(sequence, &body)
+    }
+
+    /// A record of entries that are bytes already.
+    pub fn sealed(&self, sequence: u64, body: &[u8]) -> Vec<u8> {
         // 2 KiB for each chunk of the largest disk are half of what the field can say.
-        let length = (bytes.len() - RECORD) as u32;
-        let crc = self.crc(length, sequence, &bytes[RECORD..]);
-        bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        bytes[4..8].copy_from_slice(&length.to_le_bytes());
-        bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+        let length = body.len() as u32;
+        let mut bytes = Vec::with_capacity(RECORD + body.len());
+        bytes.extend(self.crc(length, sequence, body).to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(sequence.to_le_bytes());
+        bytes.extend(body);
         bytes
     }
 

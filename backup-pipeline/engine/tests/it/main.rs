@@ -14,6 +14,7 @@ mod holds;
 mod keys;
 mod lock;
 mod model;
+mod parent;
 mod replicate;
 mod replicate_kill;
 mod restore;

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use sluice_iscsi::{Access, Chap, Credentials, Identity, Limits, Lun, Server, Target};
 use sluice_repository::{Repository, RestorePoint};
 
+use super::writable::Writable;
 use crate::args::IscsiArgs;
 use crate::context::Context;
 use crate::error::Exit;
@@ -30,28 +31,67 @@ pub(crate) async fn iscsi(
     let repository = context.open().await?;
     let (point, image) = context.point(&repository, &args.point).await?;
     let names = Context::image_names(&point, image.as_deref())?;
+    let writable = Writable::open(context, &args.writable, &repository, &point, &names).await?;
+    if let Some(writable) = writable {
+        // The overlay holds a pin of its own, on the point it lies over.
+        let luns = written(&repository, &writable, &names);
+        let served = serve(context, &args, access, &point, luns, Some(&writable), ready).await;
+        let closed = writable.close().await;
+        return served.and_then(|exit| closed.map(|()| exit));
+    }
     let pin = repository.pin(&point, "export").await?;
-    let served = serve(context, &args, access, &repository, &point, &names, ready).await;
+    let served = match read_only(&repository, &point, &names) {
+        Ok(luns) => serve(context, &args, access, &point, luns, None, ready).await,
+        Err(error) => Err(error),
+    };
     pin.release().await;
     served
+}
+
+/// A logical unit, with its image's name and who it is.
+struct Named {
+    name: String,
+    identity: Identity,
+    lun: Lun,
+}
+
+/// Images as disks that are write-protected.
+fn read_only(
+    repository: &Repository,
+    point: &RestorePoint,
+    names: &[String],
+) -> Result<Vec<Named>> {
+    let named = |name: &String| {
+        let identity = identity(&repository.descriptor().id, &point.id.to_string(), name);
+        let device = Arc::new(repository.image(point, Some(name))?);
+        let lun = Lun::read_only(device, identity.clone());
+        Ok(Named { name: name.clone(), identity, lun })
+    };
+    names.iter().map(named).collect()
+}
+
+/// Images as disks that can be written: others than those of the point, and the same whatever is
+/// committed.
+fn written(repository: &Repository, writable: &Writable, names: &[String]) -> Vec<Named> {
+    let (disks, overlay) = (names.iter().zip(writable.disks()), writable.id());
+    let named = disks.map(|(name, disk)| {
+        let identity = identity(&repository.descriptor().id, &overlay, name);
+        Named { name: name.clone(), lun: Lun::writable(disk, identity.clone()), identity }
+    });
+    named.collect()
 }
 
 async fn serve(
     context: &Context,
     args: &IscsiArgs,
     access: Access,
-    repository: &Repository,
     point: &RestorePoint,
-    names: &[String],
+    named: Vec<Named>,
+    writable: Option<&Writable>,
     ready: Option<Ready>,
 ) -> Result<Exit> {
-    let mut luns = Vec::with_capacity(names.len());
-    let mut told = Vec::with_capacity(names.len());
-    for name in names {
-        let identity = identity(&repository.descriptor().id, &point.id.to_string(), name);
-        told.push((name.clone(), identity.clone()));
-        luns.push(Lun::read_only(Arc::new(repository.image(point, Some(name))?), identity));
-    }
+    let told: Vec<_> = named.iter().map(|one| (one.name.clone(), one.identity.clone())).collect();
+    let luns = named.into_iter().map(|one| one.lun).collect();
     let default = || target_name(&point.instance, &point.id.to_string());
     let mut target = Target::new(args.target_name.clone().unwrap_or_else(default), luns);
     target.alias = point.to_string();
@@ -69,7 +109,7 @@ async fn serve(
     if open && exposed && !context.global.json {
         output::warn("whoever reaches this address can read the disks: set --chap-user");
     }
-    tell(context, &point.to_string(), &name, portals, first, &told)?;
+    tell(context, point, writable, &name, portals, &told)?;
     if let Some(ready) = ready {
         ready.tell(&url(first, &name, 0))?;
     }
@@ -117,12 +157,13 @@ fn url(portal: SocketAddr, target: &str, lun: usize) -> String {
 
 fn tell(
     context: &Context,
-    point: &str,
+    point: &RestorePoint,
+    writable: Option<&Writable>,
     target: &str,
     portals: &[SocketAddr],
-    first: SocketAddr,
     luns: &[(String, Identity)],
 ) -> Result<()> {
+    let Some(&first) = portals.first() else { return Ok(()) };
     let all = luns.iter().enumerate();
     if context.global.json {
         let luns: Vec<_> = all
@@ -138,7 +179,8 @@ fn tell(
             .collect();
         return output::json_line(&serde_json::json!({
             "type": "ready",
-            "point": point,
+            "point": point.to_string(),
+            "overlay": writable.map(Writable::path),
             "uri": url(first, target, 0),
             "target": target,
             "portals": portals,
@@ -148,7 +190,8 @@ fn tell(
     if context.global.quiet {
         return Ok(());
     }
-    output::note(format_args!("serving {point} read-only; Ctrl-C ends it"));
+    let way = if writable.is_some() { "writable" } else { "read-only" };
+    output::note(format_args!("serving {point} {way}; Ctrl-C ends it"));
     for (lun, (name, _)) in all {
         output::note(format_args!("  {name}: {}", url(first, target, lun)));
     }

@@ -16,6 +16,7 @@ mod mount;
 mod namespaces;
 mod nbd;
 mod nbd_exports;
+mod overlay;
 mod removal;
 mod replicate;
 mod retention;

@@ -1,0 +1,156 @@
+//! Restore points that are written to: what is written is kept, committed, or thrown away, and the
+//! point stays what it was.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::iscsi::qemu;
+use crate::support::disk::{self, MIB};
+use crate::support::repo::Repo;
+use crate::support::run::Cmd;
+use crate::support::serve::Export;
+
+/// A repository with a disk as `vm`; its size is a multiple of 512.
+fn sample() -> (Repo, String) {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, 24 * MIB);
+    disk::fill(&image, 0, 9 * MIB, 1);
+    disk::fill(&image, 15 * MIB, 5 * MIB, 2);
+    let point = repo.backup(&image);
+    (repo, point)
+}
+
+fn writable(repo: &Repo, point: &str, more: &[&str]) -> Export {
+    let dir = repo.path("overlay");
+    let args = [&["--writable", "--overlay", dir.to_str().unwrap()], more].concat();
+    Export::iscsi(repo, point, &args)
+}
+
+/// Runs commands of qemu-io on an export, or on a file.
+fn io(place: &str, commands: &[&str]) -> Cmd {
+    let commands = commands.iter().flat_map(|command| ["-c", command]);
+    qemu("qemu-io").args(["-f", "raw"]).args(commands).arg(place)
+}
+
+/// What the tests write, and the same done to a copy of the disk.
+const WRITES: [&str; 4] =
+    ["write -P 0x5a 1M 64k", "write -P 0x11 5000k 512", "write -z 16M 1M", "write -P 0x77 22M 8k"];
+
+fn expected(repo: &Repo, name: &str, commands: &[&str]) -> std::path::PathBuf {
+    let path = repo.path(name);
+    fs::copy(repo.path("disk.raw"), &path).unwrap();
+    io(path.to_str().unwrap(), commands).ok();
+    path
+}
+
+fn same(uri: &str, path: &Path) {
+    qemu("qemu-img").args(["compare", "-f", "raw", "-F", "raw", uri]).arg(path).ok();
+}
+
+fn overlay(repo: &Repo) -> String {
+    repo.path("overlay").to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_written_is_kept_across_restarts_and_thrown_away_on_request() {
+    let (repo, point) = sample();
+    let image = expected(&repo, "written.raw", &WRITES);
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &WRITES).ok();
+    same(export.uri(), &image);
+    // In use by another process.
+    repo.fails(1, ["overlay", "discard", &overlay(&repo)]).says(&["in use"]);
+    export.stop();
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &image);
+    export.stop();
+    repo.assert_restores(&point, &repo.path("disk.raw"));
+    repo.ok(["overlay", "discard", &overlay(&repo)]);
+    assert!(!repo.path("overlay").exists());
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &repo.path("disk.raw"));
+}
+
+#[test]
+fn what_was_flushed_survives_a_kill() {
+    let (repo, point) = sample();
+    let image = expected(&repo, "written.raw", &WRITES);
+    let mut export = writable(&repo, &point, &[]);
+    io(export.uri(), &[&WRITES[..], &["flush"]].concat()).ok();
+    export.running().signal(Signal::KILL);
+    drop(export);
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &image);
+}
+
+#[test]
+fn a_commit_while_it_is_served_is_a_new_point_and_only_changes_are_read() {
+    let (repo, point) = sample();
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &WRITES).ok();
+    let done = repo.json(["overlay", "commit", &overlay(&repo)]);
+    let committed = done["point"]["point"].as_str().unwrap().to_owned();
+    assert_eq!(repo.points("vm"), [point.clone(), committed.clone()]);
+    let image = expected(&repo, "written.raw", &WRITES);
+    repo.assert_restores(&committed, &image);
+    repo.assert_restores(&point, &repo.path("disk.raw"));
+    // Blocks of 128 KiB: one for each small write, two where one crosses a boundary.
+    assert!(repo.stats(&committed).read <= MIB + 5 * (128 << 10), "{done}");
+    let meta = &done["point"]["metadata"]["sluice.overlay"];
+    assert_eq!(meta["base"].as_str(), Some(point.as_str()));
+    // The same export goes on, over the new point, and its next commit builds on that one.
+    same(export.uri(), &image);
+    let more = ["write -P 0x33 3M 4k"];
+    io(export.uri(), &more).ok();
+    export.stop();
+    let done = repo.json(["overlay", "commit", &overlay(&repo), "--as", "clone"]);
+    let clone = done["point"]["point"].as_str().unwrap();
+    assert!(clone.starts_with("clone@"));
+    assert_eq!(repo.stats(clone).read, 128 << 10);
+    repo.assert_restores(clone, &expected(&repo, "more.raw", &[&WRITES[..], &more].concat()));
+    repo.assert_sound();
+    // Served again as at first: the overlay remembers where it came from.
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &repo.path("more.raw"));
+}
+
+#[test]
+fn a_full_overlay_tells_the_client_and_goes_on() {
+    let (repo, point) = sample();
+    let export = writable(&repo, &point, &["--overlay-limit", "64KiB"]);
+    io(export.uri(), &["write -P 1 0 64k"]).ok();
+    let refused = io(export.uri(), &["write -P 2 1M 4k"]).run();
+    let told = format!("{}{}", refused.text(), refused.err);
+    assert!(told.contains("No space left"), "{told}");
+    io(export.uri(), &["read -P 1 0 64k", "write -P 3 4k 4k", "discard 8k 32k"]).ok();
+    io(export.uri(), &["write -P 2 1M 4k", "read -P 2 1M 4k", "read -P 3 4k 4k"]).ok();
+}
+
+#[test]
+fn overlays_are_listed_shown_and_bound_to_their_point() {
+    let (repo, first) = sample();
+    disk::modify(&repo.path("disk.raw"), 1);
+    let second = repo.backup(repo.path("disk.raw"));
+    let export = writable(&repo, &first, &["--overlay-limit", "1GiB"]);
+    io(export.uri(), &["write -P 1 0 8k"]).ok();
+    let shown = repo.json(["overlay", "show", &overlay(&repo)]);
+    assert_eq!(shown["base"].as_str(), Some(first.as_str()));
+    assert_eq!(
+        (shown["in_use"].as_bool(), shown["status"]["written"].as_u64()),
+        (Some(true), Some(8192))
+    );
+    export.stop();
+    let dir = repo.dir().to_str().unwrap();
+    let listed = repo.json(["overlay", "list", dir]);
+    let listed = listed["overlays"].as_array().unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0]["in_use"].as_bool(), Some(false));
+    let overlay = overlay(&repo);
+    let args = ["export", "iscsi", &second, "--listen", "127.0.0.1:0"];
+    let refused = repo.fails(1, args.into_iter().chain(["--writable", "--overlay", &overlay]));
+    refused.says(&[first.split('@').nth(1).unwrap(), "overlay show"]);
+    repo.fails(1, ["overlay", "show", repo.path("none").to_str().unwrap()]).says(&["no overlay"]);
+}
