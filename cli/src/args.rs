@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
-pub(crate) use export::{ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs};
+pub(crate) use export::{ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs, VhostUserArgs};
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
@@ -182,6 +182,7 @@ impl Command {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
             Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
             Self::Export(ExportArgs { protocol: ExportProtocol::Http(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::VhostUser(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -226,6 +227,7 @@ mod tests {
             "sluice stat",
             "sluice export nbd web-1@latest:vda --socket /run/x.sock --ready-fd 3",
             "sluice export nbd web-1 --listen 127.0.0.1:0",
+            "sluice export vhost-user web-1:vda --socket s --queues 4",
             "sluice export http web-1 db-1:vda --token-file t --tls-cert c --tls-key k",
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",

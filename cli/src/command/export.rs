@@ -1,6 +1,7 @@
 mod certificate;
 mod http;
 mod iscsi;
+mod vhost_user;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::ready::Ready;
 
 pub(crate) use http::http;
 pub(crate) use iscsi::iscsi;
+pub(crate) use vhost_user::vhost_user;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 
