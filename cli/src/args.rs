@@ -30,7 +30,7 @@ pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
-    ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs, TlsArgs, TlsMode,
+    ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs, TlsArgs, TlsMode, VhostUserArgs,
 };
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
@@ -199,6 +199,7 @@ impl Command {
             Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
             Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
             Self::Export(ExportArgs { protocol: ExportProtocol::Http(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::VhostUser(args) }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -250,6 +251,7 @@ mod tests {
             "sluice export http web-1 db-1:vda --token-file t --tls-certificate c --tls-key k",
             "sluice export nbd web-1@a db-1@latest:vda --tls-psk-file f --tls on",
             "sluice export nbd --all --tls-certificate c --tls-key k --tls-client-ca a",
+            "sluice export vhost-user web-1:vda --socket s --queues 4",
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",

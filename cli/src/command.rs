@@ -56,6 +56,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
             ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
             ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,
             ExportProtocol::Http(args) => export::http(&context, args, ready).await,
+            ExportProtocol::VhostUser(args) => export::vhost_user(&context, args, ready).await,
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
         Command::Overlay(args) => Box::pin(overlay::run(&context, args.command)).await,

@@ -62,12 +62,13 @@ fn start_logging(global: &args::Global) {
         (_, 0) => "warn,fuser=error",
         (_, 1) => {
             "warn,sluice=info,sluice_repository=info,sluice_engine=info,sluice_nbd=info,\
-                   sluice_iscsi=info,sluice_http=info,sluice_fuse=info,sluice_destination=info"
+                   sluice_iscsi=info,sluice_http=info,sluice_vhost_user=info,\
+                   sluice_fuse=info,sluice_destination=info"
         }
         (_, 2) => {
             "info,sluice=debug,sluice_repository=debug,sluice_engine=debug,\
-                   sluice_nbd=debug,sluice_iscsi=debug,sluice_http=debug,sluice_fuse=debug,\
-                   sluice_destination=debug"
+                   sluice_nbd=debug,sluice_iscsi=debug,sluice_http=debug,sluice_vhost_user=debug,\
+                   sluice_fuse=debug,sluice_destination=debug"
         }
         _ => "trace",
     };

@@ -18,6 +18,7 @@ pub(crate) enum ExportProtocol {
     Nbd(NbdArgs),
     Iscsi(IscsiArgs),
     Http(HttpArgs),
+    VhostUser(VhostUserArgs),
 }
 
 /// Serve restore points over NBD, read-only, until interrupted
@@ -219,6 +220,39 @@ pub(crate) struct HttpArgs {
     pub(crate) plain: bool,
 
     /// File descriptor that is told when clients can connect
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Serve an image as a virtio disk over vhost-user, read-only, until interrupted
+///
+/// For QEMU and cloud-hypervisor on this machine: requests pass through the guest's memory, which
+/// the monitor must share. One monitor at a time; it may come back.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice export vhost-user web-1@latest:vda --socket /run/web-1.sock
+  sluice export vhost-user web-1 --socket /run/web-1.sock --queues 4
+  qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=m,size=1G,share=on \\
+    -machine q35,memory-backend=m -chardev socket,id=c,path=/run/web-1.sock \\
+    -device vhost-user-blk-pci,chardev=c
+  cloud-hypervisor --memory size=1G,shared=on --disk vhost_user=true,socket=/run/web-1.sock ...
+
+With --ready-fd N, two lines are written to file descriptor N once a monitor can connect, and it is
+closed: READY=1, and the path of the socket.")]
+pub(crate) struct VhostUserArgs {
+    /// The restore point, with :IMAGE when it has several images
+    pub(crate) point: String,
+
+    /// Unix socket to listen on, for this user only
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+
+    /// Queues of the device, one for each processor of the guest at most
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) queues: u16,
+
+    /// File descriptor that is told when a monitor can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub(crate) ready_fd: Option<i32>,
 }

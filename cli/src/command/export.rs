@@ -3,6 +3,7 @@ mod http;
 mod iscsi;
 mod points;
 mod tls;
+mod vhost_user;
 mod writable;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,6 +25,7 @@ pub(crate) use http::http;
 pub(crate) use iscsi::iscsi;
 use points::Chosen;
 use tls::Secrecy;
+pub(crate) use vhost_user::vhost_user;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 

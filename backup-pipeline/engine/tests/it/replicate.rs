@@ -449,13 +449,13 @@ async fn points_are_pinned_while_they_are_copied_where_pins_can_be_put() {
     let repository = open(faulty.clone()).await;
     let target = memory();
     let pins = |kind| Rule::new(Effect::Fail(kind)).on(Operation::PUTS).below("p/");
-    fault.inject(pins(DestinationKind::NoSpace));
+    fault.inject(pins(DestinationKind::Unavailable));
     let how = Options::default();
     replicate_with(keyed(&faulty, &repository), &target, how.clone()).await.unwrap_err();
     assert_eq!(objects(&target, "r/").await, []);
     assert!(fault.injected() > 0);
     fault.heal();
-    // Who may only read cannot pin, and need not.
+    // Who may only read cannot pin, and need not; nor where there is no room for a pin.
     fault.inject(pins(DestinationKind::AccessDenied));
     replicate_with(keyed(&faulty, &repository), &target, how).await.unwrap();
     assert_eq!(names(&assert_sound(&target).await), names(&points));

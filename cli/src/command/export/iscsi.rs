@@ -131,7 +131,7 @@ fn access(args: &IscsiArgs) -> Result<Access> {
 }
 
 /// The same for one image whenever and wherever it is served, and different for any other.
-fn identity(repository: &str, point: &str, image: &str) -> Identity {
+pub(super) fn identity(repository: &str, point: &str, image: &str) -> Identity {
     let mut hash = blake3::Hasher::new_derive_key(IDENTITY);
     for part in [repository, point, image] {
         hash.update(&(part.len() as u64).to_le_bytes());
