@@ -38,7 +38,9 @@ pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
-pub(crate) use overlay::{OverlayArgs, OverlayCommand, OverlayCommitArgs, WritableArgs};
+pub(crate) use overlay::{
+    OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayHydrateArgs, WritableArgs,
+};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
@@ -260,6 +262,8 @@ mod tests {
             "sluice overlay show /o --json",
             "sluice overlay commit /o --as web-1-test",
             "sluice overlay discard /o",
+            "sluice overlay hydrate /o --limit 50MiB",
+            "sluice export iscsi web-1 --writable --hydrate --hydrate-limit 1MiB",
             "sluice restore web-1@latest disk.raw --format qcow2",
             "sluice restore web-1@latest --to disk.raw --overwrite",
             "sluice restore web-1@latest disk.raw --force",

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use sluice_engine::{BackupOptions, Change, Progress, Source, SourceImage, backup};
 use sluice_overlay::control::{Handler, Request, Teller};
-use sluice_overlay::{Base, Description, DiskInfo, Frozen, OpenOptions, Origin, Overlay};
+use sluice_overlay::{
+    Base, Description, DiskInfo, Frozen, Hydration, OpenOptions, Origin, Overlay,
+};
 use sluice_repository::{Pin, Repository, RestorePoint, check_name};
 use tokio_util::sync::CancellationToken;
 
@@ -227,6 +229,41 @@ impl PointOverlay {
     }
 }
 
+impl PointOverlay {
+    /// Copies the base into the overlay's folder. `tell` is called from time to time with how far it
+    /// has come.
+    pub(crate) async fn hydrate(
+        &self,
+        rate: Option<u64>,
+        mut tell: impl FnMut(Hydration) + Send,
+    ) -> Result<Hydration> {
+        let copying = self.overlay.hydrate(rate);
+        tokio::pin!(copying);
+        let mut beat = tokio::time::interval(TELL);
+        loop {
+            tokio::select! {
+                done = &mut copying => {
+                    done.context("the copy is not complete; the same command goes on with it")?;
+                    break;
+                }
+                _ = beat.tick() => {
+                    if let Some(come) = self.overlay.status().hydration {
+                        tell(come);
+                    }
+                }
+            }
+        }
+        self.overlay.status().hydration.context("there is no copy after it was made")
+    }
+}
+
+/// A failure as a document.
+fn failed(error: &anyhow::Error) -> Value {
+    let report = Report::of(error);
+    let line = report.line();
+    json!({"kind": report.kind, "message": line, "help": report.help})
+}
+
 /// The base's metadata, and where the new point comes from.
 fn metadata(base: &RestorePoint, overlay: &Description) -> String {
     let first = &overlay.first_base;
@@ -263,14 +300,11 @@ impl Handler for PointOverlay {
                     done = self.commit(instance, progress) => done,
                     () = telling => unreachable!("tells until it is dropped"),
                 };
-                match done {
-                    Ok(point) => Ok(json!(PointDocument::from(&point))),
-                    Err(error) => {
-                        let report = Report::of(&error);
-                        let line = report.line();
-                        Err(json!({"kind": report.kind, "message": line, "help": report.help}))
-                    }
-                }
+                done.map(|point| json!(PointDocument::from(&point))).map_err(|e| failed(&e))
+            }
+            Request::Hydrate { rate } => {
+                let done = self.hydrate(rate, |come| teller.tell(json!(come))).await;
+                done.map(|come| json!(come)).map_err(|error| failed(&error))
             }
         }
     }

@@ -20,6 +20,15 @@ pub(crate) struct WritableArgs {
     /// Most bytes that what is written may take; beyond them clients see a full disk
     #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "writable")]
     pub(crate) overlay_limit: Option<u64>,
+
+    /// Copy the whole disks into the overlay's folder meanwhile, so that the repository is no longer
+    /// read once it is done
+    #[arg(long, requires = "writable")]
+    pub(crate) hydrate: bool,
+
+    /// Most bytes a second that --hydrate reads, such as 50MiB
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "hydrate")]
+    pub(crate) hydrate_limit: Option<u64>,
 }
 
 /// What was written to restore points: look at it, keep it as a new point, or throw it away
@@ -39,6 +48,7 @@ pub(crate) enum OverlayCommand {
     #[command(after_help = "Example:\n  sluice overlay show /srv/overlays/web-1")]
     Show(OverlayShowArgs),
     Commit(OverlayCommitArgs),
+    Hydrate(OverlayHydrateArgs),
     /// Throw an overlay away with all that was written to it
     #[command(after_help = "Example:\n  sluice overlay discard /srv/overlays/web-1")]
     Discard(OverlayShowArgs),
@@ -79,4 +89,22 @@ pub(crate) struct OverlayCommitArgs {
     /// Instance that gets the new point, instead of the overlay's own
     #[arg(long = "as", value_name = "INSTANCE")]
     pub(crate) instance: Option<String>,
+}
+
+/// Copy what lies under an overlay into its folder
+///
+/// What is there is read from there; in the end the repository is not read any more. An export that
+/// uses the overlay does it itself and goes on meanwhile. A copy that was cut off goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice overlay hydrate /srv/overlays/web-1
+  sluice overlay hydrate /srv/overlays/web-1 --limit 50MiB")]
+pub(crate) struct OverlayHydrateArgs {
+    /// The overlay's folder
+    pub(crate) dir: PathBuf,
+
+    /// Most bytes a second
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    pub(crate) limit: Option<u64>,
 }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -11,11 +12,15 @@ use sluice_overlay::control::{Request, ask};
 use sluice_overlay::{Description, is_in_use};
 
 use crate::adapter::overlay::{PointOverlay, folder};
-use crate::args::{OverlayCommand, OverlayCommitArgs};
+use crate::args::{OverlayCommand, OverlayCommitArgs, OverlayHydrateArgs};
 use crate::context::Context;
 use crate::error::{Exit, advise};
+use crate::interrupt;
 use crate::output::progress::{Shower, Shown};
-use crate::output::{self, PointDocument, bytes, note};
+use crate::output::{self, PointDocument, bytes, note, seconds};
+
+/// How often a copy says how far it has come.
+const LINE: Duration = Duration::from_secs(2);
 
 /// Runs a command about overlays.
 pub(crate) async fn run(context: &Context, command: OverlayCommand) -> Result<Exit> {
@@ -23,6 +28,7 @@ pub(crate) async fn run(context: &Context, command: OverlayCommand) -> Result<Ex
         OverlayCommand::List(args) => list(context, args.dir).await,
         OverlayCommand::Show(args) => show(context, &args.dir).await,
         OverlayCommand::Commit(args) => commit(context, args).await,
+        OverlayCommand::Hydrate(args) => hydrate(context, &args).await,
         OverlayCommand::Discard(args) => discard(context, &args.dir),
     }
 }
@@ -105,6 +111,9 @@ async fn show(context: &Context, dir: &Path) -> Result<Exit> {
     if let Some(written) = document["status"]["written"].as_u64() {
         rows.push(("written", bytes(written)));
     }
+    if let Some(done) = document["status"]["hydration"]["done"].as_u64() {
+        rows.push(("copied", bytes(done)));
+    }
     output::print(&output::fields(rows))?;
     Ok(Exit::Done)
 }
@@ -150,6 +159,81 @@ async fn commit(context: &Context, args: OverlayCommitArgs) -> Result<Exit> {
         note(format_args!("read {read}, new {new}; the overlay lies over {name} now"));
     }
     Ok(Exit::Done)
+}
+
+/// Copies what lies below, here or by the process that uses the overlay.
+async fn hydrate(context: &Context, args: &OverlayHydrateArgs) -> Result<Exit> {
+    let silent = context.global.no_progress || (context.global.quiet && !context.global.json);
+    let mut meter = CopyMeter::new(context.global.json);
+    let mut tell = move |come: &Value| {
+        if !silent {
+            meter.tell(come);
+        }
+    };
+    let done = if is_in_use(&args.dir) {
+        let request = Request::Hydrate { rate: args.limit };
+        let asked = ask(&args.dir, &request, |come| tell(&come)).await;
+        let context = || format!("the process that uses {} does not answer", args.dir.display());
+        asked.with_context(context)?.map_err(|failed| told(&failed))?
+    } else {
+        let stop = interrupt::watch("stopping; the same command goes on with the copy")?;
+        let repository = context.open().await?;
+        let overlay = PointOverlay::existing(context, &repository, &args.dir).await?;
+        let copied = tokio::select! {
+            copied = overlay.hydrate(args.limit, |come| tell(&json!(come))) => copied,
+            () = stop.cancelled() => {
+                Err(advise("cancelled", "the copy is not complete", "run the command again"))
+            }
+        };
+        overlay.close().await?;
+        json!(copied?)
+    };
+    if context.global.json {
+        output::json_line(&json!({ "type": "summary", "hydration": done }))?;
+    } else if !context.global.quiet {
+        let dir = args.dir.display();
+        note(format_args!("{dir} holds all of its disks; the repository is not read any more"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Tells how far a copy has come, how fast, and how long it will take.
+struct CopyMeter {
+    json: bool,
+    first: Option<(Instant, u64)>,
+    last: Option<Instant>,
+}
+
+impl CopyMeter {
+    fn new(json: bool) -> Self {
+        Self { json, first: None, last: None }
+    }
+
+    fn tell(&mut self, come: &Value) {
+        let figure = |name: &str| come[name].as_u64().unwrap_or(0);
+        let (now, done, total) = (Instant::now(), figure("done"), figure("total"));
+        let (began, before) = *self.first.get_or_insert((now, done));
+        if self.last.is_some_and(|last| now - last < LINE) {
+            return;
+        }
+        self.last = Some(now);
+        let rate = (done - before.min(done)) as f64 / (now - began).as_secs_f64().max(0.001);
+        let left = (rate >= 1.0).then(|| (total - done.min(total)) as f64 / rate);
+        if self.json {
+            drop(output::json_line(&json!({
+                "type": "progress",
+                "done": done,
+                "total": total,
+                "rate": rate as u64,
+                "eta_seconds": left.map(|left| left as u64),
+            })));
+            return;
+        }
+        let left = left.map(|left| Duration::from_secs_f64(left.min(1e9)));
+        let left = left.map_or("?".into(), seconds);
+        let (done, total, rate) = (bytes(done), bytes(total), bytes(rate as u64));
+        note(format_args!("{done} of {total}, {rate}/s, {left} left"));
+    }
 }
 
 /// Shows how far the process that commits has come.

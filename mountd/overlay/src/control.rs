@@ -31,6 +31,11 @@ pub enum Request {
         /// The instance that gets the point; the base's own when `None`.
         instance: Option<String>,
     },
+    /// Copy what lies below into the overlay's folder.
+    Hydrate {
+        /// Most bytes a second.
+        rate: Option<u64>,
+    },
 }
 
 /// A line of an answer.
@@ -188,6 +193,7 @@ mod tests {
             teller.tell(serde_json::json!(1));
             match request {
                 Request::Status => Ok(serde_json::json!({"fine": true})),
+                Request::Hydrate { rate } => Ok(serde_json::json!(rate)),
                 Request::Commit { instance } => Err(serde_json::json!(instance)),
             }
         }

@@ -12,6 +12,8 @@ use crate::{CELL, MAX_SIZE};
 
 /// The version that this release writes and reads.
 const VERSION: u32 = 1;
+/// The number of the layer that holds a copy of the base.
+pub(crate) const COPY: u32 = 0;
 /// Descriptions are short; a longer file is something else.
 const LONGEST: u64 = 1 << 20;
 
@@ -54,7 +56,7 @@ pub struct Description {
     pub limit: Option<u64>,
     /// The disks.
     pub disks: Vec<DiskInfo>,
-    /// Numbers of the layers, the lowest first.
+    /// Numbers of the layers, the lowest first. Number 0 is a copy of the base.
     pub layers: Vec<u32>,
 }
 
@@ -113,10 +115,17 @@ impl Description {
         if self.disks.is_empty() || self.disks.iter().any(|disk| disk.size > MAX_SIZE) {
             return Err("a disk is too large, or there is none");
         }
-        if self.layers.is_empty() || !self.layers.is_sorted_by(|one, next| one < next) {
+        if self.layers.iter().all(|layer| *layer == COPY)
+            || !self.layers.is_sorted_by(|one, next| one < next)
+        {
             return Err("the layers are not in order");
         }
         Ok(())
+    }
+
+    /// How many of the layers are copies of the base: the lowest, or none.
+    pub(crate) fn copies(&self) -> usize {
+        usize::from(self.layers.first() == Some(&COPY))
     }
 
     /// The id as bytes.

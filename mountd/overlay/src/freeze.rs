@@ -16,7 +16,7 @@ use sluice_block::BlockRead;
 use crate::MOST_LAYERS;
 use crate::description::{Description, DiskInfo, Origin};
 use crate::error::{OverlayError, Result};
-use crate::overlay::{Base, Overlay};
+use crate::overlay::{Base, Overlay, merge};
 use crate::view::View;
 
 /// An overlay as it was at one moment. Dropping it lets the overlay be as it is.
@@ -127,9 +127,20 @@ impl Frozen {
                 wanted: origin.point.clone(),
             });
         }
-        let dropped = self.description.layers.len();
+        let (all, copies) = (self.description.layers.len(), self.description.copies());
+        // Nothing that was read of the old base is put into a copy from here on.
+        let _alone = overlay.copying.lock();
+        let views = overlay.views.read().clone();
+        if copies > 0 {
+            // The frozen layers count until the description says otherwise, and hide this.
+            for view in &views {
+                let (copy, frozen) = (&view.layers[0], &view.layers[1..all]);
+                frozen.iter().try_for_each(|layer| merge(copy, layer))?;
+                copy.flush()?;
+            }
+        }
         let mut description = overlay.description();
-        description.layers.drain(..dropped);
+        description.layers.drain(copies..all);
         description.base = origin.clone();
         description.disks = bases.iter().map(|base| base.info.clone()).collect();
         // From here on the new base counts, also for whoever opens the overlay next.
@@ -139,10 +150,9 @@ impl Frozen {
         {
             let mut views = overlay.views.write();
             for (view, base) in views.iter_mut().zip(bases) {
-                let (old, layers) = view.layers.split_at(dropped);
-                held += old.iter().map(|layer| layer.counts().0).sum::<u64>();
-                let layers = layers.to_vec();
-                *view = Arc::new(View { size: view.size, layers, base: base.device });
+                let mut layers = view.layers.clone();
+                held += layers.drain(copies..all).map(|layer| layer.counts().0).sum::<u64>();
+                *view = Arc::new(View { layers, base: base.device, ..(**view).clone() });
             }
         }
         overlay.space.give(held);

@@ -3,6 +3,7 @@
 //! ```text
 //!  client ──► OverlayDisk ──► top layer      written cells and zeroes of 4 KiB
 //!                             lower layers   frozen, while they are being committed
+//!                             layer 0        a copy of the base, when it is hydrated
 //!                             base           any BlockRead: an image of a restore point
 //! ```
 //!
@@ -11,6 +12,9 @@
 //! written lies in the folder; it is there after a restart, is thrown away by [`discard`], or
 //! becomes a restore point: [`Overlay::freeze`] gives a view of one moment that does not change
 //! while clients go on writing, and [`Frozen::rebase`] puts the new point underneath.
+//!
+//! [`Overlay::hydrate`] copies the base into the folder, piece by piece; what is there is read from
+//! there, and in the end the base is not read any more.
 //!
 //! The room does not know what a repository is. The base is described by words of the caller, and
 //! only compared.
@@ -31,6 +35,7 @@ mod disk;
 mod error;
 mod folder;
 mod freeze;
+mod hydrate;
 mod layer;
 pub mod log;
 mod map;
@@ -42,6 +47,7 @@ pub use description::{Description, DiskInfo, Origin};
 pub use disk::OverlayDisk;
 pub use error::{OverlayError, Result};
 pub use freeze::{Frozen, FrozenDisk};
+pub use hydrate::Hydration;
 pub use map::{Entry, State};
 pub use overlay::{Base, OpenOptions, Overlay, Status, discard, is_in_use};
 

@@ -12,8 +12,9 @@ use crate::description::{Description, DiskInfo, Origin};
 use crate::disk::OverlayDisk;
 use crate::error::{OverlayError, Result, io_error};
 use crate::folder::Folder;
+use crate::hydrate::{Hydration, hydration};
 use crate::layer::{Layer, sync_folder};
-use crate::map::{Entry, State};
+use crate::map::{CHUNK, Entry, State};
 use crate::space::Space;
 use crate::view::View;
 use crate::{CELL, MAX_SIZE};
@@ -49,6 +50,8 @@ pub struct Status {
     pub limit: Option<u64>,
     /// Number of layers; more than one while a commit runs, or after one that failed.
     pub layers: usize,
+    /// How much of the base has been copied, once that was begun.
+    pub hydration: Option<Hydration>,
     /// A view of it is frozen.
     pub frozen: bool,
     /// A sync has failed: nothing can be written any more.
@@ -64,6 +67,8 @@ pub struct Overlay {
     pub(crate) views: RwLock<Vec<Arc<View>>>,
     pub(crate) space: Space,
     pub(crate) frozen: AtomicBool,
+    /// Held by whoever puts something into the copies of the bases.
+    pub(crate) copying: Mutex<()>,
     failed: AtomicBool,
 }
 
@@ -95,20 +100,24 @@ impl Overlay {
             description.write(path)?;
         }
         let mut disks = folder.open_layers(&description)?;
-        if description.layers.len() > 1 {
+        let copies = description.copies();
+        if description.layers.len() > copies + 1 {
             for layers in &mut disks {
-                merge(layers)?;
+                let uppers = layers.split_off(copies + 1);
+                uppers.iter().try_for_each(|upper| merge(&layers[copies], upper))?;
+                layers[copies].flush()?;
             }
-            description.layers.truncate(1);
+            description.layers.truncate(copies + 1);
             description.write(path)?;
         }
         folder.sweep(&description);
-        let used = disks.iter().flatten().map(|layer| layer.counts().0).sum();
+        let written = disks.iter().flat_map(|layers| &layers[copies..]);
+        let used = written.map(|layer| layer.counts().0).sum();
         let most = description.limit.map_or(u64::MAX, |limit| limit / CELL);
         let views = disks.into_iter().zip(devices).zip(&description.disks);
         let views = views.map(|((layers, base), info)| {
             let layers = layers.into_iter().map(Arc::new).collect();
-            Arc::new(View { size: info.size, layers, base })
+            Arc::new(View { size: info.size, layers, copied: copies > 0, base })
         });
         Ok(Arc::new(Self {
             views: RwLock::new(views.collect()),
@@ -116,6 +125,7 @@ impl Overlay {
             folder,
             description: Mutex::new(description),
             frozen: AtomicBool::new(false),
+            copying: Mutex::new(()),
             failed: AtomicBool::new(false),
         }))
     }
@@ -141,12 +151,13 @@ impl Overlay {
     pub fn status(&self) -> Status {
         let views = self.views.read();
         let zero: u64 =
-            views.iter().flat_map(|view| &view.layers).map(|layer| layer.counts().1).sum();
+            views.iter().flat_map(|view| view.written()).map(|layer| layer.counts().1).sum();
         Status {
             written: self.space.used() * CELL,
             zero: zero * CELL,
             limit: self.description.lock().limit,
-            layers: views.first().map_or(0, |view| view.layers.len()),
+            layers: views.first().map_or(0, |view| view.written().len()),
+            hydration: hydration(&views),
             frozen: self.frozen.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
         }
@@ -257,41 +268,32 @@ fn check_base(
     })
 }
 
-/// Puts the upper layers' content into the lowest one, durably. The upper ones go on saying the
-/// same until they no longer count, so this can be cut off anywhere.
-fn merge(layers: &mut Vec<Layer>) -> Result<()> {
-    let unbounded = Space::new(u64::MAX / 2, u64::MAX);
-    let uppers = layers.split_off(1);
-    let lowest = &layers[0];
-    for upper in &uppers {
-        let mut cells = Vec::new();
-        for entry in upper.entries() {
-            match entry {
-                Entry::Run { start, count, .. } => cells.push(start..start + count),
-                Entry::Bits { chunk, .. } => {
-                    cells.push(chunk * crate::map::CHUNK..(chunk + 1) * crate::map::CHUNK);
+/// Puts an upper layer's content into a lower one; to be flushed. The upper one goes on saying the
+/// same until it no longer counts, so this can be cut off anywhere.
+pub(crate) fn merge(lower: &Layer, upper: &Layer) -> Result<()> {
+    let unbounded = Space::unbounded();
+    for entry in upper.entries() {
+        let cells = match entry {
+            Entry::Run { start, count, .. } => start..start + count,
+            Entry::Bits { chunk, .. } => chunk * CHUNK..(chunk + 1) * CHUNK,
+        };
+        let mut cell = cells.start;
+        while cell < cells.end {
+            let (state, end) = upper.run(cell, cells.end.min(cell + STEP / CELL));
+            let moved = match state {
+                State::Below => Ok(()),
+                State::Zero => lower.zero_cells(cell..end, &unbounded),
+                State::Written => {
+                    let stop = (end * CELL).min(upper.size());
+                    let mut bytes = vec![0; (stop - cell * CELL) as usize];
+                    upper
+                        .read(cell * CELL, &mut bytes)
+                        .and_then(|()| lower.write_cells(cell * CELL, &bytes, &unbounded))
                 }
-            }
-        }
-        for range in cells {
-            let mut cell = range.start;
-            while cell < range.end {
-                let (state, end) = upper.run(cell, range.end.min(cell + STEP / CELL));
-                let moved = match state {
-                    State::Below => Ok(()),
-                    State::Zero => lowest.zero_cells(cell..end, &unbounded),
-                    State::Written => {
-                        let stop = (end * CELL).min(upper.size());
-                        let mut bytes = vec![0; (stop - cell * CELL) as usize];
-                        upper
-                            .read(cell * CELL, &mut bytes)
-                            .and_then(|()| lowest.write_cells(cell * CELL, &bytes, &unbounded))
-                    }
-                };
-                moved.map_err(|e| io_error("merge", upper.path(), e))?;
-                cell = end;
-            }
+            };
+            moved.map_err(|e| io_error("merge", upper.path(), e))?;
+            cell = end;
         }
     }
-    lowest.flush()
+    Ok(())
 }

@@ -14,6 +14,11 @@ impl Space {
         Self { used: AtomicU64::new(used), most: AtomicU64::new(most) }
     }
 
+    /// Room without a bound.
+    pub(crate) fn unbounded() -> Self {
+        Self::new(u64::MAX / 2, u64::MAX)
+    }
+
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }

@@ -23,6 +23,8 @@ pub(crate) struct View {
     pub(crate) size: u64,
     /// The lowest first; never empty.
     pub(crate) layers: Vec<Arc<Layer>>,
+    /// The lowest layer is a copy of the base, as far as it has come.
+    pub(crate) copied: bool,
     pub(crate) base: Arc<dyn BlockRead>,
 }
 
@@ -35,6 +37,11 @@ enum Place {
 }
 
 impl View {
+    /// The layers that hold what was written.
+    pub(crate) fn written(&self) -> &[Arc<Layer>] {
+        &self.layers[usize::from(self.copied)..]
+    }
+
     /// The layer that takes writes.
     pub(crate) fn top(&self) -> &Layer {
         // There is always one: it is made with the overlay.
@@ -142,7 +149,7 @@ impl View {
     /// The bytes that may differ from the base, ascending.
     pub(crate) fn changed(&self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for layer in &self.layers {
+        for layer in self.written() {
             for entry in layer.entries() {
                 match entry {
                     Entry::Run { start, count, .. } => runs.push(start..start + count),

@@ -17,6 +17,7 @@ use crate::output::note;
 pub(crate) struct Writable {
     overlay: Arc<PointOverlay>,
     control: JoinHandle<()>,
+    hydration: Option<JoinHandle<()>>,
 }
 
 impl Writable {
@@ -45,7 +46,16 @@ impl Writable {
             note(format_args!("what is written goes to {dir}, and is there the next time"));
             note(format_args!("  sluice overlay commit {dir}"));
         }
-        Ok(Some(Self { overlay, control }))
+        let hydration = args.hydrate.then(|| {
+            let (overlay, rate) = (overlay.clone(), args.hydrate_limit);
+            tokio::spawn(async move {
+                match overlay.hydrate(rate, |_| ()).await {
+                    Ok(_) => tracing::info!("the overlay needs the repository no more"),
+                    Err(error) => tracing::warn!("{error:#}"),
+                }
+            })
+        });
+        Ok(Some(Self { overlay, control, hydration }))
     }
 
     /// The disks, in the order of the names.
@@ -65,6 +75,10 @@ impl Writable {
 
     /// Ends it once nobody writes any more; everything written is durable then.
     pub(crate) async fn close(self) -> Result<()> {
+        if let Some(hydration) = self.hydration {
+            hydration.abort();
+            let _ = hydration.await;
+        }
         self.control.abort();
         let _ = self.control.await;
         self.overlay.close().await

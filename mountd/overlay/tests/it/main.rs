@@ -3,5 +3,6 @@
 mod conformance;
 mod crash;
 mod freeze;
+mod hydrate;
 mod model;
 mod support;

@@ -37,6 +37,7 @@ enum Step {
     Freeze,
     Thaw,
     Rebase,
+    Hydrate,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -54,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Freeze),
         1 => Just(Step::Thaw),
         1 => Just(Step::Rebase),
+        1 => Just(Step::Hydrate),
     ]
 }
 
@@ -132,6 +134,12 @@ impl World {
     fn flushed(&mut self) {
         self.durable = files(self.folder.path());
         self.since = vec![self.model.clone()];
+    }
+
+    /// What is put into the copy of the base is durable at once.
+    fn copied(&mut self) {
+        let copy = files(self.folder.path()).into_iter();
+        self.durable.extend(copy.filter(|(name, _)| name.starts_with("disk-0.layer-0.")));
     }
 
     /// Puts a state of the files in place that a crash may leave.
@@ -233,6 +241,13 @@ impl World {
                 let bases = vec![base("vda", device, &root)];
                 frozen.rebase(&origin(&point), bases).unwrap();
                 self.under = (then, number);
+                self.copied();
+            }
+            Step::Hydrate => {
+                // Not while a commit runs, unless it was begun before.
+                if self.overlay.as_ref().unwrap().hydrate(None).await.is_ok() {
+                    self.copied();
+                }
             }
             Step::Freeze | Step::Rebase => {}
         }
@@ -263,7 +278,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn an_overlay_is_a_vector_of_bytes(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

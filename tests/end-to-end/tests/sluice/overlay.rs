@@ -154,3 +154,28 @@ fn overlays_are_listed_shown_and_bound_to_their_point() {
     refused.says(&[first.split('@').nth(1).unwrap(), "overlay show"]);
     repo.fails(1, ["overlay", "show", repo.path("none").to_str().unwrap()]).says(&["no overlay"]);
 }
+
+#[test]
+fn a_hydrated_overlay_reads_nothing_of_the_repository() {
+    let (repo, point) = sample();
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &WRITES).ok();
+    let done = repo.json(["overlay", "hydrate", &overlay(&repo), "--limit", "1GiB"]);
+    assert_eq!(done["hydration"]["done"], 24 * MIB);
+    // The data is gone from under it, and nobody misses it.
+    let data = repo.folder().join("d");
+    fs::rename(&data, repo.path("away")).unwrap();
+    let image = expected(&repo, "written.raw", &WRITES);
+    same(export.uri(), &image);
+    export.stop();
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &image);
+    fs::rename(repo.path("away"), &data).unwrap();
+    let done = repo.json(["overlay", "commit", &overlay(&repo)]);
+    let committed = done["point"]["point"].as_str().unwrap();
+    repo.assert_restores(committed, &image);
+    same(export.uri(), &image);
+    export.stop();
+    // Once it is there, another run has nothing to do.
+    repo.ok(["overlay", "hydrate", &overlay(&repo)]);
+}
