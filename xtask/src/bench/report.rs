@@ -298,8 +298,14 @@ mod tests {
     fn ratios_are_multiples_of_sluice() {
         let mut text = String::new();
         result().ratios(&mut text);
-        assert!(text.contains("| sluice (so) | 1.00 | – | – | – | 1.00 | – | 1.00 |"), "{text}");
-        assert!(text.contains("| other (so) | 1.50 | – | – | – | 0.50 | – | 1.00 |"), "{text}");
+        assert!(
+            text.contains("| sluice (so) | 1.00 | – | – | – | – | – | 1.00 | – | 1.00 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| other (so) | 1.50 | – | – | – | – | – | 0.50 | – | 1.00 |"),
+            "{text}"
+        );
     }
 
     #[test]
