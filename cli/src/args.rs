@@ -9,6 +9,7 @@ mod heal;
 mod init;
 mod key;
 mod mount;
+mod mountd;
 mod points;
 mod prune;
 mod read;
@@ -32,6 +33,7 @@ pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use mount::{MountArgs, UnmountArgs};
+pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
@@ -154,6 +156,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Mount(MountArgs),
     Unmount(UnmountArgs),
+    Mounts(MountsArgs),
+    Mountd(MountdArgs),
     Restore(RestoreArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
@@ -179,8 +183,8 @@ impl Command {
     /// The file descriptor on which to say that the command is ready.
     pub(crate) fn ready_fd(&self) -> Option<i32> {
         match self {
-            Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
-            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args), .. }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args), .. }) => args.ready_fd,
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -228,6 +232,14 @@ mod tests {
             "sluice mount /mnt --detach",
             "sluice mount /repo /mnt",
             "sluice unmount /mnt",
+            "sluice unmount --all",
+            "sluice mount /mnt --detach --lease 8h",
+            "sluice export nbd web-1 --detach --lease 8h",
+            "sluice export --detach iscsi web-1",
+            "sluice mounts --json",
+            "sluice mounts renew k3v8 --lease 8h",
+            "sluice mountd --metrics 9469 --state /s --socket /s/x",
+            "sluice mountd --metrics [::1]:9469",
             "sluice restore web-1@latest disk.raw --format qcow2",
             "sluice restore web-1@latest --to disk.raw --overwrite",
             "sluice restore web-1@latest disk.raw --force",
@@ -287,6 +299,10 @@ mod tests {
             "sluice verify --data --sample 5%",
             "sluice verify --sample 500%",
             "sluice forget",
+            "sluice unmount",
+            "sluice unmount /mnt --all",
+            "sluice mounts renew k3v8",
+            "sluice mountd --metrics here",
             "sluice replicate",
             "sluice replicate --to /a --from /b",
             "sluice replicate --to /a --parallel 0",

@@ -12,9 +12,11 @@ mod command;
 mod context;
 mod error;
 mod interrupt;
+mod managed;
 mod output;
 mod ready;
 mod secret;
+mod statistics;
 
 use std::io::IsTerminal;
 
@@ -24,12 +26,13 @@ use args::Cli;
 use error::Exit;
 
 fn main() {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => error::usage(&error),
     };
+    let adopted = if managed::is_managed() { managed::adopt(&mut cli) } else { Ok(()) };
     let json = cli.global.json;
-    let exit = match run(cli) {
+    let exit = match adopted.and_then(|()| run(cli)) {
         Ok(exit) => exit,
         Err(error) => error::report(&error, json),
     };

@@ -3,9 +3,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::DetachArgs;
+
 /// Expose a restore point as a disk, without restoring it first
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) background: DetachArgs,
+
     #[command(subcommand)]
     pub(crate) protocol: ExportProtocol,
 }
@@ -17,7 +22,7 @@ pub(crate) enum ExportProtocol {
     Iscsi(IscsiArgs),
 }
 
-/// Serve a restore point over NBD, read-only, until interrupted
+/// Serve a restore point over NBD, read-only, until interrupted or as long as --lease says
 ///
 /// Each image is an export of its name; the first one (or the one named by POINT:IMAGE) is also the
 /// default export. NBD has no authentication here: use a Unix socket or loopback, or a network you
@@ -27,6 +32,7 @@ pub(crate) enum ExportProtocol {
 Examples:
   sluice export nbd web-1@latest
   sluice export nbd web-1@latest:vda --socket /run/web-1.sock
+  sluice export nbd web-1@latest --detach --lease 8h
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809 disk.qcow2
   nbdcopy 'nbd+unix:///?socket=/run/web-1.sock' disk.raw
 

@@ -48,10 +48,12 @@ async fn serve(
     listener: Listener,
     ready: Option<Ready>,
 ) -> Result<Exit> {
+    context.statistics.watch_cache(repository);
     let mut exports = Vec::with_capacity(names.len());
     for name in names {
-        let device = Arc::new(repository.image(point, Some(name))?);
         let called = args.name.clone().unwrap_or_else(|| name.clone());
+        let image = Arc::new(repository.image(point, Some(name))?);
+        let device = context.statistics.measured(&called, image);
         exports.push(Export::new(called, device).with_description(format!("{point}:{name}")));
     }
     let called: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();

@@ -56,6 +56,7 @@ mod session;
 mod verify;
 
 pub use bad_slots::Recorded;
+pub use cache::CacheCounts;
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
 pub use clock::Clock;
 pub use defragment::Defragment;

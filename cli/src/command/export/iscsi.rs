@@ -45,12 +45,14 @@ async fn serve(
     names: &[String],
     ready: Option<Ready>,
 ) -> Result<Exit> {
+    context.statistics.watch_cache(repository);
     let mut luns = Vec::with_capacity(names.len());
     let mut told = Vec::with_capacity(names.len());
     for name in names {
         let identity = identity(&repository.descriptor().id, &point.id.to_string(), name);
         told.push((name.clone(), identity.clone()));
-        luns.push(Lun::read_only(Arc::new(repository.image(point, Some(name))?), identity));
+        let image = Arc::new(repository.image(point, Some(name))?);
+        luns.push(Lun::read_only(context.statistics.measured(name, image), identity));
     }
     let default = || target_name(&point.instance, &point.id.to_string());
     let mut target = Target::new(args.target_name.clone().unwrap_or_else(default), luns);
@@ -69,7 +71,8 @@ async fn serve(
     if open && exposed && !context.global.json {
         output::warn("whoever reaches this address can read the disks: set --chap-user");
     }
-    tell(context, &point.to_string(), &name, portals, first, &told)?;
+    let place = Place { listen: bound.addresses(), portals, first };
+    tell(context, &point.to_string(), &name, &place, &told)?;
     if let Some(ready) = ready {
         ready.tell(&url(first, &name, 0))?;
     }
@@ -115,14 +118,24 @@ fn url(portal: SocketAddr, target: &str, lun: usize) -> String {
     format!("iscsi://{portal}/{target}/{lun}")
 }
 
+/// Where a target is.
+struct Place<'a> {
+    /// What it listens on.
+    listen: &'a [SocketAddr],
+    /// Where initiators are told to connect to.
+    portals: &'a [SocketAddr],
+    /// The first of them.
+    first: SocketAddr,
+}
+
 fn tell(
     context: &Context,
     point: &str,
     target: &str,
-    portals: &[SocketAddr],
-    first: SocketAddr,
+    place: &Place<'_>,
     luns: &[(String, Identity)],
 ) -> Result<()> {
+    let first = place.first;
     let all = luns.iter().enumerate();
     if context.global.json {
         let luns: Vec<_> = all
@@ -141,7 +154,8 @@ fn tell(
             "point": point,
             "uri": url(first, target, 0),
             "target": target,
-            "portals": portals,
+            "portals": place.portals,
+            "listen": place.listen,
             "luns": luns,
         }));
     }

@@ -11,6 +11,7 @@ mod iscsi;
 mod keys;
 mod main_job;
 mod mount;
+mod mountd;
 mod namespaces;
 mod nbd;
 mod removal;
