@@ -10,6 +10,7 @@ mod init;
 mod key;
 mod lock;
 mod mount;
+mod mountd;
 mod overlay;
 mod points;
 mod prune;
@@ -38,6 +39,7 @@ pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
+pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
 pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayHydrateArgs, WritableArgs,
 };
@@ -172,6 +174,8 @@ pub(crate) enum Command {
     Mount(MountArgs),
     Unmount(UnmountArgs),
     Overlay(OverlayArgs),
+    Mounts(MountsArgs),
+    Mountd(MountdArgs),
     Restore(RestoreArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
@@ -198,10 +202,12 @@ impl Command {
     /// The file descriptor on which to say that the command is ready.
     pub(crate) fn ready_fd(&self) -> Option<i32> {
         match self {
-            Self::Export(ExportArgs { protocol: ExportProtocol::Nbd(args) }) => args.ready_fd,
-            Self::Export(ExportArgs { protocol: ExportProtocol::Iscsi(args) }) => args.ready_fd,
-            Self::Export(ExportArgs { protocol: ExportProtocol::Http(args) }) => args.ready_fd,
-            Self::Export(ExportArgs { protocol: ExportProtocol::VhostUser(args) }) => args.ready_fd,
+            Self::Export(ExportArgs { protocol, .. }) => match protocol {
+                ExportProtocol::Nbd(args) => args.ready_fd,
+                ExportProtocol::Iscsi(args) => args.ready_fd,
+                ExportProtocol::Http(args) => args.ready_fd,
+                ExportProtocol::VhostUser(args) => args.ready_fd,
+            },
             Self::Mount(args) => args.ready_fd,
             _ => None,
         }
@@ -264,6 +270,14 @@ mod tests {
             "sluice overlay discard /o",
             "sluice overlay hydrate /o --limit 50MiB",
             "sluice export iscsi web-1 --writable --hydrate --hydrate-limit 1MiB",
+            "sluice unmount --all",
+            "sluice mount /mnt --detach --lease 8h",
+            "sluice export nbd web-1 --detach --lease 8h",
+            "sluice export --detach iscsi web-1",
+            "sluice mounts --json",
+            "sluice mounts renew k3v8 --lease 8h",
+            "sluice mountd --metrics 9469 --state /s --socket /s/x",
+            "sluice mountd --metrics [::1]:9469",
             "sluice restore web-1@latest disk.raw --format qcow2",
             "sluice restore web-1@latest --to disk.raw --overwrite",
             "sluice restore web-1@latest disk.raw --force",
@@ -337,6 +351,10 @@ mod tests {
             "sluice verify --data --sample 5%",
             "sluice verify --sample 500%",
             "sluice forget",
+            "sluice unmount",
+            "sluice unmount /mnt --all",
+            "sluice mounts renew k3v8",
+            "sluice mountd --metrics here",
             "sluice replicate",
             "sluice replicate --to /a --from /b",
             "sluice replicate --to /a --parallel 0",

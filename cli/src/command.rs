@@ -3,6 +3,7 @@
 mod backup;
 mod collect;
 mod destroy;
+mod detach;
 mod doctor;
 mod export;
 mod generate;
@@ -11,6 +12,8 @@ mod init;
 mod key;
 mod lock;
 mod mount;
+mod mountd;
+mod mounts;
 mod overlay;
 mod points;
 mod prune;
@@ -28,6 +31,7 @@ use anyhow::Result;
 use crate::args::{Cli, Command, ExportProtocol};
 use crate::context::Context;
 use crate::error::Exit;
+use crate::managed;
 use crate::ready::Ready;
 
 /// Commands that need no runtime, or must act before there is one.
@@ -35,10 +39,6 @@ pub(crate) fn without_runtime(cli: &Cli) -> Result<Option<Exit>> {
     match &cli.command {
         Command::Completions(args) => generate::completions(args).map(Some),
         Command::Man(args) => generate::man(args).map(Some),
-        Command::Unmount(args) => mount::unmount(args).map(Some),
-        Command::Mount(args) if args.detach => {
-            mount::detach(args, cli.global.json, cli.global.quiet).map(Some)
-        }
         _ => Ok(None),
     }
 }
@@ -46,6 +46,12 @@ pub(crate) fn without_runtime(cli: &Cli) -> Result<Option<Exit>> {
 /// Runs a command.
 pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
     let mut context = Context::new(cli.global);
+    if let Some(wanted) = detach::wanted(&cli.command)? {
+        return detach::run(&mut context, wanted, ready).await;
+    }
+    if managed::is_managed() {
+        managed::attend(context.statistics.clone())?;
+    }
     match cli.command {
         Command::Init(args) => init::run(&context, &args).await,
         Command::Backup(args) => Box::pin(backup::run(&context, args)).await,
@@ -60,6 +66,9 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         },
         Command::Mount(args) => mount::run(&mut context, args, ready).await,
         Command::Overlay(args) => Box::pin(overlay::run(&context, args.command)).await,
+        Command::Unmount(args) => mounts::unmount(&context, &args).await,
+        Command::Mounts(args) => mounts::run(&context, &args).await,
+        Command::Mountd(args) => mountd::run(&context, &args).await,
         Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
         Command::Cat(args) => read::cat(&context, &args).await,
         Command::Diff(args) => read::diff(&context, &args).await,
@@ -78,7 +87,7 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
         Command::Event(args) => retain::event(&context, &args).await,
         Command::Destroy(args) => destroy::run(&context, &args).await,
         Command::Key(args) => key::run(&context, args.command).await,
-        Command::Completions(_) | Command::Man(_) | Command::Unmount(_) => {
+        Command::Completions(_) | Command::Man(_) => {
             unreachable!("done by without_runtime")
         }
     }

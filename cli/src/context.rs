@@ -16,6 +16,7 @@ use crate::args::Global;
 use crate::cost;
 use crate::error::{advise, usage_error};
 use crate::secret;
+use crate::statistics::Registry;
 
 /// The options for every command, and what they lead to.
 #[derive(Debug)]
@@ -25,11 +26,14 @@ pub(crate) struct Context {
     pub(crate) zone: TimeZone,
     /// Tells the time.
     pub(crate) clock: Clock,
+    /// Counts what exports do.
+    pub(crate) statistics: Registry,
 }
 
 impl Context {
     pub(crate) fn new(global: Global) -> Self {
-        Self { global, zone: TimeZone::system(), clock: Clock::system() }
+        let (zone, clock) = (TimeZone::system(), Clock::system());
+        Self { global, zone, clock, statistics: Registry::default() }
     }
 
     /// The repository's place, as given.

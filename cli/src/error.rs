@@ -27,14 +27,6 @@ pub(crate) enum Exit {
     Damaged = 4,
 }
 
-impl Exit {
-    /// The way to end of a process that ended with this code.
-    pub(crate) fn from_code(code: i32) -> Option<Self> {
-        let all = [Self::Done, Self::Failed, Self::Usage, Self::Warnings, Self::Damaged];
-        all.into_iter().find(|exit| *exit as i32 == code)
-    }
-}
-
 /// A mistake in what was typed, found after parsing.
 #[derive(Debug)]
 pub(crate) struct UsageError(pub(crate) String);

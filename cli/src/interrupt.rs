@@ -5,6 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Exit;
+use crate::managed;
 
 /// A token that is cancelled by the first signal; `message` is then said on stderr. A second
 /// signal ends the process.
@@ -20,6 +21,7 @@ pub(crate) fn watch(message: &'static str) -> Result<CancellationToken> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                () = managed::dismissed().cancelled(), if !told => {}
             }
             if told {
                 std::process::exit(Exit::Failed as i32);

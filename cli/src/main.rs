@@ -13,9 +13,11 @@ mod context;
 mod cost;
 mod error;
 mod interrupt;
+mod managed;
 mod output;
 mod ready;
 mod secret;
+mod statistics;
 
 use std::io::IsTerminal;
 
@@ -25,12 +27,13 @@ use args::Cli;
 use error::Exit;
 
 fn main() {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => error::usage(&error),
     };
+    let adopted = if managed::is_managed() { managed::adopt(&mut cli) } else { Ok(()) };
     let (json, verbose) = (cli.global.json, cli.global.verbose > 0);
-    let exit = match run(cli) {
+    let exit = match adopted.and_then(|()| run(cli)) {
         Ok(exit) => exit,
         Err(error) => error::report(&error, json),
     };

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::output::{PointDocument, folder_name};
+use crate::statistics::Registry;
 
 /// How long releasing pins may take: those of a destination that is gone expire by themselves.
 const RELEASE: Duration = Duration::from_secs(3);
@@ -27,17 +28,20 @@ pub(crate) struct RepositoryCatalogue {
     /// What was listed last, by instance and folder.
     known: Mutex<HashMap<(String, String), RestorePoint>>,
     pins: Arc<Pins>,
+    statistics: Registry,
 }
 
 impl RepositoryCatalogue {
-    /// A catalogue of `repository`, on the runtime of the caller.
-    pub(crate) fn new(repository: Repository) -> Arc<Self> {
+    /// A catalogue of `repository`, on the runtime of the caller, that counts what is read.
+    pub(crate) fn new(repository: Repository, statistics: Registry) -> Arc<Self> {
+        statistics.watch_cache(&repository);
         let pins = Pins {
             runtime: Handle::current(),
             held: Mutex::default(),
             releases: TaskTracker::new(),
         };
-        Arc::new(Self { repository, known: Mutex::default(), pins: Arc::new(pins) })
+        let pins = Arc::new(pins);
+        Arc::new(Self { repository, known: Mutex::default(), pins, statistics })
     }
 
     /// Releases what is still pinned, and waits for it.
@@ -78,7 +82,9 @@ impl Catalogue for RepositoryCatalogue {
         let point = known.ok_or_else(gone)?;
         let reader = self.repository.image(&point, Some(image))?;
         let pin = self.repository.pin(&point, "mount").await?;
-        Ok(Arc::new(PinnedImage { reader, number: self.pins.hold(pin), pins: self.pins.clone() }))
+        let number = self.pins.hold(pin);
+        let pinned = Arc::new(PinnedImage { reader, number, pins: self.pins.clone() });
+        Ok(self.statistics.measured(&format!("{point}:{image}"), pinned))
     }
 }
 

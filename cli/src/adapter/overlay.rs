@@ -230,8 +230,8 @@ impl PointOverlay {
 }
 
 impl PointOverlay {
-    /// Copies the base into the overlay's folder. `tell` is called from time to time with how far it
-    /// has come.
+    /// Copies the base into the overlay's folder. `tell` is called from time to time with how far
+    /// it has come.
     pub(crate) async fn hydrate(
         &self,
         rate: Option<u64>,

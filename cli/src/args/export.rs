@@ -5,9 +5,14 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::WritableArgs;
 
+use super::DetachArgs;
+
 /// Expose a restore point as a disk, without restoring it first
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) background: DetachArgs,
+
     #[command(subcommand)]
     pub(crate) protocol: ExportProtocol,
 }
@@ -21,7 +26,7 @@ pub(crate) enum ExportProtocol {
     VhostUser(VhostUserArgs),
 }
 
-/// Serve restore points over NBD, read-only, until interrupted
+/// Serve restore points over NBD, read-only, until interrupted or as long as --lease says
 ///
 /// Of one point, each image is an export of its name. Of several points, or of all, each image is
 /// the export INSTANCE@ID:IMAGE. Exports are opened when the first client asks for them. The first
@@ -38,6 +43,7 @@ Examples:
   sluice export nbd web-1@latest:vda --socket /run/web-1.sock
   sluice export nbd web-1@latest db-1@latest
   sluice export nbd --all --listen 192.0.2.7:10809 --tls-psk-file /etc/sluice/keys.psk
+  sluice export nbd web-1@latest --detach --lease 8h
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809 disk.qcow2
   nbdcopy 'nbd+unix:///?socket=/run/web-1.sock' disk.raw
   nbdinfo --map=sluice:changed-since=2026-11-20T03:00 nbd://127.0.0.1:10809

@@ -3,18 +3,18 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::value;
+use super::{DetachArgs, value};
 
 /// Show all restore points as raw image files in a folder (FUSE), read-only
 ///
 /// DIR/INSTANCE/POINT/IMAGE.raw, a metadata.json beside the images, and a link DIR/INSTANCE/latest
 /// to the newest point. New points appear by themselves. Runs in the foreground until unmounted or
-/// interrupted.
+/// interrupted, or with --detach in the background, where mountd keeps it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sluice mount /mnt/backups --repo /backup/repository
-  sluice mount /backup/repository /mnt/backups --detach
+  sluice mount /backup/repository /mnt/backups --detach --lease 8h
   losetup --read-only --find --show --partscan /mnt/backups/web-1/latest/disk.raw
   sluice unmount /mnt/backups")]
 pub(crate) struct MountArgs {
@@ -22,9 +22,8 @@ pub(crate) struct MountArgs {
     #[arg(required = true, num_args = 1..=2, value_name = "[DEST] DIR")]
     pub(crate) places: Vec<String>,
 
-    /// Go to the background once mounted
-    #[arg(long)]
-    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) background: DetachArgs,
 
     /// Let other users read the files (needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
@@ -39,10 +38,21 @@ pub(crate) struct MountArgs {
     pub(crate) ready_fd: Option<i32>,
 }
 
-/// Unmount what `sluice mount` mounted, also with files open or the destination gone
+/// End a mount or an export, also with files open or the destination gone
+///
+/// Ends what mountd keeps, by its id or its folder, and what `sluice mount` mounted on a folder.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sluice unmount /mnt/backups")]
+#[command(after_help = "\
+Examples:
+  sluice unmount /mnt/backups
+  sluice unmount k3v8qd
+  sluice unmount --all")]
 pub(crate) struct UnmountArgs {
-    /// The folder
-    pub(crate) dir: PathBuf,
+    /// The folder, or the id that `sluice mounts` shows
+    #[arg(value_name = "DIR|ID", required_unless_present = "all")]
+    pub(crate) what: Option<PathBuf>,
+
+    /// Everything that mountd keeps
+    #[arg(long, conflicts_with = "what")]
+    pub(crate) all: bool,
 }

@@ -21,8 +21,8 @@ pub(crate) struct WritableArgs {
     #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "writable")]
     pub(crate) overlay_limit: Option<u64>,
 
-    /// Copy the whole disks into the overlay's folder meanwhile, so that the repository is no longer
-    /// read once it is done
+    /// Copy the whole disks into the overlay's folder meanwhile, so that the repository is no
+    /// longer read once it is done
     #[arg(long, requires = "writable")]
     pub(crate) hydrate: bool,
 

@@ -64,8 +64,9 @@ async fn serve(
     listener: Listener,
     ready: Option<Ready>,
 ) -> Result<Exit> {
+    context.statistics.watch_cache(repository);
     let late_pins = TaskTracker::new();
-    let exports = points::exports(repository, chosen, args.name.as_deref(), &late_pins);
+    let exports = points::exports(context, repository, chosen, args.name.as_deref(), &late_pins);
     let called: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
     // Watched before clients can connect: no signal finds nobody listening.
     let stop = interrupt::watch("")?;

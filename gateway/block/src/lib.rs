@@ -3,7 +3,7 @@
 //! Everything that can be read by offset (an image in a repository, a disk file, an NBD server)
 //! is a [`BlockRead`]; everything that can also be written is a [`BlockWrite`]. Exports serve a
 //! `BlockRead` without knowing what is behind it, and backups read one without knowing where
-//! it came from. Filters ([`Offset`], [`FaultyRead`]) have the same trait on both faces.
+//! it came from. Filters ([`Offset`], [`Measured`], [`FaultyRead`]) have the same trait on both faces.
 //!
 //! # Contract
 //!
@@ -19,6 +19,7 @@
 mod error;
 mod extent;
 mod filter;
+mod measured;
 mod memory;
 
 pub mod conformance;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 pub use error::{BlockError, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, ExtentList, coalesce};
 pub use filter::{FaultyRead, Offset};
+pub use measured::{Counters, Counts, DeviceCounters, LATENCY_BOUNDS, Measured};
 pub use memory::MemoryDisk;
 
 /// The largest number of extents one [`BlockRead::extents`] call returns.

@@ -1,6 +1,7 @@
 //! Verified pages and chunks kept in memory, weighed by bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -60,6 +61,17 @@ pub(crate) struct Caches {
     pub(crate) moved: Cache<(PackKind, PackId), Arc<MovedPack>>,
     /// Manifests, which never change: a mount lists its points again and again.
     pub(crate) manifests: Cache<PointId, RestorePoint, ByDirectory>,
+    /// Chunks that were asked for and found, and those that were not.
+    asked: [AtomicU64; 2],
+}
+
+/// How often decoded blocks were found in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Blocks that were there.
+    pub hits: u64,
+    /// Blocks that had to be fetched, or were on their way already.
+    pub misses: u64,
 }
 
 impl Caches {
@@ -71,6 +83,19 @@ impl Caches {
             pages: Cache::new(pages),
             moved: Cache::new(MOVED_PACKS),
             manifests: Cache::with_weighter(1024, MANIFEST_BYTES, ByDirectory),
+            asked: Default::default(),
         }
+    }
+
+    /// A chunk, counted as found or not.
+    pub(crate) fn chunk(&self, id: &Digest) -> Option<Bytes> {
+        let found = self.chunks.get(id);
+        self.asked[usize::from(found.is_none())].fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    pub(crate) fn counts(&self) -> CacheCounts {
+        let [hits, misses] = &self.asked;
+        CacheCounts { hits: hits.load(Ordering::Relaxed), misses: misses.load(Ordering::Relaxed) }
     }
 }

@@ -273,7 +273,7 @@ impl Shared {
                 if !asked.insert(entry.id) {
                     continue;
                 }
-                if let Some(chunk) = self.caches.chunks.get(&entry.id) {
+                if let Some(chunk) = self.caches.chunk(&entry.id) {
                     found.insert(entry.id, chunk);
                 } else if let Some(flight) = under_way.get(&entry.id) {
                     waited.push(entry.id);

@@ -58,6 +58,7 @@ pub mod stat;
 mod verify;
 
 pub use bad_slots::Recorded;
+pub use cache::CacheCounts;
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};
 pub use clock::Clock;
 pub use defragment::Defragment;

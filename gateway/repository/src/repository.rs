@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
 use zeroize::Zeroizing;
 
-use crate::cache::Caches;
+use crate::cache::{CacheCounts, Caches};
 use crate::clock::Clock;
 use crate::crypto::{KeyRing, Secrets, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
@@ -290,6 +290,11 @@ impl Repository {
     /// The clock it goes by.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
+    }
+
+    /// How often blocks were found in memory since the repository was opened.
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.shared.caches.counts()
     }
 
     /// The pool of threads for hashing, compressing and sealing.

@@ -227,7 +227,8 @@ mod tests {
         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap()
     }
 
-    /// Does one request: what is sent lies at 0x1000, what is wanted at 0x400000; status and length.
+    /// Does one request: what is sent lies at 0x1000, what is wanted at 0x400000; status and
+    /// length.
     async fn ask(
         disk: &Disk,
         memory: &GuestMemoryMmap,

@@ -72,7 +72,7 @@ async fn serve(
     let (mut exports, mut told) = (vec![], vec![]);
     for (point, names) in points {
         for name in names {
-            let export = export(repository, point, name, points.len() > 1)?;
+            let export = export(context, repository, point, name, points.len() > 1)?;
             told.push(Told {
                 name: name.clone(),
                 point: point.to_string(),
@@ -103,24 +103,26 @@ async fn serve(
 }
 
 fn export(
+    context: &Context,
     repository: &Repository,
     point: &RestorePoint,
     image: &str,
     several: bool,
 ) -> Result<Export> {
-    let reader = repository.image(point, Some(image))?;
+    let reader = Arc::new(repository.image(point, Some(image))?);
     let name = match several {
         true => format!("{}/{}/{image}", point.instance, point.id),
         false => image.to_owned(),
     };
     let record = reader.record();
     let tag = tag(&repository.descriptor().id, &record.root.to_string(), record.size);
+    let device = context.statistics.measured(&name, reader);
     Ok(Export {
         name,
         description: format!("{point}:{image}"),
         tag,
         modified: UNIX_EPOCH + Duration::from_millis(point.created_ms),
-        device: Arc::new(reader),
+        device,
     })
 }
 
@@ -158,6 +160,7 @@ fn tell(context: &Context, args: &HttpArgs, site: &Site<'_>) -> Result<()> {
         let certificate = site.certificate.as_ref();
         return output::json_line(&serde_json::json!({
             "type": "ready",
+            "point": site.exports.first().map(|export| &export.point),
             "uri": site.root,
             "token": site.token.reveal(),
             "fingerprint": certificate.map(|served| served.tls.fingerprint()),

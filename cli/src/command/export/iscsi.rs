@@ -40,7 +40,7 @@ pub(crate) async fn iscsi(
         return served.and_then(|exit| closed.map(|()| exit));
     }
     let pin = repository.pin(&point, "export").await?;
-    let served = match read_only(&repository, &point, &names) {
+    let served = match read_only(context, &repository, &point, &names) {
         Ok(luns) => serve(context, &args, access, &point, luns, None, ready).await,
         Err(error) => Err(error),
     };
@@ -57,13 +57,16 @@ struct Named {
 
 /// Images as disks that are write-protected.
 fn read_only(
+    context: &Context,
     repository: &Repository,
     point: &RestorePoint,
     names: &[String],
 ) -> Result<Vec<Named>> {
+    context.statistics.watch_cache(repository);
     let named = |name: &String| {
         let identity = identity(&repository.descriptor().id, &point.id.to_string(), name);
-        let device = Arc::new(repository.image(point, Some(name))?);
+        let image = Arc::new(repository.image(point, Some(name))?);
+        let device = context.statistics.measured(name, image);
         let lun = Lun::read_only(device, identity.clone());
         Ok(Named { name: name.clone(), identity, lun })
     };
@@ -109,7 +112,8 @@ async fn serve(
     if open && exposed && !context.global.json {
         output::warn("whoever reaches this address can read the disks: set --chap-user");
     }
-    tell(context, point, writable, &name, portals, &told)?;
+    let place = Place { listen: bound.addresses(), portals, first };
+    tell(context, point, writable, &name, &place, &told)?;
     if let Some(ready) = ready {
         ready.tell(&url(first, &name, 0))?;
     }
@@ -155,15 +159,25 @@ fn url(portal: SocketAddr, target: &str, lun: usize) -> String {
     format!("iscsi://{portal}/{target}/{lun}")
 }
 
+/// Where a target is.
+struct Place<'a> {
+    /// What it listens on.
+    listen: &'a [SocketAddr],
+    /// Where initiators are told to connect to.
+    portals: &'a [SocketAddr],
+    /// The first of them.
+    first: SocketAddr,
+}
+
 fn tell(
     context: &Context,
     point: &RestorePoint,
     writable: Option<&Writable>,
     target: &str,
-    portals: &[SocketAddr],
+    place: &Place<'_>,
     luns: &[(String, Identity)],
 ) -> Result<()> {
-    let Some(&first) = portals.first() else { return Ok(()) };
+    let first = place.first;
     let all = luns.iter().enumerate();
     if context.global.json {
         let luns: Vec<_> = all
@@ -183,7 +197,8 @@ fn tell(
             "overlay": writable.map(Writable::path),
             "uri": url(first, target, 0),
             "target": target,
-            "portals": portals,
+            "portals": place.portals,
+            "listen": place.listen,
             "luns": luns,
         }));
     }

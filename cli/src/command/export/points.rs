@@ -17,6 +17,7 @@ use crate::args::NbdArgs;
 use crate::context::Context;
 use crate::error::advise;
 use crate::output::warn;
+use crate::statistics::Registry;
 
 /// One image to export.
 pub(super) struct One {
@@ -81,6 +82,7 @@ pub(super) async fn pin(repository: &Repository, chosen: &Chosen) -> Result<Vec<
 
 /// The exports, which are opened when somebody asks for them. `called` is the name of the only one.
 pub(super) fn exports(
+    context: &Context,
     repository: &Repository,
     chosen: &Chosen,
     called: Option<&str>,
@@ -94,6 +96,8 @@ pub(super) fn exports(
             None => full.clone(),
         };
         let source = PointDevice {
+            statistics: context.statistics.clone(),
+            called: name.clone(),
             repository: repository.clone(),
             point: Arc::clone(&one.point),
             image: one.image.clone(),
@@ -108,6 +112,8 @@ pub(super) fn exports(
 /// An image of a restore point.
 #[derive(Clone)]
 struct PointDevice {
+    statistics: Registry,
+    called: String,
     repository: Repository,
     point: Arc<RestorePoint>,
     image: String,
@@ -129,7 +135,8 @@ impl OpenDevice for PointDevice {
         let reader = self.repository.image(&self.point, Some(&self.image)).map_err(blocked)?;
         let changes = PointChanges { newer: reader.clone(), of: self.clone() };
         let device = Pinned { reader, pin: Mutex::new(pin) };
-        let device = Device::ReadOnly(Arc::new(device));
+        let device = self.statistics.measured(&self.called, Arc::new(device));
+        let device = Device::ReadOnly(device);
         Ok(Opened { device, changes: Some(Arc::new(changes)) })
     }
 }

@@ -39,7 +39,9 @@ async fn serve(
     name: &str,
     ready: Option<Ready>,
 ) -> Result<Exit> {
-    let disk = Disk::ReadOnly(Arc::new(repository.image(point, Some(name))?));
+    context.statistics.watch_cache(repository);
+    let image = Arc::new(repository.image(point, Some(name))?);
+    let disk = Disk::ReadOnly(context.statistics.measured(name, image));
     // The serial number that initiators see over iSCSI: the same disk, whatever the way to it.
     let identity = identity(&repository.descriptor().id, &point.id.to_string(), name);
     let serial: String = identity.serial().chars().take(20).collect();
@@ -47,7 +49,7 @@ async fn serve(
     // Watched before a monitor can connect: no signal finds nobody listening.
     let stop = interrupt::watch("")?;
     let bound = Server::new(disk, &serial, args.queues)?.bind(&socket).context("cannot serve")?;
-    tell(context, &format!("{point}:{name}"), &socket, &serial, args.queues)?;
+    tell(context, (point, name), &socket, &serial, args.queues)?;
     if let Some(ready) = ready {
         ready.tell(&socket.to_string_lossy())?;
     }
@@ -55,10 +57,18 @@ async fn serve(
     Ok(Exit::Done)
 }
 
-fn tell(context: &Context, image: &str, socket: &Path, serial: &str, queues: u16) -> Result<()> {
+fn tell(
+    context: &Context,
+    (point, name): (&RestorePoint, &str),
+    socket: &Path,
+    serial: &str,
+    queues: u16,
+) -> Result<()> {
+    let image = format!("{point}:{name}");
     if context.global.json {
         return output::json_line(&serde_json::json!({
             "type": "ready",
+            "point": point.to_string(),
             "image": image,
             "socket": socket,
             "serial": serial,

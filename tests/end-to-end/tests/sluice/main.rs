@@ -13,6 +13,7 @@ mod keys;
 mod lock;
 mod main_job;
 mod mount;
+mod mountd;
 mod namespaces;
 mod nbd;
 mod nbd_exports;

@@ -122,9 +122,15 @@ fn it_unmounts_with_a_file_open() {
 #[test]
 fn a_killed_mount_can_be_unmounted() {
     let (repo, _) = sample();
-    let mut mount = Mount::detached(&repo);
+    let dir = repo.path("mnt");
+    fs::create_dir_all(&dir).unwrap();
+    // In the foreground: mountd would start it again.
+    let running = repo.sluice(["mount".as_ref(), dir.as_os_str()]).spawn();
+    let mount = Mount::adopt(dir);
+    wait_until("the mount is there", || mount.path("vm").exists());
     let file = File::open(mount.path("vm/latest/disk.raw")).unwrap();
-    mount.kill();
+    running.signal(rustix::process::Signal::KILL);
+    running.wait();
     // A request that was on its way when the process died is told so; every later one is told
     // that there is nobody.
     let look = || fs::read_dir(mount.path("vm")).map(|_| ()).unwrap_err().raw_os_error();

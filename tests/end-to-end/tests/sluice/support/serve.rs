@@ -153,11 +153,18 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if let Some(pid) = serving(&self.dir) {
-            let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL);
-        }
+        // In this order: mountd starts a process that was killed again, not one that was unmounted.
         if self.is_mounted() {
             let _ = Cmd::new("fusermount3").args(["-u", "-z"]).arg(&self.dir).run();
+        }
+        for _ in 0..100 {
+            if serving(&self.dir).is_none() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        if let Some(pid) = serving(&self.dir) {
+            let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL);
         }
     }
 }
