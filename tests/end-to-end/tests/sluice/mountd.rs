@@ -125,8 +125,11 @@ fn a_mount_comes_back_when_mountd_and_its_process_are_killed() {
     let (repo, _) = sample();
     let mut mountd = Mountd::start(&repo, &[]);
     let mut mount = Mount::detached(&repo);
-    mountd.kill();
+    // Stopped, it can neither clean up after the process nor start it again.
+    mountd.running.as_ref().unwrap().signal(Signal::STOP);
     mount.kill();
+    mountd.kill();
+    assert!(mount.is_mounted(), "a dead mount lies there");
     let mountd = Mountd::start(&repo, &[]);
     wait_for_state(&repo, "running");
     assert_same(&repo.path("disk.raw"), &mount.path("vm/latest/disk.raw"));
