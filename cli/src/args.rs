@@ -93,8 +93,8 @@ Examples:
 #[command(next_help_heading = "Options for every command")]
 pub(crate) struct Global {
     /// The repository: /path, file:///path, s3://BUCKET/PREFIX?endpoint=URL&region=R,
-    /// swift://CONTAINER/PREFIX?auth=URL&region=R, azblob://CONTAINER/PREFIX?account=NAME, or
-    /// sftp://USER@HOST:PORT/PATH
+    /// swift://CONTAINER/PREFIX?auth=URL&region=R, azblob://CONTAINER/PREFIX?account=NAME,
+    /// gcs://BUCKET/PREFIX, or sftp://USER@HOST:PORT/PATH
     #[arg(long, env = "SLUICE_REPO", hide_env_values = true, value_name = "DEST", global = true)]
     pub(crate) repo: Option<String>,
 

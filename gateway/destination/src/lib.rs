@@ -27,6 +27,8 @@ mod timeouts;
 
 pub mod conformance;
 pub mod filesystem;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 pub mod memory;
 pub mod probe;
 #[cfg(feature = "s3")]

@@ -5,6 +5,7 @@
 //! s3://BUCKET/PREFIX?endpoint=URL&region=R&path-style=true|false&credentials=FILE
 //! swift://CONTAINER/PREFIX?auth=URL&region=R&interface=public|internal|admin&credentials=FILE
 //! azblob://CONTAINER/PREFIX?account=NAME&endpoint=URL&credentials=FILE
+//! gcs://BUCKET/PREFIX?endpoint=URL&credentials=FILE&anonymous=true|false
 //! sftp://USER@HOST:PORT/PATH?key-file=FILE&known-hosts=FILE
 //! ```
 //!
@@ -41,6 +42,8 @@ const SCHEMES: &[Scheme] = &[
     crate::sftp::SCHEME,
     #[cfg(feature = "azblob")]
     crate::azblob::SCHEME,
+    #[cfg(feature = "gcs")]
+    crate::gcs::SCHEME,
 ];
 
 /// How a destination is known by URL.
