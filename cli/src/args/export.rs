@@ -26,7 +26,8 @@ pub(crate) enum ExportProtocol {
     VhostUser(VhostUserArgs),
 }
 
-/// Serve restore points over NBD, read-only, until interrupted or as long as --lease says
+/// Serve restore points over NBD until interrupted or as long as --lease says, read-only unless
+/// --writable is given
 ///
 /// Of one point, each image is an export of its name. Of several points, or of all, each image is
 /// the export INSTANCE@ID:IMAGE. Exports are opened when the first client asks for them. The first
@@ -44,6 +45,7 @@ Examples:
   sluice export nbd web-1@latest db-1@latest
   sluice export nbd --all --listen 192.0.2.7:10809 --tls-psk-file /etc/sluice/keys.psk
   sluice export nbd web-1@latest --detach --lease 8h
+  sluice export nbd web-1@latest --writable --overlay-limit 10GiB
   qemu-img convert -O qcow2 nbd://127.0.0.1:10809 disk.qcow2
   nbdcopy 'nbd+unix:///?socket=/run/web-1.sock' disk.raw
   nbdinfo --map=sluice:changed-since=2026-11-20T03:00 nbd://127.0.0.1:10809
@@ -79,6 +81,9 @@ pub(crate) struct NbdArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: u32,
+
+    #[command(flatten)]
+    pub(crate) writable: WritableArgs,
 
     /// File descriptor that is told when clients can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sluice_nbd::{Limits, Listener, Server};
+use sluice_nbd::{Export, Limits, Listener, Server as NbdServer};
 use sluice_repository::Repository;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,7 @@ pub(crate) use iscsi::iscsi;
 use points::Chosen;
 use tls::Secrecy;
 pub(crate) use vhost_user::vhost_user;
+use writable::Writable;
 
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 
@@ -47,44 +48,77 @@ pub(crate) async fn nbd(context: &Context, args: NbdArgs, ready: Option<Ready>) 
         let single = format!("{}:{}", first.point, first.image);
         return Err(usage_error(format!("--name needs a single image; write {single}")));
     }
+    let server = Server { context, args: &args, secrecy, chosen: &chosen, listener };
+    if args.writable.writable {
+        return server.serve_writable(&repository, ready).await;
+    }
     let pins = points::pin(&repository, &chosen).await?;
-    let served = serve(context, &args, secrecy, &repository, &chosen, listener, ready).await;
+    let late_pins = TaskTracker::new();
+    let called = args.name.as_deref();
+    let exports = points::exports(context, &repository, &chosen, called, &late_pins);
+    let served = server.serve(exports, None, ready).await;
+    late_pins.close();
+    late_pins.wait().await;
     for pin in pins {
         pin.release().await;
     }
     served
 }
 
-async fn serve(
-    context: &Context,
-    args: &NbdArgs,
+/// What is to be served, and how.
+struct Server<'a> {
+    context: &'a Context,
+    args: &'a NbdArgs,
     secrecy: Secrecy,
-    repository: &Repository,
-    chosen: &Chosen,
+    chosen: &'a Chosen,
     listener: Listener,
-    ready: Option<Ready>,
-) -> Result<Exit> {
-    context.statistics.watch_cache(repository);
-    let late_pins = TaskTracker::new();
-    let exports = points::exports(context, repository, chosen, args.name.as_deref(), &late_pins);
-    let called: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
-    // Watched before clients can connect: no signal finds nobody listening.
-    let stop = interrupt::watch("")?;
-    let mut limits = Limits::default();
-    limits.max_connections = args.max_connections as usize;
-    allow_files(u64::from(args.max_connections));
-    let server = Server::new(exports, limits)?.with_encryption(secrecy.encryption.clone());
-    let bound = server.bind(&[listener]).await.context("cannot serve")?;
-    let address = bound.addresses().first().cloned().context("the server has no address")?;
-    let place = Place { address, encrypted: secrecy.is_required() };
-    tell(context, chosen, &place, &secrecy, &called)?;
-    if let Some(ready) = ready {
-        ready.tell(&place.uri(""))?;
+}
+
+impl Server<'_> {
+    /// Serves the images of one point over an overlay, which holds a pin of its own.
+    async fn serve_writable(self, repository: &Repository, ready: Option<Ready>) -> Result<Exit> {
+        let (context, images) = (self.context, &self.chosen.images);
+        if self.args.points.len() > 1 {
+            return Err(usage_error("--writable goes with one restore point"));
+        }
+        let names: Vec<String> = images.iter().map(|one| one.image.clone()).collect();
+        let point = images[0].point.clone();
+        let opened = Writable::open(context, &self.args.writable, repository, &point, &names);
+        let writable = opened.await?.context("--writable was given")?;
+        let export = |(name, disk): (&String, _)| {
+            let called = self.args.name.clone().unwrap_or_else(|| name.clone());
+            Export::writable(called, disk).with_description(format!("{point}:{name}, writable"))
+        };
+        let exports = names.iter().zip(writable.disks()).map(export).collect();
+        let served = self.serve(exports, Some(&writable), ready).await;
+        let closed = writable.close().await;
+        served.and_then(|exit| closed.map(|()| exit))
     }
-    bound.serve(stop).await;
-    late_pins.close();
-    late_pins.wait().await;
-    Ok(Exit::Done)
+
+    async fn serve(
+        self,
+        exports: Vec<Export>,
+        writable: Option<&Writable>,
+        ready: Option<Ready>,
+    ) -> Result<Exit> {
+        let Self { context, args, secrecy, chosen, listener } = self;
+        let called: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+        // Watched before clients can connect: no signal finds nobody listening.
+        let stop = interrupt::watch("")?;
+        let mut limits = Limits::default();
+        limits.max_connections = args.max_connections as usize;
+        allow_files(u64::from(args.max_connections));
+        let server = NbdServer::new(exports, limits)?.with_encryption(secrecy.encryption.clone());
+        let bound = server.bind(&[listener]).await.context("cannot serve")?;
+        let address = bound.addresses().first().cloned().context("the server has no address")?;
+        let place = Place { address, encrypted: secrecy.is_required() };
+        tell(context, chosen, writable, &place, &secrecy, &called)?;
+        if let Some(ready) = ready {
+            ready.tell(&place.uri(""))?;
+        }
+        bound.serve(stop).await;
+        Ok(Exit::Done)
+    }
 }
 
 /// Lets the process have a descriptor for each connection, and those that it needs itself: clients
@@ -138,6 +172,7 @@ fn escape(text: &str) -> String {
 fn tell(
     context: &Context,
     chosen: &Chosen,
+    writable: Option<&Writable>,
     place: &Place,
     secrecy: &Secrecy,
     names: &[String],
@@ -157,6 +192,7 @@ fn tell(
         return output::event(&serde_json::json!({
             "type": "ready",
             "point": chosen.images[0].point.to_string(),
+            "overlay": writable.map(Writable::path),
             "uri": place.uri(""),
             "tls": secrecy.name(),
             "exports": exports,
@@ -174,13 +210,14 @@ fn tell(
     if context.global.quiet {
         return Ok(());
     }
+    let how = if writable.is_some() { "for writing" } else { "read-only" };
     match &chosen.images[..] {
         [first, rest @ ..] if rest.iter().all(|one| one.point == first.point) => {
-            note(format_args!("serving {} read-only; Ctrl-C ends it", first.point));
+            note(format_args!("serving {} {how}; Ctrl-C ends it", first.point));
         }
         all => {
             let exports = output::count(all.len() as u64, "export");
-            note(format_args!("serving {exports} read-only; Ctrl-C ends it"));
+            note(format_args!("serving {exports} {how}; Ctrl-C ends it"));
         }
     }
     for name in names.iter().take(MOST_TOLD) {

@@ -3,7 +3,8 @@
 //! Everything that can be read by offset (an image in a repository, a disk file, an NBD server)
 //! is a [`BlockRead`]; everything that can also be written is a [`BlockWrite`]. Exports serve a
 //! `BlockRead` without knowing what is behind it, and backups read one without knowing where
-//! it came from. Filters ([`Offset`], [`Measured`], [`FaultyRead`]) have the same trait on both faces.
+//! it came from. Filters ([`Offset`], [`Measured`], [`FaultyRead`]) have the same trait on both
+//! faces.
 //!
 //! # Contract
 //!

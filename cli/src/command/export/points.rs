@@ -88,6 +88,7 @@ pub(super) fn exports(
     called: Option<&str>,
     late_pins: &TaskTracker,
 ) -> Vec<Export> {
+    context.statistics.watch_cache(repository);
     let export = |one: &One| {
         let full = format!("{}:{}", one.point, one.image);
         let name = match called {

@@ -55,6 +55,25 @@ fn overlay(repo: &Repo) -> String {
 }
 
 #[test]
+fn what_is_written_over_nbd_is_kept_and_becomes_a_point() {
+    let (repo, point) = sample();
+    let (image, dir) = (expected(&repo, "written.raw", &WRITES), overlay(&repo));
+    let args = [point.as_str(), "--writable", "--overlay", &dir];
+    let export = Export::nbd(&repo, &args);
+    io(export.uri(), &WRITES).ok();
+    same(export.uri(), &image);
+    repo.ok(["overlay", "commit", &dir, "--as", "changed"]);
+    io(export.uri(), &["write -P 0x99 2M 4k", "flush"]).ok();
+    drop(export);
+    repo.assert_restores("changed@latest", &image);
+    repo.assert_restores(&point, &repo.path("disk.raw"));
+    // The same overlay over the other protocol.
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &["read -P 0x99 2M 4k", "read -P 0x5a 1M 64k"]).ok();
+    repo.fails(2, ["export", "nbd", &point, &point, "--writable"]).says(&["one restore point"]);
+}
+
+#[test]
 fn what_is_written_is_kept_across_restarts_and_thrown_away_on_request() {
     let (repo, point) = sample();
     let image = expected(&repo, "written.raw", &WRITES);
