@@ -263,6 +263,9 @@ impl Destination for GcsDestination {
             416 => range::nothing(key, asked),
             _ => {
                 let answer = check(&subject, answer)?;
+                if answer::is_of_nothing(asked, &answer) {
+                    return range::nothing(key, asked);
+                }
                 answer::check_body(&subject, asked, &answer)?;
                 Ok(answer.body)
             }
