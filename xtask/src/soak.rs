@@ -162,10 +162,9 @@ fn repository(folder: &std::path::Path, s3: bool, seed: u64) -> Result<String> {
         value("AWS_SECRET_ACCESS_KEY")?
     );
     std::fs::write(&keys, text)?;
-    let (endpoint, keys) = (value("AWS_ENDPOINT_URL")?, keys.display());
-    Ok(format!(
-        "s3://sluice-test/soak-{seed}?endpoint={endpoint}&region=us-east-1&credentials={keys}"
-    ))
+    let url = value("SLUICE_TEST_S3")?;
+    let (bucket, parameters) = url.split_once('?').context("the lab names no endpoint")?;
+    Ok(format!("{bucket}/soak-{seed}?{parameters}&credentials={}", keys.display()))
 }
 
 /// Nobody is killed any more: everything must come to a good end, and hold what it should.

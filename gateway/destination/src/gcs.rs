@@ -5,7 +5,7 @@
 //! * A body is sent together with its name and its CRC-32C, which the service checks and keeps;
 //!   what the service says it has stored is compared too. A whole object that is read is checked
 //!   against it. It guards against accidents on the way; content is authenticated above.
-//! * Requests carry a token, which is renewed before it ends; see [`config`] for where it comes
+//! * Requests carry a token, which is renewed before it ends; see `config` for where it comes
 //!   from.
 //! * Nothing is repeated here but a request whose token was refused; see [`crate::wrap::Retry`].
 

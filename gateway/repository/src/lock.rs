@@ -10,7 +10,7 @@
 //!
 //! A lock is given 30 days more than needed, so that a pack is extended once in 30 days and not by
 //! every backup. What was seen of packs and of leaves is kept in the cache folder
-//! ([`seen`](mod@seen)): an incremental backup reads the leaves it wrote and asks for the packs it
+//! (`seen`): an incremental backup reads the leaves it wrote and asks for the packs it
 //! met for the first time.
 
 mod ask;

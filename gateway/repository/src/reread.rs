@@ -27,7 +27,7 @@ pub enum Reread {
 
 impl BackupSession {
     /// What of the parent's image leads to damage that is known, or is to be
-    /// [put together](Defragment). Looks at the map only when there may be either.
+    /// [put together](crate::Defragment). Looks at the map only when there may be either.
     ///
     /// # Errors
     /// What reading the parent's pages meets, other than damage.
