@@ -165,12 +165,8 @@ fn check_bucket(name: &str) -> Result<()> {
     if name.is_empty() {
         return Err(invalid("the URL names no bucket; write gcs://BUCKET/PREFIX"));
     }
-    let ends = name.bytes().next().into_iter().chain(name.bytes().last());
-    if name.len() < 3
-        || name.len() > 222
-        || !name.bytes().all(fits)
-        || !ends.map(alphanumeric).all(|fits| fits)
-    {
+    let mut ends = name.bytes().next().into_iter().chain(name.bytes().last());
+    if name.len() < 3 || name.len() > 222 || !name.bytes().all(fits) || !ends.all(alphanumeric) {
         return Err(invalid(format!(
             "{name:?} is no name of a bucket: 3 to 63 of a-z, 0-9, -, _ and ."
         )));
