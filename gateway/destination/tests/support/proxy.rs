@@ -104,6 +104,8 @@ fn draw(state: &Mutex<State>, head: &str) -> Option<Fault> {
 struct Connection {
     client: BufReader<TcpStream>,
     server: BufReader<TcpStream>,
+    /// Where the server is.
+    address: String,
 }
 
 /// How an answer's body ends.
@@ -115,12 +117,10 @@ enum Length {
 type Io<T> = std::io::Result<T>;
 
 impl Connection {
-    async fn open(client: TcpStream, server: String, state: Arc<Mutex<State>>) -> Io<()> {
-        let server = TcpStream::connect(server).await?;
+    async fn open(client: TcpStream, address: String, state: Arc<Mutex<State>>) -> Io<()> {
         client.set_nodelay(true)?;
-        server.set_nodelay(true)?;
-        let mut connection =
-            Self { client: BufReader::new(client), server: BufReader::new(server) };
+        let server = connect(&address).await?;
+        let mut connection = Self { client: BufReader::new(client), server, address };
         while connection.exchange(&state).await? {}
         Ok(())
     }
@@ -142,9 +142,14 @@ impl Connection {
             Some(Fault::Silence) => std::future::pending().await,
             _ => {}
         }
-        self.server.write_all(head.as_bytes()).await?;
-        self.server.write_all(&body).await?;
-        let (head, body) = self.read_answer(head.starts_with("HEAD")).await?;
+        let (head, body) = match self.pass(&head, &body).await {
+            Ok(answer) => answer,
+            // Servers close connections on which nothing comes for some seconds.
+            Err(_) => {
+                self.server = connect(&self.address).await?;
+                self.pass(&head, &body).await?
+            }
+        };
         match fault {
             Some(Fault::AnswerAfter(status)) => self.answer(status, "").await?,
             Some(Fault::ResetAfter) => return self.reset(),
@@ -158,6 +163,13 @@ impl Connection {
             }
         }
         Ok(true)
+    }
+
+    /// The server's answer to a request.
+    async fn pass(&mut self, head: &str, body: &[u8]) -> Io<(String, Vec<u8>)> {
+        self.server.write_all(head.as_bytes()).await?;
+        self.server.write_all(body).await?;
+        self.read_answer(head.starts_with("HEAD")).await
     }
 
     async fn break_body(&mut self, mut body: Vec<u8>, fault: Fault) -> Io<bool> {
@@ -209,6 +221,9 @@ impl Connection {
     /// Reads a whole answer; chunks stay framed as they are.
     async fn read_answer(&mut self, bodiless: bool) -> Io<(String, Vec<u8>)> {
         let head = read_head(&mut self.server).await?.replace("\r\nServer: ", "\r\nX-Server: ");
+        if head.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         let lower = head.to_ascii_lowercase();
         let length = if bodiless || lower.starts_with("http/1.1 204") {
             Length::Known(0)
@@ -238,6 +253,12 @@ impl Connection {
         body.extend_from_slice(&chunk);
         Ok(size > 0)
     }
+}
+
+async fn connect(address: &str) -> Io<BufReader<TcpStream>> {
+    let server = TcpStream::connect(address).await?;
+    server.set_nodelay(true)?;
+    Ok(BufReader::new(server))
 }
 
 async fn read_head(stream: &mut BufReader<TcpStream>) -> Io<String> {
