@@ -23,7 +23,7 @@ use sluice_mountd::metrics::Statistics;
 use sluice_repository::PointSpec;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Cli, Command, ExportProtocol};
+use crate::args::{Cli, Command, DetachArgs, ExportProtocol};
 use crate::error::{Exit, usage_error};
 use crate::output;
 use crate::statistics::Registry;
@@ -77,11 +77,11 @@ pub(crate) fn adopt(cli: &mut Cli) -> Result<()> {
 fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
     match command {
         Command::Mount(args) => {
-            args.background.detach = false;
+            args.background = DetachArgs::default();
             args.ready_fd = None;
         }
         Command::Export(args) => {
-            args.background.detach = false;
+            args.background = DetachArgs::default();
             match &mut args.protocol {
                 ExportProtocol::Nbd(args) => {
                     args.ready_fd = None;

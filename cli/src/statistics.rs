@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sluice_block::{BlockRead, Counters, DeviceCounters, LATENCY_BOUNDS, Measured};
+use sluice_block::{BlockRead, BlockWrite, Counters, DeviceCounters, LATENCY_BOUNDS, Measured};
 use sluice_mountd::metrics::{Cache, ExportStatistics, Operation, Statistics};
 use sluice_repository::Repository;
 
@@ -30,6 +30,20 @@ impl Registry {
     /// The device, counted as `name`; further devices of that name are counted with it.
     pub(crate) fn measured(&self, name: &str, device: Arc<dyn BlockRead>) -> Arc<dyn BlockRead> {
         Arc::new(Measured::new(device, self.counters(name)))
+    }
+
+    /// The same for one that can be written.
+    pub(crate) fn measured_writes<D: BlockWrite + 'static>(
+        &self,
+        name: &str,
+        device: Arc<D>,
+    ) -> Arc<dyn BlockWrite> {
+        Arc::new(Measured::new(device, self.counters(name)))
+    }
+
+    /// Counts nothing yet, but names the export.
+    pub(crate) fn announce(&self, name: &str) {
+        self.counters(name);
     }
 
     fn counters(&self, name: &str) -> Arc<DeviceCounters> {

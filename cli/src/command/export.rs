@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sluice_block::BlockWrite;
 use sluice_nbd::{Export, Limits, Listener, Server as NbdServer};
-use sluice_overlay::OverlayDisk;
 use sluice_repository::Repository;
 use tokio_util::task::TaskTracker;
 
@@ -87,11 +87,11 @@ impl Server<'_> {
         let point = images[0].point.clone();
         let opened = Writable::open(context, &self.args.writable, repository, &point, &names);
         let writable = opened.await?.context("--writable was given")?;
-        let export = |(name, disk): (&String, Arc<OverlayDisk>)| {
+        let export = |(name, disk): (&String, Arc<dyn BlockWrite>)| {
             let called = self.args.name.clone().unwrap_or_else(|| name.clone());
             Export::writable(called, disk).with_description(format!("{point}:{name}, writable"))
         };
-        let exports = names.iter().zip(writable.disks()).map(export).collect();
+        let exports = names.iter().zip(writable.disks(context, &names)).map(export).collect();
         let served = self.serve(exports, Some(&writable), ready).await;
         let closed = writable.close().await;
         served.and_then(|exit| closed.map(|()| exit))

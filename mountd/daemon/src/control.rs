@@ -25,6 +25,8 @@ const BACKLOG: i32 = 128;
 /// How long a client may take to send a request. It may connect early and ask late, but not hold
 /// a place for ever.
 const SEND: Duration = Duration::from_secs(30);
+/// How long the request of a client that is refused is waited for.
+const UNREAD: Duration = Duration::from_secs(1);
 /// How long a client may take to fetch an answer.
 const FETCH: Duration = Duration::from_secs(30);
 /// After a failure to accept, which is lack of descriptors as a rule.
@@ -114,11 +116,17 @@ impl Drop for Socket {
 async fn converse(stream: UnixStream, asker: &Asker) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
-    let (read, mut write) = stream.into_split();
+    let (mut read, mut write) = stream.into_split();
     if peer != own && peer != 0 {
         tracing::warn!(peer, "a control connection of another user is refused");
         let text = format!("user {peer} may not ask the mountd of user {own}");
-        return answer(&mut write, &Answer::Failure(Failure::new("access-denied", text))).await;
+        answer(&mut write, &Answer::Failure(Failure::new("access-denied", text))).await?;
+        write.shutdown().await?;
+        // Closed with its request unread, the client would see that instead of the answer.
+        let mut request = (&mut read).take(LONGEST_REQUEST as u64);
+        let mut nowhere = tokio::io::sink();
+        let unread = tokio::io::copy(&mut request, &mut nowhere);
+        return tokio::time::timeout(UNREAD, unread).await?.map(drop);
     }
     let mut read = BufReader::new(read);
     loop {

@@ -37,7 +37,7 @@ async fn put_together(change: Change) {
         bytes[from..to].copy_from_slice(&noise(1000 + day, BLOCK as usize));
         save(&repository, &bytes, Change::Changed(vec![at]), None).await;
     }
-    let wanted = |limit| Some(Defragment { above: 256, limit });
+    let wanted = |limit| Some(Defragment { above: 1500, limit });
     let little = save(&repository, &bytes, change.clone(), wanted(DATA * BLOCK - 1)).await;
     assert_eq!((little.together_bytes, little.point.stats.new_bytes), (0, 0), "{change:?}");
     let done = save(&repository, &bytes, change.clone(), wanted(1 << 30)).await;

@@ -34,7 +34,7 @@ pub(crate) async fn iscsi(
     let writable = Writable::open(context, &args.writable, &repository, &point, &names).await?;
     if let Some(writable) = writable {
         // The overlay holds a pin of its own, on the point it lies over.
-        let luns = written(&repository, &writable, &names);
+        let luns = written(context, &repository, &writable, &names);
         let served = serve(context, &args, access, &point, luns, Some(&writable), ready).await;
         let closed = writable.close().await;
         return served.and_then(|exit| closed.map(|()| exit));
@@ -75,8 +75,15 @@ fn read_only(
 
 /// Images as disks that can be written: others than those of the point, and the same whatever is
 /// committed.
-fn written(repository: &Repository, writable: &Writable, names: &[String]) -> Vec<Named> {
-    let (disks, overlay) = (names.iter().zip(writable.disks()), writable.id());
+fn written(
+    context: &Context,
+    repository: &Repository,
+    writable: &Writable,
+    names: &[String],
+) -> Vec<Named> {
+    context.statistics.watch_cache(repository);
+    let overlay = writable.id();
+    let disks = names.iter().zip(writable.disks(context, names));
     let named = disks.map(|(name, disk)| {
         let identity = identity(&repository.descriptor().id, &overlay, name);
         Named { name: name.clone(), lun: Lun::writable(disk, identity.clone()), identity }

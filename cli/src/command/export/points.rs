@@ -96,6 +96,8 @@ pub(super) fn exports(
             None if chosen.single => one.image.clone(),
             None => full.clone(),
         };
+        // It shows in the figures though nobody has asked for it yet.
+        context.statistics.announce(&name);
         let source = PointDevice {
             statistics: context.statistics.clone(),
             called: name.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use sluice_overlay::OverlayDisk;
+use sluice_block::BlockWrite;
 use sluice_overlay::control::Control;
 use sluice_repository::{Repository, RestorePoint};
 use tokio::task::JoinHandle;
@@ -58,9 +58,10 @@ impl Writable {
         Ok(Some(Self { overlay, control, hydration }))
     }
 
-    /// The disks, in the order of the names.
-    pub(crate) fn disks(&self) -> Vec<Arc<OverlayDisk>> {
-        self.overlay.overlay.disks()
+    /// The disks, in the order of the names, and counted under them.
+    pub(crate) fn disks(&self, context: &Context, names: &[String]) -> Vec<Arc<dyn BlockWrite>> {
+        let disks = names.iter().zip(self.overlay.overlay.disks());
+        disks.map(|(name, disk)| context.statistics.measured_writes(name, disk)).collect()
     }
 
     /// Stays while the overlay does, whatever is committed.
