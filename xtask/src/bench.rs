@@ -10,6 +10,7 @@
 //! `docs/benchmarks.md` explains the tables to readers.
 
 mod data;
+mod exports;
 mod extras;
 mod floor;
 mod machine;
@@ -56,16 +57,19 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// `cargo xtask bench`.
 pub fn command(args: &[&str]) -> Result<()> {
     if args.iter().any(|arg| matches!(*arg, "help" | "-h" | "--help")) {
-        println!("{}", options::USAGE);
+        println!("{}\n{}", options::USAGE, exports::USAGE);
         return Ok(());
     }
+    if let Some((&"exports", rest)) = args.split_first() {
+        return exports(rest);
+    }
     let options = Options::parse(args)?;
-    install()?;
+    install(PROGRAMS)?;
     let target = target_folder()?;
     let folder = options.dir.clone().unwrap_or_else(|| target.join("bench"));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
     let folder = folder.canonicalize()?;
-    let (sluice, floor) = build(&options, &target, &folder)?;
+    let (sluice, floor) = build(options.build, &target, &folder)?;
     let rustic = if options.rustic { Some(build_rustic(&target)?) } else { None };
     let mut bench = Bench {
         tools: tools(&options, &sluice, rustic),
@@ -82,7 +86,24 @@ pub fn command(args: &[&str]) -> Result<()> {
     } else {
         println!("{markdown}");
     }
-    if bench.options.write { write(&markdown) } else { Ok(()) }
+    if bench.options.write { write(&markdown, BEGIN, END) } else { Ok(()) }
+}
+
+/// `cargo xtask bench exports`.
+fn exports(args: &[&str]) -> Result<()> {
+    let options = exports::Options::parse(args)?;
+    install(exports::PROGRAMS)?;
+    let target = target_folder()?;
+    let folder = target.join("bench");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder:?}"))?;
+    let (sluice, _) = build(options.build, &target, &folder)?;
+    let (markdown, document) = exports::run(&options, &sluice, &folder)?;
+    if options.json {
+        println!("{document:#}");
+    } else {
+        println!("{markdown}");
+    }
+    if options.write { write(&markdown, exports::BEGIN, exports::END) } else { Ok(()) }
 }
 
 fn tools(options: &Options, sluice: &Sluice, rustic: Option<PathBuf>) -> Vec<Box<dyn Tool>> {
@@ -92,8 +113,8 @@ fn tools(options: &Options, sluice: &Sluice, rustic: Option<PathBuf>) -> Vec<Box
 }
 
 /// Installs what is missing when it may, else says how to.
-fn install() -> Result<()> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| host::find_tool(program).is_none());
+fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| host::find_tool(program).is_none());
     let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
     if packages.is_empty() {
@@ -118,8 +139,8 @@ fn target_folder() -> Result<PathBuf> {
 
 /// Builds the program and the floor, and takes copies of them: a build that somebody starts in the
 /// middle of a run must not change what is measured.
-fn build(options: &Options, target: &Path, folder: &Path) -> Result<(Sluice, PathBuf)> {
-    if options.build {
+fn build(anew: bool, target: &Path, folder: &Path) -> Result<(Sluice, PathBuf)> {
+    if anew {
         let release = ["build", "--quiet", "--release", "--locked", "--package"];
         host::output(host::cargo().args(release).arg("sluice"))?;
         let examples = ["sluice-repository", "--example", "floor", "--example", "opening"];
@@ -249,18 +270,19 @@ fn warm(data: &DataSet) -> Result<()> {
 }
 
 /// Puts the tables into the document.
-fn write(markdown: &str) -> Result<()> {
+fn write(markdown: &str, begin: &str, end: &str) -> Result<()> {
     let path = host::root().join(DOCUMENT);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path:?}"))?;
-    let text = replace(&text, markdown).with_context(|| format!("{DOCUMENT} has no {BEGIN:?}"))?;
+    let text = replace(&text, markdown, begin, end);
+    let text = text.with_context(|| format!("{DOCUMENT} has no {begin:?}"))?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {path:?}"))
 }
 
 /// `text` with something else between its marks.
-fn replace(text: &str, markdown: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", markdown.trim_end()))
+fn replace(text: &str, markdown: &str, begin: &str, end: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", markdown.trim_end()))
 }
 
 #[cfg(test)]
@@ -270,9 +292,9 @@ mod tests {
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
         let text = format!("head\n{BEGIN}\nold\n{END}\ntail\n");
-        let new = replace(&text, "new\n").unwrap();
+        let new = replace(&text, "new\n", BEGIN, END).unwrap();
         assert_eq!(new, format!("head\n{BEGIN}\n\nnew\n\n{END}\ntail\n"));
-        assert_eq!(replace(&new, "new").unwrap(), new);
-        assert_eq!(replace("no marks", "new"), None);
+        assert_eq!(replace(&new, "new", BEGIN, END).unwrap(), new);
+        assert_eq!(replace("no marks", "new", BEGIN, END), None);
     }
 }
