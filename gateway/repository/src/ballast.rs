@@ -5,6 +5,8 @@
 //! destination can fill up; when there is none left for the records of pruning and collecting, it
 //! goes, and it comes back when a collection has made room. Backups never touch it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sluice_destination::{ErrorKind as DestinationKind, Key, Result as DestinationResult};
 
@@ -14,6 +16,13 @@ use crate::repository::Shared;
 
 /// Its size in bytes: tens of thousands of tombstones, or a few collections.
 const SIZE: usize = 1 << 20;
+/// How long to wait for its room.
+const PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(800),
+];
 
 impl Shared {
     /// Puts the ballast, unless it is there or has no use. It is no matter when that fails.
@@ -39,28 +48,40 @@ impl Shared {
 
     /// [`put_new`](sluice_destination::Destination::put_new), on a full destination too.
     pub(crate) async fn put_new_in_need(&self, key: &Key, body: Bytes) -> DestinationResult<()> {
-        match self.destination.put_new(key, body.clone()).await {
-            Err(error) if error.kind() == DestinationKind::NoSpace => {
-                self.drop_ballast().await?;
-                self.destination.put_new(key, body).await
-            }
-            done => done,
-        }
+        self.in_need(|| self.destination.put_new(key, body.clone())).await
     }
 
     /// [`put`](sluice_destination::Destination::put), on a full destination too.
     pub(crate) async fn put_in_need(&self, key: &Key, body: Bytes) -> DestinationResult<()> {
-        match self.destination.put(key, body.clone()).await {
-            Err(error) if error.kind() == DestinationKind::NoSpace => {
-                self.drop_ballast().await?;
-                self.destination.put(key, body).await
+        self.in_need(|| self.destination.put(key, body.clone())).await
+    }
+
+    /// The ballast goes once; but its room is not there for others at once, whether somebody is
+    /// just removing it or the file system takes its time.
+    async fn in_need<F>(&self, put: impl Fn() -> F) -> DestinationResult<()>
+    where
+        F: Future<Output = DestinationResult<()>>,
+    {
+        let mut done = put().await;
+        for pause in PAUSES {
+            match &done {
+                Err(error) if error.kind() == DestinationKind::NoSpace => {}
+                _ => break,
             }
-            done => done,
+            self.drop_ballast().await?;
+            tokio::time::sleep(pause).await;
+            done = put().await;
         }
+        done
     }
 
     async fn drop_ballast(&self) -> DestinationResult<()> {
+        let key = ballast_key();
+        match self.destination.head(&key).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(()),
+            _ => {}
+        }
         tracing::warn!("the destination is full; using the room that is kept for removing things");
-        self.destination.delete(&ballast_key()).await
+        self.destination.delete(&key).await
     }
 }
