@@ -13,6 +13,7 @@ mod heal;
 mod holds;
 mod keys;
 mod lock;
+mod met;
 mod model;
 mod parent;
 mod replicate;
