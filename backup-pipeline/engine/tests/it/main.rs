@@ -11,6 +11,7 @@ mod golden;
 mod golden_disk;
 mod heal;
 mod holds;
+mod joint;
 mod keys;
 mod lock;
 mod met;

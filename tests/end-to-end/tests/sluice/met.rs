@@ -37,7 +37,8 @@ impl Patient {
         assert_eq!(self.records(), 1);
         let healed = self.repo.backup(&self.image);
         assert_eq!(self.repo.stats(&healed).new, 128 << 10, "the damaged block and no other");
-        self.repo.ok(["verify", &healed, "--data"]);
+        // A warning remains: of what the new point shares a pack with, and does not need.
+        self.repo.fails(3, ["verify", &healed, "--data"]);
         self.repo.assert_restores(&healed, &self.image);
     }
 }
