@@ -52,41 +52,47 @@ pub(crate) async fn run(cli: Cli, ready: Option<Ready>) -> Result<Exit> {
     if managed::is_managed() {
         managed::attend(context.statistics.clone())?;
     }
-    match cli.command {
-        Command::Init(args) => init::run(&context, &args).await,
-        Command::Backup(args) => Box::pin(backup::run(&context, args)).await,
-        Command::List(args) => points::list(&context, &args).await,
-        Command::Show(args) => points::show(&context, &args).await,
-        Command::Stat(args) => Box::pin(stat::run(&context, &args)).await,
+    let done = dispatch(&mut context, cli.command, ready).await;
+    context.settle().await;
+    done
+}
+
+async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>) -> Result<Exit> {
+    match command {
+        Command::Init(args) => init::run(context, &args).await,
+        Command::Backup(args) => Box::pin(backup::run(context, args)).await,
+        Command::List(args) => points::list(context, &args).await,
+        Command::Show(args) => points::show(context, &args).await,
+        Command::Stat(args) => Box::pin(stat::run(context, &args)).await,
         Command::Export(args) => match args.protocol {
-            ExportProtocol::Nbd(args) => export::nbd(&context, args, ready).await,
-            ExportProtocol::Iscsi(args) => export::iscsi(&context, args, ready).await,
-            ExportProtocol::Http(args) => export::http(&context, args, ready).await,
-            ExportProtocol::VhostUser(args) => export::vhost_user(&context, args, ready).await,
+            ExportProtocol::Nbd(args) => export::nbd(context, args, ready).await,
+            ExportProtocol::Iscsi(args) => export::iscsi(context, args, ready).await,
+            ExportProtocol::Http(args) => export::http(context, args, ready).await,
+            ExportProtocol::VhostUser(args) => export::vhost_user(context, args, ready).await,
         },
-        Command::Mount(args) => mount::run(&mut context, args, ready).await,
-        Command::Overlay(args) => Box::pin(overlay::run(&context, args.command)).await,
-        Command::Unmount(args) => mounts::unmount(&context, &args).await,
-        Command::Mounts(args) => mounts::run(&context, &args).await,
-        Command::Mountd(args) => mountd::run(&context, &args).await,
-        Command::Restore(args) => Box::pin(restore::run(&context, &args)).await,
-        Command::Cat(args) => read::cat(&context, &args).await,
-        Command::Diff(args) => read::diff(&context, &args).await,
-        Command::Verify(args) => verify::run(&context, &args).await,
-        Command::Scrub(args) => scrub::run(&context, &args).await,
-        Command::Doctor(args) => Box::pin(doctor::run(&context, &args)).await,
-        Command::Heal(args) => Box::pin(heal::run(&context, &args)).await,
-        Command::Collect(args) => Box::pin(collect::run(&context, &args)).await,
-        Command::Prune(args) => prune::prune(&context, &args).await,
-        Command::Forget(args) => prune::forget(&context, &args).await,
-        Command::Replicate(args) => Box::pin(replicate::run(&context, args)).await,
-        Command::Lock(args) => Box::pin(lock::run(&context, args.command)).await,
-        Command::Hold(args) => retain::hold(&context, &args).await,
-        Command::Release(args) => retain::release(&context, &args).await,
-        Command::Retain(args) => retain::retain(&context, &args).await,
-        Command::Event(args) => retain::event(&context, &args).await,
-        Command::Destroy(args) => destroy::run(&context, &args).await,
-        Command::Key(args) => key::run(&context, args.command).await,
+        Command::Mount(args) => mount::run(context, args, ready).await,
+        Command::Overlay(args) => Box::pin(overlay::run(context, args.command)).await,
+        Command::Unmount(args) => mounts::unmount(context, &args).await,
+        Command::Mounts(args) => mounts::run(context, &args).await,
+        Command::Mountd(args) => mountd::run(context, &args).await,
+        Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
+        Command::Cat(args) => read::cat(context, &args).await,
+        Command::Diff(args) => read::diff(context, &args).await,
+        Command::Verify(args) => verify::run(context, &args).await,
+        Command::Scrub(args) => scrub::run(context, &args).await,
+        Command::Doctor(args) => Box::pin(doctor::run(context, &args)).await,
+        Command::Heal(args) => Box::pin(heal::run(context, &args)).await,
+        Command::Collect(args) => Box::pin(collect::run(context, &args)).await,
+        Command::Prune(args) => prune::prune(context, &args).await,
+        Command::Forget(args) => prune::forget(context, &args).await,
+        Command::Replicate(args) => Box::pin(replicate::run(context, args)).await,
+        Command::Lock(args) => Box::pin(lock::run(context, args.command)).await,
+        Command::Hold(args) => retain::hold(context, &args).await,
+        Command::Release(args) => retain::release(context, &args).await,
+        Command::Retain(args) => retain::retain(context, &args).await,
+        Command::Event(args) => retain::event(context, &args).await,
+        Command::Destroy(args) => destroy::run(context, &args).await,
+        Command::Key(args) => key::run(context, args.command).await,
         Command::Completions(_) | Command::Man(_) => {
             unreachable!("done by without_runtime")
         }

@@ -1,7 +1,7 @@
 //! What every command has: the options for all of them, and the way to the repository.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,8 +15,12 @@ use sluice_repository::{Clock, PointSpec, Repository, RestorePoint, Settings, Un
 use crate::args::Global;
 use crate::cost;
 use crate::error::{advise, usage_error};
+use crate::output;
 use crate::secret;
 use crate::statistics::Registry;
+
+/// How long a command that is done waits for damage it met to be recorded.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// The options for every command, and what they lead to.
 #[derive(Debug)]
@@ -28,12 +32,15 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     /// Counts what exports do.
     pub(crate) statistics: Registry,
+    /// What was opened, for what is to be done at the end.
+    opened: Mutex<Vec<Repository>>,
 }
 
 impl Context {
     pub(crate) fn new(global: Global) -> Self {
         let (zone, clock) = (TimeZone::system(), Clock::system());
-        Self { global, zone, clock, statistics: Registry::default() }
+        let (statistics, opened) = (Registry::default(), Mutex::default());
+        Self { global, zone, clock, statistics, opened }
     }
 
     /// The repository's place, as given.
@@ -100,7 +107,26 @@ impl Context {
         let (settings, clock) = (self.settings(threads), self.clock.clone());
         let opened =
             Repository::open(Arc::clone(&destination), clock, unlock.clone(), settings).await?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(opened.clone());
         Ok((opened, unlock))
+    }
+
+    /// Lets damage that was met be recorded, and says so. Takes no longer than [`SETTLE`]: the
+    /// command is done.
+    pub(crate) async fn settle(&self) {
+        let opened =
+            std::mem::take(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner));
+        let settled = async {
+            for repository in opened {
+                let recorded = repository.settle_damage_met().await;
+                if recorded.bad > 0 && !self.global.json {
+                    output::tell_recorded(recorded.bad);
+                }
+            }
+        };
+        if tokio::time::timeout(SETTLE, settled).await.is_err() {
+            tracing::warn!("damage that was met is not recorded yet; `sluice verify` does it");
+        }
     }
 
     /// How to unlock the repository; asks for a passphrase only when one is needed.
@@ -121,7 +147,7 @@ impl Context {
 
     /// Reads a point's name as people write it.
     pub(crate) fn spec(&self, text: &str) -> Result<PointSpec> {
-        let text = crate::output::undo_folder_name(text);
+        let text = output::undo_folder_name(text);
         PointSpec::parse(&text, &self.zone).map_err(|error| usage_error(error.to_string()))
     }
 

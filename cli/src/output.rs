@@ -110,3 +110,11 @@ pub(crate) fn note(text: impl fmt::Display) {
 pub(crate) fn warn(text: impl fmt::Display) {
     note(format_args!("warning: {text}"));
 }
+
+/// Says that damage is recorded, and what the next backups will make of it.
+pub(crate) fn tell_recorded(packs: usize) {
+    let packs = count(packs as u64, "damaged pack");
+    note(format_args!(
+        "{packs} recorded: the next backups store again what their sources still have"
+    ));
+}

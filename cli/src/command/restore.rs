@@ -46,9 +46,6 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
         }
     }
     pin.release().await;
-    if let Err(error) = &result {
-        super::verify::record_met(context, &repository, error).await;
-    }
     result?;
     if context.global.json {
         let point = point.to_string();

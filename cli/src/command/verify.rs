@@ -10,7 +10,7 @@ use sluice_repository::{Damage, Depth, Recorded, Repository, VerifyProgress, Ver
 
 use crate::args::VerifyArgs;
 use crate::context::Context;
-use crate::error::{Exit, Report};
+use crate::error::Exit;
 use crate::output::progress::{Shower, Shown};
 use crate::output::{self, bytes, count, note, warn};
 
@@ -126,26 +126,10 @@ pub(super) fn damage_document(one: &Damage) -> serde_json::Value {
     })
 }
 
-/// Records damage that a reading command met, as far as that can be done.
-pub(super) async fn record_met(context: &Context, repository: &Repository, error: &anyhow::Error) {
-    let report = Report::of(error);
-    if report.exit != Exit::Damaged {
-        return;
-    }
-    match repository.record_damage_met(&report.line()).await {
-        Ok(recorded) if !context.global.json => tell_recorded(context, recorded),
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the damage is not recorded in the repository"),
-    }
-}
-
 /// Says what the next backups will make of it.
 pub(super) fn tell_recorded(context: &Context, recorded: Recorded) {
     if recorded.bad > 0 {
-        let packs = count(recorded.bad as u64, "damaged pack");
-        note(format_args!(
-            "{packs} recorded: the next backups store again what their sources still have"
-        ));
+        output::tell_recorded(recorded.bad);
     }
     if recorded.healed > 0 && !context.global.quiet {
         let packs = count(recorded.healed as u64, "pack");

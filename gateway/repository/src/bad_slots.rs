@@ -122,30 +122,8 @@ impl Repository {
     }
 }
 
-impl Repository {
-    /// Records damage that a reader met, as its error names it; nothing when the error names no
-    /// pack, or the pack is sound.
-    ///
-    /// # Errors
-    /// When the destination fails.
-    pub async fn record_damage_met(&self, error: &str) -> Result<Recorded> {
-        let words = error.split(|c: char| c.is_whitespace() || c == ':');
-        let places: Vec<(Place, bool)> = words
-            .filter_map(parse_pack_key)
-            .map(|(kind, pack)| (Place { kind, pack, slot: None }, false))
-            .collect();
-        if places.is_empty() {
-            return Ok(Recorded::default());
-        }
-        match self.shared.record_places(&places, &[]).await {
-            Err(error) if error.is_unwritable() => Ok(Recorded::default()),
-            other => other,
-        }
-    }
-}
-
 /// The pack that a key names.
-fn parse_pack_key(text: &str) -> Option<PackName> {
+pub(crate) fn parse_pack_name(text: &str) -> Option<PackName> {
     let kind = match text.split('/').next()? {
         "d" => PackKind::Data,
         "m" => PackKind::Meta,

@@ -20,6 +20,7 @@ use crate::format::MAX_BLOCK;
 use crate::format::id::{Digest, PackId, PackKind, pack_key};
 use crate::format::pack::{Codec, header_kind, slot_aad, slot_nonce};
 use crate::format::page::{Entry, Location, MAX_PAGE, Page};
+use crate::met::Reading;
 use crate::moved::RunBytes;
 use crate::repository::{Shared, parse_error};
 
@@ -257,10 +258,12 @@ impl SlotDecoder {
 }
 
 impl Shared {
-    /// The content of these chunks, from the cache, from gets under way, or got now.
+    /// The content of these chunks, from the cache, from gets under way, or got now; damage that
+    /// is met on the way is noted.
     pub(crate) async fn chunks(
         self: &Arc<Self>,
         entries: impl Iterator<Item = Entry>,
+        reading: Reading,
     ) -> Result<HashMap<Digest, Bytes>> {
         let mut found = HashMap::new();
         let mut flights: Vec<Flight> = Vec::new();
@@ -298,14 +301,20 @@ impl Shared {
         let mut failure = None;
         for landed in futures::future::join_all(flights).await {
             match landed {
-                Err(whole) => failure = Some(whole),
+                Err(whole) => {
+                    self.note_met(&whole.0, reading);
+                    failure = Some(whole);
+                }
                 Ok(landed) => {
                     for id in &waited {
                         match landed.get(id) {
                             Some(Ok(chunk)) => {
                                 found.insert(*id, chunk.clone());
                             }
-                            Some(Err(damaged)) => failure = Some(damaged.clone()),
+                            Some(Err(damaged)) => {
+                                self.note_met(&damaged.0, reading);
+                                failure = Some(damaged.clone());
+                            }
                             None => {}
                         }
                     }

@@ -17,6 +17,7 @@ use crate::format::FANOUT;
 use crate::format::id::{PackKind, commit_key};
 use crate::format::manifest::{DirectoryEntry, ImageRecord};
 use crate::format::page::{Entry, Page};
+use crate::met::Reading;
 use crate::moved::RunBytes;
 use crate::points::RestorePoint;
 use crate::read_ahead::ReadAhead;
@@ -34,6 +35,7 @@ pub struct ImageReader {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) reading: Reading,
     pub(crate) record: ImageRecord,
     pub(crate) directory: Vec<DirectoryEntry>,
     read_ahead: Mutex<ReadAhead>,
@@ -61,6 +63,7 @@ impl Shared {
             .map_err(|error| parse_error(commit_key(point.chain, point.id), error))?;
         let inner = Inner {
             shared: self.clone(),
+            reading: (point.chain, point.id),
             record: record.clone(),
             directory,
             read_ahead: Mutex::default(),
@@ -141,7 +144,7 @@ impl ImageReader {
     /// # Errors
     /// What the destination reports, or damage.
     pub async fn get_run(&self, run: &Run) -> Result<RunBytes> {
-        self.inner.shared.get_run(run).await
+        self.inner.noting(self.inner.shared.get_run(run).await)
     }
 
     /// Decodes every chunk of a run and hands it over with its block number. Meant for the
@@ -162,7 +165,8 @@ impl ImageReader {
         for (block, entry) in &run.wanted {
             // Blocks of equal content stand side by side, for they lie at the same place.
             if decoded != Some(*entry) {
-                decoder.chunk(keys, entry, bytes.slot(&entry.location), &mut out)?;
+                let opened = decoder.chunk(keys, entry, bytes.slot(&entry.location), &mut out);
+                self.inner.noting(opened)?;
                 decoded = Some(*entry);
             }
             each(*block, &out)?;
@@ -181,7 +185,8 @@ impl ImageReader {
         let size = u64::from(self.block_size());
         let end = offset + buf.len() as u64;
         let entries = self.inner.entries(offset / size..end.div_ceil(size)).await?;
-        let chunks = self.inner.shared.chunks(entries.iter().map(|(_, entry)| *entry)).await?;
+        let wanted = entries.iter().map(|(_, entry)| *entry);
+        let chunks = self.inner.shared.chunks(wanted, self.inner.reading).await?;
         let mut entries = entries.into_iter().peekable();
         let mut at = offset;
         while at < end {
@@ -211,6 +216,11 @@ impl ImageReader {
 }
 
 impl Inner {
+    /// Passes a result on, and notes the damage in it.
+    fn noting<T>(&self, result: Result<T>) -> Result<T> {
+        self.shared.noting(result, self.reading)
+    }
+
     fn directory_entry(&self, index: u64) -> Option<DirectoryEntry> {
         let found = self.directory.binary_search_by_key(&index, |entry| u64::from(entry.index));
         found.ok().map(|at| self.directory[at])
@@ -218,7 +228,8 @@ impl Inner {
 
     async fn level1(&self, entry: &DirectoryEntry) -> Result<Arc<Page>> {
         let entry = Entry { id: entry.digest, location: entry.location };
-        let mut pages = self.shared.pages(&[entry], 1, self.record.block_size).await?;
+        let pages = self.shared.pages(&[entry], 1, self.record.block_size).await;
+        let mut pages = self.noting(pages)?;
         Ok(pages.pop().expect("one page was asked for"))
     }
 
@@ -233,7 +244,8 @@ impl Inner {
             wanted.extend(of_page.filter(|(leaf, _)| range.contains(leaf)));
         }
         let entries: Vec<Entry> = wanted.iter().map(|(_, entry)| *entry).collect();
-        let pages = self.shared.pages(&entries, 0, self.record.block_size).await?;
+        let pages = self.shared.pages(&entries, 0, self.record.block_size).await;
+        let pages = self.noting(pages)?;
         Ok(wanted.into_iter().map(|(leaf, _)| leaf).zip(pages).collect())
     }
 
@@ -254,7 +266,7 @@ impl Inner {
         let size = u64::from(self.record.block_size);
         if let Ok(entries) = self.entries(range.start / size..range.end.div_ceil(size)).await {
             let entries = entries.into_iter().map(|(_, entry)| entry);
-            let _ = self.shared.chunks(entries).await;
+            let _ = self.shared.chunks(entries, self.reading).await;
         }
     }
 

@@ -44,6 +44,7 @@ mod image_writer;
 mod index;
 mod keys;
 pub mod lock;
+mod met;
 mod moved;
 mod points;
 mod pool;

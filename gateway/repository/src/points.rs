@@ -304,13 +304,14 @@ impl Repository {
             purpose: purpose.into(),
             heartbeat_ms: self.shared.clock.now_ms(),
         };
-        let unwritable = [DestinationKind::ReadOnly, DestinationKind::AccessDenied];
         match self.shared.put_pin(id, &record).await {
             Err(error) if error.kind() == ErrorKind::Destination(DestinationKind::NoSpace) => {
                 tracing::warn!("the destination is full: nothing keeps {point} while it is read");
                 return Ok(Pin { id, shared: None, heartbeat: None });
             }
-            Err(error) if unwritable.iter().any(|k| error.kind() == ErrorKind::Destination(*k)) => {
+            Err(error) if error.is_unwritable() => {
+                tracing::debug!(%error, "what is read is not pinned");
+                self.shared.met.turn_off();
                 return Ok(Pin { id, shared: None, heartbeat: None });
             }
             other => other?,

@@ -21,6 +21,7 @@ use crate::format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 use crate::format::{FormatError, record};
 use crate::keys::{self, Opened};
 use crate::lock::LockRule;
+use crate::met::Met;
 use crate::pool::Pool;
 
 /// The store itself decides who commits first.
@@ -110,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) caches: Caches,
     pub(crate) pool: Pool,
     pub(crate) flights: Flights,
+    /// Damage that readers met.
+    pub(crate) met: Met,
 }
 
 /// Turns a failure to parse `object` into an error that names it.
@@ -273,6 +276,7 @@ impl Repository {
             caches,
             pool,
             flights,
+            met: Met::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -12,6 +12,7 @@ mod iscsi;
 mod keys;
 mod lock;
 mod main_job;
+mod met;
 mod mount;
 mod mountd;
 mod namespaces;
