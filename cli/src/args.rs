@@ -41,7 +41,8 @@ pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
 pub(crate) use overlay::{
-    OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayHydrateArgs, WritableArgs,
+    OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
+    WritableArgs,
 };
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};

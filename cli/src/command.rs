@@ -34,6 +34,8 @@ use crate::error::Exit;
 use crate::managed;
 use crate::ready::Ready;
 
+pub(crate) use prune::who;
+
 /// Commands that need no runtime, or must act before there is one.
 pub(crate) fn without_runtime(cli: &Cli) -> Result<Option<Exit>> {
     match &cli.command {

@@ -1,5 +1,7 @@
 //! Overlays over restore points: opened, committed as new points, and served to those who ask.
 
+mod keep;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::error::{Report, advise, usage_error};
 use crate::output::PointDocument;
+
+pub(crate) use keep::discard;
+use keep::{keep, keep_under, let_go, number};
 
 /// How often somebody who waits for a commit is told how far it is.
 const TELL: std::time::Duration = std::time::Duration::from_millis(500);
@@ -135,6 +140,10 @@ impl PointOverlay {
                 return Err(error.into());
             }
         };
+        if let Err(error) = keep_under(repository, &point, &overlay).await {
+            pin.release().await;
+            return Err(error);
+        }
         let under = Mutex::new(Under { point, pin: Some(pin) });
         Ok(Arc::new(Self { overlay, repository: repository.clone(), under }))
     }
@@ -214,16 +223,23 @@ impl PointOverlay {
         let names: Vec<String> = disks.map(|disk| disk.name.clone()).collect();
         let bases = bases(&self.repository, point, &names)?;
         let origin = origin(&self.repository, point);
-        let rebased = tokio::task::spawn_blocking(move || frozen.rebase(&origin, bases)).await?;
-        let old = if rebased.is_ok() {
+        let number = number(frozen.description());
+        // Kept before anything lies over it, and the old one for as long as anything may.
+        let kept = keep(&self.repository, point, number).await?;
+        let rebased = move || frozen.rebase(&origin, bases, kept);
+        let rebased = tokio::task::spawn_blocking(rebased).await?;
+        let (old, none) = if rebased.is_ok() {
             let mut under = self.under.lock().unwrap_or_else(PoisonError::into_inner);
-            under.point = point.clone();
-            under.pin.replace(pin)
+            let old = std::mem::replace(&mut under.point, point.clone());
+            (under.pin.replace(pin), old)
         } else {
-            Some(pin)
+            (Some(pin), point.clone())
         };
         if let Some(old) = old {
             old.release().await;
+        }
+        if let Err(error) = let_go(&self.repository, &none, number).await {
+            tracing::warn!("{none} stays kept: {error:#}");
         }
         Ok(rebased?)
     }

@@ -41,7 +41,7 @@ pub(crate) struct OverlayArgs {
 /// What can be done with overlays.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OverlayCommand {
-    /// List the overlays of this user
+    /// List the overlays of this user, and whether the repository keeps what they lie over
     #[command(after_help = "Example:\n  sluice overlay list --json")]
     List(OverlayListArgs),
     /// Show what an overlay lies over and holds
@@ -49,9 +49,7 @@ pub(crate) enum OverlayCommand {
     Show(OverlayShowArgs),
     Commit(OverlayCommitArgs),
     Hydrate(OverlayHydrateArgs),
-    /// Throw an overlay away with all that was written to it
-    #[command(after_help = "Example:\n  sluice overlay discard /srv/overlays/web-1")]
-    Discard(OverlayShowArgs),
+    Discard(OverlayDiscardArgs),
 }
 
 /// Arguments of `sluice overlay list`.
@@ -107,4 +105,22 @@ pub(crate) struct OverlayHydrateArgs {
     /// Most bytes a second
     #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
     pub(crate) limit: Option<u64>,
+}
+
+/// Throw an overlay away with all that was written to it
+///
+/// Its restore point is not kept for it any more, so the repository is told. Where that cannot be
+/// reached, --local leaves it out; `sluice release POINT --overlays` makes up for it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice overlay discard /srv/overlays/web-1
+  sluice overlay discard /srv/overlays/web-1 --local")]
+pub(crate) struct OverlayDiscardArgs {
+    /// The overlay's folder
+    pub(crate) dir: PathBuf,
+
+    /// Do not tell the repository, which goes on keeping the restore point
+    #[arg(long)]
+    pub(crate) local: bool,
 }

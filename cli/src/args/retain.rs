@@ -22,12 +22,23 @@ pub(crate) struct HoldArgs {
 }
 
 /// End a hold; the retention of the restore points stays as it is
+///
+/// A restore point that an overlay lies over is kept until the overlay is discarded or committed.
+/// --overlays ends that where the overlay's folder is lost: without the restore point, an overlay
+/// is worth nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sluice release web-1@2026-11-21T03:00")]
+#[command(after_help = "\
+Examples:
+  sluice release web-1@2026-11-21T03:00
+  sluice release web-1@2026-11-21T03:00 --overlays")]
 pub(crate) struct ReleaseArgs {
     /// The restore points
     #[arg(required = true, value_name = "POINT")]
     pub(crate) points: Vec<String>,
+
+    /// Do not keep them for overlays any more, instead of ending holds
+    #[arg(long)]
+    pub(crate) overlays: bool,
 }
 
 /// Keep restore points up to a date, or for some time after an event

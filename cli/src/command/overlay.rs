@@ -11,8 +11,8 @@ use sluice_engine::Progress;
 use sluice_overlay::control::{Request, ask};
 use sluice_overlay::{Description, is_in_use};
 
-use crate::adapter::overlay::{PointOverlay, folder};
-use crate::args::{OverlayCommand, OverlayCommitArgs, OverlayHydrateArgs};
+use crate::adapter::overlay::{self, PointOverlay, folder};
+use crate::args::{OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs};
 use crate::context::Context;
 use crate::error::{Exit, advise};
 use crate::interrupt;
@@ -29,7 +29,7 @@ pub(crate) async fn run(context: &Context, command: OverlayCommand) -> Result<Ex
         OverlayCommand::Show(args) => show(context, &args.dir).await,
         OverlayCommand::Commit(args) => commit(context, args).await,
         OverlayCommand::Hydrate(args) => hydrate(context, &args).await,
-        OverlayCommand::Discard(args) => discard(context, &args.dir),
+        OverlayCommand::Discard(args) => discard(context, &args).await,
     }
 }
 
@@ -84,10 +84,11 @@ async fn list(context: &Context, dir: Option<PathBuf>) -> Result<Exit> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = found.iter().map(|one| {
         let used = if one["in_use"] == true { "in use" } else { "" };
+        let kept = if one["overlay"]["kept"] == true { "yes" } else { "no" };
         let size = bytes(one["allocated"].as_u64().unwrap_or(0));
-        vec![text(&one["folder"]), text(&one["base"]), size, used.to_owned()]
+        vec![text(&one["folder"]), text(&one["base"]), kept.to_owned(), size, used.to_owned()]
     });
-    output::print(&output::table(&["FOLDER", "OVER", ">SIZE", ""], rows.collect()))?;
+    output::print(&output::table(&["FOLDER", "OVER", "KEPT", ">SIZE", ""], rows.collect()))?;
     Ok(Exit::Done)
 }
 
@@ -101,6 +102,7 @@ async fn show(context: &Context, dir: &Path) -> Result<Exit> {
     let limit = description.limit.map_or("none".into(), bytes);
     let mut rows = vec![
         ("over", document["base"].as_str().unwrap_or_default().to_owned()),
+        ("kept", if description.kept { "for this overlay" } else { "no" }.to_owned()),
         ("in use", if document["in_use"] == true { "yes" } else { "no" }.to_owned()),
         ("takes", bytes(document["allocated"].as_u64().unwrap_or(0))),
         ("limit", limit),
@@ -118,8 +120,9 @@ async fn show(context: &Context, dir: &Path) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn discard(context: &Context, dir: &Path) -> Result<Exit> {
-    sluice_overlay::discard(dir)?;
+async fn discard(context: &Context, args: &OverlayDiscardArgs) -> Result<Exit> {
+    let dir = &args.dir;
+    overlay::discard(context, dir, !args.local).await?;
     if context.global.json {
         output::json(&json!({ "discarded": dir }))?;
     } else if !context.global.quiet {

@@ -107,7 +107,7 @@ pub(super) fn reasons(verdict: &Verdict) -> Vec<String> {
 /// The same for people: with the time a retention ends, and why there is a hold.
 fn because(context: &Context, point: &RestorePoint, verdict: &Verdict) -> String {
     let words = verdict.reasons.iter().map(|reason| match reason {
-        Reason::Hold | Reason::Event | Reason::RetainUntil => {
+        Reason::Hold | Reason::Overlay | Reason::Event | Reason::RetainUntil => {
             let now = context.clock.now_ms();
             let kept = output::kept(&point.protection, now, &context.zone);
             kept.unwrap_or_else(|| reason.to_string())
@@ -237,7 +237,7 @@ async fn remove(
 }
 
 /// Who does it, for the record.
-pub(super) fn who() -> String {
+pub(crate) fn who() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

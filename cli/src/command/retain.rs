@@ -31,7 +31,10 @@ pub(crate) async fn release(context: &Context, args: &ReleaseArgs) -> Result<Exi
     let repository = context.open().await?;
     let points = named(context, &repository, &args.points, false).await?;
     change(context, &repository, points, |_, protection, _| {
-        protection.release();
+        match args.overlays {
+            true => protection.overlays = None,
+            false => protection.release(),
+        }
         Ok(())
     })
     .await

@@ -3,14 +3,16 @@
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use sluice_repository::retention::Keeper;
-use sluice_repository::{Protection, rfc3339};
+use sluice_repository::{OverlayId, Protection, rfc3339};
 
-use super::local;
+use super::{count, local};
 
 /// What keeps a restore point besides `hold` and `retain_until`.
 #[derive(Debug, Serialize)]
 pub(crate) struct ProtectionDocument {
     hold_reason: Option<String>,
+    /// The overlays that lie over it, as `overlay list` numbers them.
+    overlays: Vec<String>,
     event: Option<EventDocument>,
     shorten: Option<ShortenDocument>,
 }
@@ -33,6 +35,7 @@ impl From<&Protection> for ProtectionDocument {
     fn from(protection: &Protection) -> Self {
         Self {
             hold_reason: protection.reason.clone(),
+            overlays: protection.overlays.iter().flatten().map(hex).collect(),
             event: protection.event.as_ref().map(|event| EventDocument {
                 name: event.name.clone(),
                 keep_ms: event.keep_ms,
@@ -45,6 +48,11 @@ impl From<&Protection> for ProtectionDocument {
             }),
         }
     }
+}
+
+/// An overlay's number, as its own folder writes it.
+fn hex(overlay: &OverlayId) -> String {
+    format!("{:032x}", u128::from_be_bytes(overlay.0))
 }
 
 /// A time people give as a number of units, such as 7y or 30d.
@@ -61,14 +69,21 @@ pub(crate) fn kept(protection: &Protection, now_ms: u64, zone: &TimeZone) -> Opt
     let told = |keeper: &Keeper| match keeper {
         Keeper::Hold(None) => "on hold".to_owned(),
         Keeper::Hold(Some(reason)) => format!("on hold ({reason})"),
+        Keeper::Overlays(overlays) => format!("under {}", count(*overlays as u64, "overlay")),
         Keeper::Until(until) => format!("until {}", local(*until, zone)),
         Keeper::Event(name, keep_ms) => format!("until event {name} and {}", span(*keep_ms)),
     };
     let mut text = told(&protection.keeper(now_ms)?);
-    // A hold hides how long the point is kept without it.
-    let released = Protection { hold: false, ..protection.clone() };
-    if let Some(beyond) = released.keeper(now_ms).filter(|_| protection.hold) {
-        text += &format!(", then {}", told(&beyond));
+    // Holds and overlays hide how long the point is kept without them.
+    let mut rest = protection.clone();
+    while rest.hold || rest.has_overlays() {
+        match rest.hold {
+            true => rest.release(),
+            false => rest.overlays = None,
+        }
+        if let Some(beyond) = rest.keeper(now_ms) {
+            text += &format!(", then {}", told(&beyond));
+        }
     }
     if let Some(shorten) = &protection.shorten {
         let to = match shorten.to_ms {
@@ -102,6 +117,10 @@ mod tests {
         protection.hold(Some("case 7".into()));
         let held = "on hold (case 7), then until 1978-01-07 00:00:00";
         assert_eq!(told(&protection).unwrap(), held);
+        protection.set_overlay(OverlayId([0xab; 16]), true);
+        let held = "on hold (case 7), then under 1 overlay, then until 1978-01-07 00:00:00";
+        assert_eq!(told(&protection).unwrap(), held);
+        assert_eq!(hex(&OverlayId([0x0a; 16])), "0a".repeat(16));
         assert_eq!((span(90_000), span(3_600_000)), ("90s".into(), "1h".into()));
     }
 }

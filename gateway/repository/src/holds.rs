@@ -14,7 +14,7 @@ use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{
-    ChainId, PointId, chain_protections_prefix, parse_point_key, protection_key,
+    ChainId, OverlayId, PointId, chain_protections_prefix, parse_point_key, protection_key,
     protections_prefix, tombstone_key,
 };
 use crate::format::protection::{Protection, ProtectionBody, ProtectionPlain};
@@ -24,6 +24,8 @@ use crate::points::RestorePoint;
 use crate::repository::{Repository, Shared, parse_error, rfc3339};
 use crate::retention::{Keeper, Refused};
 
+/// How often an overlay is entered when others change the record at the same time.
+const ATTEMPTS: u32 = 8;
 /// Records read side by side.
 const PARALLEL: usize = 16;
 
@@ -102,6 +104,43 @@ impl Repository {
         Ok(point)
     }
 
+    /// Says that an overlay lies over a point, or that it does no more: the point is kept as long.
+    /// Asking again does nothing.
+    ///
+    /// # Errors
+    /// As [`change_protection`](Self::change_protection). A record that cannot be read is none: it
+    /// keeps the point by itself.
+    pub async fn set_overlay(
+        &self,
+        point: &RestorePoint,
+        overlay: OverlayId,
+        there: bool,
+        by: &str,
+    ) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            match self.shared.protection(point.chain, point.id).await {
+                Ok(Some(known)) if known.has_overlay(overlay) == there => return Ok(()),
+                Ok(None) if !there => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Damaged => return Ok(()),
+                known => drop(known?),
+            }
+            let change = |protection: &mut Protection, _| {
+                protection.set_overlay(overlay, there);
+                Ok(())
+            };
+            match self.change_protection(point, by, change).await {
+                // Somebody else has said something at the same time: ours is looked for again.
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                // Pruned, and the overlay is to be gone too.
+                Err(error) if error.kind() == ErrorKind::NotFound && !there => return Ok(()),
+                other => return other.map(drop),
+            }
+        }
+    }
+
     /// Whether a point may be pruned.
     ///
     /// # Errors
@@ -145,6 +184,8 @@ fn describe(keeper: &Keeper) -> String {
     match keeper {
         Keeper::Hold(None) => "is on hold".into(),
         Keeper::Hold(Some(reason)) => format!("is on hold ({reason})"),
+        Keeper::Overlays(1) => "lies under an overlay".into(),
+        Keeper::Overlays(count) => format!("lies under {count} overlays"),
         Keeper::Until(until) => format!("is under retention until {}", rfc3339(*until)),
         Keeper::Event(event, keep_ms) => format!(
             "is under retention until the event {event:?} happens, and {} days after it",

@@ -66,7 +66,7 @@ pub use defragment::Defragment;
 pub use destroy::{DestroyRequest, Destroyed};
 pub use error::{ErrorKind, RepositoryError, Result};
 pub use fetch::Run;
-pub use format::id::{ChainId, Digest, PackId, PointId, RepositoryId, SessionId};
+pub use format::id::{ChainId, Digest, OverlayId, PackId, PointId, RepositoryId, SessionId};
 pub use format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 pub use format::manifest::{BackupStats, ImageRecord, Origin};
 pub use format::page::{Entry, Page};

@@ -114,6 +114,8 @@ pub enum Reason {
     Newest,
     /// It is on hold.
     Hold,
+    /// An overlay lies over it.
+    Overlay,
     /// Its retention time has not come.
     RetainUntil,
     /// It waits for an event.
@@ -141,6 +143,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Newest => "newest",
             Self::Hold => "hold",
+            Self::Overlay => "overlay",
             Self::RetainUntil => "retain-until",
             Self::Event => "event",
             Self::Last => "last",
@@ -164,6 +167,8 @@ pub struct Candidate {
     pub created_ms: u64,
     /// Whether it is on hold.
     pub hold: bool,
+    /// Whether an overlay lies over it.
+    pub overlay: bool,
     /// Not to be dropped before, in ms since 1970.
     pub retain_until_ms: Option<u64>,
     /// Whether it waits for an event.
@@ -176,6 +181,7 @@ impl From<&RestorePoint> for Candidate {
             id: point.id,
             created_ms: point.created_ms,
             hold: point.hold,
+            overlay: point.protection.has_overlays(),
             retain_until_ms: point.retain_until_ms,
             event: point.protection.waits_for().is_some(),
         }
@@ -267,6 +273,9 @@ fn protection(policy: &Policy, point: &Candidate, now_ms: u64) -> BTreeSet<Reaso
     let mut reasons = BTreeSet::new();
     if point.hold {
         reasons.insert(Reason::Hold);
+    }
+    if point.overlay {
+        reasons.insert(Reason::Overlay);
     }
     if point.retain_until_ms.is_some_and(|until| until > now_ms) {
         reasons.insert(Reason::RetainUntil);

@@ -58,6 +58,9 @@ pub struct Description {
     pub disks: Vec<DiskInfo>,
     /// Numbers of the layers, the lowest first. Number 0 is a copy of the base.
     pub layers: Vec<u32>,
+    /// Whether whoever has the base keeps it for this overlay.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 impl Description {
@@ -69,7 +72,8 @@ impl Description {
     ) -> Self {
         let first_base = base.clone();
         let id = format!("{:032x}", u128::from_be_bytes(id));
-        Self { version: VERSION, id, base, first_base, cell: CELL, limit, disks, layers: vec![1] }
+        let (layers, kept) = (vec![1], false);
+        Self { version: VERSION, id, base, first_base, cell: CELL, limit, disks, layers, kept }
     }
 
     /// Where the description of an overlay lies.
@@ -128,8 +132,8 @@ impl Description {
         usize::from(self.layers.first() == Some(&COPY))
     }
 
-    /// The id as bytes.
-    pub(crate) fn id(&self) -> Option<[u8; 16]> {
+    /// The id as bytes; of one that was read or made there is one.
+    pub fn id(&self) -> Option<[u8; 16]> {
         let number = u128::from_str_radix(&self.id, 16).ok().filter(|_| self.id.len() == 32);
         number.map(u128::to_be_bytes)
     }

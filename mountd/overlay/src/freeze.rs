@@ -109,12 +109,12 @@ impl Frozen {
     }
 
     /// Puts `bases` under the overlay and drops the layers they make superfluous. They must read
-    /// exactly as the disks of this moment. Blocks.
+    /// exactly as the disks of this moment. `kept` as for [`Overlay::set_kept`]. Blocks.
     ///
     /// # Errors
     /// [`OverlayError::OtherBase`] when the disks are others; or what the system reports. The
     /// overlay is then as it was.
-    pub fn rebase(self, origin: &Origin, bases: Vec<Base>) -> Result<()> {
+    pub fn rebase(self, origin: &Origin, bases: Vec<Base>, kept: bool) -> Result<()> {
         let overlay = &self.overlay;
         let like = |(base, disk): (&Base, &FrozenDisk)| {
             (&base.info.name, base.info.size) == (&disk.info.name, disk.info.size)
@@ -141,7 +141,7 @@ impl Frozen {
         }
         let mut description = overlay.description();
         description.layers.drain(copies..all);
-        description.base = origin.clone();
+        (description.base, description.kept) = (origin.clone(), kept);
         description.disks = bases.iter().map(|base| base.info.clone()).collect();
         // From here on the new base counts, also for whoever opens the overlay next.
         description.write(overlay.path())?;

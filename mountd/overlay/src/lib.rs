@@ -9,7 +9,7 @@
 //!
 //! An [`Overlay`] is a folder, and covers one or more disks, so that all disks of a machine are
 //! frozen at one moment. Each [`OverlayDisk`] is a `BlockWrite` that any export can serve. What is
-//! written lies in the folder; it is there after a restart, is thrown away by [`discard`], or
+//! written lies in the folder; it is there after a restart, is thrown away by [`Discard`], or
 //! becomes a restore point: [`Overlay::freeze`] gives a view of one moment that does not change
 //! while clients go on writing, and [`Frozen::rebase`] puts the new point underneath.
 //!
@@ -49,7 +49,7 @@ pub use error::{OverlayError, Result};
 pub use freeze::{Frozen, FrozenDisk};
 pub use hydrate::Hydration;
 pub use map::{Entry, State};
-pub use overlay::{Base, OpenOptions, Overlay, Status, discard, is_in_use};
+pub use overlay::{Base, Discard, OpenOptions, Overlay, Status, is_in_use};
 
 /// Bytes of a cell: what is written or not written as a whole.
 pub const CELL: u64 = 4096;

@@ -147,6 +147,21 @@ impl Overlay {
         self.description.lock().clone()
     }
 
+    /// Notes whether whoever has the base keeps it for this overlay, right after opening it.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn set_kept(&self, kept: bool) -> Result<()> {
+        let mut description = self.description.lock();
+        if description.kept == kept {
+            return Ok(());
+        }
+        let next = Description { kept, ..description.clone() };
+        next.write(self.path())?;
+        *description = next;
+        Ok(())
+    }
+
     /// How it is.
     pub fn status(&self) -> Status {
         let views = self.views.read();
@@ -206,18 +221,40 @@ impl std::fmt::Debug for Overlay {
     }
 }
 
-/// Throws away the overlay in a folder, with all that was written to it.
-///
-/// # Errors
-/// [`OverlayError::InUse`], [`OverlayError::NotFound`], or what the system reports.
-pub fn discard(path: &Path) -> Result<()> {
-    let folder = Folder::lock(path, false)?;
-    Description::read(path).map(drop).or_else(|error| match error {
-        // One that cannot be read can be thrown away.
-        OverlayError::Description { .. } | OverlayError::Version { .. } => Ok(()),
-        other => Err(other),
-    })?;
-    folder.remove()
+/// An overlay that is about to be thrown away: nobody else can use it any more.
+#[derive(Debug)]
+pub struct Discard {
+    folder: Folder,
+    description: Option<Description>,
+}
+
+impl Discard {
+    /// Takes the overlay in a folder. It is as it was until [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// [`OverlayError::InUse`], [`OverlayError::NotFound`], or what the system reports.
+    pub fn begin(path: &Path) -> Result<Self> {
+        let folder = Folder::lock(path, false)?;
+        let description = match Description::read(path) {
+            // One that cannot be read can be thrown away.
+            Err(OverlayError::Description { .. } | OverlayError::Version { .. }) => None,
+            other => Some(other?),
+        };
+        Ok(Self { folder, description })
+    }
+
+    /// What it is, as far as it can be read.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
+    }
+
+    /// Throws it away, with all that was written to it.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn finish(self) -> Result<()> {
+        self.folder.remove()
+    }
 }
 
 /// Whether a process uses the overlay in a folder now.

@@ -85,6 +85,12 @@ identifier!(
     12
 );
 identifier!(
+    /// An overlay over a restore point, wherever it is: the number that it was given when it was
+    /// made.
+    OverlayId,
+    16
+);
+identifier!(
     /// A record of findings.
     FindingId,
     12

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::id::{ChainId, PointId};
+use super::id::{ChainId, OverlayId, PointId};
 
 /// The part of a protection record that needs no key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -53,6 +53,10 @@ pub struct Protection {
     /// A retention that is to become shorter.
     #[n(4)]
     pub shorten: Option<Shorten>,
+    /// Overlays that lie over it, ascending: kept until all of them are gone. None in records of
+    /// before they were named.
+    #[n(5)]
+    pub overlays: Option<Vec<OverlayId>>,
 }
 
 /// Retention that begins with an event.

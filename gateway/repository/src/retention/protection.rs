@@ -2,8 +2,8 @@
 //!
 //! # Model
 //!
-//! A point is kept while it is on hold, while its retention time has not come, or while it
-//! waits for an event. Retention becomes longer at once, and shorter only after a delay during
+//! A point is kept while it is on hold, while an overlay lies over it, while its retention time
+//! has not come, or while it waits for an event. Retention becomes longer at once, and shorter only after a delay during
 //! which everybody can see it coming.
 //!
 //! # Invariants
@@ -11,9 +11,11 @@
 //! * Nothing but [`Protection::shorten`] brings the end of a retention forward, and that not
 //!   before its delay is over.
 //! * A hold ends only by being released; it does not touch the retention.
+//! * Each overlay over a point keeps it by itself, whatever becomes of the others and of a hold.
 
 use std::fmt;
 
+use crate::format::id::OverlayId;
 use crate::format::protection::{AfterEvent, Protection, Shorten};
 
 /// What keeps a point.
@@ -21,6 +23,8 @@ use crate::format::protection::{AfterEvent, Protection, Shorten};
 pub enum Keeper {
     /// A hold, and why.
     Hold(Option<String>),
+    /// Overlays that lie over it, how many.
+    Overlays(usize),
     /// An event that has not happened, and the time in ms it is kept after it.
     Event(String, u64),
     /// Its retention, up to this time in ms since 1970.
@@ -79,6 +83,9 @@ impl Protection {
         if now.hold {
             return Some(Keeper::Hold(now.reason));
         }
+        if now.has_overlays() {
+            return Some(Keeper::Overlays(now.overlays.map_or(0, |all| all.len())));
+        }
         if let Some(event) = now.waits_for() {
             return Some(Keeper::Event(event.name.clone(), event.keep_ms));
         }
@@ -94,6 +101,27 @@ impl Protection {
     /// Ends a hold.
     pub fn release(&mut self) {
         (self.hold, self.reason) = (false, None);
+    }
+
+    /// Whether overlays lie over it.
+    pub fn has_overlays(&self) -> bool {
+        self.overlays.as_ref().is_some_and(|all| !all.is_empty())
+    }
+
+    /// Whether this overlay lies over it.
+    pub fn has_overlay(&self, overlay: OverlayId) -> bool {
+        self.overlays.as_ref().is_some_and(|all| all.contains(&overlay))
+    }
+
+    /// Says whether an overlay lies over it.
+    pub fn set_overlay(&mut self, overlay: OverlayId, there: bool) {
+        let mut all = self.overlays.take().unwrap_or_default();
+        all.retain(|one| *one != overlay);
+        if there {
+            all.push(overlay);
+            all.sort_unstable();
+        }
+        self.overlays = Some(all).filter(|all| !all.is_empty());
     }
 
     /// Keeps it up to `until_ms`. A shortening that was coming does not come any more.
@@ -204,6 +232,25 @@ mod tests {
         kept.release();
         assert_eq!(kept.keeper(99), Some(Keeper::Until(100)));
         assert_eq!((kept.keeper(100), kept.reason), (None, None));
+    }
+
+    #[test]
+    fn each_overlay_keeps_it_until_it_is_gone_and_so_does_a_hold() {
+        let (one, other) = (OverlayId([1; 16]), OverlayId([2; 16]));
+        let mut kept = Protection::default();
+        kept.set_overlay(other, true);
+        kept.set_overlay(one, true);
+        kept.set_overlay(one, true);
+        assert_eq!(kept.overlays, Some(vec![one, other]));
+        assert_eq!(kept.keeper(u64::MAX), Some(Keeper::Overlays(2)));
+        kept.hold(None);
+        kept.set_overlay(one, false);
+        assert_eq!((kept.has_overlay(one), kept.has_overlay(other)), (false, true));
+        assert_eq!(kept.keeper(u64::MAX), Some(Keeper::Hold(None)));
+        kept.release();
+        assert_eq!(kept.keeper(u64::MAX), Some(Keeper::Overlays(1)));
+        kept.set_overlay(other, false);
+        assert_eq!((kept.keeper(0), kept), (None, Protection::default()));
     }
 
     #[test]

@@ -117,7 +117,8 @@ fn candidate(created_ms: u64, number: u64) -> Candidate {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&number.to_be_bytes());
     let id = PointId::new(created_ms, random);
-    Candidate { id, created_ms, hold: false, retain_until_ms: None, event: false }
+    let (hold, overlay, event) = (false, false, false);
+    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event }
 }
 
 #[cfg(test)]

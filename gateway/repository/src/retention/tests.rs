@@ -12,7 +12,8 @@ fn ms(time: &str) -> u64 {
 
 fn point(created_ms: u64, number: u8) -> Candidate {
     let id = PointId::new(created_ms, [number; 10]);
-    Candidate { id, created_ms, hold: false, retain_until_ms: None, event: false }
+    let (hold, overlay, event) = (false, false, false);
+    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event }
 }
 
 fn points(times: &[&str]) -> Vec<Candidate> {
@@ -170,6 +171,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
                 created_ms: hour * HOUR,
                 hold: hold && off == 2,
                 retain_until_ms: until.map(|hour| hour * HOUR),
+                overlay: hold && off == 0,
                 event: hold && off == 1,
             }
         };
@@ -233,7 +235,8 @@ proptest! {
         let newest = points.iter().map(|point| point.id).max();
         for (point, verdict) in points.iter().zip(&verdicts) {
             prop_assert_eq!(point.id, verdict.id);
-            let protected = point.hold || point.retain_until_ms.is_some_and(|at| at > NOW);
+            let protected =
+                point.hold || point.overlay || point.retain_until_ms.is_some_and(|at| at > NOW);
             prop_assert!(verdict.keep() || !(protected || Some(point.id) == newest));
         }
     }

@@ -1,5 +1,5 @@
 use sluice_block::{BlockRead, BlockWrite, ErrorKind, conformance};
-use sluice_overlay::{CELL, Description, OpenOptions, Overlay, OverlayError, discard, is_in_use};
+use sluice_overlay::{CELL, Description, Discard, OpenOptions, Overlay, OverlayError, is_in_use};
 
 use crate::support::{CREATE, base, content, open, origin, read_all};
 
@@ -38,9 +38,9 @@ async fn what_is_written_is_there_after_a_restart_and_nothing_after_a_discard() 
         // Cells that are zeroed in part are written.
         assert_eq!(status.written, cells(5000, 14_000) + 2 * CELL);
         assert_eq!(status.zero, cells(100_000, 400_000) - 2 * CELL);
-        assert!(matches!(discard(folder.path()), Err(OverlayError::InUse(_))));
+        assert!(matches!(Discard::begin(folder.path()), Err(OverlayError::InUse(_))));
     }
-    discard(folder.path()).unwrap();
+    Discard::begin(folder.path()).unwrap().finish().unwrap();
     assert!(!folder.path().exists());
     let (_overlay, disk) = open(folder.path(), &under, CREATE);
     assert!(read_all(&*disk).await == under);
@@ -100,7 +100,7 @@ async fn an_overlay_is_used_by_one_and_over_its_own_base_only() {
     let refused =
         Overlay::open(strange.path(), &origin("p"), vec![base("vda", device, "r")], CREATE);
     assert!(matches!(refused, Err(OverlayError::NotEmpty(_))));
-    assert!(matches!(discard(strange.path()), Err(OverlayError::NotFound(_))));
+    assert!(matches!(Discard::begin(strange.path()), Err(OverlayError::NotFound(_))));
 }
 
 #[tokio::test]

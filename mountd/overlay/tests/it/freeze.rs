@@ -47,7 +47,7 @@ async fn a_frozen_view_stays_while_the_disk_is_written_and_becomes_the_base() {
     let used = overlay.status();
     assert_eq!((used.layers, used.frozen), (2, true));
     let below = Arc::new(MemoryDisk::from_bytes(&before));
-    frozen.rebase(&origin("next"), vec![base("vda", below.clone(), "second")]).unwrap();
+    frozen.rebase(&origin("next"), vec![base("vda", below.clone(), "second")], true).unwrap();
     conformance::read(&*disk, &after).await;
     let status = overlay.status();
     assert_eq!((status.layers, status.frozen), (1, false));
@@ -102,7 +102,7 @@ async fn a_base_that_is_not_the_frozen_disk_is_refused() {
     let (overlay, _disk) = open(folder.path(), &content(SIZE, 9), CREATE);
     let small = Arc::new(MemoryDisk::new(CELL));
     for bases in [vec![], vec![base("vda", small, "x")]] {
-        let refused = overlay.freeze().unwrap().rebase(&origin("next"), bases);
+        let refused = overlay.freeze().unwrap().rebase(&origin("next"), bases, false);
         assert!(matches!(refused, Err(OverlayError::OtherBase { .. })));
     }
     assert_eq!(overlay.description().base, origin("p"));

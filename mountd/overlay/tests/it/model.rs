@@ -239,7 +239,7 @@ impl World {
                 let (point, root) = Self::names(number);
                 let device = Arc::new(MemoryDisk::from_bytes(&then));
                 let bases = vec![base("vda", device, &root)];
-                frozen.rebase(&origin(&point), bases).unwrap();
+                frozen.rebase(&origin(&point), bases, false).unwrap();
                 self.under = (then, number);
                 self.copied();
             }

@@ -198,3 +198,59 @@ fn a_hydrated_overlay_reads_nothing_of_the_repository() {
     // Once it is there, another run has nothing to do.
     repo.ok(["overlay", "hydrate", &overlay(&repo)]);
 }
+
+/// Prunes and collects all that nothing keeps of `vm`, of which there are newer points.
+fn sweep(repo: &Repo) {
+    disk::fill(&repo.path("disk.raw"), 0, 20 * MIB, 7);
+    repo.backup(repo.path("disk.raw"));
+    repo.ok(["prune", "vm", "--keep-last", "1"]);
+    repo.ok(["collect", "--min-saving", "0", "--compact-below", "100%"]);
+}
+
+#[test]
+fn a_point_under_an_overlay_stays_between_runs_until_the_overlay_is_gone() {
+    let (repo, point) = sample();
+    let image = expected(&repo, "written.raw", &WRITES);
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &WRITES).ok();
+    export.stop();
+    let listed = repo.json(["overlay", "list", repo.dir().to_str().unwrap()]);
+    assert_eq!(listed["overlays"][0]["overlay"]["kept"], true, "{listed}");
+    let id = listed["overlays"][0]["overlay"]["id"].clone();
+    let shown = repo.json(["show", &point]);
+    let shown = shown.get("point").filter(|point| point.is_object()).unwrap_or(&shown);
+    assert_eq!(shown["protection"]["overlays"][0], id, "{shown}");
+    repo.fails(1, ["forget", &point]).says(&["overlay"]);
+    sweep(&repo);
+    assert_eq!(repo.points("vm")[0], point);
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &image);
+    // A commit puts the new point underneath, and the old one may go.
+    let done = repo.json(["overlay", "commit", &overlay(&repo), "--as", "other"]);
+    let committed = done["point"]["point"].as_str().unwrap().to_owned();
+    export.stop();
+    sweep(&repo);
+    assert!(!repo.points("vm").contains(&point));
+    repo.fails(1, ["forget", &committed]).says(&["overlay"]);
+    let export = writable(&repo, &committed, &[]);
+    same(export.uri(), &image);
+    export.stop();
+    repo.ok(["overlay", "discard", &overlay(&repo)]);
+    repo.ok(["forget", &committed]);
+    repo.assert_sound();
+}
+
+#[test]
+fn a_point_whose_overlay_was_lost_is_let_go_of_by_hand() {
+    let (repo, point) = sample();
+    writable(&repo, &point, &[]).stop();
+    let away = repo.sluice(["overlay", "discard", &overlay(&repo), "--repo", "/nowhere"]);
+    away.run().ended(1).says(&["nothing was discarded"]);
+    repo.ok(["hold", &point, "--reason", "case 9"]);
+    repo.ok(["overlay", "discard", &overlay(&repo), "--local", "--repo", "/nowhere"]);
+    assert!(!repo.path("overlay").exists());
+    repo.ok(["release", &point]);
+    repo.fails(1, ["forget", &point]).says(&["overlay"]);
+    repo.ok(["release", &point, "--overlays"]);
+    repo.ok(["forget", &point]);
+}
