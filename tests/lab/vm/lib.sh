@@ -7,7 +7,7 @@ set -euo pipefail
 
 # Results have standard output for themselves: a line each, RESULT, client, test and reason.
 exec 5>&1 1>&2
-export SLUICE_REPO=$LAB_WORK/repository SLUICE_PASSPHRASE=conformance
+export SLUICE_REPO=$LAB_WORK/repository SLUICE_PASSPHRASE_FILE=$LAB_WORK/passphrase
 export XDG_CACHE_HOME=$LAB_WORK/cache XDG_STATE_HOME=$LAB_WORK/state TMPDIR=$LAB_WORK
 : "${GUEST_TIMEOUT:=600}"
 
@@ -55,6 +55,7 @@ sluice() { "$LAB_SLUICE" --no-progress "$@"; }
 # first half is random and whose second half is a hole. Made by the first case that needs it.
 repository() {
     [ ! -e "$LAB_WORK/repository.done" ] || return 0
+    echo conformance >"$SLUICE_PASSPHRASE_FILE"
     sluice init -q
     truncate -s 256M "$LAB_WORK/data.raw"
     head -c 128M /dev/urandom | dd of="$LAB_WORK/data.raw" conv=notrunc status=none
@@ -65,16 +66,19 @@ repository() {
 
 # serve PROTOCOL ARGUMENT...: an export. Sets $server, its process, and $uri.
 server='' uri=''
-serve() {
+serve() { begin_server export "$@"; }
+begin_server() {
     local fifo=$LAB_WORK/ready
     rm -f "$fifo"
     mkfifo "$fifo"
     # Not by the function: the process must be its own.
-    "$LAB_SLUICE" --no-progress export "$@" --ready-fd 3 3>"$fifo" &
+    "$LAB_SLUICE" --no-progress "$@" --ready-fd 3 3>"$fifo" &
     server=$!
-    { read -r -t 120 _ && read -r -t 10 uri; } <"$fifo" || die "no export: $*"
+    { read -r -t 120 _ && read -r -t 10 uri; } <"$fifo" || die "no server: $*"
     echo "serving $uri"
 }
+# new_overlay: a folder for an overlay, which is not there.
+new_overlay() { mktemp -u "$LAB_WORK/overlay.XXXXXX"; }
 # unserve: ends it. Fails when it does not end well.
 unserve() {
     kill -TERM "$server"
@@ -86,6 +90,12 @@ await_server() {
     [ $SECONDS -lt $end ] || kill -KILL "$ended"
     server=''
     wait "$ended"
+}
+# A port that nobody listens on.
+free_port() {
+    local port
+    while port=$((20000 + RANDOM % 10000)); (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    echo "$port"
 }
 # The port of $uri.
 port() { sed -E 's#^[a-z]+://[^/]*:([0-9]+).*#\1#' <<<"$uri"; }
@@ -175,9 +185,13 @@ kill_guest() {
     exec {guest_in}>&- {guest_out}>&-
 }
 
+# Scripts for the guest, with what there is for them.
+guest_lib() { put_in_guest "$(dirname "${BASH_SOURCE[0]}")/guest-lib.sh" /tmp/lib.sh; }
+lib() { in_guest ". /tmp/lib.sh; $1"; }
+
 # The guest's own disk; what it writes there is thrown away.
 # shellcheck disable=SC2034,SC2054
-own_disk=(-drive "file=$LAB_IMAGE/disk.raw,format=raw,if=none,id=own,snapshot=on"
+OWN_DISK=(-drive "file=$LAB_IMAGE/disk.raw,format=raw,if=none,id=own,snapshot=on"
     -device virtio-blk-pci,drive=own)
 
 finish() {
@@ -187,3 +201,4 @@ finish() {
     exit $status
 }
 trap finish EXIT
+trap 'echo "failed at line $LINENO of $0: $BASH_COMMAND"' ERR
