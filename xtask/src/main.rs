@@ -8,6 +8,7 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod counts;
 mod deny;
 mod fuzz;
@@ -32,6 +33,7 @@ usage: cargo xtask COMMAND
   fuzz [--seconds N] [TARGET...]        run every fuzz target, or the named ones
   bench [OPTION...]                     Sluice and other tools side by side; bench --help
   soak [OPTION...]                      everything at once and killed at random; soak --help
+  conformance [OPTION...]               real clients and guests on the exports; conformance --help
 ";
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some((&"fuzz", rest)) => fuzz::command(rest),
         Some((&"bench", rest)) => bench::command(rest),
         Some((&"soak", rest)) => soak::command(rest),
+        Some((&"conformance", rest)) => conformance::command(rest),
         Some((name, [])) if check::step(name).is_some() => check::command(&[name]),
         None | Some((&("help" | "-h" | "--help"), _)) => {
             println!("{USAGE}\nsteps of the gate, each also a command of its own:\n");
