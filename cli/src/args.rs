@@ -125,6 +125,17 @@ pub(crate) struct Global {
     )]
     pub(crate) cache_dir: Option<PathBuf>,
 
+    /// Most memory for decoded blocks, from which exports and mounts answer again [default: 128MiB]
+    #[arg(
+        long,
+        env = "SLUICE_CACHE_MEMORY",
+        hide_env_values = true,
+        value_name = "SIZE",
+        value_parser = value::bytes,
+        global = true
+    )]
+    pub(crate) cache_memory: Option<u64>,
+
     /// Tell what the command's requests cost: a table on stderr, or `costs` in the document
     #[arg(long, global = true)]
     pub(crate) costs: bool,

@@ -75,7 +75,12 @@ impl Context {
     /// What the repository may use of this machine.
     pub(crate) fn settings(&self, threads: usize) -> Settings {
         let heartbeat = self.global.heartbeat;
-        Settings { cache_dir: self.cache_dir(), threads, heartbeat, ..Settings::default() }
+        let mut settings =
+            Settings { cache_dir: self.cache_dir(), threads, heartbeat, ..Settings::default() };
+        if let Some(bytes) = self.global.cache_memory {
+            settings.chunk_cache_bytes = bytes;
+        }
+        settings
     }
 
     /// The folder for what can be lost.

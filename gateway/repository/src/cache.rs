@@ -76,7 +76,8 @@ pub struct CacheCounts {
 
 impl Caches {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let chunks = (settings.chunk_cache_bytes / (128 << 10)).max(16) as usize;
+        // What it expects, for which it makes room at once; it grows beyond.
+        let chunks = (settings.chunk_cache_bytes / (128 << 10)).clamp(16, 1 << 16) as usize;
         let pages = (settings.page_cache_bytes / PAGE_WEIGHT).max(64) as usize;
         Self {
             chunks: Cache::with_weighter(chunks, settings.chunk_cache_bytes, ByBytes),

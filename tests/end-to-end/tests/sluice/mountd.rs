@@ -329,6 +329,23 @@ fn metrics_count_what_is_read() {
     assert!(get(port, "/else").starts_with("HTTP/1.1 404 "));
 }
 
+#[test]
+fn what_is_read_again_comes_from_as_much_memory_as_is_allowed() {
+    let (repo, point) = sample();
+    let _mountd = Mountd::start(&repo, &[]);
+    for (memory, kept) in [("64MiB", true), ("0", false)] {
+        let line = ["export", "nbd", &point, "--listen", "127.0.0.1:0", "--detach"];
+        let export = repo.json([&line[..], &["--cache-memory", memory]].concat());
+        let uri = export["place"].as_str().unwrap();
+        for _ in 0..2 {
+            copy(&repo, uri);
+        }
+        let cache = &mounts(&repo)[0]["statistics"]["cache"];
+        assert_eq!(cache["hits"].as_u64().unwrap() > 0, kept, "{cache}");
+        repo.ok(["unmount", "--all"]);
+    }
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
