@@ -1,0 +1,4 @@
+//! Simulated years: calendars against a clock that is read minute by minute, planning and queues
+//! under load, tasks under every order of events.
+
+mod calendar_model;
