@@ -15,12 +15,20 @@
 //!  events of nodes and people  ------------> task --> next state, or why not
 //! ```
 //!
-//! [`calendar`] says when, [`plan`] for whom.
+//! [`calendar`] says when, [`retry`] when again, and [`quota`] whether at all; [`metering`] adds up
+//! what was used, and [`forecast`] what is to come.
 
 pub mod calendar;
+pub mod forecast;
 mod ids;
 mod invalid;
+pub mod metering;
 pub mod plan;
+pub mod queue;
+pub mod quota;
+pub mod retention;
+pub mod retry;
+pub mod task;
 pub mod time;
 pub mod work;
 

@@ -61,7 +61,10 @@ fn daily(time: &str, misfire: Misfire) -> Schedule {
     Schedule { at: vec![time.parse().expect(time)], misfire, ..Schedule::default() }
 }
 
-fn summary(decisions: &Decisions) -> (Vec<(String, bool)>, Vec<(MissReason, usize)>) {
+/// Times of tasks and whether they are late; reasons of what is missed, and how often.
+type Summary = (Vec<(String, bool)>, Vec<(MissReason, usize)>);
+
+fn summary(decisions: &Decisions) -> Summary {
     let tasks = decisions.tasks.iter().map(|task| (task.due.to_string(), task.late));
     let missed = decisions.missed.iter().map(|missed| (missed.reason, missed.count));
     (tasks.collect(), missed.collect())

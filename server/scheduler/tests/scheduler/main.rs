@@ -2,3 +2,7 @@
 //! under load, tasks under every order of events.
 
 mod calendar_model;
+mod pile_up;
+mod pile_up_sim;
+mod plan_model;
+mod task_model;
