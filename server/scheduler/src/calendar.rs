@@ -39,6 +39,7 @@ pub use occurrences::Occurrences;
 /// When something is due. Exactly one of `at`, `every` and `cron` is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Schedule {
     /// Times of day, such as `02:00`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -91,6 +92,7 @@ fn is_default(misfire: &Misfire) -> bool {
 /// What becomes of occurrences whose start window passed, because the server was off, say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Misfire {
     /// Nothing runs until the next occurrence.
     Skip,
@@ -105,6 +107,7 @@ pub enum Misfire {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Weekday {
     #[serde(alias = "monday")]
     Mon,
@@ -126,6 +129,7 @@ pub enum Weekday {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Month {
     #[serde(alias = "january")]
     Jan,
@@ -155,6 +159,7 @@ pub enum Month {
 /// Which occurrence of a day of the week in its month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Nth {
     /// On the 1st to 7th.
     First,

@@ -24,9 +24,11 @@ pub struct Estimate {
 
 /// The work of one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SlotLoad {
     /// When the slot begins.
     #[serde(with = "moment")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "date-time"))]
     pub from: Timestamp,
     /// Tasks that begin in it, and their bytes.
     pub begins: Work,
@@ -39,6 +41,7 @@ pub struct SlotLoad {
 
 /// Tasks and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Work {
     /// How many.
     pub tasks: u64,

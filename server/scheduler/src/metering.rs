@@ -73,6 +73,7 @@ pub struct Level {
 /// What usage is grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum By {
     /// By project.
     Project,
@@ -89,6 +90,7 @@ pub enum By {
 /// What is counted. An empty set of `only_...` means all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Filter {
     /// Only of these projects.
     pub only_projects: BTreeSet<ProjectId>,
@@ -117,18 +119,22 @@ impl Filter {
 
 /// From a moment to another, which no longer belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Period {
     /// Its first moment.
     #[serde(with = "moment")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "date-time"))]
     pub from: Timestamp,
     /// The first moment after it.
     #[serde(with = "moment")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "date-time"))]
     pub until: Timestamp,
 }
 
 /// A period of the calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Unit {
     /// A day.
     Day,
@@ -182,6 +188,7 @@ fn midnight(date: Date, zone: &TimeZone) -> Timestamp {
 
 /// What was used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Usage {
     /// How many tasks of each kind.
     pub tasks: BTreeMap<TaskKind, u64>,
@@ -198,6 +205,7 @@ pub struct Usage {
     /// Bytes protected at the end of the period.
     pub front_end_bytes: u64,
     /// Bytes stored, times the seconds for which they were.
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub stored_byte_seconds: u128,
 }
 

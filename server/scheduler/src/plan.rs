@@ -85,6 +85,7 @@ pub struct Resource {
 
 /// One schedule of one rule for one resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Slot {
     /// The rule.
     pub rule: RuleId,
@@ -162,6 +163,7 @@ impl NewTask {
 
 /// Occurrences of a slot that do not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Missed {
     /// Whose occurrences.
     pub slot: Slot,
@@ -171,9 +173,11 @@ pub struct Missed {
     pub reason: MissReason,
     /// The first of them.
     #[serde(with = "moment")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "date-time"))]
     pub first: Timestamp,
     /// The last of them.
     #[serde(with = "moment")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "date-time"))]
     pub last: Timestamp,
     /// How many they are; at [`MAX_COUNTED`] there may be more.
     pub count: usize,
@@ -182,6 +186,7 @@ pub struct Missed {
 /// Why an occurrence does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum MissReason {
     /// Nobody decided on it within its start window.
     TooLate,

@@ -2,10 +2,10 @@
 //!
 //! # Order
 //!
-//! The *rank* of a task is its priority plus one for each [`Fairness::ageing`] it has waited. Higher
-//! ranks go first, so whatever waits long enough goes before anything that is new. Among equal
-//! ranks, the project with the fewest running tasks goes first; within it, the source with the
-//! fewest; within that, the task that has waited longest.
+//! The *rank* of a task is its priority plus one for each [`Fairness::ageing`] it has waited.
+//! Higher ranks go first, so whatever waits long enough goes before anything that is new. Among
+//! equal ranks, the project with the fewest running tasks goes first; within it, the source with
+//! the fewest; within that, the task that has waited longest.
 //!
 //! # Limits
 //!
@@ -65,7 +65,7 @@ pub struct Waiting {
     pub since: Timestamp,
     /// Not to be started before, because it failed and is tried again.
     pub not_before: Option<Timestamp>,
-    /// Not to be started any more from then on.
+    /// Not to be started any more from then on. `None` once it was tried.
     pub start_by: Option<Timestamp>,
     /// Only on nodes of this pool.
     pub pool: Option<PoolId>,
@@ -106,6 +106,7 @@ pub struct Node {
 /// Whether a node takes tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum NodeState {
     /// It does.
     Active,
@@ -120,6 +121,7 @@ pub enum NodeState {
 /// How many tasks may run at a time; what is not said is not limited.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Limits {
     /// All together.
     pub total: Option<u32>,
@@ -142,6 +144,7 @@ pub struct Limits {
 /// How waiting counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Fairness {
     /// For this long waited, a task ranks one higher. Nothing ages when it is zero.
     pub ageing: Span,
@@ -184,6 +187,7 @@ pub struct Starts {
 /// What a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Hold {
     /// The time of its next attempt.
     NotBefore,

@@ -13,6 +13,7 @@ use crate::time::Span;
 /// What to keep: a restore point that any of these keeps is kept. At least one is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Retention {
     /// So many of the newest points.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use crate::time::Span;
 /// How often and how soon a task is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RetryPolicy {
     /// Attempts altogether, the first one counted.
     pub max_attempts: u32,
@@ -41,6 +42,7 @@ pub const MAX_LOSSES: u32 = 10;
 /// Why an attempt failed, as far as it matters for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ErrorClass {
     /// Something did not answer, or a connection broke.
     Transient,
@@ -81,6 +83,7 @@ impl ErrorClass {
 
 /// How often a task was tried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Attempts {
     /// Attempts that ended by themselves, badly.
     pub failed: u32,
@@ -100,6 +103,7 @@ pub enum Retry {
 /// Why a task is not tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum GiveUp {
     /// Another attempt would fail in the same way.
     NoUse,

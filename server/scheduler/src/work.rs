@@ -9,6 +9,7 @@ use crate::Invalid;
 /// What a task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum TaskKind {
     /// From the source to the destination in one go.
     Backup,
@@ -89,6 +90,8 @@ impl fmt::Display for TaskKind {
 /// How urgent a task is, from 0 to 100; 50 unless it is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = u8, maximum = 100))]
 pub struct Priority(u8);
 
 impl Priority {

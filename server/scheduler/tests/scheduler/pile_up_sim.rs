@@ -49,8 +49,8 @@ fn chance(number: u64, salt: u64) -> u64 {
 fn task(number: u64, urgent: bool, since: Timestamp) -> Waiting {
     let priority = match chance(number, 1) % 10 {
         _ if urgent => 90,
-        0 => 80,
-        1..=6 => 50,
+        0..=2 => 80,
+        3..=6 => 50,
         _ => 20,
     };
     let part = |name: &str, salt, of| format!("{name}-{}", chance(number, salt) % of);
