@@ -71,8 +71,10 @@ impl<'a> Occurrences<'a> {
     pub(super) fn new(calendar: &'a Calendar, after: Timestamp) -> Self {
         // Windows over midnight, and a gap of a whole day, reach into the days that follow.
         let date = calendar.zone.to_datetime(after).date();
-        let date = Some(date.saturating_sub(2.days()));
-        Self { calendar, after, date, found: BTreeSet::new() }
+        let date = date.saturating_sub(2.days());
+        // What begins in a far year is not searched for day by day.
+        let since = calendar.days.step.map_or(date, |(_, since)| since);
+        Self { calendar, after, date: Some(date.max(since)), found: BTreeSet::new() }
     }
 
     /// The earliest moment that `date` and later days can have.

@@ -68,6 +68,14 @@ fn a_day_that_a_zone_left_out_is_made_up_for_when_the_next_begins() {
 }
 
 #[test]
+fn days_are_counted_from_the_one_it_starts_on_however_far_that_is() {
+    let json = r#"{"every": "2w", "from": "01:00", "starting": "2126-11-21"}"#;
+    let expected = ["2126-11-21T01:00:00Z", "2126-12-05T01:00:00Z"];
+    assert_eq!(starts(json, "2026-11-21T00:00:00Z", 2), expected);
+    assert_eq!(calendar(json).previous("2126-11-21T00:59:00Z".parse().unwrap()), None);
+}
+
+#[test]
 fn cron_knows_names_ranges_and_occurrences() {
     let after = "2026-11-21T00:00:00Z";
     let pairs = [
