@@ -46,6 +46,8 @@ const ROOMS: &[Room] = &[
         // A repository for a test lies in the memory destination.
         tests_may_use: &["gateway/destination", "backup-pipeline/connectors"],
     },
+    // Pure functions of state and time; what they decide on, they are told.
+    Room { folder: "server/scheduler", may_use: &[], tests_may_use: &[] },
     Room {
         folder: "cli",
         may_use: &["gateway", "mountd", "backup-pipeline"],
