@@ -164,7 +164,7 @@ fn run(case: &Case, place: &Place<'_>) -> Result<Vec<Row>> {
     eprintln!("== {}: {} (log: {})", case.name, case.about, log.display());
     let mut child = start(case, place, &log)?;
     let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let (mut rows, mut since, end) = (Vec::new(), Instant::now(), Instant::now() + PATIENCE);
     loop {
