@@ -8,14 +8,16 @@ use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, K
 
 use crate::error::{ErrorKind, Result};
 use crate::format::checked::{Check, check};
+use crate::format::collection::collection_object;
 use crate::format::coverage::Coverage;
 use crate::format::descriptor::Descriptor;
 use crate::format::header::Kind;
 use crate::format::id::{
-    COVERAGE_PREFIX, FINDINGS_PREFIX, PinId, SessionId, descriptor_key, tombstones_prefix,
+    COLLECTIONS_PREFIX, COVERAGE_PREFIX, CollectionPart, FINDINGS_PREFIX, PinId, SessionId,
+    descriptor_key, parse_collection_key, parse_point_key, protections_prefix, tombstones_prefix,
 };
 use crate::format::keyslot::KeySlot;
-use crate::format::record::{PinRecord, SessionRecord, from_cbor, session_object};
+use crate::format::record::{PinRecord, SessionRecord, epoch_object, from_cbor, session_object};
 use crate::heal::{descriptor_flaw, slot_flaw, witnessed};
 use crate::host;
 use crate::repository::{Repository, Shared, parse_error};
@@ -140,7 +142,8 @@ pub struct Traces {
     pub unfinished_collection: Option<u64>,
     /// Packs recorded as damaged.
     pub known_bad: usize,
-    /// Damaged records that no point needs: sessions, pins, tombstones, findings, coverage.
+    /// Damaged records that no point needs: sessions, pins, tombstones, protections, collections,
+    /// epochs, findings, coverage.
     pub damaged: Vec<Flawed>,
 }
 
@@ -162,6 +165,13 @@ impl Repository {
         for (key, bytes) in shared.all_below(&tombstones_prefix()).await? {
             damaged.extend(shared.record_flaw(&key, &bytes)?.map(|problem| (key, problem)));
         }
+        for prefix in [protections_prefix(), COLLECTIONS_PREFIX.into(), "e/".into()] {
+            for (key, bytes) in shared.all_below(&prefix).await? {
+                let Some((kind, object)) = record_of(&key) else { continue };
+                let opened = shared.open_record(&key, kind, object, &bytes);
+                keep(opened, &mut Vec::new(), &mut damaged)?;
+            }
+        }
         for (key, bytes) in shared.all_below(FINDINGS_PREFIX).await? {
             let id = SessionId::parse(&key.as_str()[FINDINGS_PREFIX.len()..]);
             let opened = id.map_err(|error| parse_error(&key, error)).and_then(|id| {
@@ -182,6 +192,24 @@ impl Repository {
         let keys = list_all(&*shared.destination, "g/").await?;
         traces.unfinished_collection = unfinished(keys.iter().map(|object| object.key.as_str()));
         Ok(traces)
+    }
+}
+
+/// What kind of record must be at a key, and of what: protections, collections and epochs.
+fn record_of(key: &Key) -> Option<(Kind, [u8; 16])> {
+    let (place, rest) = key.as_str().split_once('/')?;
+    match place {
+        "h" => parse_point_key(key).map(|(_, point)| (Kind::Protection, point.0)),
+        "e" => Some((Kind::Epoch, epoch_object(rest.parse().ok()?))),
+        _ => {
+            let (number, part) = parse_collection_key(key)?;
+            let kind = match part {
+                CollectionPart::Plan | CollectionPart::Alive => Kind::Plan,
+                CollectionPart::Condemned => Kind::Condemned,
+                CollectionPart::Done => Kind::Collected,
+            };
+            Some((kind, collection_object(number)))
+        }
     }
 }
 

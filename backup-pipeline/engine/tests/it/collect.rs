@@ -422,3 +422,52 @@ async fn play(steps: Vec<Step>) {
     }
     assert_sound(&open(busy.destination.clone()).await).await;
 }
+
+#[tokio::test]
+async fn a_damaged_end_of_a_collection_stops_nobody_and_taints_no_less() {
+    for rounds in [1, 2, 3] {
+        let busy = busy(Duration::from_secs(3600)).await;
+        let Busy { destination, repository, .. } = &busy;
+        let mut removed = Vec::new();
+        for round in 0..rounds {
+            let numbers = [round * 2 + 1, round * 2 + 2];
+            let point = save(repository, "a", &blocks(&numbers)).await;
+            let key = list_all(&**destination, "d/").await.unwrap().remove(0).key;
+            let bytes = destination.get(&key, ByteRange::Full).await.unwrap();
+            removed.push((numbers, key, bytes));
+            repository.forget(&point, "test", "test").await.unwrap();
+            assert_eq!(collect(repository).await.removed_packs, 2, "{rounds}");
+        }
+        let done = Key::new(format!("g/{rounds:010}/done")).unwrap();
+        let mut bytes = destination.get(&done, ByteRange::Full).await.unwrap().to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        destination.put(&done, bytes.into()).await.unwrap();
+        let traces = repository.traces().await.unwrap();
+        assert_eq!(traces.damaged.len(), 1, "{:?}", traces.damaged);
+        assert_eq!(traces.damaged[0].object, done.as_str());
+        // Late requests bring all of it back, and take it away again.
+        for (_, key, bytes) in &removed {
+            destination.put(key, bytes.clone()).await.unwrap();
+        }
+        let all: Vec<u64> = removed.iter().flat_map(|(numbers, ..)| *numbers).collect();
+        let again = save(repository, "b", &blocks(&all)).await;
+        assert_eq!(again.stats.new_bytes, all.len() as u64 * BLOCK, "{rounds}");
+        for (_, key, _) in &removed {
+            destination.delete(key).await.unwrap();
+        }
+        assert_eq!(content(repository, &again).await, blocks(&all));
+        // The next collection replaces it, and forgets nothing either.
+        collect(repository).await;
+        for (_, key, bytes) in &removed {
+            destination.put(key, bytes.clone()).await.unwrap();
+        }
+        let fresh = open(destination.clone()).await;
+        assert_eq!(fresh.traces().await.unwrap().damaged, []);
+        let verdicts = save(&fresh, "c", &blocks(&all[..1])).await;
+        for (_, key, _) in &removed {
+            destination.delete(key).await.unwrap();
+        }
+        assert_eq!(content(&fresh, &verdicts).await, blocks(&all[..1]));
+    }
+}

@@ -164,15 +164,17 @@ pub(super) fn of_traces(traces: &Traces, context: &Context) -> Vec<Finding> {
         ));
     }
     for one in &traces.damaged {
+        let remedy = match one.object.split('/').next() {
+            Some("t" | "e") => HEAL,
+            Some("h") => "nothing: its point is kept; to let it go, remove this object by hand",
+            Some("g") => "sluice collect: the next one replaces it",
+            _ => "nothing: it is written again or expires",
+        };
         found.push(Finding {
             severity: Severity::Warning,
             object: one.object.clone(),
             what: format!("{}; no restore point needs it", one.problem),
-            remedies: vec![if one.object.starts_with("t/") {
-                HEAL.into()
-            } else {
-                "nothing: it is written again or expires".into()
-            }],
+            remedies: vec![remedy.into()],
             ..Finding::default()
         });
     }

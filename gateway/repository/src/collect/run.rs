@@ -30,7 +30,6 @@ use crate::session::is_dead;
 const BATCH: usize = 1000;
 /// How often a collection that others end is begun again.
 const ATTEMPTS: usize = 10;
-const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Requests that arrive later than this many days after they were sent are not reckoned with.
 const TAINTED_DAYS: u16 = 30;
 
@@ -330,9 +329,9 @@ impl Run<'_> {
     async fn tainted(&self, marks: &Marks, verdicts: &[Verdict]) -> Result<Vec<Verdict>> {
         let before = match self.shared.collections().await?.done {
             0 => None,
-            number => self.shared.read_verdicts(number, CollectionPart::Done).await?,
+            number => self.shared.tainted_by(number).await?,
         };
-        let today = u16::try_from(self.shared.clock.now_ms() / DAY_MS).unwrap_or(u16::MAX);
+        let today = self.shared.today();
         let mut tainted: Vec<Verdict> = before.unwrap_or_default();
         tainted.retain(|one| {
             today.saturating_sub(one.day) <= TAINTED_DAYS
@@ -398,11 +397,17 @@ impl Run<'_> {
         Ok(empty.collect())
     }
 
-    /// Removes the records of earlier collections.
+    /// Removes the records of earlier collections, but for the end of the one before: should that
+    /// of this one be damaged, it tells what was tainted before, unless it is damaged itself.
     async fn tidy_up(&self) -> Result<()> {
         let objects = list_all(&*self.shared.destination, COLLECTIONS_PREFIX).await?;
+        let read = self.shared.read_verdicts(self.number - 1, CollectionPart::Done).await;
+        let useful = read.is_ok();
         let earlier = objects.into_iter().map(|object| object.key).filter(|key| {
-            parse_collection_key(key).is_some_and(|(number, _)| number < self.number)
+            parse_collection_key(key).is_some_and(|(number, part)| {
+                let before = number + 1 == self.number && part == CollectionPart::Done;
+                number < self.number && !(before && useful)
+            })
         });
         self.remove(&earlier.collect::<Vec<_>>()).await
     }

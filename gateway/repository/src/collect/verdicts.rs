@@ -2,8 +2,10 @@
 
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
 
-use crate::error::{RepositoryError, Result};
-use crate::format::collection::{self, PlanRecord, Verdict, VerdictsRecord, collection_object};
+use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::collection::{
+    self, PlanRecord, Sentence, Verdict, VerdictsRecord, collection_object,
+};
 use crate::format::header::Kind;
 use crate::format::id::{COLLECTIONS_PREFIX, CollectionPart, collection_key, parse_collection_key};
 use crate::format::record::{from_cbor, to_cbor};
@@ -11,6 +13,7 @@ use crate::repository::{Shared, parse_error};
 
 /// How often records that vanish while they are read are looked for again.
 const ATTEMPTS: usize = 10;
+const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Which collections there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,7 +63,11 @@ impl Shared {
             parts.extend(later.map(|number| (number, CollectionPart::Condemned)));
             let mut verdicts = Vec::new();
             for (number, part) in parts {
-                match self.read_verdicts(number, part).await? {
+                let read = match part {
+                    CollectionPart::Done => self.tainted_by(number).await?,
+                    _ => self.read_verdicts(number, part).await?,
+                };
+                match read {
                     Some(more) => verdicts.extend(more),
                     // A later collection ended meanwhile and tidied up.
                     None => continue 'again,
@@ -70,6 +77,31 @@ impl Shared {
         }
         let what = "collections follow each other faster than they can be read";
         Err(RepositoryError::damaged(COLLECTIONS_PREFIX, what))
+    }
+
+    /// What is tainted since a collection ended; nothing when its record is not there. A damaged one
+    /// is made good by what it was made of, which stays as long: what was condemned, and what was
+    /// tainted before. That may be more than it said, and is never less.
+    pub(crate) async fn tainted_by(&self, number: u64) -> Result<Option<Vec<Verdict>>> {
+        let damage = match self.read_verdicts(number, CollectionPart::Done).await {
+            Err(error) if error.kind() == ErrorKind::Damaged => error,
+            other => return other,
+        };
+        let condemned = self.read_verdicts(number, CollectionPart::Condemned).await?;
+        let before = match number {
+            0 | 1 => Some(Vec::new()),
+            _ => self.read_verdicts(number - 1, CollectionPart::Done).await?,
+        };
+        let (Some(condemned), Some(mut tainted)) = (condemned, before) else { return Err(damage) };
+        tracing::warn!(error = %damage, "going by the records it was made of");
+        let (sentence, day) = (Sentence::Tainted, self.today());
+        tainted.extend(condemned.into_iter().map(|one| Verdict { sentence, day, ..one }));
+        Ok(Some(tainted))
+    }
+
+    /// The day it is, since 1970.
+    pub(crate) fn today(&self) -> u16 {
+        u16::try_from(self.clock.now_ms() / DAY_MS).unwrap_or(u16::MAX)
     }
 
     /// The verdicts of a part of a collection; nothing when it is not there.
