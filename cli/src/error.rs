@@ -207,6 +207,8 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             OverlayError::OtherBase { .. } => "overlay-base",
             OverlayError::Damaged { .. } | OverlayError::Description { .. } => "overlay-damaged",
             OverlayError::Frozen => "conflict",
+            OverlayError::Local(_) => "overlay-local",
+            OverlayError::TargetNotEmpty(_) | OverlayError::CopiedElsewhere(_) => "conflict",
             _ => "overlay",
         });
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use sluice_block::BlockRead as _;
 use sluice_engine::{BackupOptions, Change, Progress, Source, SourceImage, backup};
 use sluice_overlay::control::{Handler, Request, Teller};
 use sluice_overlay::{
@@ -48,6 +49,22 @@ pub(crate) fn folder() -> Result<PathBuf> {
     let state = state.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state")));
     let state = state.ok_or_else(|| usage_error("where should the overlay be? Give --overlay"))?;
     Ok(state.join("sluice/overlays"))
+}
+
+/// Where the disks of an overlay go, each to a file or device of its own; nothing for its folder.
+pub(crate) fn targets(to: Option<&Path>, description: &Description) -> Result<Vec<PathBuf>> {
+    let Some(to) = to else { return Ok(vec![]) };
+    let to = std::path::absolute(to)?;
+    match description.disks.as_slice() {
+        [_] if !to.is_dir() => Ok(vec![to]),
+        disks if to.is_dir() => {
+            Ok(disks.iter().map(|disk| to.join(format!("{}.raw", disk.name))).collect())
+        }
+        disks => Err(usage_error(format!(
+            "the overlay has {} disks; name a folder for them that is there",
+            disks.len()
+        ))),
+    }
 }
 
 fn origin(repository: &Repository, point: &RestorePoint) -> Origin {
@@ -246,14 +263,20 @@ impl PointOverlay {
 }
 
 impl PointOverlay {
-    /// Copies the base into the overlay's folder. `tell` is called from time to time with how far
-    /// it has come.
+    /// Copies the base into the overlay's folder, or all of the disks to files that then are the
+    /// disks. `tell` is called from time to time with how far it has come.
     pub(crate) async fn hydrate(
         &self,
         rate: Option<u64>,
+        to: Vec<PathBuf>,
         mut tell: impl FnMut(Hydration) + Send,
     ) -> Result<Hydration> {
-        let copying = self.overlay.hydrate(rate);
+        let copying = async {
+            match to.is_empty() {
+                true => self.overlay.hydrate(rate).await,
+                false => self.overlay.move_to(to, rate).await,
+            }
+        };
         tokio::pin!(copying);
         let mut beat = tokio::time::interval(TELL);
         loop {
@@ -269,7 +292,9 @@ impl PointOverlay {
                 }
             }
         }
-        self.overlay.status().hydration.context("there is no copy after it was made")
+        let total = self.overlay.disks().iter().map(|disk| disk.size()).sum();
+        let moved = self.overlay.status().local.then_some(Hydration { done: total, total });
+        moved.or(self.overlay.status().hydration).context("there is no copy after it was made")
     }
 }
 
@@ -318,8 +343,8 @@ impl Handler for PointOverlay {
                 };
                 done.map(|point| json!(PointDocument::from(&point))).map_err(|e| failed(&e))
             }
-            Request::Hydrate { rate } => {
-                let done = self.hydrate(rate, |come| teller.tell(json!(come))).await;
+            Request::Hydrate { rate, to } => {
+                let done = self.hydrate(rate, to, |come| teller.tell(json!(come))).await;
                 done.map(|come| json!(come)).map_err(|error| failed(&error))
             }
         }

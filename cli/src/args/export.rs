@@ -235,7 +235,8 @@ pub(crate) struct HttpArgs {
     pub(crate) ready_fd: Option<i32>,
 }
 
-/// Serve an image as a virtio disk over vhost-user, read-only, until interrupted
+/// Serve an image as a virtio disk over vhost-user until interrupted, read-only unless --writable
+/// is given
 ///
 /// For QEMU and cloud-hypervisor on this machine: requests pass through the guest's memory, which
 /// the monitor must share. One monitor at a time; it may come back.
@@ -244,6 +245,7 @@ pub(crate) struct HttpArgs {
 Examples:
   sluice export vhost-user web-1@latest:vda --socket /run/web-1.sock
   sluice export vhost-user web-1 --socket /run/web-1.sock --queues 4
+  sluice export vhost-user web-1 --socket /run/web-1.sock --writable --overlay /srv/overlays/web-1
   qemu-system-x86_64 -m 1G -object memory-backend-memfd,id=m,size=1G,share=on \\
     -machine q35,memory-backend=m -chardev socket,id=c,path=/run/web-1.sock \\
     -device vhost-user-blk-pci,chardev=c
@@ -262,6 +264,9 @@ pub(crate) struct VhostUserArgs {
     /// Queues of the device, one for each processor of the guest at most
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) queues: u16,
+
+    #[command(flatten)]
+    pub(crate) writable: WritableArgs,
 
     /// File descriptor that is told when a monitor can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]

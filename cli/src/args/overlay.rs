@@ -26,8 +26,13 @@ pub(crate) struct WritableArgs {
     #[arg(long, requires = "writable")]
     pub(crate) hydrate: bool,
 
-    /// Most bytes a second that --hydrate reads, such as 50MiB
-    #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "hydrate")]
+    /// Copy the whole disk to this file or device meanwhile, which in the end is the disk, as
+    /// `sluice overlay hydrate --to` does; of several disks, a folder for them
+    #[arg(long, value_name = "FILE", requires = "writable", conflicts_with = "hydrate")]
+    pub(crate) hydrate_to: Option<PathBuf>,
+
+    /// Most bytes a second that --hydrate or --hydrate-to reads, such as 50MiB
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "writable")]
     pub(crate) hydrate_limit: Option<u64>,
 }
 
@@ -89,18 +94,28 @@ pub(crate) struct OverlayCommitArgs {
     pub(crate) instance: Option<String>,
 }
 
-/// Copy what lies under an overlay into its folder
+/// Copy what lies under an overlay to this machine, while it is served
 ///
-/// What is there is read from there; in the end the repository is not read any more. An export that
-/// uses the overlay does it itself and goes on meanwhile. A copy that was cut off goes on.
+/// Without --to, it is copied into the overlay's folder. What is there is read from there; in the
+/// end the repository is not read any more. An export that uses the overlay does it itself and
+/// goes on meanwhile. A copy that was cut off goes on with the same command.
+///
+/// With --to, the whole disk, with what was written to it, is copied to a file or a device, and in
+/// the end is there: the export then reads and writes nothing else. When it ends, the file is an
+/// ordinary disk. It cannot be committed any more; back the file up instead.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sluice overlay hydrate /srv/overlays/web-1
-  sluice overlay hydrate /srv/overlays/web-1 --limit 50MiB")]
+  sluice overlay hydrate /srv/overlays/web-1 --limit 50MiB
+  sluice overlay hydrate /srv/overlays/web-1 --to /srv/images/web-1.raw")]
 pub(crate) struct OverlayHydrateArgs {
     /// The overlay's folder
     pub(crate) dir: PathBuf,
+
+    /// File, new or empty, or device that becomes the disk; of several disks, a folder for them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
 
     /// Most bytes a second
     #[arg(long, value_name = "SIZE", value_parser = value::bytes)]

@@ -113,6 +113,10 @@ async fn show(context: &Context, dir: &Path) -> Result<Exit> {
     if let Some(written) = document["status"]["written"].as_u64() {
         rows.push(("written", bytes(written)));
     }
+    for path in &description.copy_to {
+        let what = if description.is_local() { "is now" } else { "goes to" };
+        rows.push((what, path.display().to_string()));
+    }
     if let Some(done) = document["status"]["hydration"]["done"].as_u64() {
         rows.push(("copied", bytes(done)));
     }
@@ -173,8 +177,9 @@ async fn hydrate(context: &Context, args: &OverlayHydrateArgs) -> Result<Exit> {
             meter.tell(come);
         }
     };
+    let to = overlay::targets(args.to.as_deref(), &Description::read(&args.dir)?)?;
     let done = if is_in_use(&args.dir) {
-        let request = Request::Hydrate { rate: args.limit };
+        let request = Request::Hydrate { rate: args.limit, to: to.clone() };
         let asked = ask(&args.dir, &request, |come| tell(&come)).await;
         let context = || format!("the process that uses {} does not answer", args.dir.display());
         asked.with_context(context)?.map_err(|failed| told(&failed))?
@@ -183,7 +188,7 @@ async fn hydrate(context: &Context, args: &OverlayHydrateArgs) -> Result<Exit> {
         let repository = context.open().await?;
         let overlay = PointOverlay::existing(context, &repository, &args.dir).await?;
         let copied = tokio::select! {
-            copied = overlay.hydrate(args.limit, |come| tell(&json!(come))) => copied,
+            copied = overlay.hydrate(args.limit, to.clone(), |come| tell(&json!(come))) => copied,
             () = stop.cancelled() => {
                 Err(advise("cancelled", "the copy is not complete", "run the command again"))
             }
@@ -192,7 +197,10 @@ async fn hydrate(context: &Context, args: &OverlayHydrateArgs) -> Result<Exit> {
         json!(copied?)
     };
     if context.global.json {
-        output::json_line(&json!({ "type": "summary", "hydration": done }))?;
+        output::json_line(&json!({ "type": "summary", "hydration": done, "to": to }))?;
+    } else if let (false, Some(first)) = (context.global.quiet, to.first()) {
+        let first = first.display();
+        note(format_args!("{first} is the disk now; neither overlay nor repository is read"));
     } else if !context.global.quiet {
         let dir = args.dir.display();
         note(format_args!("{dir} holds all of its disks; the repository is not read any more"));

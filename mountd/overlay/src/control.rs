@@ -35,6 +35,9 @@ pub enum Request {
     Hydrate {
         /// Most bytes a second.
         rate: Option<u64>,
+        /// Files or devices that become the disks, one for each; none for the folder.
+        #[serde(default)]
+        to: Vec<PathBuf>,
     },
 }
 
@@ -193,7 +196,7 @@ mod tests {
             teller.tell(serde_json::json!(1));
             match request {
                 Request::Status => Ok(serde_json::json!({"fine": true})),
-                Request::Hydrate { rate } => Ok(serde_json::json!(rate)),
+                Request::Hydrate { rate, .. } => Ok(serde_json::json!(rate)),
                 Request::Commit { instance } => Err(serde_json::json!(instance)),
             }
         }

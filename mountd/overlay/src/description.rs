@@ -61,6 +61,10 @@ pub struct Description {
     /// Whether whoever has the base keeps it for this overlay.
     #[serde(default)]
     pub kept: bool,
+    /// Where the copies of the bases lie, by disk, when they are not in the folder. Once layer 0
+    /// is the only one, these files or devices are the disks.
+    #[serde(default)]
+    pub copy_to: Vec<PathBuf>,
 }
 
 impl Description {
@@ -72,8 +76,18 @@ impl Description {
     ) -> Self {
         let first_base = base.clone();
         let id = format!("{:032x}", u128::from_be_bytes(id));
-        let (layers, kept) = (vec![1], false);
-        Self { version: VERSION, id, base, first_base, cell: CELL, limit, disks, layers, kept }
+        Self {
+            version: VERSION,
+            id,
+            base,
+            first_base,
+            cell: CELL,
+            limit,
+            disks,
+            layers: vec![1],
+            kept: false,
+            copy_to: vec![],
+        }
     }
 
     /// Where the description of an overlay lies.
@@ -119,7 +133,10 @@ impl Description {
         if self.disks.is_empty() || self.disks.iter().any(|disk| disk.size > MAX_SIZE) {
             return Err("a disk is too large, or there is none");
         }
-        if self.layers.iter().all(|layer| *layer == COPY)
+        if !self.copy_to.is_empty() && self.copy_to.len() != self.disks.len() {
+            return Err("there is not a copy for each disk");
+        }
+        if (self.layers.iter().all(|layer| *layer == COPY) && !self.is_local())
             || !self.layers.is_sorted_by(|one, next| one < next)
         {
             return Err("the layers are not in order");
@@ -129,7 +146,18 @@ impl Description {
 
     /// How many of the layers are copies of the base: the lowest, or none.
     pub(crate) fn copies(&self) -> usize {
-        usize::from(self.layers.first() == Some(&COPY))
+        usize::from(self.layers.first() == Some(&COPY) && self.layers.len() > 1)
+    }
+
+    /// Whether the disks are files or devices of this machine by now, which nothing lies under.
+    pub fn is_local(&self) -> bool {
+        self.layers == [COPY] && !self.copy_to.is_empty()
+    }
+
+    /// Where the data of a disk's layer lies, when that is not in the folder.
+    pub(crate) fn outside(&self, disk: u32, layer: u32) -> Option<&Path> {
+        let path = self.copy_to.get(disk as usize).filter(|_| layer == COPY);
+        path.map(PathBuf::as_path)
     }
 
     /// The id as bytes; of one that was read or made there is one.

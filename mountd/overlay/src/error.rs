@@ -62,6 +62,15 @@ pub enum OverlayError {
     /// There is no room for another freeze.
     #[error("too many commits of the overlay have failed; end the export and begin it again")]
     TooManyLayers,
+    /// Its disks are files or devices of this machine by now, and no longer lie over anything.
+    #[error("the overlay's disks are files by now, beginning with {}", first(.0))]
+    Local(Vec<PathBuf>),
+    /// The copy goes somewhere else already.
+    #[error("the copy of what lies below goes to {} already", first(.0))]
+    CopiedElsewhere(Vec<PathBuf>),
+    /// Where the copy was to go is something.
+    #[error("{0} is not empty")]
+    TargetNotEmpty(PathBuf),
     /// What was written cannot be made durable.
     #[error("what was written to the overlay cannot be made durable")]
     Failed(#[source] BlockError),
@@ -76,6 +85,10 @@ pub enum OverlayError {
         #[source]
         source: io::Error,
     },
+}
+
+fn first(paths: &[PathBuf]) -> std::path::Display<'_> {
+    paths.first().map_or(Path::new("the overlay's folder"), PathBuf::as_path).display()
 }
 
 pub(crate) fn io_error(what: &'static str, path: &Path, source: io::Error) -> OverlayError {

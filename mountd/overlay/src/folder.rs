@@ -65,7 +65,8 @@ impl Folder {
         let mut disks: Vec<Vec<Layer>> = description.disks.iter().map(|_| vec![]).collect();
         for layer in &description.layers {
             for (disk, header) in disks.iter_mut().zip(Self::headers(description, *layer)) {
-                disk.push(Layer::open(&self.path, header)?);
+                let outside = description.outside(header.disk, header.layer);
+                disk.push(Layer::open(&self.path, header, outside)?);
             }
         }
         Ok(disks)
@@ -74,7 +75,11 @@ impl Folder {
     /// Makes an empty layer for each disk.
     pub(crate) fn create_layer(&self, description: &Description, layer: u32) -> Result<Vec<Layer>> {
         let headers = Self::headers(description, layer).into_iter();
-        headers.map(|header| Layer::create(&self.path, header)).collect()
+        let create = |header: Header| {
+            let outside = description.outside(header.disk, header.layer);
+            Layer::create(&self.path, header, outside)
+        };
+        headers.map(create).collect()
     }
 
     /// Removes files of layers that do not count. Failing costs room only.

@@ -64,6 +64,9 @@ impl Overlay {
     fn freeze_now(self: &Arc<Self>) -> Result<Frozen> {
         self.healthy().map_err(OverlayError::Failed)?;
         let before = self.description();
+        if before.is_local() {
+            return Err(OverlayError::Local(before.copy_to));
+        }
         if before.layers.len() >= MOST_LAYERS {
             return Err(OverlayError::TooManyLayers);
         }

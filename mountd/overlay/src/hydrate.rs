@@ -6,6 +6,7 @@
 //! a commit reads; after one, what was committed is put into the copy.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ use crate::view::{View, blocking};
 const STEP: u64 = 4 << 20;
 /// Bytes after which the copy is made durable: what is lost at most when it is cut off.
 const FLUSH: u64 = 256 << 20;
+/// Time after which it is, however slow it is.
+const FLUSH_AFTER: Duration = Duration::from_secs(10);
 
 /// How far the copy of the base has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -56,7 +59,11 @@ impl Overlay {
     /// reports. It can be called again.
     pub async fn hydrate(self: &Arc<Self>, rate: Option<u64>) -> Result<()> {
         let overlay = self.clone();
-        blocking(move || overlay.begin_copy()).await.map_err(OverlayError::Failed)??;
+        blocking(move || overlay.begin_copy(&[])).await.map_err(OverlayError::Failed)??;
+        self.copy_all(rate).await
+    }
+
+    pub(crate) async fn copy_all(self: &Arc<Self>, rate: Option<u64>) -> Result<()> {
         let count = self.views.read().len();
         for index in 0..count {
             self.copy_disk(index, rate).await?;
@@ -64,22 +71,26 @@ impl Overlay {
         Ok(())
     }
 
-    /// Makes the layer for the copy, if it is not there.
-    fn begin_copy(&self) -> Result<()> {
-        if self.description().copies() > 0 {
-            return Ok(());
+    /// Makes the layer for the copy, if it is not there; its data outside where `to` says.
+    pub(crate) fn begin_copy(&self, to: &[PathBuf]) -> Result<()> {
+        let description = self.description();
+        match description.copies() > 0 || description.is_local() {
+            true if description.copy_to == to => return Ok(()),
+            true => return Err(OverlayError::CopiedElsewhere(description.copy_to)),
+            false => {}
         }
         // A frozen view counts layers; none may come in below it.
         if self.frozen.swap(true, Ordering::AcqRel) {
             return Err(OverlayError::Frozen);
         }
-        let begun = self.begin_copy_alone();
+        let begun = self.begin_copy_alone(to);
         self.frozen.store(false, Ordering::Release);
         begun
     }
 
-    fn begin_copy_alone(&self) -> Result<()> {
+    fn begin_copy_alone(&self, to: &[PathBuf]) -> Result<()> {
         let mut description = self.description();
+        description.copy_to = to.to_vec();
         let copies = self.folder.create_layer(&description, COPY)?;
         description.layers.insert(0, COPY);
         description.write(self.path())?;
@@ -96,7 +107,7 @@ impl Overlay {
     async fn copy_disk(self: &Arc<Self>, index: usize, rate: Option<u64>) -> Result<()> {
         let view = || Arc::clone(&self.views.read()[index]);
         let size = view().size;
-        let (mut at, mut unflushed) = (0, 0);
+        let (mut at, mut unflushed, mut flushed) = (0, 0, Instant::now());
         while at < size {
             let started = Instant::now();
             let view = view();
@@ -111,9 +122,9 @@ impl Overlay {
             let moved = self.copy_part(index, &view, part.clone()).await;
             let Some(moved) = moved.map_err(OverlayError::Failed)? else { continue };
             (at, unflushed) = (part.end, unflushed + moved);
-            if unflushed >= FLUSH {
+            if unflushed >= FLUSH || flushed.elapsed() >= FLUSH_AFTER {
                 self.flush_copy(&view).await?;
-                unflushed = 0;
+                (unflushed, flushed) = (0, Instant::now());
             }
             if let Some(rate) = rate.filter(|rate| *rate > 0) {
                 let due = Duration::from_secs_f64(moved as f64 / rate as f64);

@@ -43,6 +43,9 @@ const SMALL_LOG: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 pub(crate) struct Layer {
     header: Header,
     data: File,
+    /// The data lies outside the folder, where others may read it: what is zero must be zero
+    /// there, not only by the map.
+    outside: bool,
     path: PathBuf,
     map: RwLock<CellMap>,
     /// Bytes were written since the data was last synced.
@@ -75,11 +78,14 @@ fn options() -> OpenOptions {
 
 impl Layer {
     /// Makes an empty layer. It is durable once its folder is synced.
-    pub(crate) fn create(folder: &Path, header: Header) -> Result<Self> {
+    pub(crate) fn create(folder: &Path, header: Header, outside: Option<&Path>) -> Result<Self> {
         let (data, path) = paths(folder, header.disk, header.layer);
         let made = || -> io::Result<(File, File)> {
-            let data = options().create(true).truncate(true).open(&data)?;
-            data.set_len(header.size)?;
+            let data = match outside {
+                None => options().create(true).truncate(true).open(&data)?,
+                Some(path) => options().create(true).truncate(false).open(path)?,
+            };
+            fit(&data, header.size)?;
             let mut file = options().create(true).truncate(true).open(&path)?;
             file.write_all(&header.encode())?;
             file.sync_all()?;
@@ -87,19 +93,21 @@ impl Layer {
             Ok((data, file))
         };
         let (data, file) = made().map_err(|e| io_error("make a layer", &path, e))?;
-        Ok(Self::new(header, data, path, CellMap::default(), file, HEADER as u64, 1))
+        let (map, length) = (CellMap::default(), HEADER as u64);
+        Ok(Self::new(header, (data, outside.is_some()), path, map, (file, length, 1)))
     }
 
     /// Opens a layer as its last flush left it.
-    pub(crate) fn open(folder: &Path, header: Header) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, header: Header, outside: Option<&Path>) -> Result<Self> {
         let (data, path) = paths(folder, header.disk, header.layer);
-        let opened = || -> io::Result<(File, File, Vec<u8>)> {
-            let data = options().open(&data)?;
-            data.set_len(header.size)?;
+        let data = outside.unwrap_or(&data);
+        let data = options().open(data).map_err(|e| io_error("open", data, e))?;
+        let opened = || -> io::Result<(File, Vec<u8>)> {
+            fit(&data, header.size)?;
             let file = options().open(&path)?;
-            Ok((data, file, std::fs::read(&path)?))
+            Ok((file, std::fs::read(&path)?))
         };
-        let (data, file, bytes) = opened().map_err(|e| io_error("open a layer", &path, e))?;
+        let (file, bytes) = opened().map_err(|e| io_error("open a layer", &path, e))?;
         let replay = log::replay(&header, &bytes)
             .map_err(|source| OverlayError::Damaged { path: path.clone(), source })?;
         if replay.valid < bytes.len() as u64 {
@@ -107,22 +115,22 @@ impl Layer {
             let cut = file.set_len(replay.valid).and_then(|()| file.sync_all());
             cut.map_err(|e| io_error("cut a log", &path, e))?;
         }
-        Ok(Self::new(header, data, path, replay.map, file, replay.valid, replay.next))
+        let log = (file, replay.valid, replay.next);
+        Ok(Self::new(header, (data, outside.is_some()), path, replay.map, log))
     }
 
     fn new(
         header: Header,
-        data: File,
+        (data, outside): (File, bool),
         path: PathBuf,
         map: CellMap,
-        file: File,
-        length: u64,
-        next: u64,
+        (file, length, next): (File, u64, u64),
     ) -> Self {
         let log = Log { file, length, next, rewrite_at: (2 * length).max(SMALL_LOG) };
         Self {
             header,
             data,
+            outside,
             path,
             map: RwLock::new(map),
             unsynced: AtomicBool::new(false),
@@ -251,17 +259,40 @@ impl Layer {
             let area = first / AREA;
             let _shared = self.areas[(area % AREAS as u64) as usize].read();
             let end = ((area + 1) * AREA).min(cells.end);
+            let bytes = first * CELL..(end * CELL).min(self.header.size);
+            if self.outside {
+                // Before they count as zero, so that a flush that finds them has them synced.
+                self.clear(bytes.clone())?;
+                self.unsynced.store(true, Ordering::Release);
+            }
             let held = self.map.write().mark(first..end, State::Zero);
-            if held > 0 {
-                space.give(held);
-                let from = first * CELL;
+            space.give(held);
+            if held > 0 && !self.outside {
                 let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let length = end * CELL - bytes.start;
                 // A file system that cannot keeps the room taken; the cells are zero all the same.
-                let _ = rustix::fs::fallocate(&self.data, flags, from, end * CELL - from);
+                let _ = rustix::fs::fallocate(&self.data, flags, bytes.start, length);
             }
             first = end;
         }
         Ok(())
+    }
+
+    /// Makes bytes of the data zero, whatever they were and whatever they lie on.
+    fn clear(&self, bytes: Range<u64>) -> io::Result<()> {
+        let (from, length) = (bytes.start, bytes.end - bytes.start);
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // A hole is asked for where it costs nothing; a block device then writes zeroes itself.
+        if rustix::fs::fallocate(&self.data, punch, from, length).is_ok() {
+            return Ok(());
+        }
+        let zeroes = vec![0; length as usize];
+        self.data.write_all_at(&zeroes, from)
+    }
+
+    /// Takes all cells for written: what the data holds is the disk, whoever put it there.
+    pub(crate) fn take_all_for_written(&self) {
+        self.map.write().mark(0..self.header.size.div_ceil(CELL), State::Written);
     }
 
     /// Makes durable what was written before. Once this has failed, the system may have dropped
@@ -322,6 +353,17 @@ impl Layer {
     }
 }
 
+/// Gives a file its size. A device has one, which must do.
+fn fit(data: &File, size: u64) -> io::Result<()> {
+    if data.metadata()?.is_file() {
+        return data.set_len(size);
+    }
+    match rustix::fs::seek(data, rustix::fs::SeekFrom::End(0))? {
+        there if there >= size => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is smaller than the disk")),
+    }
+}
+
 /// Makes the names in a file's folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(path))?.sync_all()
@@ -335,7 +377,7 @@ mod tests {
     fn a_log_that_grows_is_written_anew_and_says_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let header = Header { overlay: [3; 16], disk: 0, layer: 1, size: 64 << 20 };
-        let layer = Layer::create(folder.path(), header).unwrap();
+        let layer = Layer::create(folder.path(), header, None).unwrap();
         let space = Space::new(0, u64::MAX);
         let length = || std::fs::metadata(&layer.path).unwrap().len();
         let (mut longest, mut shrunk) = (0, 0);
@@ -350,7 +392,7 @@ mod tests {
             longest = length();
         }
         assert!(shrunk > 0, "never written anew, at {longest} bytes");
-        let again = Layer::open(folder.path(), header).unwrap();
+        let again = Layer::open(folder.path(), header, None).unwrap();
         assert_eq!(again.entries(), layer.entries());
         assert_eq!(again.counts().0, space.used());
     }

@@ -14,7 +14,8 @@
 //! while clients go on writing, and [`Frozen::rebase`] puts the new point underneath.
 //!
 //! [`Overlay::hydrate`] copies the base into the folder, piece by piece; what is there is read from
-//! there, and in the end the base is not read any more.
+//! there, and in the end the base is not read any more. [`Overlay::move_to`] copies it to files or
+//! devices outside the folder, puts what was written on top, and then lets these be the disks.
 //!
 //! The room does not know what a repository is. The base is described by words of the caller, and
 //! only compared.
@@ -30,6 +31,7 @@
 //!   `NoSpace`, and nothing else does.
 
 pub mod control;
+mod cut_over;
 mod description;
 mod disk;
 mod error;

@@ -52,6 +52,8 @@ pub struct Status {
     pub layers: usize,
     /// How much of the base has been copied, once that was begun.
     pub hydration: Option<Hydration>,
+    /// The disks are files or devices of this machine, and nothing else is read or written.
+    pub local: bool,
     /// A view of it is frozen.
     pub frozen: bool,
     /// A sync has failed: nothing can be written any more.
@@ -111,6 +113,10 @@ impl Overlay {
             description.write(path)?;
         }
         folder.sweep(&description);
+        if description.is_local() {
+            disks.iter().flatten().for_each(Layer::take_all_for_written);
+            description.limit = None;
+        }
         let written = disks.iter().flat_map(|layers| &layers[copies..]);
         let used = written.map(|layer| layer.counts().0).sum();
         let most = description.limit.map_or(u64::MAX, |limit| limit / CELL);
@@ -164,15 +170,20 @@ impl Overlay {
 
     /// How it is.
     pub fn status(&self) -> Status {
+        let (limit, local) = {
+            let description = self.description.lock();
+            (description.limit, description.is_local())
+        };
         let views = self.views.read();
         let zero: u64 =
             views.iter().flat_map(|view| view.written()).map(|layer| layer.counts().1).sum();
         Status {
             written: self.space.used() * CELL,
             zero: zero * CELL,
-            limit: self.description.lock().limit,
+            limit,
             layers: views.first().map_or(0, |view| view.written().len()),
             hydration: hydration(&views),
+            local,
             frozen: self.frozen.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
         }

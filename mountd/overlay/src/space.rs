@@ -38,6 +38,11 @@ impl Space {
         self.used.fetch_add(cells, Ordering::Relaxed);
     }
 
+    /// From now on there is no bound.
+    pub(crate) fn unbind(&self) {
+        self.most.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Gives room back.
     pub(crate) fn give(&self, cells: u64) {
         self.used.fetch_sub(cells, Ordering::Relaxed);

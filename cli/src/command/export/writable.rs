@@ -8,7 +8,7 @@ use sluice_overlay::control::Control;
 use sluice_repository::{Repository, RestorePoint};
 use tokio::task::JoinHandle;
 
-use crate::adapter::overlay::{PointOverlay, folder};
+use crate::adapter::overlay::{PointOverlay, folder, targets};
 use crate::args::WritableArgs;
 use crate::context::Context;
 use crate::output::note;
@@ -46,10 +46,18 @@ impl Writable {
             note(format_args!("what is written goes to {dir}, and is there the next time"));
             note(format_args!("  sluice overlay commit {dir}"));
         }
-        let hydration = args.hydrate.then(|| {
+        let to = targets(args.hydrate_to.as_deref(), &overlay.overlay.description());
+        let to = match to {
+            Ok(to) => to,
+            Err(error) => {
+                overlay.close().await?;
+                return Err(error);
+            }
+        };
+        let hydration = (args.hydrate || !to.is_empty()).then(|| {
             let (overlay, rate) = (overlay.clone(), args.hydrate_limit);
             tokio::spawn(async move {
-                match overlay.hydrate(rate, |_| ()).await {
+                match overlay.hydrate(rate, to, |_| ()).await {
                     Ok(_) => tracing::info!("the overlay needs the repository no more"),
                     Err(error) => tracing::warn!("{error:#}"),
                 }

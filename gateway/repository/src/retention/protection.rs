@@ -3,8 +3,8 @@
 //! # Model
 //!
 //! A point is kept while it is on hold, while an overlay lies over it, while its retention time
-//! has not come, or while it waits for an event. Retention becomes longer at once, and shorter only after a delay during
-//! which everybody can see it coming.
+//! has not come, or while it waits for an event. Retention becomes longer at once, and shorter only
+//! after a delay during which everybody can see it coming.
 //!
 //! # Invariants
 //!

@@ -5,4 +5,5 @@ mod crash;
 mod freeze;
 mod hydrate;
 mod model;
+mod moved;
 mod support;

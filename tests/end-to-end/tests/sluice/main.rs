@@ -29,3 +29,4 @@ mod secrets;
 mod sources;
 mod stat;
 mod support;
+mod vhost_user;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::iscsi::qemu;
 use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
-use crate::support::run::Cmd;
+use crate::support::run::{Cmd, wait_until};
 use crate::support::serve::Export;
 
 /// A repository with a disk as `vm`; its size is a multiple of 512.
@@ -253,4 +253,50 @@ fn a_point_whose_overlay_was_lost_is_let_go_of_by_hand() {
     repo.fails(1, ["forget", &point]).says(&["overlay"]);
     repo.ok(["release", &point, "--overlays"]);
     repo.ok(["forget", &point]);
+}
+
+#[test]
+fn a_disk_moves_to_a_file_while_it_is_served_and_the_file_is_the_disk() {
+    let (repo, point) = sample();
+    let (dir, file) = (overlay(&repo), repo.path("moved.raw"));
+    let to = file.to_str().unwrap();
+    let mut export = writable(&repo, &point, &[]);
+    io(export.uri(), &[&WRITES[..], &["flush"]].concat()).ok();
+    // Killed in its middle, whoever asked for it is told, and it goes on.
+    let hydrate = ["overlay", "hydrate", &dir, "--to", to];
+    let slow = repo.sluice([&hydrate[..], &["--limit", "1MiB"]].concat()).spawn();
+    wait_until("the copy has begun", || {
+        let shown = repo.json(["overlay", "show", &dir]);
+        shown["status"]["hydration"]["done"].as_u64().is_some_and(|done| done > 0)
+    });
+    export.running().signal(Signal::KILL);
+    drop(export);
+    slow.wait().ended(1);
+    let export = writable(&repo, &point, &[]);
+    let told = repo.sluice([&hydrate[..], &["--json", "--limit", "8MiB"]].concat()).run().ended(0);
+    assert!(told.text().contains("\"eta_seconds\""), "{}", told.text());
+    let more = ["write -P 0x99 2M 4k", "write -z 4M 1M", "write -P 0x31 23M 64k", "flush"];
+    io(export.uri(), &more).ok();
+    // The repository's data is not needed any more, and neither is the export.
+    let data = repo.folder().join("d");
+    fs::rename(&data, repo.path("away")).unwrap();
+    let image = expected(&repo, "more.raw", &[&WRITES[..], &more].concat());
+    same(export.uri(), &image);
+    repo.fails(1, ["overlay", "commit", &dir]).says(&["moved.raw"]);
+    repo.fails(1, ["overlay", "hydrate", &dir, "--to", "/nowhere/disk.raw"]).says(&[to]);
+    drop(export);
+    disk::assert_same(&file, &image);
+    let export = writable(&repo, &point, &[]);
+    same(export.uri(), &image);
+    io(export.uri(), &["write -P 0x42 12M 4k"]).ok();
+    export.stop();
+    io(image.to_str().unwrap(), &["write -P 0x42 12M 4k"]).ok();
+    disk::assert_same(&file, &image);
+    fs::rename(repo.path("away"), &data).unwrap();
+    repo.ok(["overlay", "discard", &dir]);
+    disk::assert_same(&file, &image);
+    // No file that holds something is written over.
+    writable(&repo, &point, &[]).stop();
+    repo.fails(1, hydrate).says(&["not empty"]);
+    disk::assert_same(&file, &image);
 }

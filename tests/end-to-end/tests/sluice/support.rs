@@ -8,3 +8,4 @@ pub mod run;
 pub mod s3;
 pub mod serve;
 pub mod swift;
+pub mod vhost;

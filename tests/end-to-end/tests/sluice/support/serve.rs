@@ -44,6 +44,13 @@ impl Export {
         Self::start(repo, &[&["http"], points, &["--listen", "127.0.0.1:0"], more].concat())
     }
 
+    /// Serves an image over vhost-user on a socket of its own, with more options.
+    pub fn vhost_user(repo: &Repo, point: &str, more: &[&str]) -> Self {
+        let socket = socket(repo.dir());
+        let args = ["vhost-user", point, "--socket", socket.to_str().unwrap()];
+        Self::start(repo, &[&args, more].concat())
+    }
+
     /// Starts the export and waits until it says it is ready.
     fn start(repo: &Repo, what: &[&str]) -> Self {
         let ready = tempfile::Builder::new().prefix("ready-").tempfile_in(repo.dir()).unwrap();

@@ -1,0 +1,123 @@
+//! Disks that become files of this machine while they are in use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sluice_block::{BlockWrite, conformance};
+use sluice_overlay::{CELL, OpenOptions, OverlayError};
+
+use crate::support::{CREATE, content, open, read_all};
+
+const SIZE: usize = (21 << 20) + 1234;
+
+#[tokio::test]
+async fn a_disk_that_was_moved_is_the_file_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, file) = (folder.path().join("overlay"), folder.path().join("disk.raw"));
+    let under = content(SIZE, 7);
+    let mut model = under.clone();
+    let options = OpenOptions { create: true, limit: Some(64 * CELL) };
+    {
+        let (overlay, disk) = open(&dir, &under, options);
+        disk.write_at(5000, &[9; 100_000]).await.unwrap();
+        disk.write_zeroes(3 << 20, 70_000).await.unwrap();
+        disk.write_at(SIZE as u64 - 10, &[8; 10]).await.unwrap();
+        overlay.move_to(vec![file.clone()], None).await.unwrap();
+        assert!(overlay.status().local);
+        assert!(matches!(overlay.freeze(), Err(OverlayError::Local(_))));
+        model[5000..105_000].fill(9);
+        model[3 << 20..(3 << 20) + 70_000].fill(0);
+        model[SIZE - 10..].fill(8);
+        conformance::read(&*disk, &model).await;
+        assert!(std::fs::read(&file).unwrap() == model);
+        // The limit was one of the overlay's folder.
+        disk.write_at(4 << 20, &vec![6; 1 << 20]).await.unwrap();
+        disk.write_zeroes(4 << 20, 300_001).await.unwrap();
+        disk.write_at(77, &[5; 3]).await.unwrap();
+        disk.flush().await.unwrap();
+        model[4 << 20..5 << 20].fill(6);
+        model[4 << 20..(4 << 20) + 300_001].fill(0);
+        model[77..80].fill(5);
+        assert!(std::fs::read(&file).unwrap() == model);
+        overlay.move_to(vec![file.clone()], None).await.unwrap();
+        let other = overlay.move_to(vec![folder.path().join("other")], None).await;
+        assert!(matches!(other, Err(OverlayError::CopiedElsewhere(_))));
+    }
+    // Somebody else has used the file meanwhile: what it holds is the disk.
+    use std::os::unix::fs::FileExt;
+    let opened = std::fs::File::options().write(true).open(&file).unwrap();
+    opened.write_all_at(&[4; 100], (4 << 20) + 50).unwrap();
+    model[(4 << 20) + 50..(4 << 20) + 150].fill(4);
+    let (overlay, disk) = open(&dir, &vec![0; SIZE], OpenOptions::default());
+    assert!(overlay.status().local && overlay.status().limit.is_none());
+    conformance::read(&*disk, &model).await;
+}
+
+#[tokio::test]
+async fn a_move_that_was_cut_off_goes_on_and_never_overwrites_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, file) = (folder.path().join("overlay"), folder.path().join("disk.raw"));
+    let under = content(SIZE, 3);
+    {
+        let (overlay, disk) = open(&dir, &under, CREATE);
+        disk.write_at(1 << 20, &[9; 4096]).await.unwrap();
+        std::fs::write(&file, "precious").unwrap();
+        let refused = overlay.move_to(vec![file.clone()], None).await;
+        assert!(matches!(refused, Err(OverlayError::TargetNotEmpty(_))));
+        std::fs::remove_file(&file).unwrap();
+        let slow = overlay.move_to(vec![file.clone()], Some(1 << 20));
+        let cut = tokio::time::timeout(std::time::Duration::from_millis(300), slow);
+        cut.await.unwrap_err();
+        let come = overlay.status().hydration.unwrap();
+        assert!(come.done < come.total && !overlay.status().local);
+        overlay.flush().unwrap();
+    }
+    let (overlay, disk) = open(&dir, &under, OpenOptions::default());
+    disk.write_at(9 << 20, &[8; 4096]).await.unwrap();
+    overlay.move_to(vec![file.clone()], None).await.unwrap();
+    let mut model = under;
+    model[1 << 20..(1 << 20) + 4096].fill(9);
+    model[9 << 20..(9 << 20) + 4096].fill(8);
+    assert!(std::fs::read(&file).unwrap() == model);
+    assert!(read_all(&*disk).await == model);
+}
+
+/// Nothing of what is written while the disk moves is lost, wherever it falls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_it_moves_is_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..6u8 {
+        let dir = folder.path().join(format!("overlay-{round}"));
+        let file: PathBuf = folder.path().join(format!("{round}.raw"));
+        let (overlay, disk) = open(&dir, &content(SIZE, round), CREATE);
+        let over = Arc::new(AtomicBool::new(false));
+        let moving = {
+            let (overlay, file, over) = (overlay.clone(), file.clone(), over.clone());
+            tokio::spawn(async move {
+                let moved = overlay.move_to(vec![file], None).await;
+                over.store(true, Ordering::Release);
+                moved
+            })
+        };
+        let mut model = content(SIZE, round);
+        let mut step = 0u64;
+        while !over.load(Ordering::Acquire) || step < 50 {
+            let at = (step * 7_919_311) % (SIZE as u64 - 50_000);
+            let (from, length) = (at as usize, 1 + (step * 977 % 49_000) as usize);
+            if step % 5 == 4 {
+                disk.write_zeroes(at, length as u64).await.unwrap();
+                model[from..from + length].fill(0);
+            } else {
+                let bytes = vec![1 + step as u8 % 200; length];
+                disk.write_at(at, &bytes).await.unwrap();
+                model[from..from + length].copy_from_slice(&bytes);
+            }
+            step += 1;
+        }
+        moving.await.unwrap().unwrap();
+        disk.flush().await.unwrap();
+        assert!(std::fs::read(&file).unwrap() == model, "round {round}, {step} steps");
+        assert!(read_all(&*disk).await == model);
+    }
+}
