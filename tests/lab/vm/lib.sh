@@ -14,9 +14,9 @@ export XDG_CACHE_HOME=$LAB_WORK/cache XDG_STATE_HOME=$LAB_WORK/state TMPDIR=$LAB
 # client NAME: whose tests follow.
 client=''
 client() { client=$1; }
-checked=''
+CHECKED=''
 result() {
-    checked=$1
+    CHECKED=$1
     printf '%s\t%s\t%s\t%s\n' "$1" "$client" "$2" "$(tr '\t\n' '  ' <<<"${3:-}")" >&5
 }
 pass() { result pass "$1"; }
@@ -36,7 +36,7 @@ check() {
 # must TEST COMMAND...: the same, and there is no point in going on without.
 must() {
     check "$@"
-    [ "$checked" = pass ] || die "cannot go on without: $1"
+    [ "$CHECKED" = pass ] || die "cannot go on without: $1"
 }
 # refused TEST COMMAND...: passes when the command fails.
 refused() {
