@@ -1,8 +1,8 @@
 //! Encryption of connections: certificates and pre-shared keys ("TLS support").
 //!
-//! Only TLS 1.3 is spoken: every NBD client that knows TLS knows it, all its ciphers are
-//! authenticated, and with pre-shared keys there is still a key exchange, so that a key that is
-//! lost later opens no recorded session.
+//! TLS 1.3 is spoken, and under certificates 1.2 as well: `nbd-client` knows no other. All ciphers
+//! are authenticated, and there is always a key exchange, so that a key that is lost later opens
+//! no recorded session. For the sake of that, pre-shared keys are for 1.3 only.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use zeroize::Zeroizing;
 
 use crate::tls_error::TlsError;
 
-/// TLS 1.3 alone, with AES-GCM or ChaCha20-Poly1305, and elliptic curves.
-const POLICY: &str = "AWS-CRT-SDK-TLSv1.3-2023";
+/// TLS 1.2 and 1.3, with AES-GCM (in 1.3 also ChaCha20-Poly1305), and elliptic curves.
+const POLICY: &str = "20251014";
 /// Longest delay, in seconds, before a connection that failed to prove itself is closed. Delays
-/// hide what the ciphers of old leak through time; TLS 1.3 has none of these.
+/// hide what the ciphers of old leak through time; none of these is spoken.
 const BLINDING: u32 = 1;
 /// Users in a key file. Each connection is told all of them.
 const MOST_USERS: usize = 1024;

@@ -14,9 +14,9 @@ export XDG_CACHE_HOME=$LAB_WORK/cache XDG_STATE_HOME=$LAB_WORK/state TMPDIR=$LAB
 # client NAME: whose tests follow.
 client=''
 client() { client=$1; }
-checked=''
+CHECKED=''
 result() {
-    checked=$1
+    CHECKED=$1
     printf '%s\t%s\t%s\t%s\n' "$1" "$client" "$2" "$(tr '\t\n' '  ' <<<"${3:-}")" >&5
 }
 pass() { result pass "$1"; }
@@ -36,7 +36,7 @@ check() {
 # must TEST COMMAND...: the same, and there is no point in going on without.
 must() {
     check "$@"
-    [ "$checked" = pass ] || die "cannot go on without: $1"
+    [ "$CHECKED" = pass ] || die "cannot go on without: $1"
 }
 # refused TEST COMMAND...: passes when the command fails.
 refused() {
@@ -64,8 +64,8 @@ repository() {
     : >"$LAB_WORK/repository.done"
 }
 
-# serve PROTOCOL ARGUMENT...: an export. Sets $server, its process, and $uri.
-server='' uri=''
+# serve PROTOCOL ARGUMENT...: an export. Sets $SERVER, its process, and $URI.
+SERVER='' URI=''
 serve() { begin_server export "$@"; }
 begin_server() {
     local fifo=$LAB_WORK/ready
@@ -73,22 +73,22 @@ begin_server() {
     mkfifo "$fifo"
     # Not by the function: the process must be its own.
     "$LAB_SLUICE" --no-progress "$@" --ready-fd 3 3>"$fifo" &
-    server=$!
-    { read -r -t 120 _ && read -r -t 10 uri; } <"$fifo" || die "no server: $*"
-    echo "serving $uri"
+    SERVER=$!
+    { read -r -t 120 _ && read -r -t 10 URI; } <"$fifo" || die "no server: $*"
+    echo "serving $URI"
 }
 # new_overlay: a folder for an overlay, which is not there.
 new_overlay() { mktemp -u "$LAB_WORK/overlay.XXXXXX"; }
 # unserve: ends it. Fails when it does not end well.
 unserve() {
-    kill -TERM "$server"
+    kill -TERM "$SERVER"
     await_server
 }
 await_server() {
-    local ended=$server end=$((SECONDS + 60))
+    local ended=$SERVER end=$((SECONDS + 60))
     while kill -0 "$ended" 2>/dev/null && [ $SECONDS -lt $end ]; do sleep 0.1; done
     [ $SECONDS -lt $end ] || kill -KILL "$ended"
-    server=''
+    SERVER=''
     wait "$ended"
 }
 # A port that nobody listens on.
@@ -97,34 +97,37 @@ free_port() {
     while port=$((20000 + RANDOM % 10000)); (: >"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
     echo "$port"
 }
-# The port of $uri.
-port() { sed -E 's#^[a-z]+://[^/]*:([0-9]+).*#\1#' <<<"$uri"; }
+# The port of $URI.
+port() { sed -E 's#^[a-z]+://[^/]*:([0-9]+).*#\1#' <<<"$URI"; }
 
 # --- guests -----------------------------------------------------------------------------------------
 
-guest='' guest_pid='' guest_seconds='' guest_in='' guest_out=''
+GUEST='' GUEST_PID='' guest_seconds='' guest_in='' guest_out=''
 
 # start_guest [--bios] QEMU-ARGUMENT...: boots from the first disk that the arguments say, and waits
 # until it takes commands. Without --bios, kernel and initrd come from outside of it.
 start_guest() {
     local boot=(-kernel "$LAB_IMAGE/vmlinuz" -initrd "$LAB_IMAGE/initrd"
         -append 'console=ttyS0,115200 net.ifnames=0 mitigations=off quiet')
-    if [ "$1" = --bios ]; then boot=(); shift; fi
-    guest=$(mktemp -d "$LAB_WORK/guest.XXXXXX")
-    mkfifo "$guest/agent.in" "$guest/agent.out"
+    if [ "$1" = --bios ]; then
+        boot=()
+        shift
+    fi
+    GUEST=$(mktemp -d "$LAB_WORK/guest.XXXXXX")
+    mkfifo "$GUEST/agent.in" "$GUEST/agent.out"
     # Both for reading and writing: neither waits for QEMU to open them.
-    exec {guest_in}<>"$guest/agent.in" {guest_out}<>"$guest/agent.out"
+    exec {guest_in}<>"$GUEST/agent.in" {guest_out}<>"$GUEST/agent.out"
     local modules=() data=()
     [ -z "$LAB_QEMU_LIBS" ] ||
         modules=(env LD_LIBRARY_PATH="$LAB_QEMU_LIBS" QEMU_MODULE_DIR="$LAB_QEMU_LIBS/qemu")
     [ -z "$LAB_QEMU_DATA" ] || data=(-L "$LAB_QEMU_DATA/qemu" -L "$LAB_QEMU_DATA/seabios")
     "${modules[@]}" "$LAB_QEMU" "${data[@]}" -name lab -nodefaults -display none -vga none \
-        -machine q35 -accel tcg,thread=multi -cpu max -m 768 -serial "file:$guest/console" \
-        -device virtio-serial-pci -chardev "pipe,id=agent,path=$guest/agent" \
+        -machine q35,graphics=off -accel tcg,thread=multi -cpu max -m 768 -serial "file:$GUEST/console" \
+        -device virtio-serial-pci -chardev "pipe,id=agent,path=$GUEST/agent" \
         -device virtserialport,chardev=agent,name=lab \
         -netdev user,id=net -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci \
-        "${boot[@]}" "$@" >"$guest/qemu.log" 2>&1 &
-    guest_pid=$!
+        "${boot[@]}" "$@" >"$GUEST/qemu.log" 2>&1 &
+    GUEST_PID=$!
     await_guest
 }
 
@@ -132,8 +135,8 @@ start_guest() {
 await_guest() {
     local began=$EPOCHREALTIME
     guest_answer 300 >/dev/null || {
-        tail -n 5 "$guest/qemu.log"
-        tail -c 2000 "$guest/console"
+        tail -n 5 "$GUEST/qemu.log"
+        tail -c 2000 "$GUEST/console"
         return 1
     }
     guest_seconds=$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $began }")
@@ -147,8 +150,8 @@ guest_answer() {
     local line='' part='' end=$((SECONDS + $1))
     while ! IFS= read -r -t 1 -u "$guest_out" part; do
         line+=$part
-        kill -0 "$guest_pid" 2>/dev/null || { echo 'QEMU has ended'; return 125; }
-        ! grep -qa 'Kernel panic\|LAB-NO-ROOT' "$guest/console" || { echo 'panic'; return 125; }
+        kill -0 "$GUEST_PID" 2>/dev/null || { echo 'QEMU has ended'; return 125; }
+        ! grep -qa 'Kernel panic\|LAB-NO-ROOT\|Boot error' "$GUEST/console" || { echo 'panic'; return 125; }
         [ $SECONDS -lt $end ] || { echo "no answer from the guest in $1 s"; return 124; }
     done
     line+=$part
@@ -170,18 +173,18 @@ chmod 755 '$2'"; }
 
 # stop_guest: cleanly, with everything written.
 stop_guest() {
-    [ -n "$guest_pid" ] || return 0
+    [ -n "$GUEST_PID" ] || return 0
     guest_send 'sync; mount -o remount,ro /; echo o >/proc/sysrq-trigger; sleep 60'
     local end=$((SECONDS + 60))
-    while kill -0 "$guest_pid" 2>/dev/null && [ $SECONDS -lt $end ]; do sleep 0.2; done
+    while kill -0 "$GUEST_PID" 2>/dev/null && [ $SECONDS -lt $end ]; do sleep 0.2; done
     kill_guest
 }
 
 kill_guest() {
-    [ -n "$guest_pid" ] || return 0
-    kill -KILL "$guest_pid" 2>/dev/null || true
-    wait "$guest_pid" 2>/dev/null || true
-    guest_pid=''
+    [ -n "$GUEST_PID" ] || return 0
+    kill -KILL "$GUEST_PID" 2>/dev/null || true
+    wait "$GUEST_PID" 2>/dev/null || true
+    GUEST_PID=''
     exec {guest_in}>&- {guest_out}>&-
 }
 
@@ -197,7 +200,7 @@ OWN_DISK=(-drive "file=$LAB_IMAGE/disk.raw,format=raw,if=none,id=own,snapshot=on
 finish() {
     local status=$?
     kill_guest
-    if [ -n "$server" ]; then kill -KILL "$server" 2>/dev/null || true; fi
+    if [ -n "$SERVER" ]; then kill -KILL "$SERVER" 2>/dev/null || true; fi
     exit $status
 }
 trap finish EXIT

@@ -218,6 +218,50 @@ async fn qemu_reads_under_certificates_and_shared_keys() {
     }
 }
 
+/// `nbd-client` insists on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_know_tls_1_2_only_are_served_under_certificates_and_nothing_older_is() {
+    for key in ["rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256"] {
+        let pki = Pki::new(key).await;
+        let server = served(Encryption::Required(pki.tls(true))).await;
+        let image = format!(
+            "driver=nbd,host=127.0.0.1,port={},export=disk,tls-creds=tls0",
+            server.address.port()
+        );
+        let info = async |client: &str, priority: &str| {
+            let object = format!(
+                "tls-creds-x509,id=tls0,endpoint=client,dir={},priority={priority}",
+                pki.path(client)
+            );
+            let args = ["info", "--object", &object, "--image-opts", &image];
+            run(QEMU, "qemu-img", &args).await
+        };
+        let said = info("client", "NORMAL:-VERS-ALL:+VERS-TLS1.2").await;
+        assert!(said.ok, "{}", said.err);
+        assert!(!info("bad", "NORMAL:-VERS-ALL:+VERS-TLS1.2").await.ok);
+        assert!(!info("client", "LEGACY:-VERS-ALL:+VERS-TLS1.1").await.ok);
+        let unauthenticated = "NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-CBC";
+        assert!(!info("client", unauthenticated).await.ok);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_key_is_not_let_in_by_the_servers_certificate() {
+    let pki = Pki::new("ec -pkeyopt ec_paramgen_curve:P-256").await;
+    let both = Tls::builder().certificate(pki.read("server.pem"), pki.read("server.key").into());
+    let both = both.keys(&format!("alice:{KEY}\n")).unwrap().build().unwrap();
+    let server = served(Encryption::Required(both)).await;
+    for uri in server.keyed("alice", KEY) {
+        let info = nbdinfo(&uri).await;
+        assert!(info.ok, "{}", info.err);
+    }
+    for uri in server.certified(&pki, "anonymous") {
+        assert!(!nbdinfo(&uri).await.ok, "a client without a key was let in");
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_client_is_served_only_where_it_may_be() {
     let server = served(Encryption::Offered(psk())).await;
