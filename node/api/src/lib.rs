@@ -1,0 +1,1 @@
+//! The contract between server and nodes, and a client of the server.

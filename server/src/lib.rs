@@ -1,0 +1,1 @@
+//! REST API, access rules, scheduler loop and node dispatch.
