@@ -50,11 +50,6 @@ pub enum Source {
         /// Its path.
         path: String,
     },
-    /// What a command on a node writes to its standard output.
-    Command {
-        /// The program and its arguments.
-        command: Vec<String>,
-    },
 }
 
 /// An image file.
@@ -79,7 +74,6 @@ impl Instance {
                 !images.is_empty() && images.iter().all(|i| absolute(&i.path) && named(i))
             }
             Source::Device { path } | Source::Folder { path } => absolute(path),
-            Source::Command { command } => command.first().is_some_and(|word| absolute(word)),
         };
         if !fits {
             return Err(CatalogError::invalid("a source has absolute paths, and at least one"));

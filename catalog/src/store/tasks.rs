@@ -277,8 +277,39 @@ impl Tx {
              ORDER BY id LIMIT {LOOKED_AT}"
         );
         let rows = self.all(query(sql).bind(number(now_ms))).await?;
+        let message = "the node that ran it was not heard of any more";
+        self.take_back(&rows, message, now_ms).await
+    }
+
+    /// Takes back all leases of a node that was started again and runs nothing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reclaim_node(&mut self, node: NodeId, now_ms: u64) -> Result<Vec<Task>> {
+        self.lock("lock-dispatch").await?;
+        let sql = format!("SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND node_id = $1");
+        let rows = self.all(query(sql).bind(node.to_string())).await?;
+        self.take_back(&rows, "the node that ran it was started again", now_ms).await
+    }
+
+    /// Lengthens all leases: a server that was away could not hear the nodes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn extend_leases(&mut self, until_ms: u64) -> Result<u64> {
+        let sql = "UPDATE tasks SET lease_until_ms = $1 \
+                   WHERE state = 'running' AND lease_until_ms < $1";
+        self.run(sqlx::query(sql).bind(number(until_ms))).await
+    }
+
+    async fn take_back(
+        &mut self,
+        rows: &[AnyRow],
+        message: &str,
+        now_ms: u64,
+    ) -> Result<Vec<Task>> {
         let mut reclaimed = Vec::new();
-        for row in &rows {
+        for row in rows {
             let task = Task::read(row)?;
             let state = if task.cancel_requested {
                 TaskState::Cancelled
@@ -292,7 +323,7 @@ impl Tx {
             let update = sqlx::query(sql)
                 .bind(state.word())
                 .bind(state.is_final().then(|| number(now_ms)))
-                .bind("the node that ran it was not heard of any more")
+                .bind(message.to_owned())
                 .bind(number(now_ms))
                 .bind(task.id.to_string());
             self.run(update).await?;
