@@ -2,18 +2,33 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::CatalogError;
+
+/// The one made last.
+static LAST: Mutex<Guid> = Mutex::new(Guid(0));
 
 /// A UUID of version 7.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid(u128);
 
 impl Guid {
-    /// A new one, made at `now_ms`.
+    /// A new one, made at `now_ms`. Those that this process makes in the same millisecond sort in
+    /// the order in which they were made.
     pub fn new(now_ms: u64) -> Self {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = Self::random(now_ms);
+        let follows = Self(last.0.saturating_add(1 + u128::from(rand::random::<u32>())));
+        let same = last.0 >> 80 == fresh.0 >> 80 && follows.0 >> 62 == last.0 >> 62;
+        let new = if same { follows } else { fresh };
+        *last = new;
+        new
+    }
+
+    fn random(now_ms: u64) -> Self {
         let random: u128 = rand::random();
         let time = u128::from(now_ms & 0xffff_ffff_ffff) << 80;
         let low = random & ((1 << 80) - 1);

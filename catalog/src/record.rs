@@ -266,3 +266,39 @@ impl Tx {
         Ok(())
     }
 }
+
+impl Tx {
+    /// Refuses when something else needs the record: a project with content, a destination of a
+    /// policy or with restore points, an instance with restore points.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] with what needs it.
+    pub async fn refuse_if_used<K: Kind>(&mut self, record: &Record<K>) -> Result<()> {
+        let tables: &[(&str, &str)] = match K::TABLE {
+            "projects" => &[
+                ("instances", "project_id"),
+                ("policies", "project_id"),
+                ("destinations", "project_id"),
+                ("bindings", "project_id"),
+            ],
+            "destinations" => &[("points", "destination_id"), ("policies", "body")],
+            "instances" => &[("points", "instance_id")],
+            _ => &[],
+        };
+        for (table, column) in tables {
+            let gone = if *table == "points" { "AND removed_ms IS NULL " } else { "" };
+            // Ids stand in documents as they are, and nowhere within something else.
+            let (sign, value) = match *column {
+                "body" => ("LIKE", format!("%{}%", record.id)),
+                _ => ("=", record.id.to_string()),
+            };
+            let sql =
+                format!("SELECT 1 AS one FROM {table} WHERE {column} {sign} $1 {gone}LIMIT 1");
+            if self.maybe(query(sql).bind(value)).await?.is_some() {
+                let text = format!("the {} is needed by {table}", K::WORD);
+                return Err(CatalogError::new(ErrorKind::Conflict, text));
+            }
+        }
+        Ok(())
+    }
+}

@@ -50,6 +50,16 @@ impl Tx {
         Ok(record)
     }
 
+    /// Gives a node another token; the one before does not count any more.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_node_token(&mut self, node: NodeId, hash: &str, now_ms: u64) -> Result<()> {
+        let sql = "UPDATE node_presence SET token_hash = $1, last_seen_ms = $2 WHERE node_id = $3";
+        let update = sqlx::query(sql).bind(hash.to_owned()).bind(number(now_ms));
+        self.run(update.bind(node.to_string())).await.map(drop)
+    }
+
     /// The node that has the token of this hash.
     ///
     /// # Errors

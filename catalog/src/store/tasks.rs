@@ -128,6 +128,18 @@ impl Tx {
         self.all(select).await?.iter().map(Task::read).collect()
     }
 
+    /// Whether a task waits, or a lease has run out. Cheap, and takes no lock.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn needs_attention(&mut self, now_ms: u64) -> Result<(bool, bool)> {
+        let waits = "SELECT id FROM tasks WHERE state = 'queued' AND not_before_ms <= $1 LIMIT 1";
+        let lost = "SELECT id FROM tasks WHERE state = 'running' AND lease_until_ms < $1 LIMIT 1";
+        let waits = self.maybe(sqlx::query(waits).bind(number(now_ms))).await?.is_some();
+        let lost = self.maybe(sqlx::query(lost).bind(number(now_ms))).await?.is_some();
+        Ok((waits, lost))
+    }
+
     /// Gives a node the lease of the task that goes first among those it may run, if there is
     /// one. An instance has one running task at a time.
     ///

@@ -74,7 +74,10 @@ async fn what_belongs_to_others_is_not_there(Lab { catalog, .. }: Lab) {
     assert!(tx.list::<Instance>(&mine, &Page::default()).await.unwrap().is_empty());
     let seen = tx.list::<Destination>(&mine, &Page::default()).await.unwrap();
     assert_eq!(seen, [shared.clone()], "what belongs to nobody is for all");
-    assert!(tx.get::<Destination>(shared.id, &mine).await.is_ok() && tx.get::<Destination>(hidden.id, &mine).await.is_err());
+    assert!(
+        tx.get::<Destination>(shared.id, &mine).await.is_ok()
+            && tx.get::<Destination>(hidden.id, &mine).await.is_err()
+    );
     let projects = tx.list::<Project>(&mine, &Page::default()).await.unwrap();
     assert_eq!(projects.iter().map(|p| p.id).collect::<Vec<_>>(), [one]);
     assert!(tx.get::<Project>(one, &mine).await.is_ok());
@@ -114,7 +117,7 @@ async fn pages_show_everything_once(Lab { catalog, .. }: Lab) {
     assert_eq!(seen, (0..25).map(|n| format!("vm-{n}")).collect::<Vec<_>>());
 }
 
-async fn the_catalog_stays_when_it_is_closed(Lab { catalog, url, _folder }: Lab) {
+async fn the_catalog_stays_when_it_is_closed(Lab { catalog, url, _folder: _kept }: Lab) {
     let own = project(&catalog, "one").await;
     let mut tx = catalog.begin().await.unwrap();
     tx.insert(None, "dropped", Project::default(), 7).await.unwrap();

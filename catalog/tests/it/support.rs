@@ -10,7 +10,7 @@ use tempfile::TempDir;
 pub struct Lab {
     pub catalog: Catalog,
     pub url: String,
-    _folder: TempDir,
+    pub _folder: TempDir,
 }
 
 /// An empty catalog in a file.
