@@ -1,5 +1,6 @@
 //! Starting, listening, ending in good order.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,13 +15,15 @@ use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sluice_catalog::{Catalog, Node, Sealer, token_hash};
+use sluice_catalog::{Catalog, Destination, Node, Sealer, token_hash};
 use sluice_repository::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
+use crate::api::policies::init_task;
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::state::{Inner, Local, Shared, new_token};
@@ -185,6 +188,39 @@ impl Server {
         }
         tx.commit().await.map_err(failed)?;
         Ok(token)
+    }
+
+    /// Sees to a destination of this name at `url`, encrypted with a new passphrase, which is
+    /// also written to `passphrase_file`: without it, the backups cannot be read once the
+    /// server's state is lost.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the database does not answer, or the file cannot be written.
+    pub async fn local_destination(
+        &self,
+        name: &str,
+        url: &str,
+        passphrase_file: &Path,
+    ) -> Result<(), ServerError> {
+        let failed = |error| ServerError::new("cannot make the first destination", error);
+        let now = self.shared.now();
+        let mut tx = self.shared.catalog.begin().await.map_err(failed)?;
+        if tx.find::<Destination>(None, name).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        let passphrase = Zeroizing::new(new_token("passphrase"));
+        write_private(passphrase_file, &format!("{}\n", *passphrase))?;
+        let body = Destination {
+            description: "made by `sluice up`".to_owned(),
+            url: url.to_owned(),
+            environment: BTreeMap::new(),
+        };
+        let record = tx.insert(None, name, body, now).await.map_err(failed)?;
+        let secrets = [("SLUICE_PASSPHRASE".to_owned(), passphrase)].into();
+        let owner = record.id.to_string();
+        tx.set_secrets(&self.shared.sealer, &owner, &secrets).await.map_err(failed)?;
+        tx.add_task(&init_task(&record, now), now).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
     }
 
     /// Serves until `shutdown` is cancelled.

@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, NewTask, Policy, PolicyId, ProjectId, Tx,
-    Visible,
+    Destination, DestinationId, Instance, InstanceId, NewTask, Policy, PolicyId, ProjectId, Record,
+    Tx, Visible,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
@@ -82,24 +82,27 @@ pub(crate) async fn secrets(
     let names: Vec<&String> = secrets.keys().collect();
     let detail = json!({"names": names});
     tx.audit(actor.did("destination.secrets", id, record.project, detail), now).await?;
-    let spec = serde_json::to_value(TaskSpec::Init {}).unwrap_or_default();
-    let task = NewTask {
-        project: record.project,
+    tx.add_task(&init_task(&record, now), now).await?;
+    tx.commit().await?;
+    shared.work.notify_waiters();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A task that sees whether a repository can be used, and makes it where there is none.
+pub(crate) fn init_task(destination: &Record<Destination>, now: u64) -> NewTask {
+    NewTask {
+        project: destination.project,
         instance: None,
         policy: None,
-        destination: Some(id),
+        destination: Some(destination.id),
         wanted_node: None,
-        kind: "init".into(),
+        kind: TaskSpec::Init {}.kind().to_owned(),
         priority: 90,
         due_key: None,
         max_attempts: INIT_ATTEMPTS,
         not_before_ms: now,
-        spec,
-    };
-    tx.add_task(&task, now).await?;
-    tx.commit().await?;
-    shared.work.notify_waiters();
-    Ok(StatusCode::NO_CONTENT)
+        spec: serde_json::to_value(TaskSpec::Init {}).unwrap_or_default(),
+    }
 }
 
 /// List the instances that a policy has now, by hand and by tag

@@ -317,7 +317,10 @@ pub(crate) async fn events(
     shared.catalog.read().await?.task(id, &visible).await?;
     let begin = (shared, visible, 0, false);
     let stream = futures::stream::unfold(begin, move |(shared, visible, seen, ended)| async move {
-        while !ended {
+        if ended {
+            return None;
+        }
+        loop {
             let found = match shared.catalog.read().await {
                 Ok(mut tx) => tx.task(id, &visible).await,
                 Err(error) => Err(error),
@@ -334,7 +337,6 @@ pub(crate) async fn events(
                 Err(_) => return None,
             }
         }
-        None
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
