@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use serde_json::Value;
 use sluice_catalog::{NewTask, Page, Policy, Record, Rule, Schedule, Tx, When};
+use sluice_scheduler::calendar::{self, Calendar, Misfire};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
@@ -69,8 +72,8 @@ async fn due(shared: &Shared, policy: &Record<Policy>, now: u64) -> Result<bool>
             let key = format!("{}/{}", rule.name, schedule.name);
             let mark = marks.get(&key).copied().unwrap_or(policy.created_ms);
             // What a server that was away has missed is made up for once.
-            if let Some(at) = latest(schedule, now).filter(|at| *at > mark) {
-                found.push((rule, key, at));
+            if let Some(due) = latest(schedule, now).filter(|due| due.at > mark) {
+                found.push((rule, key, due));
             }
         }
     }
@@ -78,20 +81,48 @@ async fn due(shared: &Shared, policy: &Record<Policy>, now: u64) -> Result<bool>
         return Ok(false);
     }
     let mut tx = shared.catalog.begin().await?;
-    for (rule, key, at) in found {
-        add(&mut tx, policy, rule, &key, at, now).await?;
-        tx.set_last_due(policy.id, &key, at).await?;
+    for (rule, key, due) in found {
+        if due.starts {
+            add(&mut tx, policy, rule, &key, due.at, now).await?;
+        } else {
+            tracing::warn!(policy = %policy.name, schedule = %key, "its start window was missed");
+        }
+        tx.set_last_due(policy.id, &key, due.at).await?;
     }
     tx.commit().await?;
     Ok(true)
 }
 
+/// A time at which something became due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due {
+    at: u64,
+    /// Whether it may start now: it is not too late for it, or it is to be made up for.
+    starts: bool,
+}
+
+/// A calendar as the scheduler reads it.
+pub(crate) fn compiled(calendar: &Value) -> Result<Calendar, String> {
+    let schedule = serde_json::from_value::<calendar::Schedule>(calendar.clone());
+    let schedule = schedule.map_err(|error| error.to_string())?;
+    schedule.compile().map_err(|error| error.to_string())
+}
+
 /// The last time not after `now` at which the schedule became due.
-fn latest(schedule: &Schedule, now: u64) -> Option<u64> {
-    match schedule.when {
+fn latest(schedule: &Schedule, now: u64) -> Option<Due> {
+    match &schedule.when {
         When::Every { seconds } => {
             let period = seconds.checked_mul(1000)?;
-            Some(now - now.checked_rem(period)?)
+            Some(Due { at: now - now.checked_rem(period)?, starts: true })
+        }
+        When::Calendar { calendar } => {
+            // Checked when it was stored.
+            let calendar = compiled(calendar).ok()?;
+            let now = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
+            let at = calendar.previous(now)?;
+            let late = calendar.start_window().after(at) < now;
+            let starts = !late || calendar.misfire() != Misfire::Skip;
+            Some(Due { at: u64::try_from(at.as_millisecond()).ok()?, starts })
         }
         When::Manual {} => None,
     }
@@ -131,16 +162,25 @@ async fn add(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn an_interval_is_counted_from_1970() {
         let when = When::Every { seconds: 60 };
         let schedule = Schedule { name: "a".into(), paused: false, when };
-        assert_eq!(latest(&schedule, 59_999), Some(0));
-        assert_eq!(latest(&schedule, 60_000), Some(60_000));
-        assert_eq!(latest(&schedule, 119_999), Some(60_000));
+        let at = |now| latest(&schedule, now).map(|due| due.at);
+        assert_eq!((at(59_999), at(60_000), at(119_999)), (Some(0), Some(60_000), Some(60_000)));
         let when = When::Manual {};
-        assert_eq!(latest(&Schedule { when, ..schedule }, 60_000), None);
+        assert_eq!(latest(&Schedule { when, ..schedule.clone() }, 60_000), None);
+        // Two in the morning, and not later than three: at four it is too late.
+        let calendar = json!({"at": ["02:00"], "start_window": "1h", "misfire": "skip"});
+        let when = When::Calendar { calendar };
+        let schedule = Schedule { when, ..schedule };
+        let hour = 3_600_000;
+        assert_eq!(latest(&schedule, 2 * hour), Some(Due { at: 2 * hour, starts: true }));
+        assert_eq!(latest(&schedule, 4 * hour), Some(Due { at: 2 * hour, starts: false }));
+        assert!(compiled(&json!({"at": ["25:00"]})).is_err());
     }
 }

@@ -95,6 +95,12 @@ pub enum When {
         /// 1 to a year's worth.
         seconds: u64,
     },
+    /// By times of day, days, cron, in a time zone: see the documentation of schedules.
+    Calendar {
+        /// Exactly one of `at`, `every` and `cron`, and more.
+        #[schema(value_type = Object)]
+        calendar: serde_json::Value,
+    },
     /// Never by itself.
     Manual {},
 }

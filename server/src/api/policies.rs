@@ -20,6 +20,7 @@ use crate::api::{Body, Hidden, List, Path};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::ticker::compiled;
 
 /// Attempts of a task that sees to a repository.
 const INIT_ATTEMPTS: u32 = 3;
@@ -43,6 +44,13 @@ pub(crate) async fn check_policy(
     actor: &Actor,
 ) -> Result<()> {
     for rule in &policy.rules {
+        for schedule in &rule.schedules {
+            if let When::Calendar { calendar } = &schedule.when {
+                compiled(calendar).map_err(|what| {
+                    Problem::invalid(format!("schedule {}: {what}", schedule.name))
+                })?;
+            }
+        }
         let destination = tx.get::<Destination>(rule.destination, &actor.visible()).await?;
         if destination.project.is_some() && destination.project != project {
             return Err(Problem::not_found("destination"));

@@ -1,0 +1,146 @@
+//! What tasks do, and how urgent they are.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum TaskKind {
+    /// From the source to the destination in one go.
+    Backup,
+    /// From the source to a staging space.
+    Export,
+    /// From a staging space to the destination.
+    Store,
+    /// From the destination to files.
+    Restore,
+    /// From files to a new resource on its platform.
+    Import,
+    /// Offers a restore point.
+    Mount,
+    /// Ends such an offer.
+    Unmount,
+    /// A snapshot that stays at the source.
+    Snapshot,
+    /// Which resources a source has.
+    Inventory,
+    /// Reads back what is stored.
+    Verify,
+    /// Drops restore points by their retention.
+    Prune,
+    /// Frees the space of what was dropped.
+    Collect,
+    /// Copies to another destination.
+    Replicate,
+    /// Starts a restore point in isolation and sees whether it answers.
+    RestoreTest,
+}
+
+impl TaskKind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Backup,
+        Self::Export,
+        Self::Store,
+        Self::Restore,
+        Self::Import,
+        Self::Mount,
+        Self::Unmount,
+        Self::Snapshot,
+        Self::Inventory,
+        Self::Verify,
+        Self::Prune,
+        Self::Collect,
+        Self::Replicate,
+        Self::RestoreTest,
+    ];
+
+    /// The name, as in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Export => "export",
+            Self::Store => "store",
+            Self::Restore => "restore",
+            Self::Import => "import",
+            Self::Mount => "mount",
+            Self::Unmount => "unmount",
+            Self::Snapshot => "snapshot",
+            Self::Inventory => "inventory",
+            Self::Verify => "verify",
+            Self::Prune => "prune",
+            Self::Collect => "collect",
+            Self::Replicate => "replicate",
+            Self::RestoreTest => "restore-test",
+        }
+    }
+}
+
+impl fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How urgent a task is, from 0 to 100; 50 unless it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = u8, maximum = 100))]
+pub struct Priority(u8);
+
+impl Priority {
+    /// The most urgent.
+    pub const MAX: Self = Self(100);
+
+    /// The number.
+    pub fn value(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<u8> for Priority {
+    type Error = Invalid;
+
+    fn try_from(value: u8) -> Result<Self, Invalid> {
+        if value > 100 {
+            return Err(Invalid::new("priority", format!("{value} is above 100, the most urgent")));
+        }
+        Ok(Self(value))
+    }
+}
+
+impl From<Priority> for u8 {
+    fn from(priority: Priority) -> Self {
+        priority.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Priority, TaskKind};
+
+    #[test]
+    fn kinds_are_stored_under_their_names() {
+        for kind in TaskKind::ALL {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+        }
+    }
+
+    #[test]
+    fn a_priority_above_100_is_refused() {
+        assert!(serde_json::from_str::<Priority>("100").is_ok());
+        assert!(serde_json::from_str::<Priority>("101").is_err());
+    }
+}
