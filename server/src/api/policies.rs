@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, NewTask, Policy, PolicyId, ProjectId, Record,
-    Tx, Visible,
+    Tx, Visible, When,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;

@@ -86,23 +86,14 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
         .await?;
     let token = session["token"].as_str().unwrap_or_default().to_owned();
     let path = place()?;
-    let Profile { server, .. } = &Profile {
-        server: args.server.trim_end_matches('/').to_owned(),
-        fingerprint: args.fingerprint,
-        token,
-    }
-    .kept(&path)?;
+    let server = args.server.trim_end_matches('/').to_owned();
+    let profile = Profile { server, fingerprint: args.fingerprint, token };
+    profile.write(&path)?;
+    let server = profile.server;
     if context.global.json {
         output::json(&json!({"server": server, "expires_ms": session["expires_ms"]}))?;
     } else if !context.global.quiet {
         note(format_args!("logged in to {server} as {}", args.user));
     }
     Ok(Exit::Done)
-}
-
-impl Profile {
-    fn kept(self, path: &Path) -> Result<Self> {
-        self.write(path)?;
-        Ok(self)
-    }
 }

@@ -193,7 +193,7 @@ fn says(old: &Value, new: &Value) -> bool {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             let same = new.iter().all(|(key, new)| old.get(key).is_some_and(|old| says(old, new)));
-            same && old.iter().all(|(key, old)| new.contains_key(key) || is_default(old))
+            same && old.iter().all(|(key, old)| new.contains_key(key) || is_default(key, old))
         }
         (Value::Array(old), Value::Array(new)) => {
             old.len() == new.len() && old.iter().zip(new).all(|(old, new)| says(old, new))
@@ -202,14 +202,15 @@ fn says(old: &Value, new: &Value) -> bool {
     }
 }
 
-fn is_default(value: &Value) -> bool {
+/// Whether a field says what it says when it is left out.
+fn is_default(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Bool(_) => true,
-        Value::Number(number) => number.as_u64().is_some_and(|n| n == 0 || n == 50),
+        Value::Bool(set) => *set == (key == "present"),
+        Value::Number(number) => number.as_u64() == Some(if key == "priority" { 50 } else { 0 }),
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.values().all(is_default),
+        Value::Object(fields) => fields.iter().all(|(key, value)| is_default(key, value)),
     }
 }
 
@@ -221,7 +222,9 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
         match destinations.find(&name) {
             Some(found) => rule["destination"] = found["id"].clone(),
             None if plan => {}
-            None => drop(destinations.one(&name)?),
+            None => {
+                destinations.one(&name)?;
+            }
         }
     }
     Ok(())
@@ -239,6 +242,8 @@ mod tests {
         assert!(!says(&old, &json!({"url": "/a", "environment": {"OS_X": "1"}})));
         let old = json!({"url": "/a", "description": "mine"});
         assert!(!says(&old, &json!({"url": "/a"})), "a word was taken away");
+        assert!(!says(&json!({"rules": [], "paused": true}), &json!({"rules": []})));
+        assert!(says(&json!({"rules": [], "priority": 50}), &json!({"rules": []})));
         assert!(!says(&json!({"tags": ["a"]}), &json!({"tags": ["a", "b"]})));
     }
 }
