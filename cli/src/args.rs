@@ -2,6 +2,7 @@
 
 mod backup;
 mod collect;
+mod control;
 mod doctor;
 mod export;
 mod generate;
@@ -29,6 +30,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
+pub(crate) use control::{
+    ApplyArgs, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand, ServerArgs, SetArgs,
+    TaskArgs, TaskCommand, UpArgs,
+};
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
     ExportArgs, ExportProtocol, HttpArgs, IscsiArgs, NbdArgs, TlsArgs, TlsMode, VhostUserArgs,
@@ -206,6 +211,21 @@ pub(crate) enum Command {
     Event(EventArgs),
     Destroy(DestroyArgs),
     Key(KeyArgs),
+    Up(UpArgs),
+    Server(ServerArgs),
+    Node(NodeArgs),
+    Login(LoginArgs),
+    #[command(visible_alias = "jobs")]
+    Task(TaskArgs),
+    /// Show and change projects, the tenants of a server
+    Project(RecordArgs),
+    /// Show and change destinations of a server: repositories that backups go to
+    Destination(RecordArgs),
+    /// Show and change instances of a server: what is protected
+    Instance(RecordArgs),
+    /// Show and change policies of a server: what is done with instances, and when
+    Policy(RecordArgs),
+    Apply(ApplyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod collect;
+mod control;
 mod destroy;
 mod detach;
 mod doctor;
@@ -95,6 +96,16 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Event(args) => retain::event(context, &args).await,
         Command::Destroy(args) => destroy::run(context, &args).await,
         Command::Key(args) => key::run(context, args.command).await,
+        Command::Up(args) => control::up(context, args).await,
+        Command::Server(args) => control::server(context, args).await,
+        Command::Node(args) => Box::pin(control::node(context, args.command)).await,
+        Command::Login(args) => control::login(context, args).await,
+        Command::Task(args) => Box::pin(control::task(context, args.command)).await,
+        Command::Project(args) => control::record(context, "projects", args.command).await,
+        Command::Destination(args) => control::record(context, "destinations", args.command).await,
+        Command::Instance(args) => control::record(context, "instances", args.command).await,
+        Command::Policy(args) => control::record(context, "policies", args.command).await,
+        Command::Apply(args) => control::apply(context, args).await,
         Command::Completions(_) | Command::Man(_) => {
             unreachable!("done by without_runtime")
         }

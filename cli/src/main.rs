@@ -13,6 +13,7 @@ mod context;
 mod cost;
 mod error;
 mod interrupt;
+mod leash;
 mod managed;
 mod output;
 mod ready;
@@ -31,6 +32,7 @@ fn main() {
         Ok(cli) => cli,
         Err(error) => error::usage(&error),
     };
+    leash::hold();
     let adopted = if managed::is_managed() { managed::adopt(&mut cli) } else { Ok(()) };
     let (json, verbose) = (cli.global.json, cli.global.verbose > 0);
     let exit = match adopted.and_then(|()| run(cli)) {

@@ -79,6 +79,27 @@ pub(crate) fn token(path: &Path) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
+/// A token in a file, or on standard input.
+pub(crate) fn token_or_stdin(path: &Path) -> Result<Zeroizing<String>> {
+    if path != Path::new("-") {
+        return token(path);
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().lock().take(LONGEST).read_to_string(&mut text)?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// The password of a user of a server.
+pub(crate) fn password() -> Result<Zeroizing<String>> {
+    match std::env::var_os("SLUICE_PASSWORD_FILE").filter(|path| !path.is_empty()) {
+        Some(path) => first_line(Path::new(&path)),
+        None => {
+            let typed = rpassword::prompt_password("Password: ");
+            typed.map(Zeroizing::new).context("cannot ask for the password on the terminal")
+        }
+    }
+}
+
 /// The first line of a file.
 fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)

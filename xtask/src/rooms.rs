@@ -46,11 +46,21 @@ const ROOMS: &[Room] = &[
         // A repository for a test lies in the memory destination.
         tests_may_use: &["gateway/destination", "backup-pipeline/connectors"],
     },
+    // What the control plane knows needs nobody: not even what time it is.
+    Room { folder: "catalog", may_use: &[], tests_may_use: &[] },
+    Room { folder: "node/api", may_use: &[], tests_may_use: &[] },
+    Room { folder: "node/agent", may_use: &["node/api"], tests_may_use: &[] },
+    Room {
+        folder: "server",
+        // Of the repository it takes the clock only.
+        may_use: &["catalog", "node/api", "server/scheduler", "gateway/repository"],
+        tests_may_use: &[],
+    },
     // Pure functions of state and time; what they decide on, they are told.
     Room { folder: "server/scheduler", may_use: &[], tests_may_use: &[] },
     Room {
         folder: "cli",
-        may_use: &["gateway", "mountd", "backup-pipeline"],
+        may_use: &["gateway", "mountd", "backup-pipeline", "node", "server"],
         tests_may_use: &["protocol"],
     },
     Room {

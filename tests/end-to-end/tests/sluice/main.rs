@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod collect;
+mod control_plane;
 mod crash;
 mod damage;
 mod faults;

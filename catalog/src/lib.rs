@@ -1,0 +1,52 @@
+//! What the control plane knows: projects, users, destinations, nodes, instances, policies, tasks,
+//! restore points, and who did what.
+//!
+//! ```text
+//!   Catalog ── begin ──► Tx ── commit ──► database (SQLite in a file, or PostgreSQL by URL)
+//!      │                  │
+//!      │                  └─ records of a kind: JSON document + the columns that are searched
+//!      └─ Sealer: secrets, encrypted with a key that lies outside the database
+//! ```
+//!
+//! # Invariants
+//!
+//! * One code path for both databases: columns are `BIGINT` or `TEXT`, times are milliseconds
+//!   since 1970, and nothing asks which database it is except [`Catalog::open`] and the lock of
+//!   a transaction.
+//! * The room owns no clock. Who calls says what time it is.
+//! * A record has a revision that grows with every change; a change names the revision it is
+//!   based on, and loses if somebody was faster.
+//! * What changes something and the audit entry that tells of it are one transaction.
+//! * A task has one lease at a time. Its *attempt* is the fence: a report of an earlier attempt
+//!   is refused.
+//! * What must not be read is not there in clear: passwords are Argon2id hashes, tokens are
+//!   BLAKE3 hashes, secrets of destinations are sealed.
+
+mod audit;
+mod db;
+mod error;
+mod id;
+mod model;
+mod password;
+mod record;
+mod schema;
+mod seal;
+mod store;
+
+pub use audit::{AuditEntry, AuditRow, ChainFlaw};
+pub use db::{Catalog, Tx};
+pub use error::{CatalogError, ErrorKind, Result};
+pub use id::{
+    DestinationId, Guid, InstanceId, NodeId, PointId, PolicyId, ProjectId, TaskId, TokenId, UserId,
+};
+pub use model::access::{Binding, Grant, Role, Session, Token, User};
+pub use model::destination::Destination;
+pub use model::instance::{Instance, Source, SourceImage};
+pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::point::{NewPoint, Point};
+pub use model::policy::{Assign, Keep, Policy, Rule, Schedule, When};
+pub use model::project::Project;
+pub use model::task::{LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
+pub use password::{hash_password, token_hash, verify_password};
+pub use record::{Kind, Page, Record, Visible};
+pub use seal::{Sealed, Sealer};

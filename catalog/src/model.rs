@@ -1,0 +1,27 @@
+//! The domain model: what the records say.
+
+pub(crate) mod access;
+pub(crate) mod destination;
+pub(crate) mod instance;
+pub(crate) mod node;
+pub(crate) mod point;
+pub(crate) mod policy;
+pub(crate) mod project;
+pub(crate) mod task;
+
+/// Implements [`crate::Kind`] for a document whose sense is checked by its method `sense`.
+macro_rules! kind {
+    ($body:ty, $id:ty, $table:literal, $word:literal, shared: $shared:literal) => {
+        impl crate::Kind for $body {
+            type Id = $id;
+            const TABLE: &'static str = $table;
+            const WORD: &'static str = $word;
+            const SHARED: bool = $shared;
+
+            fn check(&self) -> crate::Result<()> {
+                self.sense()
+            }
+        }
+    };
+}
+pub(crate) use kind;

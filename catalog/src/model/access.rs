@@ -1,0 +1,95 @@
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::{ProjectId, TokenId, UserId};
+
+/// Somebody who may log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// The name to log in with.
+    pub login: String,
+    /// Argon2id hash of the password.
+    pub password_hash: String,
+    /// Whether logging in is refused.
+    pub disabled: bool,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// What a user may do where it is bound.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Sees everything but secrets and the audit log.
+    Viewer,
+    /// Starts and cancels backups and restores besides.
+    Operator,
+    /// Changes instances, policies and destinations besides.
+    Manager,
+    /// Everything: users, nodes, projects, the audit log.
+    Admin,
+}
+
+impl Role {
+    /// Every role, weakest first.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Manager, Self::Admin];
+
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Manager => "manager",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.word() == word)
+    }
+}
+
+/// A role in a scope: one project, or the whole system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Grant {
+    /// The role.
+    pub role: Role,
+    /// Where it holds; everywhere when there is none.
+    pub project: Option<ProjectId>,
+}
+
+/// A grant and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// Who has it.
+    pub user: UserId,
+    /// What it is.
+    pub grant: Grant,
+}
+
+/// Who is behind a session or an API token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who it is.
+    pub user: User,
+    /// What they may do.
+    pub grants: Vec<Grant>,
+}
+
+/// An API token, without what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// For people.
+    pub name: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+}

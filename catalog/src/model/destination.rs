@@ -1,0 +1,78 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::kind;
+use crate::error::{CatalogError, Result};
+use crate::id::DestinationId;
+
+/// A repository that backups go to. Its passphrase and other secrets are sealed beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// Where the repository is, as `--repo` takes it: `/path`, `s3://BUCKET/PREFIX?...`. Without
+    /// secrets.
+    pub url: String,
+    /// Variables that nodes set for `sluice` beside the secrets, such as `AWS_REGION`.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Destination {
+    fn sense(&self) -> Result<()> {
+        if self.url.is_empty() || self.url.len() > 2048 {
+            return Err(CatalogError::invalid("a destination needs the URL of a repository"));
+        }
+        let inside = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = inside.split('/').next().unwrap_or_default();
+        if authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
+            return Err(CatalogError::invalid("a URL holds no password: give it as a secret"));
+        }
+        for name in self.environment.keys() {
+            check_variable(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Variables that say what is run and where to look for it are not for a destination to set.
+pub(crate) fn check_variable(name: &str) -> Result<()> {
+    let shaped = !name.is_empty()
+        && name.bytes().all(|b| b == b'_' || b.is_ascii_uppercase() || b.is_ascii_digit());
+    let known = ["AWS_", "OS_", "SLUICE_", "AZURE_", "GOOGLE_", "GCS_"];
+    if shaped && known.iter().any(|start| name.starts_with(start)) {
+        return Ok(());
+    }
+    let text = format!("{name}: variables of destinations begin with one of {}", known.join(", "));
+    Err(CatalogError::invalid(text))
+}
+
+kind!(Destination, DestinationId, "destinations", "destination", shared: true);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(url: &str) -> Destination {
+        Destination { description: String::new(), url: url.into(), environment: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused() {
+        assert!(at("/backup").sense().is_ok() && at("s3://bucket/p?region=r").sense().is_ok());
+        assert!(at("sftp://me@host/path").sense().is_ok());
+        assert!(at("sftp://me:secret@host/path").sense().is_err());
+        assert!(at("").sense().is_err());
+    }
+
+    #[test]
+    fn variables_that_change_what_runs_are_refused() {
+        for (name, fits) in [("AWS_REGION", true), ("LD_PRELOAD", false), ("aws_x", false)] {
+            assert_eq!(check_variable(name).is_ok(), fits, "{name}");
+        }
+    }
+}

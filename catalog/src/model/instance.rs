@@ -1,0 +1,104 @@
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::kind;
+use crate::error::{CatalogError, Result};
+use crate::id::{InstanceId, NodeId};
+
+/// What is protected: a set of disks that belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// Where its disks come from.
+    pub source: Source,
+    /// Words by which policies find it.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+    /// The node that reaches the source; without one, any node may try.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// Whether the source is still there. What is gone keeps its restore points.
+    #[serde(default = "yes")]
+    pub present: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Where the disks of an instance come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// Image files on a node.
+    DiskFiles {
+        /// One for each disk.
+        images: Vec<SourceImage>,
+    },
+    /// A block device of a node.
+    Device {
+        /// Its path.
+        path: String,
+    },
+    /// All image files in a folder of a node.
+    Folder {
+        /// Its path.
+        path: String,
+    },
+}
+
+/// An image file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceImage {
+    /// Its name within restore points; made from the path when there is none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its path.
+    pub path: String,
+}
+
+impl Instance {
+    fn sense(&self) -> Result<()> {
+        let absolute = |path: &str| path.starts_with('/') && !path.contains('\0');
+        let fits = match &self.source {
+            Source::DiskFiles { images } => {
+                let named = |image: &SourceImage| {
+                    image.name.as_deref().is_none_or(|n| !n.is_empty() && !n.contains('='))
+                };
+                !images.is_empty() && images.iter().all(|i| absolute(&i.path) && named(i))
+            }
+            Source::Device { path } | Source::Folder { path } => absolute(path),
+        };
+        if !fits {
+            return Err(CatalogError::invalid("a source has absolute paths, and at least one"));
+        }
+        if self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 128) {
+            return Err(CatalogError::invalid("a tag has 1 to 128 bytes"));
+        }
+        Ok(())
+    }
+}
+
+kind!(Instance, InstanceId, "instances", "instance", shared: false);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_says_what_kind_it_is() {
+        let text = r#"{"source": {"kind": "disk-files", "images": [{"path": "/a.raw"}]}}"#;
+        let instance: Instance = serde_json::from_str(text).unwrap();
+        assert!(instance.present && instance.sense().is_ok());
+        let text = r#"{"source": {"kind": "device", "path": "sda"}}"#;
+        assert!(serde_json::from_str::<Instance>(text).unwrap().sense().is_err());
+        let text = r#"{"source": {"kind": "tape", "path": "/dev/st0"}}"#;
+        assert!(serde_json::from_str::<Instance>(text).is_err());
+    }
+}

@@ -1,0 +1,35 @@
+use crate::id::{DestinationId, InstanceId, PointId, ProjectId, TaskId};
+
+/// What the catalog knows of a restore point. The repository is the truth; this is its mirror.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// Its id here.
+    pub id: PointId,
+    /// What was backed up.
+    pub instance: InstanceId,
+    /// The project of that.
+    pub project: Option<ProjectId>,
+    /// The rest.
+    pub new: NewPoint,
+    /// When it was found to be gone, in milliseconds since 1970.
+    pub removed_ms: Option<u64>,
+}
+
+/// A restore point as it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPoint {
+    /// Where it lies.
+    pub destination: DestinationId,
+    /// The task that made it.
+    pub task: Option<TaskId>,
+    /// Its id in the repository.
+    pub point: String,
+    /// What moment it holds, in milliseconds since 1970.
+    pub taken_ms: u64,
+    /// Size of its disks, in bytes.
+    pub image_bytes: u64,
+    /// Bytes that were new to the repository.
+    pub new_bytes: u64,
+    /// Bytes that were stored for it.
+    pub stored_bytes: u64,
+}

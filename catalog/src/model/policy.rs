@@ -1,0 +1,133 @@
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::kind;
+use crate::error::{CatalogError, Result};
+use crate::id::{DestinationId, PolicyId};
+
+/// What is done with instances, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// Nothing of it becomes due while it is paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// Its tasks go before those of lower priority: 0 to 100.
+    #[serde(default = "middle")]
+    pub priority: u32,
+    /// Instances it takes by itself, beside those assigned by hand.
+    #[serde(default)]
+    pub assign: Assign,
+    /// What is done.
+    pub rules: Vec<Rule>,
+}
+
+fn middle() -> u32 {
+    50
+}
+
+/// How a policy finds instances. Without tags it finds none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Assign {
+    /// Those that have one of these tags.
+    #[serde(default)]
+    pub tags: BTreeSet<String>,
+}
+
+/// A part of a policy: backups to one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Its name within the policy.
+    pub name: String,
+    /// Where backups go.
+    pub destination: DestinationId,
+    /// Which restore points are kept; all when it says nothing.
+    #[serde(default)]
+    pub keep: Keep,
+    /// When backups are made.
+    pub schedules: Vec<Schedule>,
+}
+
+/// Which restore points of an instance are kept: the newest of so many periods of each length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// The newest.
+    pub last: u32,
+    /// Hours.
+    pub hourly: u32,
+    /// Days.
+    pub daily: u32,
+    /// Weeks.
+    pub weekly: u32,
+    /// Months.
+    pub monthly: u32,
+    /// Years.
+    pub yearly: u32,
+}
+
+/// When a rule becomes due.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Its name within the rule.
+    pub name: String,
+    /// Nothing becomes due while it is paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// The times.
+    pub when: When,
+}
+
+/// Times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum When {
+    /// Every so many seconds, counted from 1970.
+    Every {
+        /// 1 to a year's worth.
+        seconds: u64,
+    },
+    /// By times of day, days, cron, in a time zone: see the documentation of schedules.
+    Calendar {
+        /// Exactly one of `at`, `every` and `cron`, and more.
+        #[schema(value_type = Object)]
+        calendar: serde_json::Value,
+    },
+    /// Never by itself.
+    Manual {},
+}
+
+impl Policy {
+    fn sense(&self) -> Result<()> {
+        let bad = CatalogError::invalid;
+        if self.priority > 100 {
+            return Err(bad("a priority is 0 to 100"));
+        }
+        let mut names = BTreeSet::new();
+        for rule in &self.rules {
+            crate::record::check_name("rule", &rule.name)?;
+            for schedule in &rule.schedules {
+                crate::record::check_name("schedule", &schedule.name)?;
+                if !names.insert((&rule.name, &schedule.name)) {
+                    return Err(bad("two rules or schedules of a policy have the same name"));
+                }
+                if let When::Every { seconds } = schedule.when
+                    && !(1..=366 * 86_400).contains(&seconds)
+                {
+                    return Err(bad("an interval is 1 second to 366 days"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+kind!(Policy, PolicyId, "policies", "policy", shared: true);

@@ -1,0 +1,304 @@
+//! Records: what has a name, a project and a document.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, document, number, query, text_of};
+use crate::error::{CatalogError, ErrorKind, Result};
+use crate::id::{Name, ProjectId};
+
+/// A kind of record.
+pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
+    /// What names it.
+    type Id: Name;
+    /// Its table.
+    const TABLE: &'static str;
+    /// Its word in messages and in the audit log.
+    const WORD: &'static str;
+    /// Whether those that belong to no project are seen by every project.
+    const SHARED: bool;
+
+    /// The project that a record of this id is itself; nothing for all other kinds.
+    fn is_project(_id: Self::Id) -> Option<ProjectId> {
+        None
+    }
+
+    /// Whether the document makes sense by itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with what is wrong.
+    fn check(&self) -> Result<()>;
+}
+
+/// A record of some kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record<K: Kind> {
+    /// Its id.
+    pub id: K::Id,
+    /// The project it belongs to; none for what belongs to the system.
+    pub project: Option<ProjectId>,
+    /// Its name, unique among its kind in its project.
+    pub name: String,
+    /// Grows with every change.
+    pub revision: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it was changed last, in milliseconds since 1970.
+    pub updated_ms: u64,
+    /// What it says.
+    pub body: K,
+}
+
+/// What somebody may know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// Everything.
+    All,
+    /// What belongs to these projects.
+    Projects(BTreeSet<ProjectId>),
+}
+
+impl Visible {
+    /// Whether a project, or what belongs to it, may be known.
+    pub fn covers(&self, project: Option<ProjectId>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Projects(own) => project.is_some_and(|project| own.contains(&project)),
+        }
+    }
+
+    /// A condition on `column`, with placeholders from `$first`, and their values.
+    pub(crate) fn condition(
+        &self,
+        column: &str,
+        shared: bool,
+        first: usize,
+    ) -> (String, Vec<String>) {
+        let Self::Projects(own) = self else { return ("1 = 1".to_owned(), Vec::new()) };
+        let mut values: Vec<String> = own.iter().map(ToString::to_string).collect();
+        if shared {
+            values.push(String::new());
+        }
+        if values.is_empty() {
+            return ("1 = 0".to_owned(), values);
+        }
+        let places: Vec<String> = (first..first + values.len()).map(|n| format!("${n}")).collect();
+        (format!("{column} IN ({})", places.join(", ")), values)
+    }
+}
+
+/// A part of a list, in the order in which records were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Begin after this id.
+    pub after: Option<String>,
+    /// Return so many at most.
+    pub limit: u32,
+}
+
+impl Page {
+    /// The most that one page holds.
+    pub const LARGEST: u32 = 1000;
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: None, limit: 100 }
+    }
+}
+
+/// Names are short, printable, and begin with something that is seen.
+pub(crate) fn check_name(word: &str, name: &str) -> Result<()> {
+    let fits = !name.is_empty()
+        && name.len() <= 128
+        && name.trim() == name
+        && !name.chars().any(char::is_control);
+    let text = format!("the name of a {word} has 1 to 128 bytes, and no blanks around it");
+    if fits { Ok(()) } else { Err(CatalogError::invalid(text)) }
+}
+
+const COLUMNS: &str = "id, project_id, name, revision, created_ms, updated_ms, body";
+
+impl<K: Kind> Record<K> {
+    fn read(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id("id")?,
+            project: row.maybe_id("project_id")?,
+            name: row.text("name")?,
+            revision: row.count("revision")?,
+            created_ms: row.count("created_ms")?,
+            updated_ms: row.count("updated_ms")?,
+            body: row.json("body")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it makes no sense, [`ErrorKind::Conflict`] when the name is
+    /// taken.
+    pub async fn insert<K: Kind>(
+        &mut self,
+        project: Option<ProjectId>,
+        name: &str,
+        body: K,
+        now_ms: u64,
+    ) -> Result<Record<K>> {
+        check_name(K::WORD, name)?;
+        body.check()?;
+        let id = K::Id::new(now_ms);
+        let sql =
+            format!("INSERT INTO {} ({COLUMNS}) VALUES ($1, $2, $3, 1, $4, $4, $5)", K::TABLE);
+        let insert = query(sql)
+            .bind(id.to_string())
+            .bind(text_of(project))
+            .bind(name.to_owned())
+            .bind(number(now_ms))
+            .bind(document(&body));
+        self.run(insert).await.map_err(|error| match error.kind() {
+            ErrorKind::Conflict => {
+                let text = format!("there is a {} {name} already", K::WORD);
+                CatalogError::new(ErrorKind::Conflict, text).with_source(error)
+            }
+            _ => error,
+        })?;
+        let (created_ms, updated_ms) = (now_ms, now_ms);
+        let name = name.to_owned();
+        Ok(Record { id, project, name, revision: 1, created_ms, updated_ms, body })
+    }
+
+    /// The record of that id, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn get<K: Kind>(&mut self, id: K::Id, visible: &Visible) -> Result<Record<K>> {
+        let sql = format!("SELECT {COLUMNS} FROM {} WHERE id = $1", K::TABLE);
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let record = row.map(|row| Record::<K>::read(&row)).transpose()?;
+        let seen = |record: &Record<K>| {
+            visible.covers(K::is_project(id).or(record.project))
+                || (K::SHARED && record.project.is_none())
+        };
+        record.filter(seen).ok_or_else(|| CatalogError::not_found(format_args!("{} {id}", K::WORD)))
+    }
+
+    /// The record of that name in a project.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn find<K: Kind>(
+        &mut self,
+        project: Option<ProjectId>,
+        name: &str,
+    ) -> Result<Option<Record<K>>> {
+        let sql = format!("SELECT {COLUMNS} FROM {} WHERE project_id = $1 AND name = $2", K::TABLE);
+        let row = self.maybe(query(sql).bind(text_of(project)).bind(name.to_owned())).await?;
+        row.map(|row| Record::read(&row)).transpose()
+    }
+
+    /// The records that the caller may know of, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list<K: Kind>(
+        &mut self,
+        visible: &Visible,
+        page: &Page,
+    ) -> Result<Vec<Record<K>>> {
+        let column = if K::TABLE == "projects" { "id" } else { "project_id" };
+        let (condition, values) = visible.condition(column, K::SHARED, 3);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM {} WHERE id > $1 AND {condition} ORDER BY id LIMIT $2",
+            K::TABLE
+        );
+        let limit = i64::from(page.limit.min(Page::LARGEST));
+        let mut select = query(sql).bind(page.after.clone().unwrap_or_default()).bind(limit);
+        for value in values {
+            select = select.bind(value);
+        }
+        self.all(select).await?.iter().map(Record::read).collect()
+    }
+
+    /// Stores a changed name or body. `record.revision` is the one the change is based on; it
+    /// grows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stale`] when somebody else has changed it meanwhile, and those of
+    /// [`Tx::insert`].
+    pub async fn update<K: Kind>(&mut self, record: &mut Record<K>, now_ms: u64) -> Result<()> {
+        check_name(K::WORD, &record.name)?;
+        record.body.check()?;
+        let sql = format!(
+            "UPDATE {} SET name = $1, body = $2, updated_ms = $3, revision = revision + 1 \
+             WHERE id = $4 AND revision = $5",
+            K::TABLE
+        );
+        let update = query(sql)
+            .bind(record.name.clone())
+            .bind(document(&record.body))
+            .bind(number(now_ms))
+            .bind(record.id.to_string())
+            .bind(number(record.revision));
+        if self.run(update).await? == 0 {
+            let text = format!("the {} was changed by somebody else", K::WORD);
+            return Err(CatalogError::new(ErrorKind::Stale, text));
+        }
+        record.revision += 1;
+        record.updated_ms = now_ms;
+        Ok(())
+    }
+
+    /// Removes a record.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Conflict`] when others refer to
+    /// it.
+    pub async fn delete<K: Kind>(&mut self, id: K::Id) -> Result<()> {
+        let sql = format!("DELETE FROM {} WHERE id = $1", K::TABLE);
+        if self.run(query(sql).bind(id.to_string())).await? == 0 {
+            return Err(CatalogError::not_found(format_args!("{} {id}", K::WORD)));
+        }
+        Ok(())
+    }
+}
+
+impl Tx {
+    /// Refuses when something else needs the record: a project with content, a destination of a
+    /// policy or with restore points, an instance with restore points.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] with what needs it.
+    pub async fn refuse_if_used<K: Kind>(&mut self, record: &Record<K>) -> Result<()> {
+        let tables: &[(&str, &str)] = match K::TABLE {
+            "projects" => &[
+                ("instances", "project_id"),
+                ("policies", "project_id"),
+                ("destinations", "project_id"),
+                ("bindings", "project_id"),
+            ],
+            "destinations" => &[("points", "destination_id"), ("policies", "body")],
+            "instances" => &[("points", "instance_id")],
+            _ => &[],
+        };
+        for (table, column) in tables {
+            let gone = if *table == "points" { "AND removed_ms IS NULL " } else { "" };
+            // Ids stand in documents as they are, and nowhere within something else.
+            let (sign, value) = match *column {
+                "body" => ("LIKE", format!("%{}%", record.id)),
+                _ => ("=", record.id.to_string()),
+            };
+            let sql =
+                format!("SELECT 1 AS one FROM {table} WHERE {column} {sign} $1 {gone}LIMIT 1");
+            if self.maybe(query(sql).bind(value)).await?.is_some() {
+                let text = format!("the {} is needed by {table}", K::WORD);
+                return Err(CatalogError::new(ErrorKind::Conflict, text));
+            }
+        }
+        Ok(())
+    }
+}

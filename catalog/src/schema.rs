@@ -1,0 +1,76 @@
+//! Bringing the tables up to date.
+
+use crate::db::{Catalog, Columns, Tx};
+use crate::error::{CatalogError, ErrorKind, Result};
+
+/// Each migration once, in this order, for ever: what is released is not changed.
+const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001-begin.sql")];
+
+const SETTINGS: &str =
+    "CREATE TABLE IF NOT EXISTS settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)";
+
+/// Runs what has not run yet, each with its note in one transaction.
+pub(crate) async fn migrate(catalog: &Catalog) -> Result<()> {
+    let mut tx = catalog.begin().await?;
+    if !exists(&mut tx).await {
+        // Several servers may find that at the same time; one of them makes it.
+        drop(tx);
+        tx = catalog.begin().await?;
+        let made = tx.run(sqlx::query(SETTINGS)).await;
+        if made.is_ok() {
+            tx.commit().await?;
+        } else {
+            drop(tx);
+        }
+        tx = catalog.begin().await?;
+    }
+    let first = "INSERT INTO settings (name, value) VALUES ('schema', '0') \
+                 ON CONFLICT (name) DO NOTHING";
+    tx.run(sqlx::query(first)).await?;
+    tx.lock("schema").await?;
+    let done = version(&mut tx).await?;
+    if done > MIGRATIONS.len() {
+        let text = "a newer release has used this database; use that release";
+        return Err(CatalogError::new(ErrorKind::Damaged, text));
+    }
+    for (number, script) in MIGRATIONS.iter().enumerate().skip(done) {
+        for statement in statements(script) {
+            tx.run(sqlx::query(statement)).await?;
+        }
+        let sql = "UPDATE settings SET value = $1 WHERE name = 'schema'";
+        tx.run(sqlx::query(sql).bind((number + 1).to_string())).await?;
+    }
+    tx.commit().await
+}
+
+async fn exists(tx: &mut Tx) -> bool {
+    tx.maybe(sqlx::query("SELECT value FROM settings WHERE name = 'schema'")).await.is_ok()
+}
+
+async fn version(tx: &mut Tx) -> Result<usize> {
+    let row = tx.maybe(sqlx::query("SELECT value FROM settings WHERE name = 'schema'")).await?;
+    let text = row.map(|row| row.text("value")).transpose()?.unwrap_or_default();
+    text.parse().map_err(|error| crate::db::damaged("settings", std::io::Error::other(error)))
+}
+
+/// The statements of a script. Semicolons end statements and stand nowhere else in ours.
+fn statements(script: &'static str) -> impl Iterator<Item = &'static str> {
+    script.split(';').map(str::trim).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_have_statements_and_only_known_types() {
+        for script in MIGRATIONS {
+            assert!(statements(script).count() > 1);
+            let code: Vec<_> =
+                script.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+            for word in ["BOOLEAN", "INTEGER", "BLOB", "BYTEA", "SERIAL", "TIMESTAMP", "JSON"] {
+                assert!(!code.iter().any(|line| line.contains(word)), "{word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What the database is asked beside records: access, nodes, policies, tasks, restore points.
+
+mod access;
+mod nodes;
+mod points;
+mod policies;
+mod secrets;
+mod settings;
+mod task_log;
+mod tasks;

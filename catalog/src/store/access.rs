@@ -1,0 +1,270 @@
+//! Users, what they may do, and how they show who they are.
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, number, text_of};
+use crate::error::{CatalogError, ErrorKind, Result};
+use crate::id::{TokenId, UserId};
+use crate::model::access::{Grant, Role, Session, Token, User};
+use crate::record::{Page, check_name};
+
+impl User {
+    fn read(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id("id")?,
+            login: row.text("login")?,
+            password_hash: row.text("password_hash")?,
+            disabled: row.count("disabled")? != 0,
+            created_ms: row.count("created_ms")?,
+        })
+    }
+}
+
+const USER: &str = "SELECT id, login, password_hash, disabled, created_ms FROM users";
+
+impl Tx {
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the login is taken.
+    pub async fn add_user(
+        &mut self,
+        login: &str,
+        password_hash: &str,
+        now_ms: u64,
+    ) -> Result<User> {
+        check_name("user", login)?;
+        let user = User {
+            id: UserId::new(now_ms),
+            login: login.to_owned(),
+            password_hash: password_hash.to_owned(),
+            disabled: false,
+            created_ms: now_ms,
+        };
+        let sql = "INSERT INTO users (id, login, password_hash, disabled, created_ms) \
+                   VALUES ($1, $2, $3, 0, $4)";
+        let insert = sqlx::query(sql)
+            .bind(user.id.to_string())
+            .bind(user.login.clone())
+            .bind(user.password_hash.clone())
+            .bind(number(now_ms));
+        self.run(insert).await?;
+        Ok(user)
+    }
+
+    /// How many users there are.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_users(&mut self) -> Result<u64> {
+        let row = self.maybe(sqlx::query("SELECT COUNT(*) AS many FROM users")).await?;
+        row.map_or(Ok(0), |row| row.count("many"))
+    }
+
+    /// A user by login.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn user_by_login(&mut self, login: &str) -> Result<Option<User>> {
+        let select = crate::db::query(format!("{USER} WHERE login = $1")).bind(login.to_owned());
+        self.maybe(select).await?.map(|row| User::read(&row)).transpose()
+    }
+
+    /// A user by id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none.
+    pub async fn user(&mut self, id: UserId) -> Result<User> {
+        let select = crate::db::query(format!("{USER} WHERE id = $1")).bind(id.to_string());
+        let row = self.maybe(select).await?;
+        User::read(&row.ok_or_else(|| CatalogError::not_found(format_args!("user {id}")))?)
+    }
+
+    /// Users, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn users(&mut self, page: &Page) -> Result<Vec<User>> {
+        let sql = format!("{USER} WHERE id > $1 ORDER BY id LIMIT $2");
+        let select = crate::db::query(sql).bind(page.after.clone().unwrap_or_default());
+        let select = select.bind(i64::from(page.limit.min(Page::LARGEST)));
+        self.all(select).await?.iter().map(User::read).collect()
+    }
+
+    /// Sets another password. All sessions of the user end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such user.
+    pub async fn set_password(&mut self, id: UserId, password_hash: &str) -> Result<()> {
+        let update = sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2");
+        let update = update.bind(password_hash.to_owned()).bind(id.to_string());
+        if self.run(update).await? == 0 {
+            return Err(CatalogError::not_found(format_args!("user {id}")));
+        }
+        let end = sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(id.to_string());
+        self.run(end).await.map(drop)
+    }
+
+    /// Removes a user with all sessions and tokens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such user.
+    pub async fn delete_user(&mut self, id: UserId) -> Result<()> {
+        let delete = sqlx::query("DELETE FROM users WHERE id = $1").bind(id.to_string());
+        if self.run(delete).await? == 0 {
+            return Err(CatalogError::not_found(format_args!("user {id}")));
+        }
+        Ok(())
+    }
+
+    /// What a user may do.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn grants(&mut self, user: UserId) -> Result<Vec<Grant>> {
+        let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
+                   ORDER BY project_id, role";
+        let rows = self.all(sqlx::query(sql).bind(user.to_string())).await?;
+        let mut grants = Vec::new();
+        for row in rows {
+            // A role that this release does not know allows nothing.
+            if let Some(role) = Role::from_word(&row.text("role")?) {
+                grants.push(Grant { role, project: row.maybe_id("project_id")? });
+            }
+        }
+        Ok(grants)
+    }
+
+    /// Replaces what a user may do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when there is no such user.
+    pub async fn set_grants(&mut self, user: UserId, grants: &[Grant]) -> Result<()> {
+        let clear = sqlx::query("DELETE FROM bindings WHERE user_id = $1").bind(user.to_string());
+        self.run(clear).await?;
+        for grant in grants {
+            let sql = "INSERT INTO bindings (user_id, role, project_id) VALUES ($1, $2, $3) \
+                       ON CONFLICT (user_id, role, project_id) DO NOTHING";
+            let insert = sqlx::query(sql).bind(user.to_string()).bind(grant.role.word());
+            self.run(insert.bind(text_of(grant.project))).await?;
+        }
+        Ok(())
+    }
+
+    /// How many users are administrators of the system and may log in.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_administrators(&mut self) -> Result<u64> {
+        let sql = "SELECT COUNT(*) AS many FROM users u JOIN bindings b ON b.user_id = u.id \
+                   WHERE b.role = 'admin' AND b.project_id = '' AND u.disabled = 0";
+        let row = self.maybe(sqlx::query(sql)).await?;
+        row.map_or(Ok(0), |row| row.count("many"))
+    }
+
+    /// Begins a session; old ones are forgotten.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_session(
+        &mut self,
+        hash: &str,
+        user: UserId,
+        now_ms: u64,
+        expires_ms: u64,
+    ) -> Result<()> {
+        let forget = sqlx::query("DELETE FROM sessions WHERE expires_ms <= $1");
+        self.run(forget.bind(number(now_ms))).await?;
+        let sql = "INSERT INTO sessions (token_hash, user_id, created_ms, expires_ms) \
+                   VALUES ($1, $2, $3, $4)";
+        let insert = sqlx::query(sql).bind(hash.to_owned()).bind(user.to_string());
+        self.run(insert.bind(number(now_ms)).bind(number(expires_ms))).await.map(drop)
+    }
+
+    /// Ends a session.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_session(&mut self, hash: &str) -> Result<()> {
+        let end = sqlx::query("DELETE FROM sessions WHERE token_hash = $1");
+        self.run(end.bind(hash.to_owned())).await.map(drop)
+    }
+
+    /// Adds an API token of a user.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the user has one of that name.
+    pub async fn add_token(
+        &mut self,
+        user: UserId,
+        name: &str,
+        hash: &str,
+        now_ms: u64,
+        expires_ms: Option<u64>,
+    ) -> Result<Token> {
+        check_name("token", name)?;
+        let id = TokenId::new(now_ms);
+        let sql = "INSERT INTO api_tokens (id, token_hash, user_id, name, created_ms, expires_ms) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
+        let insert = sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(hash.to_owned())
+            .bind(user.to_string())
+            .bind(name.to_owned())
+            .bind(number(now_ms))
+            .bind(expires_ms.map(number));
+        self.run(insert).await?;
+        Ok(Token { id, name: name.to_owned(), created_ms: now_ms, expires_ms })
+    }
+
+    /// The API tokens of a user.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tokens(&mut self, user: UserId) -> Result<Vec<Token>> {
+        let sql = "SELECT id, name, created_ms, expires_ms FROM api_tokens WHERE user_id = $1 \
+                   ORDER BY id";
+        let rows = self.all(sqlx::query(sql).bind(user.to_string())).await?;
+        let read = |row: &AnyRow| {
+            Ok(Token {
+                id: row.id("id")?,
+                name: row.text("name")?,
+                created_ms: row.count("created_ms")?,
+                expires_ms: row.maybe_count("expires_ms")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Removes an API token of a user.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the user has no such token.
+    pub async fn delete_token(&mut self, user: UserId, id: TokenId) -> Result<()> {
+        let sql = "DELETE FROM api_tokens WHERE id = $1 AND user_id = $2";
+        let delete = sqlx::query(sql).bind(id.to_string()).bind(user.to_string());
+        if self.run(delete).await? == 0 {
+            return Err(CatalogError::not_found(format_args!("token {id}")));
+        }
+        Ok(())
+    }
+
+    /// Who shows the session or API token of this hash, and what they may do now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when nobody has it (any more).
+    pub async fn who(&mut self, hash: &str, now_ms: u64) -> Result<Session> {
+        let sql = "SELECT user_id FROM sessions WHERE token_hash = $1 AND expires_ms > $2 \
+                   UNION ALL SELECT user_id FROM api_tokens WHERE token_hash = $1 \
+                   AND (expires_ms IS NULL OR expires_ms > $2)";
+        let select = sqlx::query(sql).bind(hash.to_owned()).bind(number(now_ms));
+        let nobody = || CatalogError::new(ErrorKind::NotFound, "nobody is logged in with this");
+        let row = self.maybe(select).await?.ok_or_else(nobody)?;
+        let user = self.user(row.id("user_id")?).await?;
+        if user.disabled {
+            return Err(nobody());
+        }
+        let grants = self.grants(user.id).await?;
+        Ok(Session { user, grants })
+    }
+}

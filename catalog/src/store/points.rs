@@ -1,0 +1,123 @@
+//! The mirror of restore points.
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, number, query, text_of};
+use crate::error::{CatalogError, Result};
+use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
+use crate::model::point::{NewPoint, Point};
+use crate::record::{Page, Visible};
+
+const COLUMNS: &str = "id, project_id, instance_id, destination_id, task_id, point, taken_ms, \
+                       image_bytes, new_bytes, stored_bytes, removed_ms";
+
+impl Point {
+    fn read(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id("id")?,
+            instance: row.id("instance_id")?,
+            project: row.maybe_id("project_id")?,
+            new: NewPoint {
+                destination: row.id("destination_id")?,
+                task: row.maybe_id("task_id")?,
+                point: row.text("point")?,
+                taken_ms: row.count("taken_ms")?,
+                image_bytes: row.count("image_bytes")?,
+                new_bytes: row.count("new_bytes")?,
+                stored_bytes: row.count("stored_bytes")?,
+            },
+            removed_ms: row.maybe_count("removed_ms")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Notes a restore point; one that is known already stays as it is.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_point(
+        &mut self,
+        instance: InstanceId,
+        project: Option<ProjectId>,
+        new: &NewPoint,
+        now_ms: u64,
+    ) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO points ({COLUMNS}) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL) \
+             ON CONFLICT (destination_id, point) DO NOTHING"
+        );
+        let insert = query(sql)
+            .bind(PointId::new(now_ms).to_string())
+            .bind(text_of(project))
+            .bind(instance.to_string())
+            .bind(new.destination.to_string())
+            .bind(text_of(new.task))
+            .bind(new.point.clone())
+            .bind(number(new.taken_ms))
+            .bind(number(new.image_bytes))
+            .bind(number(new.new_bytes))
+            .bind(number(new.stored_bytes));
+        self.run(insert).await.map(drop)
+    }
+
+    /// The restore points that the caller may know of, oldest record first; those of one instance
+    /// when it is named. What was removed is left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn points(
+        &mut self,
+        visible: &Visible,
+        instance: Option<InstanceId>,
+        page: &Page,
+    ) -> Result<Vec<Point>> {
+        let (condition, values) = visible.condition("project_id", false, 4);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM points WHERE id > $1 AND ($3 = '' OR instance_id = $3) \
+             AND removed_ms IS NULL AND {condition} ORDER BY id LIMIT $2"
+        );
+        let mut select = query(sql)
+            .bind(page.after.clone().unwrap_or_default())
+            .bind(i64::from(page.limit.min(Page::LARGEST)))
+            .bind(text_of(instance));
+        for value in values {
+            select = select.bind(value);
+        }
+        self.all(select).await?.iter().map(Point::read).collect()
+    }
+
+    /// A restore point, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn point(&mut self, id: PointId, visible: &Visible) -> Result<Point> {
+        let sql = format!("SELECT {COLUMNS} FROM points WHERE id = $1");
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let point = row.map(|row| Point::read(&row)).transpose()?;
+        point
+            .filter(|point| visible.covers(point.project))
+            .ok_or_else(|| CatalogError::not_found(format_args!("restore point {id}")))
+    }
+
+    /// Notes that restore points are gone from a destination.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn points_removed(
+        &mut self,
+        destination: DestinationId,
+        points: &[String],
+        now_ms: u64,
+    ) -> Result<u64> {
+        let mut removed = 0;
+        for point in points {
+            let sql = "UPDATE points SET removed_ms = $1 \
+                       WHERE destination_id = $2 AND point = $3 AND removed_ms IS NULL";
+            let update = sqlx::query(sql).bind(number(now_ms)).bind(destination.to_string());
+            removed += self.run(update.bind(point.clone())).await?;
+        }
+        Ok(removed)
+    }
+}

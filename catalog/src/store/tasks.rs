@@ -1,0 +1,346 @@
+//! Tasks: a queue that survives the death of whoever works on it.
+//!
+//! Everything that changes a task's state takes the lock `lock-dispatch` first, so that two
+//! servers on one database decide one after the other.
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, document, number, query, text_of};
+use crate::error::{CatalogError, ErrorKind, Result};
+use crate::id::{NodeId, TaskId};
+use crate::model::node::Node;
+use crate::model::task::{NewTask, Progress, Task, TaskFilter, TaskState};
+use crate::record::{Page, Record, Visible};
+
+const COLUMNS: &str = "id, project_id, instance_id, policy_id, destination_id, kind, state, \
+    priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
+    not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
+    progress, result, message";
+
+/// How many waiting tasks a node that may run none of them makes us look at.
+const LOOKED_AT: i64 = 500;
+
+impl Task {
+    fn read(row: &AnyRow) -> Result<Self> {
+        let state = TaskState::from_word(&row.text("state")?)
+            .ok_or_else(|| CatalogError::new(ErrorKind::Damaged, "a task of unknown state"))?;
+        let small = |column| row.count(column).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        Ok(Self {
+            id: row.id("id")?,
+            new: NewTask {
+                project: row.maybe_id("project_id")?,
+                instance: row.maybe_id("instance_id")?,
+                policy: row.maybe_id("policy_id")?,
+                destination: row.maybe_id("destination_id")?,
+                wanted_node: row.maybe_id("wanted_node")?,
+                kind: row.text("kind")?,
+                priority: small("priority")?,
+                due_key: row.maybe_text("due_key")?,
+                max_attempts: small("max_attempts")?,
+                not_before_ms: row.count("not_before_ms")?,
+                spec: row.json("spec")?,
+            },
+            state,
+            node: row.maybe_id("node_id")?,
+            attempt: small("attempt")?,
+            lease_until_ms: row.count("lease_until_ms")?,
+            created_ms: row.count("created_ms")?,
+            started_ms: row.maybe_count("started_ms")?,
+            finished_ms: row.maybe_count("finished_ms")?,
+            cancel_requested: row.count("cancel_requested")? != 0,
+            revision: row.count("revision")?,
+            progress: row.json("progress")?,
+            result: row.json("result")?,
+            message: row.text("message")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a task. Returns nothing when one with the same `due_key` was added before, finished
+    /// or not.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_task(&mut self, new: &NewTask, now_ms: u64) -> Result<Option<TaskId>> {
+        let id = TaskId::new(now_ms);
+        let sql = format!(
+            "INSERT INTO tasks ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, \
+             '', 0, $10, 0, $11, $12, NULL, NULL, 0, 1, $13, $14, 'null', '') \
+             ON CONFLICT (due_key) DO NOTHING"
+        );
+        let insert = query(sql)
+            .bind(id.to_string())
+            .bind(text_of(new.project))
+            .bind(text_of(new.instance))
+            .bind(text_of(new.policy))
+            .bind(text_of(new.destination))
+            .bind(new.kind.clone())
+            .bind(i64::from(new.priority))
+            .bind(new.due_key.clone())
+            .bind(text_of(new.wanted_node))
+            .bind(i64::from(new.max_attempts.max(1)))
+            .bind(number(new.not_before_ms))
+            .bind(number(now_ms))
+            .bind(document(&new.spec))
+            .bind(document(&Progress::default()));
+        Ok((self.run(insert).await? > 0).then_some(id))
+    }
+
+    /// A task, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn task(&mut self, id: TaskId, visible: &Visible) -> Result<Task> {
+        let sql = format!("SELECT {COLUMNS} FROM tasks WHERE id = $1");
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let task = row.map(|row| Task::read(&row)).transpose()?;
+        task.filter(|task| visible.covers(task.new.project))
+            .ok_or_else(|| CatalogError::not_found(format_args!("task {id}")))
+    }
+
+    /// The tasks that the caller may know of, newest first. `page.after` is the oldest one shown
+    /// so far.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tasks(
+        &mut self,
+        visible: &Visible,
+        filter: &TaskFilter,
+        page: &Page,
+    ) -> Result<Vec<Task>> {
+        let (condition, values) = visible.condition("project_id", false, 5);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tasks WHERE id < $1 AND ($3 = '' OR state = $3) \
+             AND ($4 = '' OR instance_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
+        );
+        // No id begins with a letter behind f.
+        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
+        let mut select = query(sql)
+            .bind(before)
+            .bind(i64::from(page.limit.min(Page::LARGEST)))
+            .bind(filter.state.map_or("", TaskState::word))
+            .bind(text_of(filter.instance));
+        for value in values {
+            select = select.bind(value);
+        }
+        self.all(select).await?.iter().map(Task::read).collect()
+    }
+
+    /// Whether a task waits, or a lease has run out. Cheap, and takes no lock.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn needs_attention(&mut self, now_ms: u64) -> Result<(bool, bool)> {
+        let waits = "SELECT id FROM tasks WHERE state = 'queued' AND not_before_ms <= $1 LIMIT 1";
+        let lost = "SELECT id FROM tasks WHERE state = 'running' AND lease_until_ms < $1 LIMIT 1";
+        let waits = self.maybe(sqlx::query(waits).bind(number(now_ms))).await?.is_some();
+        let lost = self.maybe(sqlx::query(lost).bind(number(now_ms))).await?.is_some();
+        Ok((waits, lost))
+    }
+
+    /// Gives a node the lease of the task that goes first among those it may run, if there is
+    /// one. An instance has one running task at a time.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lease(
+        &mut self,
+        node: &Record<Node>,
+        now_ms: u64,
+        until_ms: u64,
+    ) -> Result<Option<Task>> {
+        self.lock("lock-dispatch").await?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tasks t WHERE state = 'queued' AND not_before_ms <= $1 \
+             AND (wanted_node = '' OR wanted_node = $2) \
+             AND (instance_id = '' OR NOT EXISTS (SELECT 1 FROM tasks r WHERE \
+             r.instance_id = t.instance_id AND r.state = 'running')) \
+             ORDER BY priority DESC, id LIMIT {LOOKED_AT}"
+        );
+        let select = query(sql).bind(number(now_ms)).bind(node.id.to_string());
+        let rows = self.all(select).await?;
+        let waiting = rows.iter().map(Task::read).collect::<Result<Vec<_>>>()?;
+        let may = |task: &Task| {
+            let Node { capabilities, destinations, .. } = &node.body;
+            let allowed = match (destinations, task.new.destination) {
+                (Some(list), Some(destination)) => list.contains(&destination),
+                _ => true,
+            };
+            allowed && capabilities.kinds.contains(&task.new.kind)
+        };
+        let Some(task) = waiting.into_iter().find(may) else { return Ok(None) };
+        let sql = "UPDATE tasks SET state = 'running', node_id = $1, attempt = attempt + 1, \
+                   lease_until_ms = $2, started_ms = $3, message = '', progress = $4, \
+                   revision = revision + 1 WHERE id = $5";
+        let update = sqlx::query(sql)
+            .bind(node.id.to_string())
+            .bind(number(until_ms))
+            .bind(number(now_ms))
+            .bind(document(&Progress::default()))
+            .bind(task.id.to_string());
+        self.run(update).await?;
+        self.task(task.id, &Visible::All).await.map(Some)
+    }
+
+    /// Lengthens a lease and notes how far the work is. Returns whether it is to be cancelled.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stale`] when the lease is not the node's any more: it must stop.
+    pub async fn renew(
+        &mut self,
+        id: TaskId,
+        node: NodeId,
+        attempt: u32,
+        progress: Option<&Progress>,
+        until_ms: u64,
+    ) -> Result<bool> {
+        let task = self.leased(id, node, attempt).await?;
+        let changed = progress.is_some_and(|progress| *progress != task.progress);
+        let sql = "UPDATE tasks SET lease_until_ms = $1, progress = $2, revision = revision + $3 \
+                   WHERE id = $4";
+        let update = sqlx::query(sql)
+            .bind(number(until_ms.max(task.lease_until_ms)))
+            .bind(document(progress.unwrap_or(&task.progress)))
+            .bind(i64::from(changed))
+            .bind(id.to_string());
+        self.run(update).await?;
+        Ok(task.cancel_requested)
+    }
+
+    /// Ends an attempt. With `retry_at_ms` a failed task waits again, if it has attempts left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stale`] when the lease is not the node's any more: its report counts for
+    /// nothing.
+    pub async fn finish(
+        &mut self,
+        lease: (TaskId, NodeId, u32),
+        state: TaskState,
+        result: &serde_json::Value,
+        message: &str,
+        retry_at_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Result<TaskState> {
+        let task = self.leased(lease.0, lease.1, lease.2).await?;
+        let again = state == TaskState::Failed
+            && task.attempt < task.new.max_attempts
+            && !task.cancel_requested;
+        let (state, wait) = match retry_at_ms.filter(|_| again) {
+            Some(at) => (TaskState::Queued, Some(at)),
+            None => (state, None),
+        };
+        let sql = "UPDATE tasks SET state = $1, finished_ms = $2, result = $3, message = $4, \
+                   not_before_ms = $5, revision = revision + 1 WHERE id = $6";
+        let update = sqlx::query(sql)
+            .bind(state.word())
+            .bind(state.is_final().then(|| number(now_ms)))
+            .bind(document(result))
+            .bind(message.to_owned())
+            .bind(number(wait.unwrap_or(task.new.not_before_ms)))
+            .bind(task.id.to_string());
+        self.run(update).await?;
+        Ok(state)
+    }
+
+    /// The task, if it runs on that node in that attempt.
+    async fn leased(&mut self, id: TaskId, node: NodeId, attempt: u32) -> Result<Task> {
+        self.lock("lock-dispatch").await?;
+        let task = self.task(id, &Visible::All).await?;
+        let own = task.node == Some(node) && task.attempt == attempt;
+        if task.state != TaskState::Running || !own {
+            let text = format!("the lease of task {id} is over");
+            return Err(CatalogError::new(ErrorKind::Stale, text));
+        }
+        Ok(task)
+    }
+
+    /// Asks for a task's end: one that waits ends now, one that runs at its next report.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when it has ended already.
+    pub async fn cancel(&mut self, id: TaskId, now_ms: u64) -> Result<Task> {
+        self.lock("lock-dispatch").await?;
+        let task = self.task(id, &Visible::All).await?;
+        if task.state.is_final() {
+            return Err(CatalogError::new(ErrorKind::Conflict, "this task has ended already"));
+        }
+        let (state, finished) = match task.state {
+            TaskState::Queued => (TaskState::Cancelled, Some(number(now_ms))),
+            other => (other, None),
+        };
+        let sql = "UPDATE tasks SET cancel_requested = 1, state = $1, finished_ms = $2, \
+                   revision = revision + 1 WHERE id = $3";
+        let update = sqlx::query(sql).bind(state.word()).bind(finished).bind(id.to_string());
+        self.run(update).await?;
+        self.task(id, &Visible::All).await
+    }
+
+    /// Takes back the leases that ran out: their tasks wait again, or end when they have no
+    /// attempt left. Returns them as they are now.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reclaim(&mut self, now_ms: u64) -> Result<Vec<Task>> {
+        self.lock("lock-dispatch").await?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until_ms < $1 \
+             ORDER BY id LIMIT {LOOKED_AT}"
+        );
+        let rows = self.all(query(sql).bind(number(now_ms))).await?;
+        let message = "the node that ran it was not heard of any more";
+        self.take_back(&rows, message, now_ms).await
+    }
+
+    /// Takes back all leases of a node that was started again and runs nothing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reclaim_node(&mut self, node: NodeId, now_ms: u64) -> Result<Vec<Task>> {
+        self.lock("lock-dispatch").await?;
+        let sql = format!("SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND node_id = $1");
+        let rows = self.all(query(sql).bind(node.to_string())).await?;
+        self.take_back(&rows, "the node that ran it was started again", now_ms).await
+    }
+
+    /// Lengthens all leases: a server that was away could not hear the nodes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn extend_leases(&mut self, until_ms: u64) -> Result<u64> {
+        let sql = "UPDATE tasks SET lease_until_ms = $1 \
+                   WHERE state = 'running' AND lease_until_ms < $1";
+        self.run(sqlx::query(sql).bind(number(until_ms))).await
+    }
+
+    async fn take_back(
+        &mut self,
+        rows: &[AnyRow],
+        message: &str,
+        now_ms: u64,
+    ) -> Result<Vec<Task>> {
+        let mut reclaimed = Vec::new();
+        for row in rows {
+            let task = Task::read(row)?;
+            let state = if task.cancel_requested {
+                TaskState::Cancelled
+            } else if task.attempt >= task.new.max_attempts {
+                TaskState::Failed
+            } else {
+                TaskState::Queued
+            };
+            let sql = "UPDATE tasks SET state = $1, finished_ms = $2, message = $3, \
+                       not_before_ms = $4, revision = revision + 1 WHERE id = $5";
+            let update = sqlx::query(sql)
+                .bind(state.word())
+                .bind(state.is_final().then(|| number(now_ms)))
+                .bind(message.to_owned())
+                .bind(number(now_ms))
+                .bind(task.id.to_string());
+            self.run(update).await?;
+            reclaimed.push(self.task(task.id, &Visible::All).await?);
+        }
+        Ok(reclaimed)
+    }
+}

@@ -1,0 +1,85 @@
+use sluice_catalog::{Capabilities, ErrorKind, Grant, Node, Page, Role, token_hash};
+
+use crate::records::project;
+use crate::support::{Lab, on_both};
+
+on_both! {
+    a_session_is_somebody_until_it_ends
+    tokens_last_until_removed
+    a_join_token_is_used_up
+    requests_are_answered_once
+}
+
+async fn a_session_is_somebody_until_it_ends(Lab { catalog, .. }: Lab) {
+    let own = project(&catalog, "one").await;
+    let mut tx = catalog.begin().await.unwrap();
+    assert_eq!(tx.count_users().await.unwrap(), 0);
+    let anna = tx.add_user("anna", "hash", 7).await.unwrap();
+    let grants = vec![
+        Grant { role: Role::Admin, project: None },
+        Grant { role: Role::Viewer, project: Some(own) },
+    ];
+    tx.set_grants(anna.id, &grants).await.unwrap();
+    assert_eq!(tx.count_administrators().await.unwrap(), 1);
+    tx.add_session("s1", anna.id, 10, 20).await.unwrap();
+    let session = tx.who("s1", 19).await.unwrap();
+    assert_eq!((session.user, session.grants), (anna.clone(), grants));
+    assert_eq!(tx.who("s1", 20).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(tx.who("s2", 10).await.unwrap_err().kind(), ErrorKind::NotFound);
+    tx.set_password(anna.id, "other").await.unwrap();
+    assert!(tx.who("s1", 11).await.is_err(), "another password ends sessions");
+    assert_eq!(tx.user_by_login("anna").await.unwrap().unwrap().password_hash, "other");
+    tx.add_session("s3", anna.id, 10, 20).await.unwrap();
+    tx.end_session("s3").await.unwrap();
+    assert!(tx.who("s3", 11).await.is_err());
+    tx.set_grants(anna.id, &[]).await.unwrap();
+    assert_eq!(tx.count_administrators().await.unwrap(), 0);
+    tx.delete_user(anna.id).await.unwrap();
+    assert!(tx.users(&Page::default()).await.unwrap().is_empty());
+}
+
+async fn tokens_last_until_removed(Lab { catalog, .. }: Lab) {
+    let mut tx = catalog.begin().await.unwrap();
+    let anna = tx.add_user("anna", "hash", 7).await.unwrap();
+    let otto = tx.add_user("otto", "hash", 7).await.unwrap();
+    let hash = token_hash("secret");
+    let token = tx.add_token(anna.id, "ci", &hash, 7, None).await.unwrap();
+    let short = tx.add_token(anna.id, "short", "h2", 7, Some(9)).await.unwrap();
+    assert_eq!(tx.who(&hash, u64::MAX / 4).await.unwrap().user, anna);
+    assert!(tx.who("h2", 8).await.is_ok() && tx.who("h2", 9).await.is_err());
+    assert_eq!(tx.tokens(anna.id).await.unwrap(), [token.clone(), short]);
+    assert!(tx.delete_token(otto.id, token.id).await.is_err(), "it is not theirs");
+    tx.delete_token(anna.id, token.id).await.unwrap();
+    assert!(tx.who(&hash, 8).await.is_err());
+}
+
+async fn a_join_token_is_used_up(Lab { catalog, .. }: Lab) {
+    let mut tx = catalog.begin().await.unwrap();
+    let capabilities = Capabilities { host: "h".into(), slots: 2, ..Capabilities::default() };
+    let node = Node { capabilities, ..Node::default() };
+    tx.add_join_token("t", 1, 100).await.unwrap();
+    assert!(tx.join("t", "late", node.clone(), "own", 100).await.is_err());
+    let joined = tx.join("t", "mover", node.clone(), "own", 50).await.unwrap();
+    assert_eq!(joined.body, node);
+    assert!(tx.join("t", "second", node, "other", 50).await.is_err());
+    assert_eq!(tx.node_by_token("own").await.unwrap(), joined.id);
+    assert!(tx.node_by_token("t").await.is_err());
+    tx.node_seen(joined.id, 77).await.unwrap();
+    let seen = tx.liveness().await.unwrap()[&joined.id];
+    assert_eq!((seen.last_seen_ms, seen.running), (77, 0));
+}
+
+async fn requests_are_answered_once(Lab { catalog, .. }: Lab) {
+    let mut tx = catalog.begin().await.unwrap();
+    tx.remember_answer("anna", "k", ("h", 201, "{}"), 10, 0).await.unwrap();
+    let found = tx.answered("anna", "k").await.unwrap();
+    assert_eq!(found, Some(("h".to_owned(), 201, "{}".to_owned())));
+    assert_eq!(tx.answered("otto", "k").await.unwrap(), None);
+    tx.remember_answer("otto", "k", ("h", 201, "{}"), 20, 15).await.unwrap();
+    assert_eq!(tx.answered("anna", "k").await.unwrap(), None, "it is forgotten in time");
+    assert_eq!(tx.setting("a").await.unwrap(), None);
+    tx.set_setting("a", "1").await.unwrap();
+    tx.set_setting("a", "2").await.unwrap();
+    assert_eq!(tx.setting("a").await.unwrap().as_deref(), Some("2"));
+    assert!(tx.remove_setting("a").await.unwrap() && !tx.remove_setting("a").await.unwrap());
+}

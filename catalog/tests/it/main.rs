@@ -1,0 +1,6 @@
+//! The catalog on both databases: every test runs on SQLite and on a real PostgreSQL.
+
+mod access;
+mod records;
+mod support;
+mod tasks;

@@ -1,0 +1,260 @@
+//! The control plane: server, nodes, and what is asked of a server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::value;
+
+/// Run everything on this machine: server, one node, one destination
+///
+/// State, certificate and database are kept in one folder. The first start prints a setup token,
+/// with which `sluice login --setup` makes the first administrator.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice up
+  sluice up --state /var/lib/sluice --listen 0.0.0.0:9390 --name backup.example.org")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+
+    /// Tasks that run at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) slots: u32,
+}
+
+/// Run a server for other machines' nodes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice server --listen 0.0.0.0:9390 --name backup.example.org
+  SLUICE_DATABASE=postgres://sluice@db/sluice sluice server")]
+pub(crate) struct ServerArgs {
+    /// Folder of key, certificate and database [default: $XDG_STATE_HOME/sluice/server or
+    /// ~/.local/state/sluice/server]
+    #[arg(long, env = "SLUICE_STATE", hide_env_values = true, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// The database: sqlite:PATH or postgres://USER@HOST/NAME [default: a file in the folder]
+    #[arg(long, env = "SLUICE_DATABASE", hide_env_values = true, value_name = "URL")]
+    pub(crate) database: Option<String>,
+
+    /// Where to listen
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9390")]
+    pub(crate) listen: SocketAddr,
+
+    /// Names and addresses by which it is reached; nodes are told the first
+    #[arg(long = "name", value_name = "HOST", default_value = "127.0.0.1")]
+    pub(crate) names: Vec<String>,
+
+    /// How long a node may go without a word before its tasks are given to others
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
+    pub(crate) lease: Duration,
+}
+
+/// Make this machine a node of a server, and manage nodes
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    pub(crate) command: NodeCommand,
+}
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make a token that lets one node join
+    #[command(after_help = "Example:\n  sluice node token > join.txt")]
+    Token,
+    /// Let this machine join a server, with the token in a file
+    #[command(after_help = "Example:\n  sluice node join mover-1 --token-file join.txt")]
+    Join {
+        /// What it is to be called
+        name: String,
+        /// A file with the token; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+        /// Folder of what is kept [default: $XDG_STATE_HOME/sluice/node or
+        /// ~/.local/state/sluice/node]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
+    /// Run tasks until stopped
+    #[command(after_help = "Example:\n  sluice node run --slots 4")]
+    Run {
+        /// Folder that `join` has used
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// Tasks that run at a time
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+        slots: u32,
+    },
+    /// List the nodes of the server
+    #[command(after_help = "Example:\n  sluice node list")]
+    List,
+}
+
+/// Log in to a server
+///
+/// The password comes from SLUICE_PASSWORD_FILE or a prompt. What is needed for later commands is
+/// kept in $XDG_CONFIG_HOME/sluice/login.json or ~/.config/sluice/login.json, readable for you
+/// only; SLUICE_LOGIN names another file.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice login https://127.0.0.1:9390 --fingerprint 3a5f... --user admin --setup-token-file t
+  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --user anna")]
+pub(crate) struct LoginArgs {
+    /// The server
+    pub(crate) server: String,
+
+    /// SHA-256 of its certificate, as `sluice up` and `sluice server` print it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) fingerprint: String,
+
+    /// Your name there
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: String,
+
+    /// Make this the first administrator, with the setup token in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) setup_token_file: Option<PathBuf>,
+}
+
+/// Show, start and cancel tasks of a server
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct TaskArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<TaskCommand>,
+}
+
+/// What can be done with tasks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// List tasks, newest first
+    #[command(after_help = "Example:\n  sluice task list --state running")]
+    List {
+        /// Only those in this state: queued, running, succeeded, warnings, failed, cancelled
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+    },
+    /// Show a task
+    #[command(after_help = "Example:\n  sluice task show 0193a2b4-...")]
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Show the log of a task
+    #[command(after_help = "Example:\n  sluice task log 0193a2b4-...")]
+    Log {
+        /// Its id
+        id: String,
+    },
+    /// Cancel a task
+    #[command(after_help = "Example:\n  sluice task cancel 0193a2b4-...")]
+    Cancel {
+        /// Its id
+        id: String,
+    },
+    /// Back up an instance now
+    #[command(after_help = "Example:\n  sluice task backup shop/web-1 --to local")]
+    Backup {
+        /// The instance
+        #[arg(value_name = "PROJECT/NAME")]
+        instance: String,
+        /// The destination
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        to: String,
+    },
+}
+
+/// Records of one kind.
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    #[command(subcommand)]
+    pub(crate) command: RecordCommand,
+}
+
+/// What can be done with records.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordCommand {
+    /// List them
+    #[command(after_help = "Example:\n  sluice instance list")]
+    List,
+    /// Show one
+    #[command(after_help = "Example:\n  sluice instance show shop/web-1")]
+    Show {
+        /// Its name
+        #[arg(value_name = "[PROJECT/]NAME")]
+        name: String,
+    },
+    /// Make one, or change what it says
+    #[command(after_help = SET_HELP)]
+    Set(SetArgs),
+    /// Remove one
+    #[command(after_help = "Example:\n  sluice policy remove shop/hourly")]
+    Remove {
+        /// Its name
+        #[arg(value_name = "[PROJECT/]NAME")]
+        name: String,
+    },
+}
+
+const SET_HELP: &str = "\
+Examples:
+  sluice project set shop
+  sluice destination set local --url /backup/repository --passphrase-file pass
+  sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
+  sluice policy set shop/hourly --spec policy.json";
+
+/// What a record is to say.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Its name
+    #[arg(value_name = "[PROJECT/]NAME")]
+    pub(crate) name: String,
+
+    /// What it says, as JSON; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag"])]
+    pub(crate) spec: Option<PathBuf>,
+
+    /// A destination's repository
+    #[arg(long, value_name = "DEST")]
+    pub(crate) url: Option<String>,
+
+    /// File with the passphrase of a destination
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// A disk file of an instance
+    #[arg(long, value_name = "PATH")]
+    pub(crate) disk: Vec<String>,
+
+    /// A word by which policies find an instance
+    #[arg(long, value_name = "WORD")]
+    pub(crate) tag: Vec<String>,
+}
+
+/// Make a server's configuration what a file says
+///
+/// The file is JSON: for each of `projects`, `destinations`, `instances` and `policies` an object
+/// of names (PROJECT/NAME for what belongs to a project) and specs. What it does not name stays.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice apply -f sluice.json --plan
+  sluice apply -f sluice.json")]
+pub(crate) struct ApplyArgs {
+    /// The file; `-` for standard input
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) plan: bool,
+}

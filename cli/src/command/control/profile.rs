@@ -1,0 +1,99 @@
+//! Where the server is, and who we are there.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sluice_node_api::{Client, Fingerprint};
+
+use crate::args::LoginArgs;
+use crate::context::Context;
+use crate::error::{Exit, advise, usage_error};
+use crate::output::{self, note};
+use crate::secret;
+
+/// What is kept of a login, or of a node that has joined.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Profile {
+    pub(crate) server: String,
+    pub(crate) fingerprint: String,
+    pub(crate) token: String,
+}
+
+impl Profile {
+    pub(crate) fn client(&self) -> Result<Client> {
+        let fingerprint = print(&self.fingerprint)?;
+        Ok(Client::new(&self.server, fingerprint)?.with_token(&self.token))
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path)?;
+        serde_json::from_slice(&text).context("it is damaged: make it anew")
+    }
+
+    /// Writes it for its owner only.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let context = || format!("cannot write {}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(context)?;
+        }
+        let new = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&new).with_context(context)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?).with_context(context)?;
+        std::fs::rename(&new, path).with_context(context)
+    }
+}
+
+fn print(text: &str) -> Result<Fingerprint> {
+    text.parse().map_err(|error: &str| usage_error(error))
+}
+
+fn place() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("SLUICE_LOGIN")
+        .or_else(|| set("XDG_CONFIG_HOME").map(|folder| folder.join("sluice/login.json")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".config/sluice/login.json")))
+        .ok_or_else(|| advise("local", "there is no place for the login", "set SLUICE_LOGIN"))
+}
+
+/// A client of the server that we are logged in to.
+pub(crate) fn client() -> Result<Client> {
+    let path = place()?;
+    let profile = Profile::read(&path).map_err(|error| {
+        let text = format!("not logged in to a server: {}: {error}", path.display());
+        advise("login", text, "sluice login https://HOST:PORT --fingerprint HEX --user NAME")
+    })?;
+    profile.client()
+}
+
+/// Logs in.
+pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
+    let client = Client::new(&args.server, print(&args.fingerprint)?)?;
+    let password = secret::password()?;
+    if let Some(file) = &args.setup_token_file {
+        let token = secret::token(file)?;
+        let setup = json!({"token": *token, "login": args.user, "password": *password});
+        client.send(http::Method::POST, "/api/v1/setup", Some(&setup), &[]).await?;
+    }
+    let session: Value = client
+        .post("/api/v1/sessions", &json!({"login": args.user, "password": *password}))
+        .await?;
+    let token = session["token"].as_str().unwrap_or_default().to_owned();
+    let path = place()?;
+    let server = args.server.trim_end_matches('/').to_owned();
+    let profile = Profile { server, fingerprint: args.fingerprint, token };
+    profile.write(&path)?;
+    let server = profile.server;
+    if context.global.json {
+        output::json(&json!({"server": server, "expires_ms": session["expires_ms"]}))?;
+    } else if !context.global.quiet {
+        note(format_args!("logged in to {server} as {}", args.user));
+    }
+    Ok(Exit::Done)
+}

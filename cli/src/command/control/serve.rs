@@ -1,0 +1,154 @@
+//! Running a server, a node, or both.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use sluice_node::{Agent, Config as NodeConfig};
+use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, TaskSpec};
+use sluice_server::{Config, Server};
+
+use super::profile::Profile;
+use crate::args::{ServerArgs, UpArgs};
+use crate::context::Context;
+use crate::error::{Exit, advise, usage_error};
+use crate::interrupt;
+use crate::output::{self, note};
+use crate::secret;
+
+/// The node that runs beside the server of `sluice up`.
+const LOCAL: &str = "local";
+
+fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let place = given
+        .or_else(|| set("XDG_STATE_HOME").map(|home| home.join("sluice").join(below)))
+        .or_else(|| set("HOME").map(|home| home.join(".local/state/sluice").join(below)));
+    let advice = || advise("local", "there is no folder for the state", "set HOME, or --state");
+    Ok(std::path::absolute(place.ok_or_else(advice)?)?)
+}
+
+async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
+    let state = folder(args.state, "server")?;
+    let config = Config {
+        state: state.clone(),
+        database: args.database,
+        listen: args.listen,
+        names: args.names,
+        lease: args.lease,
+    };
+    Ok((Server::open(config).await?, state))
+}
+
+fn tell(context: &Context, server: &Server, state: &Path) -> Result<()> {
+    let local = server.local();
+    let fingerprint = local.fingerprint.to_string();
+    let file = state.join("setup-token");
+    let setup = server.setup_token().map(|_| &file);
+    if context.global.json {
+        return output::json_line(&json!({
+            "type": "ready",
+            "url": local.url,
+            "fingerprint": fingerprint,
+            "setup_token_file": setup,
+        }));
+    }
+    note(format_args!("listening on {}; Ctrl-C ends it", local.url));
+    note(format_args!("certificate: SHA-256 {fingerprint}"));
+    if let Some(token) = server.setup_token() {
+        note(format_args!("setup token: {token} (also in {})", file.display()));
+        note("make the first administrator with it:");
+        note(format_args!(
+            "  sluice login {} --fingerprint {fingerprint} --user admin --setup-token-file {}",
+            local.url,
+            file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Runs a server.
+pub(crate) async fn server(context: &Context, args: ServerArgs) -> Result<Exit> {
+    let stop = interrupt::watch("")?;
+    let (server, state) = open(args).await?;
+    tell(context, &server, &state)?;
+    server.serve(stop).await;
+    Ok(Exit::Done)
+}
+
+/// Runs a server, a node beside it, and sees to a first destination.
+pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
+    let stop = interrupt::watch("")?;
+    let (server, state) = open(args.server).await?;
+    let token = server.local_node(LOCAL).await?;
+    let repository = state.join("repository");
+    let url = repository.to_str().ok_or_else(|| usage_error("--state must be UTF-8"))?;
+    server.local_destination(LOCAL, url, &state.join("local-passphrase")).await?;
+    let local = server.local();
+    let client = Client::new(&local.url, local.fingerprint)?.with_token(&token);
+    let agent = agent(client, &state, args.slots)?;
+    tell(context, &server, &state)?;
+    let node = tokio::spawn(agent.run(stop.clone()));
+    server.serve(stop).await;
+    // It has been told to end as well.
+    let _ = node.await;
+    Ok(Exit::Done)
+}
+
+fn agent(client: Client, state: &Path, slots: u32) -> Result<Agent> {
+    let executable = std::env::current_exe().context("cannot find this executable")?;
+    Ok(Agent::new(client, NodeConfig { executable, folder: state.to_owned(), hello: hello(slots) }))
+}
+
+fn hello(slots: u32) -> Hello {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let kinds = TaskSpec::KINDS.map(str::to_owned).to_vec();
+    Hello { version: env!("CARGO_PKG_VERSION").to_owned(), host, slots, kinds, missing: Vec::new() }
+}
+
+/// Lets this machine join.
+pub(crate) async fn join(
+    context: &Context,
+    name: &str,
+    token_file: &Path,
+    state: Option<PathBuf>,
+) -> Result<Exit> {
+    let state = folder(state, "node")?;
+    let token = secret::token_or_stdin(token_file)?;
+    let token: JoinToken = token.parse().map_err(|error: &str| usage_error(error))?;
+    let client = Client::new(&token.server, token.fingerprint)?;
+    let JoinToken { server, fingerprint, token } = token;
+    let join = Join { token, name: name.to_owned(), hello: hello(1) };
+    let joined: Joined = client.post("/api/node/v1/join", &join).await?;
+    let fingerprint = fingerprint.to_string();
+    let profile = Profile { server, fingerprint, token: joined.token };
+    profile.write(&state.join("node.json"))?;
+    if context.global.json {
+        output::json(&json!({"node": joined.node, "name": name}))?;
+    } else if !context.global.quiet {
+        note(format_args!("joined as {name}; now: sluice node run"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Runs a node that has joined.
+pub(crate) async fn run_node(
+    context: &Context,
+    state: Option<PathBuf>,
+    slots: u32,
+) -> Result<Exit> {
+    let state = folder(state, "node")?;
+    let stop = interrupt::watch("")?;
+    let profile = Profile::read(&state.join("node.json")).map_err(|error| {
+        let text = format!("this machine has joined no server: {error}");
+        advise("login", text, "sluice node join NAME --token-file FILE")
+    })?;
+    let agent = agent(profile.client()?, &state, slots)?;
+    if context.global.json {
+        output::json_line(&json!({"type": "ready", "server": profile.server}))?;
+    } else if !context.global.quiet {
+        note(format_args!("running tasks of {}; Ctrl-C ends it", profile.server));
+    }
+    agent.run(stop).await?;
+    Ok(Exit::Done)
+}

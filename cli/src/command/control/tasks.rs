@@ -1,0 +1,82 @@
+//! Tasks of a server.
+
+use anyhow::Result;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::records::Records;
+use super::{all, profile, show_list, word};
+use crate::args::TaskCommand;
+use crate::context::Context;
+use crate::error::Exit;
+use crate::output::{self, bytes};
+
+/// Does it.
+pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit> {
+    let client = profile::client()?;
+    match command {
+        TaskCommand::List { state } => {
+            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
+            let tasks = all(&client, &format!("/api/v1/tasks{state}")).await?;
+            let headings = ["ID", "KIND", "STATE", ">DONE", ">RATE", "MESSAGE"];
+            return show_list(context, &headings, &tasks, row);
+        }
+        TaskCommand::Show { id } => {
+            output::json(&client.get::<Value>(&format!("/api/v1/tasks/{id}")).await?)?;
+        }
+        TaskCommand::Log { id } => {
+            let lines = all(&client, &format!("/api/v1/tasks/{id}/log")).await?;
+            if context.global.json {
+                output::json(&json!({ "items": lines }))?;
+            } else {
+                for line in &lines {
+                    output::print(&format!("{}\n", word(line, "line")))?;
+                }
+            }
+        }
+        TaskCommand::Cancel { id } => {
+            let path = format!("/api/v1/tasks/{id}/cancel");
+            let answer = client.send(Method::POST, &path, None, &[]).await?;
+            told(context, &answer.body)?;
+        }
+        TaskCommand::Backup { instance, to } => {
+            let instances = Records::load(&client, "instances").await?;
+            let destinations = Records::load(&client, "destinations").await?;
+            let start = json!({
+                "kind": "backup",
+                "instance": instances.one(&instance)?["id"],
+                "destination": destinations.one(&to)?["id"],
+            });
+            told(context, &client.post("/api/v1/tasks", &start).await?)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn told(context: &Context, task: &Value) -> Result<()> {
+    if context.global.json {
+        return output::json(task);
+    }
+    output::print(&format!("{}\n", word(task, "id")))
+}
+
+fn row(task: &Value) -> Vec<String> {
+    let progress = &task["progress"];
+    let number = |name: &str| progress[name].as_u64().unwrap_or(0);
+    let done = match number("total") {
+        0 => String::new(),
+        total => format!("{} %", number("done").saturating_mul(100) / total),
+    };
+    let rate = match number("rate") {
+        0 => String::new(),
+        rate => format!("{}/s", bytes(rate)),
+    };
+    vec![
+        word(task, "id"),
+        word(task, "kind"),
+        word(task, "state"),
+        done,
+        rate,
+        word(task, "message"),
+    ]
+}

@@ -1,0 +1,268 @@
+//! Asking for tasks, and reporting on them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sluice_node_api::{
+    Client, ClientError, Finished, Hello, Lease, LogEntry, Outcome, Report, Reported,
+};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{Step, steps};
+use crate::process::{Event, Process, Said};
+
+/// How often a task is reported on, unless its lease is shorter.
+const REPORT: Duration = Duration::from_secs(2);
+/// How long to wait before a server that does not answer is asked again.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long the end of a task is told to a server that does not answer.
+const INSIST: Duration = Duration::from_secs(15 * 60);
+/// Lines of the log in one report.
+const LINES: usize = 500;
+
+/// How a node works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The executable `sluice`.
+    pub executable: PathBuf,
+    /// Where its processes run.
+    pub folder: PathBuf,
+    /// What it can do; it runs as many tasks at a time as there are slots.
+    pub hello: Hello,
+}
+
+/// A node of a server.
+#[derive(Debug)]
+pub struct Agent {
+    client: Client,
+    config: Config,
+}
+
+/// Whether a task's end is still wanted.
+enum Stop {
+    Cancelled,
+    Lost,
+    Shutdown,
+}
+
+impl Agent {
+    /// A node that shows its token with `client`.
+    pub fn new(client: Client, config: Config) -> Self {
+        Self { client, config }
+    }
+
+    /// Runs tasks until `shutdown` is cancelled; those under way are then stopped.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when the server does not know this node.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ClientError> {
+        let told = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            told = self.introduce() => told,
+        };
+        told?;
+        let agent = Arc::new(self);
+        let mut slots = JoinSet::new();
+        for _ in 0..agent.config.hello.slots.max(1) {
+            slots.spawn(Arc::clone(&agent).pull(shutdown.clone()));
+        }
+        while slots.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Tells what this node can do. The server takes back what it ran before.
+    async fn introduce(&self) -> Result<(), ClientError> {
+        loop {
+            match self.client.post::<Value>("/api/node/v1/hello", &self.config.hello).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.status().is_some_and(|status| status < 500) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!("the server cannot be told what this node can do: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One slot: one task after the other.
+    async fn pull(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let asked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                asked = self.client.post::<Option<Lease>>("/api/node/v1/lease", &()) => asked,
+            };
+            match asked {
+                Ok(Some(lease)) => Box::pin(self.perform(lease, &shutdown)).await,
+                // The server has waited already.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!("no task can be asked for: {error}");
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does a task and tells the server what came of it.
+    async fn perform(&self, lease: Lease, shutdown: &CancellationToken) {
+        tracing::info!(task = %lease.task, kind = lease.work.spec.kind(), "begins");
+        let encrypted = lease
+            .work
+            .environment
+            .keys()
+            .any(|name| name == "SLUICE_PASSPHRASE" || name == "SLUICE_PASSPHRASE_FILE");
+        let mut lines = Vec::new();
+        let finished = match steps(&lease.work.spec, encrypted) {
+            Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+            Err(message) => Some(failed(message, false)),
+        };
+        // Nobody waits for the end of a task that was lost.
+        let Some(finished) = finished else { return };
+        tracing::info!(task = %lease.task, outcome = ?finished.outcome, "ended");
+        let report = Report {
+            attempt: lease.attempt,
+            log: std::mem::take(&mut lines),
+            finished: Some(finished),
+            ..Report::default()
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < INSIST {
+            match self.report(&lease, &report).await {
+                Ok(_) => return,
+                Err(error) if error.status().is_some_and(|status| status < 500) => {
+                    tracing::warn!(task = %lease.task, "the end was not wanted: {error}");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    async fn perform_steps(
+        &self,
+        lease: &Lease,
+        steps: Vec<Step>,
+        lines: &mut Vec<LogEntry>,
+        shutdown: &CancellationToken,
+    ) -> Option<Finished> {
+        let mut last = failed("there was nothing to do".into(), false);
+        for step in steps {
+            let mut words = vec!["--repo".to_owned(), lease.work.url.clone()];
+            words.extend(step.words);
+            let config = &self.config;
+            let environment = &lease.work.environment;
+            let started = Process::start(&config.executable, &config.folder, &words, environment);
+            let mut process = match started {
+                Ok(process) => process,
+                Err(message) => return Some(failed(message, true)),
+            };
+            let mut own = Vec::new();
+            let status = match self.watch(lease, &mut process, &mut own, shutdown).await {
+                Ok(status) => status,
+                Err(stop) => {
+                    process.stop().await;
+                    lines.append(&mut own);
+                    return match stop {
+                        Stop::Cancelled => Some(cancelled()),
+                        Stop::Shutdown => Some(failed("the node was stopped".into(), true)),
+                        Stop::Lost => None,
+                    };
+                }
+            };
+            last = process.finished(status).await;
+            let done = last.outcome != Outcome::Failed;
+            // That a probe fails is no news.
+            if done || !step.probe {
+                lines.append(&mut own);
+            }
+            if done == step.probe {
+                break;
+            }
+        }
+        Some(last)
+    }
+
+    /// Listens to a process and reports, until it ends or is to be ended.
+    async fn watch(
+        &self,
+        lease: &Lease,
+        process: &mut Process,
+        lines: &mut Vec<LogEntry>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<std::process::ExitStatus>, Stop> {
+        let length = Duration::from_millis(lease.lease_ms);
+        let mut ticks =
+            tokio::time::interval(REPORT.min(length / 4).max(Duration::from_millis(10)));
+        let mut heard = Instant::now();
+        let mut progress = None;
+        loop {
+            tokio::select! {
+                event = process.next() => match event {
+                    Event::Said(Said::Progress(value)) => progress = Some(value),
+                    Event::Said(Said::Log(entry)) => keep(lines, entry),
+                    Event::Ended(status) => return Ok(status),
+                },
+                () = shutdown.cancelled() => return Err(Stop::Shutdown),
+                _ = ticks.tick() => {
+                    let report = Report {
+                        attempt: lease.attempt,
+                        progress: progress.take(),
+                        log: std::mem::take(lines),
+                        finished: None,
+                    };
+                    match self.report(lease, &report).await {
+                        Ok(Reported { cancel: true }) => return Err(Stop::Cancelled),
+                        Ok(_) => heard = Instant::now(),
+                        Err(error) if error.status() == Some(409) => {
+                            tracing::warn!(task = %lease.task, "another node has it now");
+                            return Err(Stop::Lost);
+                        }
+                        // What was not heard is told again.
+                        Err(_) => *lines = report.log,
+                    }
+                    if heard.elapsed() > length {
+                        tracing::warn!(task = %lease.task, "the server was not heard for too long");
+                        return Err(Stop::Lost);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn report(&self, lease: &Lease, report: &Report) -> Result<Reported, ClientError> {
+        let path = format!("/api/node/v1/tasks/{}/report", lease.task);
+        // A report that hangs must not hide that the lease is over.
+        let patience = Duration::from_millis(lease.lease_ms / 2);
+        let sent = self.client.post(&path, report);
+        tokio::time::timeout(patience, sent).await.unwrap_or_else(|elapsed| {
+            let server = self.client.server().to_owned();
+            Err(ClientError::Unreachable { server, source: elapsed.into() })
+        })
+    }
+}
+
+/// Keeps the newest lines while nobody listens.
+fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
+    if lines.len() >= LINES {
+        lines.remove(0);
+    }
+    lines.push(entry);
+}
+
+fn failed(message: String, retryable: bool) -> Finished {
+    Finished { outcome: Outcome::Failed, document: Value::Null, message, retryable }
+}
+
+fn cancelled() -> Finished {
+    let message = "it was cancelled".to_owned();
+    Finished { outcome: Outcome::Cancelled, document: Value::Null, message, retryable: false }
+}

@@ -1,0 +1,151 @@
+//! What is typed for a task.
+
+use std::path::Path;
+
+use sluice_node_api::TaskSpec;
+
+/// Files that are taken for images when a folder is backed up.
+const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
+
+/// The commands of a task, one after the other. A command that begins with `?` in its place tells
+/// by its success that the rest is not needed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The words behind `sluice`.
+    pub(crate) words: Vec<String>,
+    /// Whether its success ends the task, and its failure does not.
+    pub(crate) probe: bool,
+}
+
+fn step<const N: usize>(words: [&str; N]) -> Step {
+    Step { words: words.iter().map(|&word| word.to_owned()).collect(), probe: false }
+}
+
+/// What is typed for a task. `encrypted` says whether there is a passphrase.
+///
+/// # Errors
+/// Why it cannot be done at all, in one line.
+pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, String> {
+    let one = match spec {
+        TaskSpec::Init {} => {
+            let probe = Step { probe: true, ..step(["list"]) };
+            let mut init = step(["init"]);
+            if encrypted {
+                init.words.push("--no-recovery-key".into());
+            } else {
+                init.words.extend(["--encryption".into(), "none".into()]);
+            }
+            return Ok(vec![probe, init]);
+        }
+        TaskSpec::Backup { instance, images, folder, project } => {
+            let mut images = images.clone();
+            if let Some(folder) = folder {
+                images.extend(image_files(Path::new(folder))?);
+            }
+            let mut backup = step(["backup"]);
+            if let Some(project) = project {
+                backup.words.extend(["--project".into(), project.clone()]);
+            }
+            backup.words.extend(["--".into(), instance.clone()]);
+            backup.words.extend(images);
+            backup
+        }
+        TaskSpec::Restore { point, target } => step(["restore", "--", point, target]),
+        TaskSpec::Verify { point, data } => {
+            let mut verify = step(["verify"]);
+            if *data {
+                verify.words.push("--data".into());
+            }
+            if let Some(point) = point {
+                verify.words.extend(["--".into(), point.clone()]);
+            }
+            verify
+        }
+        TaskSpec::Prune { instance, keep } => {
+            let mut prune = step(["prune"]);
+            for (period, many) in keep.iter().filter(|(_, many)| **many > 0) {
+                prune.words.extend([format!("--keep-{period}"), many.to_string()]);
+            }
+            if prune.words.len() == 1 {
+                return Err("a prune that keeps nothing is not done".into());
+            }
+            if let Some(instance) = instance {
+                prune.words.extend(["--".into(), instance.clone()]);
+            }
+            prune
+        }
+        TaskSpec::Collect {} => step(["collect"]),
+        TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
+    };
+    Ok(vec![one])
+}
+
+/// The image files in a folder, in the order of their names.
+fn image_files(folder: &Path) -> Result<Vec<String>, String> {
+    let failed = |error: std::io::Error| format!("cannot read {}: {error}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let known = extension.is_some_and(|extension| IMAGES.contains(&extension));
+        if known && path.is_file() {
+            files.push(path.to_str().map(str::to_owned).ok_or("a file name is not UTF-8")?);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(format!("there are no image files in {}", folder.display()));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(spec: &TaskSpec) -> Vec<String> {
+        steps(spec, true).unwrap().into_iter().map(|step| step.words.join(" ")).collect()
+    }
+
+    #[test]
+    fn names_are_never_taken_for_options() {
+        let spec = TaskSpec::Backup {
+            instance: "--repo".into(),
+            images: vec!["/a.raw".into()],
+            folder: None,
+            project: None,
+        };
+        assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
+        let spec = TaskSpec::Restore { point: "web@k3".into(), target: "/out.raw".into() };
+        assert_eq!(words(&spec), ["restore -- web@k3 /out.raw"]);
+    }
+
+    #[test]
+    fn a_prune_keeps_something() {
+        let prune = |daily| TaskSpec::Prune {
+            instance: None,
+            keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
+        };
+        assert_eq!(words(&prune(7)), ["prune --keep-daily 7"]);
+        assert!(steps(&prune(0), true).is_err());
+    }
+
+    #[test]
+    fn a_repository_that_is_there_is_left_alone() {
+        let steps = steps(&TaskSpec::Init {}, false).unwrap();
+        assert_eq!((steps[0].probe, steps[1].probe), (true, false));
+        assert_eq!(steps[1].words.join(" "), "init --encryption none");
+    }
+
+    #[test]
+    fn a_folder_gives_its_images_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.raw", "a.qcow2", "notes.txt"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let files = image_files(folder.path()).unwrap();
+        let ends: Vec<_> = files.iter().map(|file| file.rsplit('/').next().unwrap()).collect();
+        assert_eq!(ends, ["a.qcow2", "b.raw"]);
+        assert!(image_files(&folder.path().join("none")).is_err());
+    }
+}

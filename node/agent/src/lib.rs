@@ -1,0 +1,24 @@
+//! Runs the tasks of a server on this machine.
+//!
+//! ```text
+//!   Agent ── lease ──► server          one loop for each slot
+//!     │
+//!     └─ Run ── starts ──► sluice --json ...   one process for each task
+//!          │   ◄─ lines: progress, document ─┘
+//!          └─ report every few seconds ──► server: is it still mine? shall it end?
+//! ```
+//!
+//! # Invariants
+//!
+//! * A task is a process of the same executable: it can hang or crash alone, and be killed alone.
+//! * *The pipe is the leash*: a process ends when its standard input does, so nothing runs on
+//!   when the agent was killed.
+//! * A node that has not been heard for the length of a lease kills the task itself: the server
+//!   gives it to another one then, and two would do the same work.
+//! * Secrets are variables of the process, in memory only.
+
+mod agent;
+mod command;
+mod process;
+
+pub use agent::{Agent, Config};

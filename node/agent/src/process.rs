@@ -1,0 +1,225 @@
+//! One process of `sluice`: its lines, and its end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use sluice_node_api::{Finished, LogEntry, Outcome};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+
+/// The most that a command may print on its standard output, in bytes.
+const LARGEST_OUTPUT: usize = 16 << 20;
+/// A line of its log is not longer than this, in bytes.
+const LONGEST_LINE: u64 = 64 << 10;
+/// Lines that wait for the next report; a command that prints more waits for it too.
+const LINES: usize = 256;
+/// How long a process may take to end when it is asked to.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What a process says while it runs.
+pub(crate) enum Said {
+    /// A line of progress.
+    Progress(Value),
+    /// A line of its log.
+    Log(LogEntry),
+}
+
+/// What happens to a process.
+pub(crate) enum Event {
+    /// It says something.
+    Said(Said),
+    /// It has ended; how is not always known.
+    Ended(Option<ExitStatus>),
+}
+
+/// A process that runs.
+pub(crate) struct Process {
+    child: Child,
+    /// The leash.
+    stdin: Option<ChildStdin>,
+    output: tokio::task::JoinHandle<String>,
+    said: mpsc::Receiver<Said>,
+}
+
+impl Process {
+    /// Starts `sluice` with these words and, of the environment, nothing but these variables.
+    pub(crate) fn start(
+        executable: &Path,
+        folder: &Path,
+        words: &[String],
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        let mut command = Command::new(executable);
+        command.args(["--json"]).args(words).current_dir(folder).env_clear();
+        for name in ["PATH", "HOME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command.envs(environment).env("SLUICE_LEASH", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C is for the agent.
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", executable.display()))?;
+        let (sender, said) = mpsc::channel(LINES);
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let stdin = child.stdin.take();
+        if let Some(stderr) = stderr {
+            tokio::spawn(read_log(BufReader::new(stderr), sender.clone()));
+        }
+        let output = tokio::spawn(async move {
+            match stdout {
+                Some(stdout) => read_output(BufReader::new(stdout), sender).await,
+                None => String::new(),
+            }
+        });
+        Ok(Self { child, stdin, output, said })
+    }
+
+    /// What it says next, or its end. May be cancelled.
+    pub(crate) async fn next(&mut self) -> Event {
+        match self.said.recv().await {
+            Some(said) => Event::Said(said),
+            None => Event::Ended(self.child.wait().await.ok()),
+        }
+    }
+
+    /// Asks it to end, and kills it when that takes too long.
+    pub(crate) async fn stop(&mut self) {
+        self.stdin = None;
+        let killed = tokio::time::timeout(GRACE, async {
+            // Whoever listens to nobody must not fill the pipes.
+            loop {
+                tokio::select! {
+                    _ = self.child.wait() => return,
+                    said = self.said.recv() => if said.is_none() {
+                        let _ = self.child.wait().await;
+                        return;
+                    },
+                }
+            }
+        });
+        if killed.await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+
+    /// What came of it, once it has ended with `status`.
+    pub(crate) async fn finished(self, status: Option<ExitStatus>) -> Finished {
+        let output = self.output.await.unwrap_or_default();
+        let document = last_document(&output);
+        let error = &document["error"];
+        let mut message = error["message"].as_str().unwrap_or_default().to_owned();
+        for cause in error["causes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            message = format!("{message}: {cause}");
+        }
+        let (outcome, retryable) = match status.and_then(|status| status.code()) {
+            Some(0) => (Outcome::Succeeded, false),
+            Some(3) => (Outcome::Warnings, false),
+            // Wrong usage and damaged data stay what they are.
+            Some(2 | 4) => (Outcome::Failed, false),
+            _ => (Outcome::Failed, true),
+        };
+        if outcome == Outcome::Failed && message.is_empty() {
+            let ended = status.map_or("was killed".to_owned(), |s| format!("ended with {s}"));
+            message = format!("the process of the task {ended}");
+        }
+        Finished { outcome, document, message, retryable }
+    }
+}
+
+/// Lines of standard error are the log.
+async fn read_log(mut from: impl AsyncBufReadExt + Unpin, to: mpsc::Sender<Said>) {
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut from).take(LONGEST_LINE).read_until(b'\n', &mut line).await;
+        if read.is_err() || line.is_empty() {
+            return;
+        }
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let level = match line.split(':').next() {
+            Some("error") => "error",
+            Some("warning") => "warning",
+            _ => "info",
+        };
+        let entry = LogEntry { level: level.into(), line };
+        if to.send(Said::Log(entry)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lines of progress are told, everything else is the document.
+async fn read_output(mut from: impl AsyncBufReadExt + Unpin, to: mpsc::Sender<Said>) -> String {
+    let mut document = String::new();
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut from).take(LARGEST_OUTPUT as u64).read_until(b'\n', &mut line).await;
+        if read.is_err() || line.is_empty() {
+            return document;
+        }
+        let value = serde_json::from_slice::<Value>(&line).ok();
+        if let Some(value) = value.filter(|value| value["type"] == "progress") {
+            // A line that finds no room is followed by another.
+            let _ = to.try_send(Said::Progress(value));
+        } else if document.len() + line.len() <= LARGEST_OUTPUT {
+            document.push_str(&String::from_utf8_lossy(&line));
+        }
+    }
+}
+
+/// The last of the documents that were printed one after the other.
+fn last_document(text: &str) -> Value {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    documents.map_while(Result::ok).last().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_document_counts() {
+        assert_eq!(last_document("{\"a\": 1}\n{\n  \"b\": 2\n}\n")["b"], 2);
+        assert_eq!(last_document(""), Value::Null);
+        assert_eq!(last_document("rubbish"), Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_process_tells_progress_log_and_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("program");
+        let text = "#!/bin/sh\necho '{\"type\":\"progress\",\"done\":5}'\n\
+                    echo 'warning: odd' >&2\necho '{\"answer\":42}'\nexit 3\n";
+        std::fs::write(&script, text).unwrap();
+        let words = [script.to_str().unwrap().to_owned()];
+        // The shell is the executable here; `--json` is what it is called with first.
+        let mut process = start_shell(&folder, &words);
+        let (mut done, mut log) = (0, String::new());
+        let status = loop {
+            match process.next().await {
+                Event::Said(Said::Progress(value)) => done = value["done"].as_u64().unwrap(),
+                Event::Said(Said::Log(entry)) => log = format!("{}/{}", entry.level, entry.line),
+                Event::Ended(status) => break status,
+            }
+        };
+        let finished = process.finished(status).await;
+        assert_eq!((done, log.as_str()), (5, "warning/warning: odd"));
+        assert_eq!(
+            (finished.outcome, &finished.document["answer"]),
+            (Outcome::Warnings, &42.into())
+        );
+    }
+
+    fn start_shell(folder: &tempfile::TempDir, words: &[String]) -> Process {
+        let shell = folder.path().join("shell");
+        std::fs::write(&shell, "#!/bin/sh\nshift\nexec /bin/sh \"$@\"\n").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&shell, mode).unwrap();
+        Process::start(&shell, folder.path(), words, &BTreeMap::new()).unwrap()
+    }
+}

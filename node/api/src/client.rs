@@ -1,0 +1,237 @@
+//! A client of the server: JSON over HTTPS, one connection for each request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
+
+use crate::pin::{self, Fingerprint};
+
+/// The most of an answer that is read, in bytes.
+const LARGEST: usize = 64 << 20;
+/// How long to wait for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long to wait for an answer; longer than the server keeps a request for a lease.
+const ANSWER: Duration = Duration::from_secs(90);
+
+/// Why there is no answer, or not the wanted one.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The address cannot be one of a server.
+    #[error("{0} is not https://HOST:PORT")]
+    Address(String),
+    /// The server cannot be reached, or is not the one it should be.
+    #[error("cannot reach {server}")]
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server refuses.
+    #[error("{title}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// A word for programs.
+        code: String,
+        /// What it says.
+        title: String,
+    },
+    /// The answer makes no sense.
+    #[error("the server's answer is not understood; is it another version?")]
+    Answer(#[source] serde_json::Error),
+}
+
+impl ClientError {
+    /// The HTTP status of a refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// A successful answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The document; null when there is none.
+    pub body: Value,
+}
+
+/// Speaks to one server. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    server: String,
+    host: String,
+    port: u16,
+    tls: TlsConnector,
+    token: Option<Arc<Zeroizing<String>>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of `https://HOST:PORT` whose certificate has that fingerprint.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`] for another address.
+    pub fn new(server: &str, fingerprint: Fingerprint) -> Result<Self, ClientError> {
+        let bad = || ClientError::Address(server.to_owned());
+        let server = server.trim_end_matches('/');
+        let rest = server.strip_prefix("https://").ok_or_else(bad)?;
+        let authority: http::uri::Authority = rest.parse().map_err(|_| bad())?;
+        let config = pin::config(fingerprint).map_err(|_| bad())?;
+        Ok(Self {
+            server: server.to_owned(),
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(443),
+            tls: TlsConnector::from(Arc::new(config)),
+            token: None,
+        })
+    }
+
+    /// The same with a token to show.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Self {
+        Self { token: Some(Arc::new(Zeroizing::new(token.to_owned()))), ..self }
+    }
+
+    /// Its address.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Sends a document and reads one.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_value(body).map_err(ClientError::Answer)?;
+        let answer = self.send(Method::POST, path, Some(&body), &[]).await?;
+        serde_json::from_value(answer.body).map_err(ClientError::Answer)
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self.send(Method::GET, path, None, &[]).await?;
+        serde_json::from_value(answer.body).map_err(ClientError::Answer)
+    }
+
+    /// Sends any request.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", format!("{}:{}", self.host, self.port))
+            .header("accept", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.as_str()));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let bytes = match body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                Bytes::from(serde_json::to_vec(body).map_err(ClientError::Answer)?)
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(bytes)).map_err(|error| self.lost(error))?;
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(request))
+            .await
+            .map_err(|error| self.lost(error))??;
+        let body = match bytes.as_slice() {
+            [] => Ok(Value::Null),
+            bytes => serde_json::from_slice(bytes),
+        };
+        if head.status.is_success() {
+            let status = head.status.as_u16();
+            return Ok(Answer {
+                status,
+                headers: head.headers,
+                body: body.map_err(ClientError::Answer)?,
+            });
+        }
+        let body = body.unwrap_or_default();
+        let word = |name: &str| body[name].as_str().map(str::to_owned);
+        Err(ClientError::Refused {
+            status: head.status.as_u16(),
+            code: word("code").unwrap_or_default(),
+            title: word("detail")
+                .or_else(|| word("title"))
+                .unwrap_or_else(|| format!("the server answers {}", head.status)),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
+        let connect = async {
+            let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            socket.set_nodelay(true)?;
+            let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
+            self.tls.connect(name, socket).await
+        };
+        let stream = tokio::time::timeout(CONNECT, connect)
+            .await
+            .map_err(|error| self.lost(error))?
+            .map_err(|error| self.lost(error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.lost(error))?;
+        // Ends with the answer; what goes wrong shows there.
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(|error| self.lost(error))?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, LARGEST).collect().await;
+            Ok((head, body.map_err(|error| self.lost(error))?.to_bytes().to_vec()))
+        };
+        let answer = answer.await;
+        driver.abort();
+        answer
+    }
+
+    fn lost(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), source: error.into() }
+    }
+}

@@ -1,0 +1,282 @@
+//! What is said.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::pin::Fingerprint;
+
+/// The version of the contract; it stands in the paths.
+pub const VERSION: u32 = 1;
+
+/// A node asks to belong to the server.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Join {
+    /// The one-time token.
+    pub token: String,
+    /// What the node is to be called.
+    pub name: String,
+    /// What it can do.
+    pub hello: Hello,
+}
+
+/// It does now.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Joined {
+    /// Its id.
+    pub node: String,
+    /// What it shows from now on.
+    pub token: String,
+}
+
+/// What a node can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// Version of its executable.
+    pub version: String,
+    /// Name of the machine.
+    pub host: String,
+    /// How many tasks it runs at a time.
+    pub slots: u32,
+    /// Kinds of tasks it can run.
+    pub kinds: Vec<String>,
+    /// What is missing for more, with the package that has it.
+    pub missing: Vec<String>,
+}
+
+/// A task that is the node's until its lease ends.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Lease {
+    /// The task.
+    pub task: String,
+    /// The fence: every report names it.
+    pub attempt: u32,
+    /// The lease ends when the server has heard nothing for so long, in milliseconds.
+    pub lease_ms: u64,
+    /// What to do.
+    pub work: Work,
+}
+
+/// What to do, with what is needed for it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Work {
+    /// What to do.
+    pub spec: TaskSpec,
+    /// Where the repository is.
+    pub url: String,
+    /// Variables for `sluice`: settings and secrets. They are not stored on the node.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TaskSpec {
+    /// See that the repository can be used; one that is not there is made.
+    Init {},
+    /// Make a restore point.
+    Backup {
+        /// What it is called in the repository.
+        instance: String,
+        /// Images as `sluice backup` takes them: `[NAME=]PATH`.
+        #[serde(default)]
+        images: Vec<String>,
+        /// A folder whose image files are all taken.
+        #[serde(default)]
+        folder: Option<String>,
+        /// The project, which restore points keep for `sluice stat`.
+        #[serde(default)]
+        project: Option<String>,
+    },
+    /// Write a restore point's images to a file, device or folder.
+    Restore {
+        /// The restore point, as `sluice restore` takes it.
+        point: String,
+        /// Where to.
+        target: String,
+    },
+    /// Check a restore point, or all.
+    Verify {
+        /// The restore point; all when there is none.
+        #[serde(default)]
+        point: Option<String>,
+        /// Whether all data is read.
+        #[serde(default)]
+        data: bool,
+    },
+    /// Remove restore points that nothing keeps.
+    Prune {
+        /// The instance; all when there is none.
+        #[serde(default)]
+        instance: Option<String>,
+        /// How many to keep of each period: `last`, `hourly`, `daily`, ...
+        keep: BTreeMap<String, u32>,
+    },
+    /// Free what no restore point needs.
+    Collect {},
+    /// Bring a replica up to date.
+    Replicate {
+        /// Where the replica is.
+        to: String,
+    },
+}
+
+impl TaskSpec {
+    /// Every kind's word.
+    pub const KINDS: [&str; 7] =
+        ["init", "backup", "restore", "verify", "prune", "collect", "replicate"];
+
+    /// Its word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Init {} => "init",
+            Self::Backup { .. } => "backup",
+            Self::Restore { .. } => "restore",
+            Self::Verify { .. } => "verify",
+            Self::Prune { .. } => "prune",
+            Self::Collect {} => "collect",
+            Self::Replicate { .. } => "replicate",
+        }
+    }
+}
+
+/// How far a task is. Sent every few seconds; the first sign that it is not heard ends the task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// The fence.
+    pub attempt: u32,
+    /// A line of progress as `sluice --json` prints it.
+    pub progress: Option<Value>,
+    /// New lines of the log.
+    pub log: Vec<LogEntry>,
+    /// Set in the last report.
+    pub finished: Option<Finished>,
+}
+
+/// A line of a task's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// `info`, `warning` or `error`.
+    pub level: String,
+    /// What it says.
+    pub line: String,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// How.
+    pub outcome: Outcome,
+    /// The document that the command printed last.
+    #[serde(default)]
+    pub document: Value,
+    /// Why it failed, in one line.
+    #[serde(default)]
+    pub message: String,
+    /// Whether trying again may help.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// How a task ended, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Done.
+    Succeeded,
+    /// Done with warnings.
+    Warnings,
+    /// Not done.
+    Failed,
+    /// Ended because the server wanted so.
+    Cancelled,
+}
+
+/// What the server says to a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reported {
+    /// Whether the task is to end.
+    pub cancel: bool,
+}
+
+/// What somebody who lets a node join hands to it: where the server is, how to know it, and the
+/// one-time token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// `https://HOST:PORT`.
+    pub server: String,
+    /// The server's certificate.
+    pub fingerprint: Fingerprint,
+    /// The token.
+    pub token: String,
+}
+
+impl std::fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}#{}#{}", self.server, self.fingerprint, self.token)
+    }
+}
+
+impl std::str::FromStr for JoinToken {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.trim().split('#');
+        let bad = "a join token is https://HOST:PORT#FINGERPRINT#TOKEN";
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(server), Some(print), Some(token), None) if !token.is_empty() => Ok(Self {
+                server: server.to_owned(),
+                fingerprint: print.parse().map_err(|_| bad)?,
+                token: token.to_owned(),
+            }),
+            _ => Err(bad),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_token_comes_back_from_text() {
+        let fingerprint = Fingerprint([7; 32]);
+        let server = "https://192.0.2.7:9390".to_owned();
+        let token = JoinToken { server, fingerprint, token: "abc".into() };
+        assert!(token.to_string().parse::<JoinToken>() == Ok(token));
+        for bad in ["", "https://x", "https://x#00#t", "a#b#c#d"] {
+            assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn older_and_newer_speakers_understand_each_other() {
+        let newer = r#"{"attempt": 2, "mood": "good"}"#;
+        let report: Report = serde_json::from_str(newer).unwrap();
+        assert_eq!(report, Report { attempt: 2, ..Report::default() });
+        let spec: TaskSpec =
+            serde_json::from_str(r#"{"kind": "backup", "instance": "a"}"#).unwrap();
+        assert_eq!(spec.kind(), "backup");
+        let all = [
+            TaskSpec::Collect {},
+            TaskSpec::Replicate { to: "/r".into() },
+            TaskSpec::Verify { point: None, data: true },
+        ];
+        for spec in all {
+            let json = serde_json::to_value(&spec).unwrap();
+            assert_eq!(json["kind"], spec.kind());
+            assert!(TaskSpec::KINDS.contains(&spec.kind()));
+            assert_eq!(serde_json::from_value::<TaskSpec>(json).unwrap(), spec);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The contract between server and nodes, and a client of the server.
+//!
+//! A node speaks first, always: it joins with a one-time token, tells what it can do, asks for
+//! tasks and reports on them, over HTTPS. So it works from behind address translation, and the
+//! server needs no way to it.
+//!
+//! ```text
+//!   node                                   server
+//!    │ POST /api/node/v1/join               │  join token used up, node token returned
+//!    │ POST /api/node/v1/hello              │  capabilities
+//!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
+//!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
+//! ```
+//!
+//! Types only grow: a field that is added has a default, and one that is not known is ignored.
+
+mod client;
+mod contract;
+mod pin;
+
+pub use client::{Answer, Client, ClientError};
+pub use contract::{
+    Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, Outcome, Report, Reported, TaskSpec,
+    VERSION, Work,
+};
+pub use pin::{Fingerprint, fingerprint_of};

@@ -1,0 +1,235 @@
+//! `/api/v1`: one file for each family of requests. The OpenAPI document is made of the same
+//! declarations as the routes, so neither has what the other lacks.
+
+pub(crate) mod audit;
+pub(crate) mod nodes;
+pub(crate) mod points;
+pub(crate) mod policies;
+pub(crate) mod query;
+pub(crate) mod records;
+pub(crate) mod sessions;
+pub(crate) mod tasks;
+pub(crate) mod users;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sluice_catalog::Page;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use zeroize::Zeroizing;
+
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+use crate::{dispatch, idempotency};
+
+/// The most that a request may have, in bytes.
+const LARGEST_REQUEST: usize = 2 << 20;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Sluice",
+        description = "Backups: what is protected, how, and what became of it.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(Problem)),
+    modifiers(&Security),
+    security(("token" = []))
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct List<T> {
+    /// What is there.
+    pub(crate) items: Vec<T>,
+    /// What to give as `after` for the next part; nothing at the end.
+    pub(crate) next: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A part that was asked for with `limit`; `name` tells what the next part comes after.
+    pub(crate) fn new(items: Vec<T>, limit: u32, name: impl Fn(&T) -> String) -> Self {
+        let full = items.len() >= limit.min(Page::LARGEST) as usize;
+        let next = items.last().filter(|_| full).map(name);
+        Self { items, next }
+    }
+}
+
+/// Which part of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// Begin after this: `next` of the part before.
+    after: Option<String>,
+    /// Return so many at most: 1 to 1000, 100 when it is not said.
+    limit: Option<u32>,
+}
+
+impl PageQuery {
+    pub(crate) fn page(&self) -> Result<Page> {
+        let limit = self.limit.unwrap_or(100);
+        if !(1..=Page::LARGEST).contains(&limit) {
+            return Err(Problem::invalid("a limit is 1 to 1000"));
+        }
+        Ok(Page { after: self.after.clone(), limit })
+    }
+}
+
+fn router() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(sessions::setup))
+        .routes(routes!(sessions::login))
+        .routes(routes!(sessions::logout))
+        .routes(routes!(sessions::me))
+        .routes(routes!(sessions::tokens, sessions::create_token))
+        .routes(routes!(sessions::delete_token))
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::remove))
+        .routes(routes!(users::set_grants))
+        .routes(routes!(users::set_password))
+        .routes(routes!(records::projects::list, records::projects::create))
+        .routes(routes!(records::projects::get, records::projects::put, records::projects::remove))
+        .routes(routes!(records::destinations::list, records::destinations::create))
+        .routes(routes!(
+            records::destinations::get,
+            records::destinations::put,
+            records::destinations::remove
+        ))
+        .routes(routes!(records::instances::list, records::instances::create))
+        .routes(routes!(
+            records::instances::get,
+            records::instances::put,
+            records::instances::remove
+        ))
+        .routes(routes!(records::policies::list, records::policies::create))
+        .routes(routes!(records::policies::get, records::policies::put, records::policies::remove))
+        .routes(routes!(policies::secrets))
+        .routes(routes!(policies::preview))
+        .routes(routes!(policies::assign, policies::unassign))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::get, nodes::put, nodes::remove))
+        .routes(routes!(nodes::create_token))
+        .routes(routes!(points::list))
+        .routes(routes!(points::get))
+        .routes(routes!(tasks::list, tasks::create))
+        .routes(routes!(tasks::get))
+        .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::log))
+        .routes(routes!(tasks::events))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::verify))
+}
+
+/// The OpenAPI document of `/api/v1`, as pretty JSON.
+pub fn openapi() -> String {
+    let document = router().into_openapi();
+    // What was derived can be written.
+    document.to_pretty_json().map(|text| text + "\n").unwrap_or_default()
+}
+
+/// Everything that is answered.
+pub(crate) fn service(shared: Shared) -> Router {
+    let (api, document) = router().split_for_parts();
+    let document = document.to_json().unwrap_or_default();
+    let json = [("content-type", "application/json")];
+    api.layer(from_fn_with_state(shared.clone(), idempotency::layer))
+        .route("/api/v1/openapi.json", get(async move || (json, document)))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .merge(dispatch::router())
+        .fallback(async || Problem::not_found("path"))
+        .method_not_allowed_fallback(async || {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Problem::new(status, "method", "this path does not know this method")
+        })
+        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .with_state(shared)
+}
+
+async fn ready(State(shared): State<Shared>) -> Result<&'static str> {
+    shared.catalog.ping().await?;
+    Ok("ready\n")
+}
+
+/// A document in the body.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self> {
+        let axum::Json(document) = axum::Json::from_request(request, shared).await?;
+        Ok(Self(document))
+    }
+}
+
+/// Parameters in the path.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self> {
+        let found = axum::extract::Path::from_request_parts(parts, shared).await?;
+        Ok(Self(found.0))
+    }
+}
+
+/// Parameters behind the path.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self> {
+        let found = axum::extract::Query::from_request_parts(parts, shared).await?;
+        Ok(Self(found.0))
+    }
+}
+
+/// A secret in a document: wiped after use.
+#[derive(Deserialize, ToSchema)]
+#[serde(from = "String")]
+#[schema(value_type = String)]
+pub(crate) struct Hidden(pub(crate) Zeroizing<String>);
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Regenerate with `SLUICE_WRITE_OPENAPI=1 cargo nextest run -p sluice-server openapi`.
+    #[test]
+    fn the_openapi_document_is_the_one_checked_in() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let now = super::openapi();
+        if std::env::var_os("SLUICE_WRITE_OPENAPI").is_some() {
+            std::fs::write(path, &now).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(now == kept, "the API has changed: see the comment of this test");
+        assert!(now.contains("\"openapi\": \"3.1"));
+    }
+}

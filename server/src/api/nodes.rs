@@ -1,0 +1,181 @@
+//! Nodes, as people see them.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sluice_catalog::{
+    Capabilities, DestinationId, Node, NodeId, NodeLiveness, NodeState, Record, token_hash,
+};
+use sluice_node_api::JoinToken;
+use utoipa::ToSchema;
+
+use crate::access::Permission;
+use crate::api::policies::EVERYTHING;
+use crate::api::{Body, List, PageQuery, Path, Query};
+use crate::auth::Actor;
+use crate::problem::{Problem, Result};
+use crate::state::{Shared, new_token};
+
+/// How long a join token may be used.
+const JOIN_MS: u64 = 3_600_000;
+
+/// A node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodeView {
+    id: NodeId,
+    name: String,
+    revision: u64,
+    description: String,
+    state: NodeState,
+    destinations: Option<Vec<DestinationId>>,
+    capabilities: Capabilities,
+    /// When it was heard of last, in milliseconds since 1970.
+    last_seen_ms: u64,
+    /// How many tasks it runs.
+    running: u64,
+}
+
+/// What may be changed of a node.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NodeChange {
+    #[serde(default)]
+    description: String,
+    state: NodeState,
+    /// The destinations it may use; all when there is no list.
+    #[serde(default)]
+    destinations: Option<Vec<DestinationId>>,
+}
+
+fn view(record: Record<Node>, seen: Option<&NodeLiveness>) -> NodeView {
+    let Node { description, state, destinations, capabilities } = record.body;
+    NodeView {
+        id: record.id,
+        name: record.name,
+        revision: record.revision,
+        description,
+        state,
+        destinations,
+        capabilities,
+        last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
+        running: seen.map_or(0, |seen| seen.running),
+    }
+}
+
+/// List nodes
+#[utoipa::path(get, path = "/api/v1/nodes", tag = "node", operation_id = "list-nodes",
+    params(PageQuery), responses(
+    (status = 200, body = List<NodeView>), (status = "4XX", body = Problem)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<List<NodeView>>> {
+    actor.require(Permission::Read, None)?;
+    let page = query.page()?;
+    let mut tx = shared.catalog.read().await?;
+    let (nodes, seen) = (tx.list::<Node>(&EVERYTHING, &page).await?, tx.liveness().await?);
+    let views = nodes.into_iter().map(|node| {
+        let seen = seen.get(&node.id);
+        view(node, seen)
+    });
+    Ok(Json(List::new(views.collect(), page.limit, |view| view.id.to_string())))
+}
+
+/// Read a node
+#[utoipa::path(get, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "get-node",
+    params(("id" = NodeId, Path)), responses(
+    (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
+pub(crate) async fn get(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<NodeId>,
+) -> Result<Json<NodeView>> {
+    actor.require(Permission::Read, None)?;
+    let mut tx = shared.catalog.read().await?;
+    let node = tx.get::<Node>(id, &EVERYTHING).await?;
+    let seen = tx.liveness().await?;
+    Ok(Json(view(node, seen.get(&id))))
+}
+
+/// Change a node: enable, drain or disable it, and name the destinations it may use
+#[utoipa::path(put, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "change-node",
+    params(("id" = NodeId, Path), ("If-Match" = Option<String>, Header)),
+    request_body = NodeChange, responses(
+    (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
+pub(crate) async fn put(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<NodeId>,
+    headers: HeaderMap,
+    Body(change): Body<NodeChange>,
+) -> Result<Json<NodeView>> {
+    actor.require(Permission::Administer, None)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
+    if let Some(tag) = headers.get(header::IF_MATCH)
+        && tag.as_bytes() != format!("\"{}\"", node.revision).as_bytes()
+    {
+        let text = "it was changed by somebody else: read it again";
+        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text));
+    }
+    node.body.description = change.description;
+    node.body.state = change.state;
+    node.body.destinations = change.destinations;
+    tx.update(&mut node, now).await?;
+    let detail = json!({"state": node.body.state, "destinations": node.body.destinations});
+    tx.audit(actor.did("node.change", id, None, detail), now).await?;
+    let seen = tx.liveness().await?;
+    tx.commit().await?;
+    Ok(Json(view(node, seen.get(&id))))
+}
+
+/// Remove a node; its tasks are taken over once their leases end
+#[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
+    params(("id" = NodeId, Path)),
+    responses((status = 204), (status = "4XX", body = Problem)))]
+pub(crate) async fn remove(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<NodeId>,
+) -> Result<StatusCode> {
+    actor.require(Permission::Administer, None)?;
+    let mut tx = shared.catalog.begin().await?;
+    tx.delete::<Node>(id).await?;
+    tx.audit(actor.did("node.remove", id, None, json!({})), shared.now()).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What lets one node join.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct JoinTokenView {
+    /// For `sluice node join`; can be used once.
+    token: String,
+    /// When it ends, in milliseconds since 1970.
+    expires_ms: u64,
+}
+
+/// Make a token that lets one node join
+#[utoipa::path(post, path = "/api/v1/node-tokens", tag = "node",
+    operation_id = "create-node-token", responses(
+    (status = 201, body = JoinTokenView), (status = "4XX", body = Problem)))]
+pub(crate) async fn create_token(
+    State(shared): State<Shared>,
+    actor: Actor,
+) -> Result<(StatusCode, Json<JoinTokenView>)> {
+    actor.require(Permission::Administer, None)?;
+    let now = shared.now();
+    let expires_ms = now + JOIN_MS;
+    let token = new_token("join");
+    let mut tx = shared.catalog.begin().await?;
+    tx.add_join_token(&token_hash(&token), now, expires_ms).await?;
+    tx.audit(actor.did("node.token", "", None, json!({})), now).await?;
+    tx.commit().await?;
+    let (server, fingerprint) = (shared.url.clone(), shared.fingerprint);
+    let token = JoinToken { server, fingerprint, token }.to_string();
+    Ok((StatusCode::CREATED, Json(JoinTokenView { token, expires_ms })))
+}

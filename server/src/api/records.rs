@@ -1,0 +1,349 @@
+//! Records: one set of requests for each kind.
+
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sluice_catalog::{Destination, Instance, Kind, Policy, Project, ProjectId, Record, Tx};
+use utoipa::ToSchema;
+
+use crate::access::Permission;
+use crate::api::policies::{check_destination, check_policy};
+use crate::api::{List, PageQuery};
+use crate::auth::Actor;
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+
+/// A record.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct View<B> {
+    /// Its id.
+    id: String,
+    /// The project it belongs to; none for what belongs to the system.
+    project: Option<ProjectId>,
+    /// Its name, unique among its kind in its project.
+    name: String,
+    /// Grows with every change; the same as in the header `ETag`.
+    revision: u64,
+    /// When it was made, in milliseconds since 1970.
+    created_ms: u64,
+    /// When it was changed last, in milliseconds since 1970.
+    updated_ms: u64,
+    /// What it says.
+    spec: B,
+}
+
+/// A record to make.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Create<B> {
+    /// The project it will belong to.
+    #[serde(default)]
+    project: Option<ProjectId>,
+    /// Its name.
+    name: String,
+    /// What it says.
+    spec: B,
+}
+
+/// What a record is to say.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Change<B> {
+    /// Its name.
+    name: String,
+    /// What it says.
+    spec: B,
+}
+
+impl<K: Kind> From<Record<K>> for View<K> {
+    fn from(record: Record<K>) -> Self {
+        Self {
+            id: record.id.to_string(),
+            project: record.project,
+            name: record.name,
+            revision: record.revision,
+            created_ms: record.created_ms,
+            updated_ms: record.updated_ms,
+            spec: record.body,
+        }
+    }
+}
+
+/// A record with its revision in the header.
+pub(crate) fn tagged<K: Kind>(status: StatusCode, record: Record<K>) -> Response {
+    let tag = AppendHeaders([(header::ETAG, format!("\"{}\"", record.revision))]);
+    (status, tag, Json(View::from(record))).into_response()
+}
+
+/// The revision that a change is based on.
+fn based_on(headers: &HeaderMap) -> Result<u64> {
+    let given = headers.get(header::IF_MATCH).ok_or_else(|| {
+        let text = "a change names the revision it is based on: If-Match: \"REVISION\"";
+        Problem::new(StatusCode::PRECONDITION_REQUIRED, "revision-needed", text)
+    })?;
+    let revision = given.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
+    revision.ok_or_else(stale)
+}
+
+fn stale() -> Problem {
+    let text = "it was changed by somebody else: read it again";
+    Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text)
+}
+
+/// What is particular about a kind.
+pub(crate) trait Rules: Kind {
+    /// The words of the audit log: created, changed, removed.
+    const ACTIONS: [&'static str; 3];
+
+    /// What it takes to make, change and remove one.
+    const NEEDS: Permission = Permission::Manage;
+
+    /// Where a record is: the project that decides who may do something with it.
+    fn scope(record: &Record<Self>) -> Option<ProjectId>
+    where
+        Self: Sized,
+    {
+        record.project
+    }
+
+    /// Whether it fits to the other records. `project` is where it is or will be.
+    fn fits(
+        &self,
+        tx: &mut Tx,
+        project: Option<ProjectId>,
+        actor: &Actor,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// What follows from a new one.
+    fn made(
+        record: &Record<Self>,
+        tx: &mut Tx,
+        now_ms: u64,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        Self: Sized,
+    {
+        let _ = (record, tx, now_ms);
+        async { Ok(()) }
+    }
+}
+
+impl Rules for Project {
+    const ACTIONS: [&'static str; 3] = ["project.create", "project.change", "project.remove"];
+    const NEEDS: Permission = Permission::Administer;
+
+    fn scope(record: &Record<Self>) -> Option<ProjectId> {
+        Some(record.id)
+    }
+
+    async fn fits(&self, _: &mut Tx, project: Option<ProjectId>, _: &Actor) -> Result<()> {
+        match project {
+            Some(_) => Err(Problem::invalid("a project is in no project")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Rules for Destination {
+    const ACTIONS: [&'static str; 3] =
+        ["destination.create", "destination.change", "destination.remove"];
+
+    async fn fits(&self, _: &mut Tx, _: Option<ProjectId>, _: &Actor) -> Result<()> {
+        check_destination(self)
+    }
+}
+
+impl Rules for Instance {
+    const ACTIONS: [&'static str; 3] = ["instance.create", "instance.change", "instance.remove"];
+
+    async fn fits(&self, _: &mut Tx, project: Option<ProjectId>, _: &Actor) -> Result<()> {
+        match project {
+            Some(_) => Ok(()),
+            None => Err(Problem::invalid("an instance belongs to a project")),
+        }
+    }
+}
+
+impl Rules for Policy {
+    const ACTIONS: [&'static str; 3] = ["policy.create", "policy.change", "policy.remove"];
+
+    async fn fits(&self, tx: &mut Tx, project: Option<ProjectId>, actor: &Actor) -> Result<()> {
+        check_policy(self, tx, project, actor).await
+    }
+}
+
+async fn list<K: Rules>(
+    shared: &Shared,
+    actor: &Actor,
+    query: &PageQuery,
+) -> Result<Json<List<View<K>>>> {
+    actor.require_anywhere(Permission::Read)?;
+    let page = query.page()?;
+    let records = shared.catalog.read().await?.list::<K>(&actor.visible(), &page).await?;
+    let views = records.into_iter().map(View::from).collect();
+    Ok(Json(List::new(views, page.limit, |view: &View<K>| view.id.clone())))
+}
+
+async fn create<K: Rules>(shared: &Shared, actor: &Actor, new: Create<K>) -> Result<Response> {
+    actor.require(K::NEEDS, new.project)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    if let Some(project) = new.project {
+        tx.get::<Project>(project, &actor.visible()).await?;
+    }
+    new.spec.fits(&mut tx, new.project, actor).await?;
+    let record = tx.insert(new.project, &new.name, new.spec, now).await?;
+    K::made(&record, &mut tx, now).await?;
+    let detail = json!({"name": record.name, "spec": record.body});
+    tx.audit(actor.did(K::ACTIONS[0], record.id, K::scope(&record), detail), now).await?;
+    tx.commit().await?;
+    Ok(tagged(StatusCode::CREATED, record))
+}
+
+async fn get<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<Response> {
+    actor.require_anywhere(Permission::Read)?;
+    let record = shared.catalog.read().await?.get::<K>(id, &actor.visible()).await?;
+    Ok(tagged(StatusCode::OK, record))
+}
+
+async fn put<K: Rules>(
+    shared: &Shared,
+    actor: &Actor,
+    id: K::Id,
+    headers: &HeaderMap,
+    change: Change<K>,
+) -> Result<Response> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mut record = tx.get::<K>(id, &actor.visible()).await?;
+    actor.require(K::NEEDS, K::scope(&record))?;
+    if based_on(headers)? != record.revision {
+        return Err(stale());
+    }
+    change.spec.fits(&mut tx, record.project, actor).await?;
+    record.name = change.name;
+    record.body = change.spec;
+    tx.update(&mut record, now).await?;
+    let detail = json!({"name": record.name, "spec": record.body});
+    tx.audit(actor.did(K::ACTIONS[1], record.id, K::scope(&record), detail), now).await?;
+    tx.commit().await?;
+    Ok(tagged(StatusCode::OK, record))
+}
+
+async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<StatusCode> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let record = tx.get::<K>(id, &actor.visible()).await?;
+    actor.require(K::NEEDS, K::scope(&record))?;
+    tx.refuse_if_used::<K>(&record).await?;
+    tx.delete::<K>(id).await?;
+    tx.remove_secrets(&id.to_string()).await?;
+    let detail = json!({"name": record.name});
+    tx.audit(actor.did(K::ACTIONS[2], record.id, K::scope(&record), detail), now).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The five requests of a kind.
+macro_rules! requests {
+    ($module:ident, $body:ident, $id:ident, $tag:literal, $all:literal, $one:literal) => {
+        #[doc = concat!("`", $all, "`")]
+        pub(crate) mod $module {
+            use axum::Json;
+            use axum::extract::State;
+            use axum::http::{HeaderMap, StatusCode};
+            use axum::response::Response;
+            use sluice_catalog::{$body, $id};
+
+            use super::{Change, Create, View};
+            use crate::api::{Body, List, PageQuery, Path, Query};
+            use crate::auth::Actor;
+            use crate::problem::{Problem, Result};
+            use crate::state::Shared;
+
+            /// List them
+            #[utoipa::path(get, path = $all, tag = $tag, operation_id = concat!("list-", $tag),
+                        params(PageQuery), responses((status = 200, body = List<View<$body>>)))]
+            pub(crate) async fn list(
+                State(shared): State<Shared>,
+                actor: Actor,
+                Query(query): Query<PageQuery>,
+            ) -> Result<Json<List<View<$body>>>> {
+                super::list(&shared, &actor, &query).await
+            }
+
+            /// Make one
+            #[utoipa::path(post, path = $all, tag = $tag, operation_id = concat!("create-", $tag),
+                        request_body = Create<$body>, responses(
+                        (status = 201, body = View<$body>), (status = "4XX", body = Problem)))]
+            pub(crate) async fn create(
+                State(shared): State<Shared>,
+                actor: Actor,
+                Body(new): Body<Create<$body>>,
+            ) -> Result<Response> {
+                super::create(&shared, &actor, new).await
+            }
+
+            /// Read one
+            #[utoipa::path(get, path = $one, tag = $tag, operation_id = concat!("get-", $tag),
+                        params(("id" = $id, Path)), responses(
+                        (status = 200, body = View<$body>), (status = "4XX", body = Problem)))]
+            pub(crate) async fn get(
+                State(shared): State<Shared>,
+                actor: Actor,
+                Path(id): Path<$id>,
+            ) -> Result<Response> {
+                super::get::<$body>(&shared, &actor, id).await
+            }
+
+            /// Change one
+            #[utoipa::path(put, path = $one, tag = $tag, operation_id = concat!("change-", $tag),
+                        params(("id" = $id, Path), ("If-Match" = String, Header,
+                        description = "The revision that the change is based on")),
+                        request_body = Change<$body>, responses(
+                        (status = 200, body = View<$body>), (status = "4XX", body = Problem)))]
+            pub(crate) async fn put(
+                State(shared): State<Shared>,
+                actor: Actor,
+                Path(id): Path<$id>,
+                headers: HeaderMap,
+                Body(change): Body<Change<$body>>,
+            ) -> Result<Response> {
+                super::put(&shared, &actor, id, &headers, change).await
+            }
+
+            /// Remove one
+            #[utoipa::path(delete, path = $one, tag = $tag, operation_id = concat!("remove-", $tag),
+                        params(("id" = $id, Path)), responses(
+                        (status = 204), (status = "4XX", body = Problem)))]
+            pub(crate) async fn remove(
+                State(shared): State<Shared>,
+                actor: Actor,
+                Path(id): Path<$id>,
+            ) -> Result<StatusCode> {
+                super::remove::<$body>(&shared, &actor, id).await
+            }
+        }
+    };
+}
+
+requests!(projects, Project, ProjectId, "project", "/api/v1/projects", "/api/v1/projects/{id}");
+requests!(
+    destinations,
+    Destination,
+    DestinationId,
+    "destination",
+    "/api/v1/destinations",
+    "/api/v1/destinations/{id}"
+);
+requests!(
+    instances,
+    Instance,
+    InstanceId,
+    "instance",
+    "/api/v1/instances",
+    "/api/v1/instances/{id}"
+);
+requests!(policies, Policy, PolicyId, "policy", "/api/v1/policies", "/api/v1/policies/{id}");

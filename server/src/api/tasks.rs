@@ -1,0 +1,342 @@
+//! Tasks: started by hand, watched, cancelled.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::Stream;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sluice_catalog::{
+    Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId, Page,
+    PointId, PolicyId, Progress, ProjectId, Task, TaskFilter, TaskId, TaskState, Tx,
+};
+use sluice_node_api::TaskSpec;
+use utoipa::ToSchema;
+
+use crate::access::Permission;
+use crate::api::policies::EVERYTHING;
+use crate::api::query::{LogQuery, TaskQuery};
+use crate::api::{Body, List, Path, Query};
+use crate::auth::Actor;
+use crate::dispatch::backup_spec;
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+
+/// How often a watched task is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Attempts of a task that was started by hand.
+const ATTEMPTS: u32 = 2;
+
+/// A task.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TaskView {
+    id: TaskId,
+    kind: String,
+    state: TaskState,
+    project: Option<ProjectId>,
+    instance: Option<InstanceId>,
+    policy: Option<PolicyId>,
+    destination: Option<DestinationId>,
+    node: Option<NodeId>,
+    priority: u32,
+    attempt: u32,
+    max_attempts: u32,
+    not_before_ms: u64,
+    created_ms: u64,
+    started_ms: Option<u64>,
+    finished_ms: Option<u64>,
+    cancel_requested: bool,
+    revision: u64,
+    progress: Progress,
+    /// The document that the command printed.
+    result: Value,
+    /// Why it is in this state.
+    message: String,
+}
+
+impl From<Task> for TaskView {
+    fn from(task: Task) -> Self {
+        Self {
+            id: task.id,
+            kind: task.new.kind,
+            state: task.state,
+            project: task.new.project,
+            instance: task.new.instance,
+            policy: task.new.policy,
+            destination: task.new.destination,
+            node: task.node,
+            priority: task.new.priority,
+            attempt: task.attempt,
+            max_attempts: task.new.max_attempts,
+            not_before_ms: task.new.not_before_ms,
+            created_ms: task.created_ms,
+            started_ms: task.started_ms,
+            finished_ms: task.finished_ms,
+            cancel_requested: task.cancel_requested,
+            revision: task.revision,
+            progress: task.progress,
+            result: task.result,
+            message: task.message,
+        }
+    }
+}
+
+/// A task to start.
+#[derive(Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Start {
+    /// Back up an instance.
+    Backup { instance: InstanceId, destination: DestinationId },
+    /// Write the images of a restore point to a file, device or folder of a node.
+    Restore { point: PointId, node: NodeId, target: String },
+    /// Check a repository, with all data if wanted.
+    Verify {
+        destination: DestinationId,
+        #[serde(default)]
+        data: bool,
+    },
+    /// Remove restore points that nothing keeps.
+    Prune { destination: DestinationId, keep: BTreeMap<String, u32> },
+    /// Free what no restore point needs.
+    Collect { destination: DestinationId },
+    /// Bring a replica up to date.
+    Replicate { destination: DestinationId, to: String },
+}
+
+/// List tasks, newest first
+#[utoipa::path(get, path = "/api/v1/tasks", tag = "task", operation_id = "list-tasks",
+    params(TaskQuery), responses(
+    (status = 200, body = List<TaskView>), (status = "4XX", body = Problem)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Query(query): Query<TaskQuery>,
+) -> Result<Json<List<TaskView>>> {
+    actor.require_anywhere(Permission::Read)?;
+    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
+    let page = Page { after: query.after, limit };
+    let filter = TaskFilter { state: query.state, instance: query.instance };
+    let tasks = shared.catalog.read().await?.tasks(&actor.visible(), &filter, &page).await?;
+    let views = tasks.into_iter().map(TaskView::from).collect();
+    Ok(Json(List::new(views, limit, |view: &TaskView| view.id.to_string())))
+}
+
+/// The task that was asked for, if the caller may start it.
+async fn prepared(tx: &mut Tx, actor: &Actor, start: Start) -> Result<NewTask> {
+    let mut task = NewTask {
+        project: None,
+        instance: None,
+        policy: None,
+        destination: None,
+        wanted_node: None,
+        kind: String::new(),
+        priority: 60,
+        due_key: None,
+        max_attempts: ATTEMPTS,
+        not_before_ms: 0,
+        spec: Value::Null,
+    };
+    let visible = actor.visible();
+    let spec = match start {
+        Start::Backup { instance, destination } => {
+            let instance = tx.get::<Instance>(instance, &visible).await?;
+            actor.require(Permission::Operate, instance.project)?;
+            let destination = tx.get::<Destination>(destination, &visible).await?;
+            if destination.project.is_some() && destination.project != instance.project {
+                return Err(Problem::not_found("destination"));
+            }
+            (task.project, task.instance) = (instance.project, Some(instance.id));
+            task.destination = Some(destination.id);
+            task.wanted_node = instance.body.node;
+            backup_spec(tx, &instance).await?
+        }
+        Start::Restore { point, node, target } => {
+            let point = tx.point(point, &visible).await?;
+            actor.require(Permission::Operate, point.project)?;
+            // It writes to a path of the node, which may be anybody's.
+            actor.require(Permission::Operate, None)?;
+            tx.get::<Node>(node, &EVERYTHING).await?;
+            if !target.starts_with('/') {
+                return Err(Problem::invalid("a target is an absolute path"));
+            }
+            (task.project, task.instance) = (point.project, Some(point.instance));
+            (task.destination, task.wanted_node) = (Some(point.new.destination), Some(node));
+            TaskSpec::Restore { point: point.new.point, target }
+        }
+        Start::Verify { destination, data } => {
+            own(tx, actor, &mut task, destination, Permission::Operate).await?;
+            TaskSpec::Verify { point: None, data }
+        }
+        Start::Prune { destination, keep } => {
+            own(tx, actor, &mut task, destination, Permission::Manage).await?;
+            let known = ["last", "hourly", "daily", "weekly", "monthly", "yearly"];
+            let fits = keep.keys().all(|period| known.contains(&period.as_str()))
+                && keep.values().any(|many| *many > 0);
+            if !fits {
+                let text = format!("a prune keeps something of: {}", known.join(", "));
+                return Err(Problem::invalid(text));
+            }
+            TaskSpec::Prune { instance: None, keep }
+        }
+        Start::Collect { destination } => {
+            own(tx, actor, &mut task, destination, Permission::Operate).await?;
+            TaskSpec::Collect {}
+        }
+        Start::Replicate { destination, to } => {
+            own(tx, actor, &mut task, destination, Permission::Manage).await?;
+            TaskSpec::Replicate { to }
+        }
+    };
+    task.kind = spec.kind().to_owned();
+    task.spec = serde_json::to_value(&spec).unwrap_or_default();
+    Ok(task)
+}
+
+/// A task on all of a destination, which takes the permission where the destination belongs.
+async fn own(
+    tx: &mut Tx,
+    actor: &Actor,
+    task: &mut NewTask,
+    id: DestinationId,
+    permission: Permission,
+) -> Result<()> {
+    let destination = tx.get::<Destination>(id, &actor.visible()).await?;
+    actor.require(permission, destination.project)?;
+    (task.project, task.destination) = (destination.project, Some(id));
+    Ok(())
+}
+
+/// Start a task
+#[utoipa::path(post, path = "/api/v1/tasks", tag = "task", operation_id = "start-task",
+    request_body = Start, responses(
+    (status = 201, body = TaskView), (status = "4XX", body = Problem)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Body(start): Body<Start>,
+) -> Result<(StatusCode, Json<TaskView>)> {
+    actor.require_anywhere(Permission::Operate)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let task = prepared(&mut tx, &actor, start).await?;
+    let added = tx.add_task(&task, now).await?;
+    let id = added.ok_or_else(|| Problem::invalid("this task is there already"))?;
+    let detail = json!({"kind": task.kind});
+    tx.audit(actor.did("task.start", id, task.project, detail), now).await?;
+    let view = tx.task(id, &EVERYTHING).await?.into();
+    tx.commit().await?;
+    shared.work.notify_waiters();
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Read a task
+#[utoipa::path(get, path = "/api/v1/tasks/{id}", tag = "task", operation_id = "get-task",
+    params(("id" = TaskId, Path)), responses(
+    (status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(crate) async fn get(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<TaskId>,
+) -> Result<Json<TaskView>> {
+    actor.require_anywhere(Permission::Read)?;
+    Ok(Json(shared.catalog.read().await?.task(id, &actor.visible()).await?.into()))
+}
+
+/// Cancel a task: one that waits ends now, one that runs soon
+#[utoipa::path(post, path = "/api/v1/tasks/{id}/cancel", tag = "task",
+    operation_id = "cancel-task", params(("id" = TaskId, Path)), responses(
+    (status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(crate) async fn cancel(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<TaskId>,
+) -> Result<Json<TaskView>> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let task = tx.task(id, &actor.visible()).await?;
+    actor.require(Permission::Operate, task.new.project)?;
+    let task = tx.cancel(id, now).await?;
+    tx.audit(actor.did("task.cancel", id, task.new.project, json!({})), now).await?;
+    tx.commit().await?;
+    Ok(Json(task.into()))
+}
+
+/// A line of a task's log.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LineView {
+    seq: u64,
+    at_ms: u64,
+    attempt: u32,
+    level: String,
+    line: String,
+}
+
+impl From<LogLine> for LineView {
+    fn from(line: LogLine) -> Self {
+        let LogLine { seq, at_ms, attempt, level, line } = line;
+        Self { seq, at_ms, attempt, level, line }
+    }
+}
+
+/// Read the log of a task
+#[utoipa::path(get, path = "/api/v1/tasks/{id}/log", tag = "task", operation_id = "task-log",
+    params(("id" = TaskId, Path), LogQuery), responses(
+    (status = 200, body = List<LineView>), (status = "4XX", body = Problem)))]
+pub(crate) async fn log(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<TaskId>,
+    Query(query): Query<LogQuery>,
+) -> Result<Json<List<LineView>>> {
+    actor.require_anywhere(Permission::Read)?;
+    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
+    let mut tx = shared.catalog.read().await?;
+    tx.task(id, &actor.visible()).await?;
+    let lines = tx.log_lines(id, query.after.unwrap_or(0), limit).await?;
+    let views = lines.into_iter().map(LineView::from).collect();
+    Ok(Json(List::new(views, limit, |view: &LineView| view.seq.to_string())))
+}
+
+/// Watch a task: an event `task` whenever something of it changes, until it has ended
+#[utoipa::path(get, path = "/api/v1/tasks/{id}/events", tag = "task", operation_id = "watch-task",
+    params(("id" = TaskId, Path)), responses(
+    (status = 200, content_type = "text/event-stream", body = String),
+    (status = "4XX", body = Problem)))]
+pub(crate) async fn events(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<TaskId>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    actor.require_anywhere(Permission::Read)?;
+    let visible = actor.visible();
+    shared.catalog.read().await?.task(id, &visible).await?;
+    let begin = (shared, visible, 0, false);
+    let stream = futures::stream::unfold(begin, move |(shared, visible, seen, ended)| async move {
+        if ended {
+            return None;
+        }
+        loop {
+            let found = match shared.catalog.read().await {
+                Ok(mut tx) => tx.task(id, &visible).await,
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(task) if task.revision > seen => {
+                    let (revision, last) = (task.revision, task.state.is_final());
+                    let event = Event::default().event("task").id(revision.to_string());
+                    let event = event.json_data(TaskView::from(task)).unwrap_or_default();
+                    return Some((Ok(event), (shared, visible, revision, last)));
+                }
+                Ok(_) => tokio::time::sleep(LOOK).await,
+                // It is gone, or the database is: whoever watches asks again.
+                Err(_) => return None,
+            }
+        }
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}

@@ -1,0 +1,171 @@
+//! Users and what they may do: for administrators of the system.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sluice_catalog::{Grant, Project, Tx, User, UserId};
+use utoipa::ToSchema;
+
+use crate::access::Permission;
+use crate::api::policies::EVERYTHING;
+use crate::api::sessions::{check_password, hashed};
+use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
+use crate::auth::Actor;
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+
+/// A user.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UserView {
+    id: UserId,
+    login: String,
+    disabled: bool,
+    created_ms: u64,
+    grants: Vec<Grant>,
+}
+
+/// A user to make.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewUser {
+    login: String,
+    /// At least 12 characters.
+    password: Hidden,
+    #[serde(default)]
+    grants: Vec<Grant>,
+}
+
+/// Another password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewPassword {
+    /// At least 12 characters.
+    password: Hidden,
+}
+
+async fn view(tx: &mut Tx, user: User) -> Result<UserView> {
+    let grants = tx.grants(user.id).await?;
+    let User { id, login, disabled, created_ms, .. } = user;
+    Ok(UserView { id, login, disabled, created_ms, grants })
+}
+
+/// List users
+#[utoipa::path(get, path = "/api/v1/users", tag = "user", operation_id = "list-users",
+    params(PageQuery), responses(
+    (status = 200, body = List<UserView>), (status = "4XX", body = Problem)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<List<UserView>>> {
+    actor.require(Permission::Administer, None)?;
+    let page = query.page()?;
+    let mut tx = shared.catalog.read().await?;
+    let mut views = Vec::new();
+    for user in tx.users(&page).await? {
+        views.push(view(&mut tx, user).await?);
+    }
+    Ok(Json(List::new(views, page.limit, |view| view.id.to_string())))
+}
+
+/// Make a user
+#[utoipa::path(post, path = "/api/v1/users", tag = "user", operation_id = "create-user",
+    request_body = NewUser, responses(
+    (status = 201, body = UserView), (status = "4XX", body = Problem)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Body(new): Body<NewUser>,
+) -> Result<(StatusCode, Json<UserView>)> {
+    actor.require(Permission::Administer, None)?;
+    check_password(&new.password.0)?;
+    let hash = hashed(new.password.0).await?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let user = tx.add_user(&new.login, &hash, now).await?;
+    grant(&mut tx, user.id, &new.grants).await?;
+    let detail = json!({"login": user.login, "grants": new.grants});
+    tx.audit(actor.did("user.create", user.id, None, detail), now).await?;
+    let view = view(&mut tx, user).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+async fn grant(tx: &mut Tx, user: UserId, grants: &[Grant]) -> Result<()> {
+    for project in grants.iter().filter_map(|grant| grant.project) {
+        tx.get::<Project>(project, &EVERYTHING).await?;
+    }
+    Ok(tx.set_grants(user, grants).await?)
+}
+
+/// Somebody must be left who can let others in.
+async fn keep_one(tx: &mut Tx) -> Result<()> {
+    if tx.count_administrators().await? == 0 {
+        let text = "nobody would be left who administers the system";
+        return Err(Problem::new(StatusCode::CONFLICT, "last-administrator", text));
+    }
+    Ok(())
+}
+
+/// Remove a user
+#[utoipa::path(delete, path = "/api/v1/users/{id}", tag = "user", operation_id = "remove-user",
+    params(("id" = UserId, Path)),
+    responses((status = 204), (status = "4XX", body = Problem)))]
+pub(crate) async fn remove(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<UserId>,
+) -> Result<StatusCode> {
+    actor.require(Permission::Administer, None)?;
+    let mut tx = shared.catalog.begin().await?;
+    tx.delete_user(id).await?;
+    keep_one(&mut tx).await?;
+    tx.audit(actor.did("user.remove", id, None, json!({})), shared.now()).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Replace what a user may do
+#[utoipa::path(put, path = "/api/v1/users/{id}/grants", tag = "user",
+    operation_id = "set-user-grants", params(("id" = UserId, Path)),
+    request_body = Vec<Grant>, responses((status = 204), (status = "4XX", body = Problem)))]
+pub(crate) async fn set_grants(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<UserId>,
+    Body(grants): Body<Vec<Grant>>,
+) -> Result<StatusCode> {
+    actor.require(Permission::Administer, None)?;
+    let mut tx = shared.catalog.begin().await?;
+    tx.user(id).await?;
+    grant(&mut tx, id, &grants).await?;
+    keep_one(&mut tx).await?;
+    let detail = json!({"grants": grants});
+    tx.audit(actor.did("user.grants", id, None, detail), shared.now()).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Set another password: your own, or as an administrator anybody's
+#[utoipa::path(put, path = "/api/v1/users/{id}/password", tag = "user",
+    operation_id = "set-user-password", params(("id" = UserId, Path)),
+    request_body = NewPassword, responses((status = 204), (status = "4XX", body = Problem)))]
+pub(crate) async fn set_password(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<UserId>,
+    Body(new): Body<NewPassword>,
+) -> Result<StatusCode> {
+    if id != actor.user.id {
+        actor.require(Permission::Administer, None)?;
+    }
+    check_password(&new.password.0)?;
+    let hash = hashed(new.password.0).await?;
+    let mut tx = shared.catalog.begin().await?;
+    tx.set_password(id, &hash).await?;
+    tx.audit(actor.did("user.password", id, None, json!({})), shared.now()).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,287 @@
+//! What nodes are told, and what becomes of their reports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use sluice_catalog::{
+    AuditEntry, Capabilities, Destination, Instance, Keep, NewPoint, NewTask, Node, NodeState,
+    Policy, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    token_hash,
+};
+use sluice_node_api::{
+    Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
+};
+
+use crate::api::policies::EVERYTHING;
+use crate::api::{Body, Path};
+use crate::auth::NodeActor;
+use crate::problem::{Problem, Result};
+use crate::state::{Shared, new_token};
+
+/// How long a node that asks for work is kept waiting.
+const LEASE_WAIT: Duration = Duration::from_secs(20);
+/// How often is looked meanwhile: another server may have added a task.
+const LOOK: Duration = Duration::from_secs(1);
+/// The first wait before a failed task is tried again; each further attempt doubles it.
+const RETRY_MS: u64 = 30_000;
+const LONGEST_RETRY_MS: u64 = 3_600_000;
+/// Attempts of a prune that follows a backup.
+const PRUNE_ATTEMPTS: u32 = 3;
+
+/// The contract with nodes, version 1.
+pub(crate) fn router() -> Router<Shared> {
+    Router::new()
+        .route("/api/node/v1/join", post(join))
+        .route("/api/node/v1/hello", post(hello))
+        .route("/api/node/v1/lease", post(lease))
+        .route("/api/node/v1/tasks/{id}/report", post(report))
+}
+
+fn capabilities(hello: Hello) -> Capabilities {
+    let Hello { version, host, slots, kinds, missing } = hello;
+    Capabilities { version, host, slots, kinds, missing }
+}
+
+async fn join(State(shared): State<Shared>, Body(join): Body<Join>) -> Result<Json<Joined>> {
+    let now = shared.now();
+    let token = new_token("node");
+    let node = Node { capabilities: capabilities(join.hello), ..Node::default() };
+    let mut tx = shared.catalog.begin().await?;
+    let shown = token_hash(&join.token);
+    let record = tx.join(&shown, &join.name, node, &token_hash(&token), now).await?;
+    let entry = AuditEntry {
+        actor: format!("node {}", record.name),
+        action: "node.join",
+        object: record.id.to_string(),
+        project: None,
+        detail: json!({"host": record.body.capabilities.host}),
+    };
+    tx.audit(entry, now).await?;
+    tx.commit().await?;
+    Ok(Json(Joined { node: record.id.to_string(), token }))
+}
+
+/// A node begins: what it ran before is nobody's any more.
+async fn hello(
+    State(shared): State<Shared>,
+    NodeActor(id): NodeActor,
+    Body(hello): Body<Hello>,
+) -> Result<Json<Value>> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
+    node.body.capabilities = capabilities(hello);
+    tx.update(&mut node, now).await?;
+    tx.node_seen(id, now).await?;
+    tx.reclaim_node(id, now).await?;
+    tx.commit().await?;
+    shared.work.notify_waiters();
+    Ok(Json(Value::Null))
+}
+
+async fn lease(
+    State(shared): State<Shared>,
+    NodeActor(id): NodeActor,
+) -> Result<Json<Option<Lease>>> {
+    let until = tokio::time::Instant::now() + LEASE_WAIT;
+    let mut told = false;
+    loop {
+        let now = shared.now();
+        let (waiting, _) = shared.catalog.read().await?.needs_attention(now).await?;
+        if waiting || !told {
+            let mut tx = shared.catalog.begin().await?;
+            let node = tx.get::<Node>(id, &EVERYTHING).await?;
+            tx.node_seen(id, now).await?;
+            let mut found = None;
+            if waiting && node.body.state == NodeState::Enabled {
+                found = tx.lease(&node, now, now + shared.lease_ms).await?;
+            }
+            if let Some(task) = found {
+                let work = work(&shared, &mut tx, &task).await?;
+                tx.commit().await?;
+                let lease_ms = shared.lease_ms;
+                let (attempt, task) = (task.attempt, task.id.to_string());
+                return Ok(Json(Some(Lease { task, attempt, lease_ms, work })));
+            }
+            if !told {
+                tx.commit().await?;
+                told = true;
+            }
+        }
+        if tokio::time::Instant::now() >= until {
+            return Ok(Json(None));
+        }
+        // Whoever rings between the look and this is heard at the next look.
+        let _ = tokio::time::timeout(LOOK, shared.work.notified()).await;
+    }
+}
+
+/// What a node needs for a task: the repository and its secrets.
+async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
+    let spec = serde_json::from_value(task.new.spec.clone())
+        .map_err(|_| Problem::invalid("this task was made by another release"))?;
+    let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
+    let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
+    let mut environment: BTreeMap<String, String> = destination.environment;
+    for (name, secret) in tx.secrets(&shared.sealer, &id.to_string()).await? {
+        environment.insert(name, secret.to_string());
+    }
+    Ok(Work { spec, url: destination.url, environment })
+}
+
+async fn report(
+    State(shared): State<Shared>,
+    NodeActor(node): NodeActor,
+    Path(id): Path<TaskId>,
+    Body(report): Body<Report>,
+) -> Result<Json<Reported>> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let progress = report.progress.as_ref().map(progress);
+    let until = now + shared.lease_ms;
+    let renewed = tx.renew(id, node, report.attempt, progress.as_ref(), until).await;
+    let cancel = renewed?;
+    tx.node_seen(node, now).await?;
+    let lines: Vec<_> = report.log.into_iter().map(|entry| (entry.level, entry.line)).collect();
+    tx.log(id, report.attempt, &lines, now).await?;
+    if let Some(finished) = &report.finished {
+        let lease = (id, node, report.attempt);
+        finish(&mut tx, lease, finished, now).await?;
+    }
+    tx.commit().await?;
+    if report.finished.is_some() {
+        shared.work.notify_waiters();
+    }
+    Ok(Json(Reported { cancel }))
+}
+
+/// A line of progress, as it is kept.
+fn progress(line: &Value) -> Progress {
+    let number = |name: &str| line[name].as_u64().unwrap_or(0);
+    Progress {
+        phase: line["phase"].as_str().unwrap_or_default().to_owned(),
+        total: number("total"),
+        done: number("done"),
+        rate: number("rate"),
+        eta: line["eta"].as_u64(),
+    }
+}
+
+async fn finish(
+    tx: &mut Tx,
+    lease: (TaskId, sluice_catalog::NodeId, u32),
+    finished: &Finished,
+    now: u64,
+) -> Result<()> {
+    let state = match finished.outcome {
+        Outcome::Succeeded => TaskState::Succeeded,
+        Outcome::Warnings => TaskState::Warnings,
+        Outcome::Failed => TaskState::Failed,
+        Outcome::Cancelled => TaskState::Cancelled,
+    };
+    let doublings = lease.2.saturating_sub(1).min(16);
+    let wait = (RETRY_MS << doublings).min(LONGEST_RETRY_MS);
+    let retry = finished.retryable.then_some(now + wait);
+    let (document, message) = (&finished.document, &finished.message);
+    let state = tx.finish(lease, state, document, message, retry, now).await?;
+    if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
+        return Ok(());
+    }
+    let task = tx.task(lease.0, &EVERYTHING).await?;
+    match task.new.kind.as_str() {
+        "backup" => backed_up(tx, &task, now).await,
+        "prune" => pruned(tx, &task, now).await,
+        _ => Ok(()),
+    }
+}
+
+/// A restore point was made: it is noted, and what the rule does not keep is to go.
+async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
+    let (Some(instance), Some(destination)) = (task.new.instance, task.new.destination) else {
+        return Ok(());
+    };
+    let point = &task.result["point"];
+    let Some(name) = point["point"].as_str() else { return Ok(()) };
+    let bytes = |name: &str| point["stats"][name].as_u64().unwrap_or(0);
+    let new = NewPoint {
+        destination,
+        task: Some(task.id),
+        point: name.to_owned(),
+        taken_ms: point["created_ms"].as_u64().unwrap_or(now),
+        image_bytes: bytes("image_bytes"),
+        new_bytes: bytes("new_bytes"),
+        stored_bytes: bytes("stored_bytes"),
+    };
+    tx.add_point(instance, task.new.project, &new, now).await?;
+    let Some(policy) = task.new.policy else { return Ok(()) };
+    let Ok(policy) = tx.get::<Policy>(policy, &EVERYTHING).await else { return Ok(()) };
+    let mut rules = policy.body.rules.iter().filter(|rule| rule.destination == destination);
+    let keep = rules.next().map(|rule| periods(rule.keep)).unwrap_or_default();
+    let (Some(chain), false) = (name.split('@').next(), keep.is_empty()) else { return Ok(()) };
+    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep };
+    let prune = NewTask {
+        kind: spec.kind().to_owned(),
+        due_key: None,
+        wanted_node: None,
+        max_attempts: PRUNE_ATTEMPTS,
+        not_before_ms: now,
+        spec: serde_json::to_value(&spec).unwrap_or_default(),
+        ..task.new.clone()
+    };
+    tx.add_task(&prune, now).await?;
+    Ok(())
+}
+
+/// What is kept of each period, by the names of `sluice prune`.
+fn periods(keep: Keep) -> BTreeMap<String, u32> {
+    let Keep { last, hourly, daily, weekly, monthly, yearly } = keep;
+    let all = [
+        ("last", last),
+        ("hourly", hourly),
+        ("daily", daily),
+        ("weekly", weekly),
+        ("monthly", monthly),
+        ("yearly", yearly),
+    ];
+    let set = all.into_iter().filter(|(_, many)| *many > 0);
+    set.map(|(name, many)| (name.to_owned(), many)).collect()
+}
+
+/// What a prune removed is noted.
+async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
+    let Some(destination) = task.new.destination else { return Ok(()) };
+    let points = task.result["points"].as_array().into_iter().flatten();
+    let gone: Vec<String> = points
+        .filter(|point| point["keep"] == false)
+        .filter_map(|point| {
+            let name = point["point"].as_str().map(str::to_owned);
+            let parts =
+                || Some(format!("{}@{}", point["instance"].as_str()?, point["id"].as_str()?));
+            name.or_else(parts)
+        })
+        .collect();
+    tx.points_removed(destination, &gone, now).await?;
+    Ok(())
+}
+
+/// What a node does to back up an instance. In the repository it is called by project and name,
+/// for several projects may use one destination.
+pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Result<TaskSpec> {
+    let id = instance.project.ok_or_else(|| Problem::not_found("project"))?;
+    let project = tx.get::<Project>(id, &EVERYTHING).await?.name;
+    let image = |image: &SourceImage| match &image.name {
+        Some(name) => format!("{name}={}", image.path),
+        None => image.path.clone(),
+    };
+    let (images, folder) = match &instance.body.source {
+        Source::DiskFiles { images } => (images.iter().map(image).collect(), None),
+        Source::Device { path } => (vec![path.clone()], None),
+        Source::Folder { path } => (Vec::new(), Some(path.clone())),
+    };
+    let name = format!("{project}.{}", instance.name);
+    Ok(TaskSpec::Backup { instance: name, images, folder, project: Some(project) })
+}

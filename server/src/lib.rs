@@ -1,0 +1,33 @@
+//! REST API, access rules, scheduler loop and node dispatch.
+//!
+//! ```text
+//!   people, scripts ── /api/v1 ──► auth ──► access ──► handler ──► catalog, audit (one transaction)
+//!   nodes ── /api/node/v1 ──► lease, report ──► catalog
+//!   clock ──► ticker: what is due becomes tasks, leases that ran out are taken back
+//! ```
+//!
+//! # Invariants
+//!
+//! * Whoever may not see a project is told that it is not there, by 404; whoever sees something
+//!   and may not do something with it gets 403.
+//! * A change, its audit entry and the tasks that follow from it are one transaction.
+//! * Nothing lives in memory only, but the count of failed logins and requests under way: a server
+//!   that is killed comes back where it was.
+//! * There is no password that was not set by somebody: the first start prints a setup token, and
+//!   nothing else works until it was used.
+
+mod access;
+mod api;
+mod auth;
+mod dispatch;
+mod idempotency;
+mod limiter;
+mod problem;
+mod server;
+mod state;
+mod ticker;
+mod tls;
+
+pub use api::openapi;
+pub use server::{Config, Server, ServerError};
+pub use state::Local;

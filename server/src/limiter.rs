@@ -1,0 +1,81 @@
+//! How often logins may fail.
+
+use std::collections::HashMap;
+
+/// So many failures are forgiven.
+const FREE: u32 = 5;
+/// The first wait after that; each further failure doubles it.
+const FIRST_WAIT_MS: u64 = 1_000;
+const LONGEST_WAIT_MS: u64 = 15 * 60_000;
+/// Names that are remembered; beyond that the oldest failures are forgotten.
+const MOST: usize = 10_000;
+
+/// Failures by login and address. Pure: whoever asks says what time it is.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter {
+    failures: HashMap<String, (u32, u64)>,
+}
+
+impl Limiter {
+    /// How long to wait, in milliseconds; 0 when a login may be tried now.
+    pub(crate) fn wait(&self, who: &str, now_ms: u64) -> u64 {
+        let Some((count, last_ms)) = self.failures.get(who) else { return 0 };
+        if *count < FREE {
+            return 0;
+        }
+        let doublings = (count - FREE).min(20);
+        let wait = (FIRST_WAIT_MS << doublings).min(LONGEST_WAIT_MS);
+        (last_ms + wait).saturating_sub(now_ms)
+    }
+
+    /// Notes a failure.
+    pub(crate) fn failed(&mut self, who: &str, now_ms: u64) {
+        if self.failures.len() >= MOST && !self.failures.contains_key(who) {
+            self.failures.retain(|_, (_, last_ms)| *last_ms + LONGEST_WAIT_MS > now_ms);
+            if self.failures.len() >= MOST {
+                let oldest = self.failures.iter().min_by_key(|(_, (_, last_ms))| *last_ms);
+                let oldest = oldest.map(|(who, _)| who.clone());
+                oldest.and_then(|who| self.failures.remove(&who));
+            }
+        }
+        let entry = self.failures.entry(who.to_owned()).or_default();
+        *entry = (entry.0.saturating_add(1), now_ms);
+    }
+
+    /// Forgets failures after a success.
+    pub(crate) fn succeeded(&mut self, who: &str) {
+        self.failures.remove(who);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessing_becomes_slow_and_others_do_not_notice() {
+        let mut limiter = Limiter::default();
+        for _ in 0..FREE {
+            assert_eq!(limiter.wait("anna", 0), 0);
+            limiter.failed("anna", 0);
+        }
+        assert_eq!(limiter.wait("anna", 0), FIRST_WAIT_MS);
+        assert_eq!(limiter.wait("anna", FIRST_WAIT_MS), 0);
+        assert_eq!(limiter.wait("otto", 0), 0);
+        for _ in 0..40 {
+            limiter.failed("anna", 5);
+        }
+        assert_eq!(limiter.wait("anna", 5), LONGEST_WAIT_MS);
+        limiter.succeeded("anna");
+        assert_eq!(limiter.wait("anna", 5), 0);
+    }
+
+    #[test]
+    fn memory_stays_bounded() {
+        let mut limiter = Limiter::default();
+        for number in 0..MOST + 50 {
+            limiter.failed(&number.to_string(), 1);
+        }
+        assert_eq!(limiter.failures.len(), MOST);
+    }
+}

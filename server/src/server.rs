@@ -1,0 +1,317 @@
+//! Starting, listening, ending in good order.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sluice_catalog::{Catalog, Destination, Node, Sealer, token_hash};
+use sluice_repository::Clock;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::api::policies::init_task;
+use crate::idempotency::UnderWay;
+use crate::limiter::Limiter;
+use crate::state::{Inner, Local, Shared, new_token};
+use crate::tls::Tls;
+use crate::{api, ticker, tls};
+
+/// The setting that holds the hash of the setup token until it is used.
+pub(crate) const SETUP: &str = "setup-token";
+/// Connections at a time. A node holds one for each slot.
+const CONNECTIONS: usize = 2048;
+/// How long a client may take to shake hands or to send its headers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long answers may take once the server is to end.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: running out of file descriptors must not burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a server works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// A folder of its own: key file, certificate, and the database when there is no URL.
+    pub state: PathBuf,
+    /// `sqlite:PATH` or `postgres://...`; a file in the folder when there is none.
+    pub database: Option<String>,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Names and addresses for the certificate, the first of which nodes are told.
+    pub names: Vec<String>,
+    /// How long a node may go without a word before its tasks are given to others.
+    pub lease: Duration,
+}
+
+/// Why a server cannot start.
+#[derive(Debug)]
+pub struct ServerError {
+    context: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ServerError {
+    pub(crate) fn new(
+        context: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { context: context.into(), source: source.into() }
+    }
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl std::error::Error for ServerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// A server whose socket is open.
+pub struct Server {
+    shared: Shared,
+    tls: Tls,
+    socket: TcpListener,
+    setup: Option<String>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("url", &self.shared.url).finish_non_exhaustive()
+    }
+}
+
+/// Writes a file that only its owner can read, at once or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> {
+    let failed =
+        |error: std::io::Error| ServerError::new(format!("cannot write {}", path.display()), error);
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&new).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&new, path).map_err(failed)
+}
+
+impl Server {
+    /// Opens database and socket. At the first start, a setup token is made; its text is in the
+    /// file `setup-token` of the state folder until it is used.
+    ///
+    /// # Errors
+    /// [`ServerError`] with what is in the way.
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let state = &config.state;
+        std::fs::create_dir_all(state).map_err(|error| {
+            ServerError::new(format!("cannot make the folder {}", state.display()), error)
+        })?;
+        let sealer = Sealer::from_file(&state.join("secrets.key"))
+            .map_err(|error| ServerError::new("cannot use the key of the secrets", error))?;
+        let default = || format!("sqlite:{}", state.join("catalog.sqlite").display());
+        let database = config.database.unwrap_or_else(default);
+        let failed = |error| ServerError::new("cannot use the database", error);
+        let catalog = Catalog::open(&database).await.map_err(failed)?;
+        let tls = tls::load(state, config.names.clone())?;
+        let socket = TcpListener::bind(config.listen).await.map_err(|error| {
+            ServerError::new(format!("cannot listen on {}", config.listen), error)
+        })?;
+        let port = socket.local_addr().map_or(config.listen.port(), |address| address.port());
+        let host = config.names.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let clock = Clock::system();
+        let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
+        let setup = setup_token(&catalog, state).await?;
+        let mut tx = catalog.begin().await.map_err(failed)?;
+        tx.extend_leases(clock.now_ms() + lease_ms).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        let shared = Shared(Arc::new(Inner {
+            catalog,
+            sealer,
+            clock,
+            work: Notify::new(),
+            limiter: Mutex::new(Limiter::default()),
+            under_way: UnderWay::default(),
+            fingerprint: tls.fingerprint,
+            url: format!("https://{host}:{port}"),
+            lease_ms,
+        }));
+        Ok(Self { shared, tls, socket, setup })
+    }
+
+    /// How to reach it.
+    pub fn local(&self) -> Local {
+        Local { url: self.shared.url.clone(), fingerprint: self.tls.fingerprint }
+    }
+
+    /// The setup token, while nobody has used it.
+    pub fn setup_token(&self) -> Option<&str> {
+        self.setup.as_deref()
+    }
+
+    /// Lets a node of this name join without a token of its own, for a server and a node in one
+    /// process. Returns the node's token, which is new each time.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the database does not answer.
+    pub async fn local_node(&self, name: &str) -> Result<String, ServerError> {
+        let failed = |error| ServerError::new("cannot register the local node", error);
+        let now = self.shared.now();
+        let token = new_token("node");
+        let mut tx = self.shared.catalog.begin().await.map_err(failed)?;
+        match tx.find::<Node>(None, name).await.map_err(failed)? {
+            Some(node) => {
+                let hash = token_hash(&token);
+                tx.set_node_token(node.id, &hash, now).await.map_err(failed)?;
+            }
+            None => {
+                let join = token_hash(&new_token("join"));
+                tx.add_join_token(&join, now, now + 1000).await.map_err(failed)?;
+                let node = Node::default();
+                tx.join(&join, name, node, &token_hash(&token), now).await.map_err(failed)?;
+            }
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(token)
+    }
+
+    /// Sees to a destination of this name at `url`, encrypted with a new passphrase, which is
+    /// also written to `passphrase_file`: without it, the backups cannot be read once the
+    /// server's state is lost.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the database does not answer, or the file cannot be written.
+    pub async fn local_destination(
+        &self,
+        name: &str,
+        url: &str,
+        passphrase_file: &Path,
+    ) -> Result<(), ServerError> {
+        let failed = |error| ServerError::new("cannot make the first destination", error);
+        let now = self.shared.now();
+        let mut tx = self.shared.catalog.begin().await.map_err(failed)?;
+        if tx.find::<Destination>(None, name).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        let passphrase = Zeroizing::new(new_token("passphrase"));
+        write_private(passphrase_file, &format!("{}\n", *passphrase))?;
+        let body = Destination {
+            description: "made by `sluice up`".to_owned(),
+            url: url.to_owned(),
+            environment: BTreeMap::new(),
+        };
+        let record = tx.insert(None, name, body, now).await.map_err(failed)?;
+        let secrets = [("SLUICE_PASSPHRASE".to_owned(), passphrase)].into();
+        let owner = record.id.to_string();
+        tx.set_secrets(&self.shared.sealer, &owner, &secrets).await.map_err(failed)?;
+        tx.add_task(&init_task(&record, now), now).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Serves until `shutdown` is cancelled.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let ticker = tokio::spawn(ticker::run(self.shared.clone(), shutdown.clone()));
+        let service = api::service(self.shared.clone());
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut sessions = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(_) = sessions.join_next() => continue,
+                accepted = self.socket.accept() => accepted,
+            };
+            let Ok((stream, peer)) = accepted else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::warn!(%peer, "connection closed: there are too many");
+                continue;
+            };
+            let (tls, service) = (self.tls.clone(), service.clone());
+            let shutdown = shutdown.clone();
+            sessions.spawn(async move {
+                session(stream, peer, tls, service, shutdown).await;
+                drop(place);
+            });
+        }
+        drop(self.socket);
+        let _ =
+            tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
+                .await;
+        sessions.shutdown().await;
+        let _ = ticker.await;
+        self.shared.catalog.close().await;
+    }
+}
+
+async fn session(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Tls,
+    service: Router,
+    shutdown: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let shaken = tokio::time::timeout(PATIENCE, tls.acceptor.accept(stream)).await;
+    let Ok(Ok(stream)) = shaken else { return };
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let mut service = service.clone();
+        async move {
+            use tower_service::Service as _;
+            service.call(request.map(Body::new)).await
+        }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, "connection closed: {error}");
+    }
+}
+
+/// The setup token of a database without users: the one in the file if that is the one the
+/// database knows, else a new one.
+async fn setup_token(catalog: &Catalog, state: &Path) -> Result<Option<String>, ServerError> {
+    let failed = |error| ServerError::new("cannot use the database", error);
+    let file = state.join("setup-token");
+    let mut tx = catalog.begin().await.map_err(failed)?;
+    if tx.count_users().await.map_err(failed)? > 0 {
+        let _ = std::fs::remove_file(&file);
+        return Ok(None);
+    }
+    let kept = std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+    let known = tx.setting(SETUP).await.map_err(failed)?;
+    if !kept.is_empty() && known == Some(token_hash(&kept)) {
+        return Ok(Some(kept));
+    }
+    let token = new_token("setup");
+    write_private(&file, &format!("{token}\n"))?;
+    tx.set_setting(SETUP, &token_hash(&token)).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(Some(token))
+}

@@ -1,0 +1,59 @@
+//! What all requests share.
+
+use std::sync::{Arc, Mutex};
+
+use sluice_catalog::{Catalog, Sealer};
+use sluice_node_api::Fingerprint;
+use sluice_repository::Clock;
+use tokio::sync::Notify;
+
+use crate::idempotency::UnderWay;
+use crate::limiter::Limiter;
+
+/// What all requests share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shared(pub(crate) Arc<Inner>);
+
+impl std::ops::Deref for Shared {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// The same, not shared.
+pub(crate) struct Inner {
+    pub(crate) catalog: Catalog,
+    pub(crate) sealer: Sealer,
+    pub(crate) clock: Clock,
+    /// Rings when a task may be waiting.
+    pub(crate) work: Notify,
+    pub(crate) limiter: Mutex<Limiter>,
+    pub(crate) under_way: UnderWay,
+    pub(crate) fingerprint: Fingerprint,
+    /// Where nodes reach this server.
+    pub(crate) url: String,
+    pub(crate) lease_ms: u64,
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now_ms()
+    }
+}
+
+/// How a program on the same machine reaches this server.
+#[derive(Debug, Clone)]
+pub struct Local {
+    /// `https://HOST:PORT`.
+    pub url: String,
+    /// Its certificate.
+    pub fingerprint: Fingerprint,
+}
+
+/// A new token: 32 random bytes as hexadecimal digits behind a word that says what it is for.
+pub(crate) fn new_token(word: &str) -> String {
+    let bytes: [u8; 32] = rand::random();
+    format!("{word}-{}", data_encoding::HEXLOWER.encode(&bytes))
+}

@@ -1,0 +1,6 @@
+//! The server over HTTPS, as clients see it.
+
+mod lease;
+mod matrix;
+mod requests;
+mod support;

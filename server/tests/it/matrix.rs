@@ -1,0 +1,252 @@
+//! Every endpoint with every role: who gets in, who is refused, and who is told that there is
+//! nothing. An endpoint of the OpenAPI document that this table does not have fails the test.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::{Value, json};
+use sluice_node_api::Client;
+
+use crate::support::{Lab, make};
+
+/// What an endpoint takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Needs {
+    /// Nothing: it is how one gets in.
+    Nobody,
+    /// To be logged in.
+    Login,
+    /// A role, in the project of what the path or document names.
+    Project(Level),
+    /// A role in any scope; lists show what may be seen.
+    Anywhere(Level),
+    /// A role in the system.
+    System(Level),
+}
+use Needs::{Anywhere, Login, Nobody, Project, System};
+
+/// Rank of the weakest role that is let in.
+type Level = usize;
+const ROLES: [&str; 4] = ["viewer", "operator", "manager", "admin"];
+const READ: Level = 0;
+const OPERATE: Level = 1;
+const MANAGE: Level = 2;
+const ADMINISTER: Level = 3;
+
+const TABLE: &[(&str, &str, Needs)] = &[
+    ("POST", "/api/v1/setup", Nobody),
+    ("POST", "/api/v1/sessions", Nobody),
+    ("DELETE", "/api/v1/sessions/current", Login),
+    ("GET", "/api/v1/me", Login),
+    ("GET", "/api/v1/tokens", Login),
+    ("POST", "/api/v1/tokens", Login),
+    ("DELETE", "/api/v1/tokens/{id}", Login),
+    ("GET", "/api/v1/users", System(ADMINISTER)),
+    ("POST", "/api/v1/users", System(ADMINISTER)),
+    ("DELETE", "/api/v1/users/{id}", System(ADMINISTER)),
+    ("PUT", "/api/v1/users/{id}/grants", System(ADMINISTER)),
+    ("PUT", "/api/v1/users/{id}/password", System(ADMINISTER)),
+    ("GET", "/api/v1/projects", Anywhere(READ)),
+    ("POST", "/api/v1/projects", System(ADMINISTER)),
+    ("GET", "/api/v1/projects/{id}", Project(READ)),
+    ("PUT", "/api/v1/projects/{id}", Project(ADMINISTER)),
+    ("DELETE", "/api/v1/projects/{id}", Project(ADMINISTER)),
+    ("GET", "/api/v1/destinations", Anywhere(READ)),
+    ("POST", "/api/v1/destinations", Project(MANAGE)),
+    ("GET", "/api/v1/destinations/{id}", Project(READ)),
+    ("PUT", "/api/v1/destinations/{id}", Project(MANAGE)),
+    ("DELETE", "/api/v1/destinations/{id}", Project(MANAGE)),
+    ("PUT", "/api/v1/destinations/{id}/secrets", Project(MANAGE)),
+    ("GET", "/api/v1/instances", Anywhere(READ)),
+    ("POST", "/api/v1/instances", Project(MANAGE)),
+    ("GET", "/api/v1/instances/{id}", Project(READ)),
+    ("PUT", "/api/v1/instances/{id}", Project(MANAGE)),
+    ("DELETE", "/api/v1/instances/{id}", Project(MANAGE)),
+    ("GET", "/api/v1/policies", Anywhere(READ)),
+    ("POST", "/api/v1/policies", Project(MANAGE)),
+    ("GET", "/api/v1/policies/{id}", Project(READ)),
+    ("PUT", "/api/v1/policies/{id}", Project(MANAGE)),
+    ("DELETE", "/api/v1/policies/{id}", Project(MANAGE)),
+    ("GET", "/api/v1/policies/{id}/instances", Project(READ)),
+    ("PUT", "/api/v1/policies/{id}/instances/{instance}", Project(MANAGE)),
+    ("DELETE", "/api/v1/policies/{id}/instances/{instance}", Project(MANAGE)),
+    ("GET", "/api/v1/nodes", System(READ)),
+    ("GET", "/api/v1/nodes/{id}", System(READ)),
+    ("PUT", "/api/v1/nodes/{id}", System(ADMINISTER)),
+    ("DELETE", "/api/v1/nodes/{id}", System(ADMINISTER)),
+    ("POST", "/api/v1/node-tokens", System(ADMINISTER)),
+    ("GET", "/api/v1/points", Anywhere(READ)),
+    ("GET", "/api/v1/points/{id}", Anywhere(READ)),
+    ("GET", "/api/v1/tasks", Anywhere(READ)),
+    ("POST", "/api/v1/tasks", Project(OPERATE)),
+    ("GET", "/api/v1/tasks/{id}", Project(READ)),
+    ("POST", "/api/v1/tasks/{id}/cancel", Project(OPERATE)),
+    ("GET", "/api/v1/tasks/{id}/log", Project(READ)),
+    ("GET", "/api/v1/tasks/{id}/events", Project(READ)),
+    ("GET", "/api/v1/audit", Anywhere(ADMINISTER)),
+    ("GET", "/api/v1/audit/verify", System(ADMINISTER)),
+];
+
+/// A project with one of everything.
+struct World {
+    project: String,
+    destination: String,
+    instance: String,
+    policy: String,
+    task: String,
+}
+
+impl World {
+    async fn new(admin: &Client, name: &str) -> Self {
+        let project = make(admin, "projects", json!({"name": name, "spec": {}})).await;
+        let spec = json!({"url": "/backup"});
+        let body = json!({"project": project, "name": "store", "spec": spec});
+        let destination = make(admin, "destinations", body).await;
+        let spec = json!({"source": {"kind": "device", "path": "/dev/x"}});
+        let body = json!({"project": project, "name": "web", "spec": spec});
+        let instance = make(admin, "instances", body).await;
+        let body = json!({"project": project, "name": "daily", "spec": {"rules": []}});
+        let policy = make(admin, "policies", body).await;
+        let start = json!({"kind": "backup", "instance": instance, "destination": destination});
+        let task = make(admin, "tasks", start).await;
+        Self { project, destination, instance, policy, task }
+    }
+
+    fn path(&self, template: &str) -> String {
+        let nobody = "0193a2b4-0000-7000-8000-000000000000";
+        let id = match template.split('/').nth(3).unwrap() {
+            "projects" => &self.project,
+            "destinations" => &self.destination,
+            "instances" => &self.instance,
+            "policies" => &self.policy,
+            "tasks" => &self.task,
+            _ => nobody,
+        };
+        template.replace("{id}", id).replace("{instance}", &self.instance)
+    }
+
+    /// A document that is understood, so that it is the access that is judged.
+    fn document(&self, method: &str, template: &str) -> Option<Value> {
+        let device = json!({"source": {"kind": "device", "path": "/dev/x"}});
+        let spec = match template.split('/').nth(3).unwrap() {
+            "destinations" => json!({"url": "/backup"}),
+            "instances" => device,
+            "policies" => json!({"rules": []}),
+            _ => json!({}),
+        };
+        let secret = json!({"secrets": {"SLUICE_PASSPHRASE": "hush"}});
+        let password = "a long enough password";
+        Some(match (method, template) {
+            ("GET" | "DELETE", _) => return None,
+            (_, "/api/v1/setup") => json!({"token": "x", "login": "x", "password": password}),
+            (_, "/api/v1/sessions") => json!({"login": "x", "password": "x"}),
+            (_, "/api/v1/tokens") => json!({"name": format!("t{}", rand::random::<u64>())}),
+            (_, "/api/v1/users") => {
+                json!({"login": format!("u{}", rand::random::<u64>()), "password": password})
+            }
+            (_, "/api/v1/users/{id}/grants") => json!([]),
+            (_, "/api/v1/users/{id}/password") => json!({"password": password}),
+            (_, "/api/v1/destinations/{id}/secrets") => secret,
+            (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
+            (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
+            (_, "/api/v1/tasks") => {
+                let (instance, destination) = (&self.instance, &self.destination);
+                json!({"kind": "backup", "instance": instance, "destination": destination})
+            }
+            ("POST", "/api/v1/projects") => {
+                json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})
+            }
+            ("POST", _) => json!({
+                "project": self.project,
+                "name": format!("n{}", rand::random::<u64>()),
+                "spec": spec,
+            }),
+            ("PUT", "/api/v1/policies/{id}/instances/{instance}") => return None,
+            _ => json!({"name": "renamed", "spec": spec}),
+        })
+    }
+}
+
+async fn ask(client: &Client, world: &World, method: &str, template: &str) -> u16 {
+    let document = world.document(method, template);
+    let word: Method = method.parse().unwrap();
+    // A revision that is never there: nothing changes, and what the access says comes first.
+    let headers: &[(&str, &str)] = &[("if-match", "\"99999\"")];
+    let path = world.path(template);
+    match client.send(word, &path, document.as_ref(), headers).await {
+        Ok(answer) => answer.status,
+        Err(error) => match error.status() {
+            Some(status) => status,
+            // A stream of events is no document; that it begins is enough.
+            None if template.ends_with("/events") => 200,
+            None => panic!("{method} {path}: {error:?}"),
+        },
+    }
+}
+
+#[tokio::test]
+async fn the_table_has_every_endpoint_and_no_other() {
+    let document: Value = serde_json::from_str(&sluice_server::openapi()).unwrap();
+    let mut declared = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            if ["get", "put", "post", "delete", "patch"].contains(&method.as_str()) {
+                declared.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+    }
+    let table = TABLE.iter().map(|(method, path, _)| (method.to_string(), path.to_string()));
+    assert_eq!(table.collect::<BTreeSet<_>>(), declared);
+}
+
+#[tokio::test]
+async fn every_role_gets_what_it_may_and_nothing_else() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let own = World::new(&admin, "own").await;
+    let other = World::new(&admin, "other").await;
+    let nobody = lab.anybody.clone().with_token("session-0");
+    let mut users = Vec::new();
+    for (rank, role) in ROLES.iter().enumerate() {
+        users.push((rank, true, lab.user(&admin, role, None).await));
+        users.push((rank, false, lab.user(&admin, role, Some(&own.project)).await));
+    }
+    for (method, template, needs) in TABLE {
+        if *needs != Nobody {
+            let told = ask(&nobody, &own, method, template).await;
+            assert_eq!(told, 401, "{method} {template} to a stranger");
+        }
+        // What ends or removes is tried where it is refused only: others need what it removes.
+        let removes = *method == "DELETE" && !template.contains("/users/");
+        for (rank, system, client) in &users {
+            let (rank, system) = (*rank, *system);
+            let who = format!("{method} {template} to {} of {system}", ROLES[rank]);
+            let allowed = match needs {
+                Nobody | Login => continue,
+                Project(level) | Anywhere(level) => rank >= *level,
+                System(level) => system && rank >= *level,
+            };
+            if !allowed || !removes {
+                let told = ask(client, &own, method, template).await;
+                assert_eq!(told == 403, !allowed, "{who}: {told}");
+                assert!(told < 500 && told != 401, "{who}: {told}");
+            }
+            if let (Project(_), false) = (needs, system) {
+                let told = ask(client, &other, method, template).await;
+                assert!(told == 404 || told == 403, "{who}, elsewhere: {told}");
+                let named = template.contains("{id}") || *method == "POST";
+                assert!(told == 404 || !named || rank < level(*needs), "{who}, elsewhere: {told}");
+                if template.contains("{id}") {
+                    assert_eq!(told, 404, "{who}, elsewhere: it must not be told of");
+                }
+            }
+        }
+    }
+}
+
+fn level(needs: Needs) -> Level {
+    match needs {
+        Project(level) | Anywhere(level) | System(level) => level,
+        Nobody | Login => 0,
+    }
+}

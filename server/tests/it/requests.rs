@@ -1,0 +1,146 @@
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Lab, PASSWORD, make, status};
+
+#[tokio::test]
+async fn nothing_works_before_the_setup_and_its_token_works_once() {
+    let lab = Lab::new().await;
+    let file = lab.folder.path().join("setup-token");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), lab.setup.as_deref().unwrap());
+    let wrong = json!({"token": "setup-0", "login": "admin", "password": PASSWORD});
+    let told = lab.anybody.send(Method::POST, "/api/v1/setup", Some(&wrong), &[]).await;
+    assert_eq!(status(&told), 403);
+    let token = lab.setup.clone().unwrap();
+    let short = json!({"token": token, "login": "admin", "password": "short"});
+    let told = lab.anybody.send(Method::POST, "/api/v1/setup", Some(&short), &[]).await;
+    assert_eq!(status(&told), 422);
+    let admin = lab.administrator().await;
+    let again = json!({"token": token, "login": "second", "password": PASSWORD});
+    let told = lab.anybody.send(Method::POST, "/api/v1/setup", Some(&again), &[]).await;
+    assert_eq!(status(&told), 403);
+    let me: Value = admin.get("/api/v1/me").await.unwrap();
+    assert_eq!((&me["login"], &me["grants"][0]["role"]), (&"admin".into(), &"admin".into()));
+    // The next start knows that there is somebody, and sessions last.
+    let again = Lab::start(lab.stop().await, Duration::from_secs(60)).await;
+    assert!(again.setup.is_none() && !file.exists());
+    again.login("admin").await;
+}
+
+#[tokio::test]
+async fn guessing_passwords_is_slowed_down() {
+    let lab = Lab::new().await;
+    lab.administrator().await;
+    let wrong = json!({"login": "admin", "password": "wrong"});
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        told.push(status(&lab.anybody.post::<Value>("/api/v1/sessions", &wrong).await));
+    }
+    assert_eq!(told, [401, 401, 401, 401, 401, 429]);
+    let other = json!({"login": "nobody", "password": "wrong"});
+    assert_eq!(status(&lab.anybody.post::<Value>("/api/v1/sessions", &other).await), 401);
+}
+
+#[tokio::test]
+async fn a_change_names_its_revision_and_a_list_has_pages() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    for number in 0..5 {
+        let body = json!({"name": format!("p{number}"), "spec": {}});
+        make(&admin, "projects", body).await;
+    }
+    let first: Value = admin.get("/api/v1/projects?limit=2").await.unwrap();
+    let next = first["next"].as_str().unwrap();
+    let second: Value = admin.get(&format!("/api/v1/projects?limit=3&after={next}")).await.unwrap();
+    assert_eq!(second["items"].as_array().unwrap().len(), 3);
+    assert_eq!(second["items"][0]["name"], "p2");
+    let path = format!("/api/v1/projects/{}", first["items"][0]["id"].as_str().unwrap());
+    let change = json!({"name": "p0", "spec": {"description": "new"}});
+    let told = admin.send(Method::PUT, &path, Some(&change), &[]).await;
+    assert_eq!(status(&told), 428);
+    let read = admin.send(Method::GET, &path, None, &[]).await.unwrap();
+    let tag = read.headers["etag"].to_str().unwrap().to_owned();
+    let based = [("if-match", tag.as_str())];
+    let changed = admin.send(Method::PUT, &path, Some(&change), &based).await.unwrap();
+    assert_eq!(changed.body["revision"], 2);
+    let told = admin.send(Method::PUT, &path, Some(&change), &based).await;
+    assert_eq!(status(&told), 412);
+}
+
+#[tokio::test]
+async fn a_request_with_a_key_is_done_once() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let body = json!({"name": "once", "spec": {}});
+    let key = [("idempotency-key", "k1")];
+    let send = |body: Value| {
+        let admin = admin.clone();
+        async move { admin.send(Method::POST, "/api/v1/projects", Some(&body), &key).await }
+    };
+    let first = send(body.clone()).await.unwrap();
+    let second = send(body).await.unwrap();
+    assert_eq!((first.status, second.status), (201, 201));
+    assert_eq!(first.body["id"], second.body["id"]);
+    let told = send(json!({"name": "other", "spec": {}})).await;
+    assert_eq!(status(&told), 422);
+    let all: Value = admin.get("/api/v1/projects").await.unwrap();
+    assert_eq!(all["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn refusals_are_problems_and_what_happened_is_written_down() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let odd = json!({"name": "x", "spec": {}, "colour": "red"});
+    for (method, path, body, expected) in [
+        (Method::POST, "/api/v1/projects", Some(odd), 422),
+        (Method::POST, "/api/v1/projects", Some(json!({"name": "", "spec": {}})), 422),
+        (Method::GET, "/api/v1/projects/not-an-id", None, 404),
+        (Method::GET, "/api/v1/nothing", None, 404),
+        (Method::DELETE, "/api/v1/projects", None, 405),
+        (Method::GET, "/api/v1/projects?limit=0", None, 422),
+        (Method::GET, "/api/v1/projects?limit=many", None, 400),
+    ] {
+        let told = admin.send(method.clone(), path, body.as_ref(), &[]).await;
+        assert_eq!(status(&told), expected, "{method} {path}");
+    }
+    make(&admin, "projects", json!({"name": "shop", "spec": {}})).await;
+    let body = json!({"name": "store", "spec": {"url": "/backup"}});
+    let destination = make(&admin, "destinations", body).await;
+    let secrets = json!({"secrets": {"SLUICE_PASSPHRASE": "hush-hush"}});
+    let path = format!("/api/v1/destinations/{destination}/secrets");
+    admin.send(Method::PUT, &path, Some(&secrets), &[]).await.unwrap();
+    let audit: Value = admin.get("/api/v1/audit").await.unwrap();
+    let actions: Vec<_> =
+        audit["items"].as_array().unwrap().iter().map(|row| row["action"].clone()).collect();
+    let expected =
+        ["setup", "session.begin", "project.create", "destination.create", "destination.secrets"];
+    assert_eq!(actions, expected);
+    assert!(!audit.to_string().contains("hush"), "no secret is written down");
+    let chain: Value = admin.get("/api/v1/audit/verify").await.unwrap();
+    assert_eq!(chain, json!({"entries": 5, "broken_at": null}));
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays_and_a_password_ends_sessions() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let me: Value = admin.get("/api/v1/me").await.unwrap();
+    let path = format!("/api/v1/users/{}", me["id"].as_str().unwrap());
+    let told = admin.send(Method::DELETE, &path, None, &[]).await;
+    assert_eq!(status(&told), 409);
+    let grants = format!("{path}/grants");
+    let told = admin.send(Method::PUT, &grants, Some(&json!([])), &[]).await;
+    assert_eq!(status(&told), 409);
+    let token: Value = admin.post("/api/v1/tokens", &json!({"name": "ci"})).await.unwrap();
+    let program = lab.anybody.clone().with_token(token["token"].as_str().unwrap());
+    let password = json!({"password": "another long password"});
+    let change = format!("{path}/password");
+    admin.send(Method::PUT, &change, Some(&password), &[]).await.unwrap();
+    assert_eq!(status(&admin.get::<Value>("/api/v1/me").await), 401);
+    assert_eq!(status(&program.get::<Value>("/api/v1/me").await), 200);
+}

@@ -1,0 +1,90 @@
+//! A server with its first administrator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use sluice_node_api::{Client, ClientError};
+use sluice_server::{Config, Server};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub const PASSWORD: &str = "a long enough password";
+
+/// A running server.
+pub struct Lab {
+    pub folder: Arc<TempDir>,
+    pub anybody: Client,
+    pub setup: Option<String>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Lab {
+    pub async fn start(folder: Arc<TempDir>, lease: Duration) -> Self {
+        let config = Config {
+            state: folder.path().to_owned(),
+            database: None,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            names: vec!["127.0.0.1".into()],
+            lease,
+        };
+        let server = Server::open(config).await.unwrap();
+        let local = server.local();
+        let anybody = Client::new(&local.url, local.fingerprint).unwrap();
+        let setup = server.setup_token().map(str::to_owned);
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(shutdown.clone()));
+        Self { folder, anybody, setup, shutdown, serving }
+    }
+
+    pub async fn new() -> Self {
+        Self::start(Arc::new(tempfile::tempdir().unwrap()), Duration::from_secs(60)).await
+    }
+
+    /// Ends it; its folder stays.
+    pub async fn stop(self) -> Arc<TempDir> {
+        self.shutdown.cancel();
+        self.serving.await.unwrap();
+        self.folder
+    }
+
+    /// Makes the first administrator and logs in.
+    pub async fn administrator(&self) -> Client {
+        let token = self.setup.as_ref().expect("nobody was set up before");
+        let setup = json!({"token": token, "login": "admin", "password": PASSWORD});
+        self.anybody.send(Method::POST, "/api/v1/setup", Some(&setup), &[]).await.unwrap();
+        self.login("admin").await
+    }
+
+    pub async fn login(&self, login: &str) -> Client {
+        let body = json!({"login": login, "password": PASSWORD});
+        let session: Value = self.anybody.post("/api/v1/sessions", &body).await.unwrap();
+        self.anybody.clone().with_token(session["token"].as_str().unwrap())
+    }
+
+    /// A user with one role somewhere.
+    pub async fn user(&self, admin: &Client, role: &str, project: Option<&str>) -> Client {
+        let login = format!("{role}-{}", project.unwrap_or("system"));
+        let grants = json!([{"role": role, "project": project}]);
+        let user = json!({"login": login, "password": PASSWORD, "grants": grants});
+        let _: Value = admin.post("/api/v1/users", &user).await.unwrap();
+        self.login(&login).await
+    }
+}
+
+/// Makes a record and returns its id.
+pub async fn make(client: &Client, kind: &str, body: Value) -> String {
+    let made: Value = client.post(&format!("/api/v1/{kind}"), &body).await.unwrap();
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// The status of an answer.
+pub fn status<T>(answer: &Result<T, ClientError>) -> u16 {
+    match answer {
+        Ok(_) => 200,
+        Err(error) => error.status().unwrap_or_else(|| panic!("no answer: {error:?}")),
+    }
+}

@@ -1,0 +1,209 @@
+//! The control plane by its commands alone: server, node and destination on one machine.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::binary;
+use crate::support::disk;
+use crate::support::run::{Cmd, Ran, wait_until};
+
+/// `sluice up` with a folder of its own; killed when dropped.
+struct Up {
+    child: Child,
+    ready: Value,
+}
+
+impl Up {
+    fn start(place: &Place) -> Self {
+        let mut child = Command::new(binary::path())
+            .args(["up", "--json", "--lease", "3s", "--state"])
+            .arg(&place.state)
+            .args(["--listen", &format!("127.0.0.1:{}", place.port)])
+            .env("HOME", place.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).expect("it says that it is ready");
+        Self { child, ready }
+    }
+
+    /// Ends it as a power cut would.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    state: PathBuf,
+    port: u16,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        // Nobody else is given it while we start again and again.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { folder, state, port }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    fn cmd(&self, words: &[&str]) -> Cmd {
+        Cmd::new(binary::path())
+            .env("HOME", self.folder.path())
+            .env("SLUICE_LOGIN", self.path("login.json"))
+            .env("SLUICE_PASSWORD_FILE", self.path("password"))
+            .arg("--json")
+            .args(words)
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> Ran {
+        self.cmd(words).ok()
+    }
+
+    fn log_in(&self, up: &Up) {
+        self.write("password", "a long enough password\n");
+        let word = |name: &str| up.ready[name].as_str().unwrap().to_owned();
+        let words = ["login", &word("url"), "--fingerprint", &word("fingerprint")];
+        let token = word("setup_token_file");
+        let more = ["--user", "admin", "--setup-token-file", &token];
+        self.ok(&[&words[..], &more[..]].concat());
+    }
+
+    /// Tasks of a kind that were done.
+    fn done(&self, kind: &str) -> Vec<Value> {
+        let tasks = self.ok(&["task", "list", "--state", "succeeded"]).json();
+        let items = tasks["items"].as_array().unwrap().clone();
+        items.into_iter().filter(|task| task["kind"] == kind).collect()
+    }
+
+    /// A command on the repository itself, with no server.
+    fn repository(&self, words: &[&str]) -> Ran {
+        Cmd::new(binary::path())
+            .env("HOME", self.folder.path())
+            .env("SLUICE_REPO", self.state.join("repository"))
+            .env("SLUICE_PASSPHRASE_FILE", self.state.join("local-passphrase"))
+            .arg("--json")
+            .args(words)
+            .ok()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
+    let place = Place::new();
+    let image = place.path("disk.raw");
+    disk::sample(&image);
+    let up = Up::start(&place);
+    place.cmd(&["project", "list"]).fails(1);
+    place.log_in(&up);
+
+    place.ok(&["project", "set", "shop"]);
+    place.ok(&["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"]);
+    let policy = json!({
+        "assign": {"tags": ["gold"]},
+        "rules": [{
+            "name": "main",
+            "destination": "local",
+            "keep": {"last": 2},
+            "schedules": [{"name": "often", "when": {"kind": "every", "seconds": 2}}],
+        }],
+    });
+    let spec = place.write("policy.json", &policy.to_string());
+    let set = place.ok(&["policy", "set", "shop/often", "--spec", text(&spec)]).json();
+    assert_eq!(set["change"], "created");
+
+    wait_until("two backups", || place.done("backup").len() >= 2);
+    wait_until("a prune", || !place.done("prune").is_empty());
+    let before = place.done("backup").len();
+    up.kill();
+    let up = Up::start(&place);
+    assert_eq!(up.ready["setup_token_file"], Value::Null, "it is set up");
+    wait_until("backups go on", || place.done("backup").len() >= before + 2);
+
+    // What the configuration says is a file, and applying it again changes nothing.
+    let file = json!({"projects": {"shop": {}}, "policies": {"shop/often": policy}});
+    let file = place.write("sluice.json", &file.to_string());
+    let plan = place.ok(&["apply", "-f", text(&file), "--plan"]).json();
+    let said: Vec<_> = plan["changes"].as_array().unwrap().iter().map(|c| &c["change"]).collect();
+    assert_eq!(said, ["unchanged", "unchanged"]);
+    let policies = place.ok(&["policy", "show", "shop/often"]).json();
+    assert_eq!(policies["revision"], 1);
+
+    // Nothing was lost: what the server called done is in the repository, or was pruned.
+    place.ok(&["policy", "remove", "shop/often"]);
+    wait_until("nothing runs", || {
+        let waiting = |state| place.ok(&["task", "list", "--state", state]).json();
+        let none = |list: Value| list["items"].as_array().unwrap().is_empty();
+        none(waiting("queued")) && none(waiting("running"))
+    });
+    let listed = place.repository(&["list", "shop.web"]).json();
+    assert!(!listed["points"].as_array().unwrap().is_empty(), "{listed}");
+    let out = place.path("out.raw");
+    place.repository(&["restore", "shop.web@latest", text(&out)]);
+    disk::assert_same(&image, &out);
+    place.repository(&["verify", "--data"]);
+}
+
+#[test]
+fn a_second_node_joins_with_a_token_and_does_what_it_is_asked() {
+    let place = Place::new();
+    let image = place.path("disk.raw");
+    disk::sample(&image);
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let token = place.ok(&["node", "token"]).json();
+    let token = place.write("join.txt", token["token"].as_str().unwrap());
+    let state = place.path("mover");
+    let join = ["node", "join", "mover", "--token-file", text(&token), "--state", text(&state)];
+    place.ok(&join);
+    place.cmd(&join).fails(1);
+    let node = place.cmd(&["node", "run", "--state", text(&state)]).spawn();
+    let nodes = place.ok(&["node", "list"]).json();
+    let named = |name: &str| {
+        let all = nodes["items"].as_array().unwrap();
+        all.iter().find(|node| node["name"] == name).unwrap()["id"].clone()
+    };
+    place.ok(&["project", "set", "shop"]);
+    let spec = json!({
+        "source": {"kind": "disk-files", "images": [{"name": "root", "path": image}]},
+        "node": named("mover"),
+    });
+    let spec = place.write("instance.json", &spec.to_string());
+    place.ok(&["instance", "set", "shop/web", "--spec", text(&spec)]);
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the backup", || !place.done("backup").is_empty());
+    let task = &place.done("backup")[0];
+    assert_eq!(task["node"], named("mover"));
+    assert_eq!(task["result"]["point"]["images"][0]["name"], "root");
+    drop(node);
+}
