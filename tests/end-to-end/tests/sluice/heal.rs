@@ -219,3 +219,49 @@ fn doctor_tells_which_partition_is_touched() {
     assert!(ran.text().contains("partition 2"), "{}", ran.text());
     assert!(ran.text().contains("sluice heal --from"), "{}", ran.text());
 }
+
+#[test]
+fn damaged_records_that_no_point_needs_are_named_and_stop_no_backup() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    let mut points = Vec::new();
+    for day in 0..3 {
+        disk::create(&image, 4 * MIB);
+        disk::fill(&image, 0, MIB, day + 1);
+        points.push(repo.backup(&image));
+    }
+    repo.ok(["hold", &points[1], "--reason", "case 7"]);
+    repo.ok(["forget", &points[0]]);
+    repo.ok(["collect", "--min-saving", "64KiB"]);
+    repo.ok(["scrub"]);
+    for kind in ["t", "h", "g", "c"] {
+        for path in repo.objects(kind) {
+            let sound = fs::read(&path).unwrap();
+            for (at, cut) in [(20, false), (sound.len() / 2, false), (sound.len() / 2, true)] {
+                let mut bytes = sound.clone();
+                bytes[at] ^= 8;
+                if cut {
+                    bytes.truncate(at);
+                }
+                fs::remove_file(&path).unwrap();
+                fs::write(&path, bytes).unwrap();
+                let key = path.strip_prefix(repo.folder()).unwrap().to_str().unwrap().to_owned();
+                let found = repo.sluice(["doctor", "--json", "--no-progress"]).run().ended(3);
+                assert!(objects(&found.json()["findings"]).contains(&key), "{key}: {}", found.err);
+                fs::remove_file(&path).unwrap();
+                fs::write(&path, &sound).unwrap();
+            }
+            let mut bytes = sound.clone();
+            bytes[sound.len() / 2] ^= 8;
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, bytes).unwrap();
+            let newest = repo.backup(&image);
+            repo.assert_restores(&newest, &image);
+            // A hold that cannot be read holds.
+            repo.fails(1, ["forget", &points[1]]);
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, &sound).unwrap();
+        }
+    }
+    repo.ok(["doctor", "--data"]);
+}
