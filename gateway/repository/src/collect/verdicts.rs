@@ -79,9 +79,9 @@ impl Shared {
         Err(RepositoryError::damaged(COLLECTIONS_PREFIX, what))
     }
 
-    /// What is tainted since a collection ended; nothing when its record is not there. A damaged one
-    /// is made good by what it was made of, which stays as long: what was condemned, and what was
-    /// tainted before. That may be more than it said, and is never less.
+    /// What is tainted since a collection ended; nothing when its record is not there. A damaged
+    /// one is made good by what it was made of, which stays as long: what was condemned, and what
+    /// was tainted before. That may be more than it said, and is never less.
     pub(crate) async fn tainted_by(&self, number: u64) -> Result<Option<Vec<Verdict>>> {
         let damage = match self.read_verdicts(number, CollectionPart::Done).await {
             Err(error) if error.kind() == ErrorKind::Damaged => error,
