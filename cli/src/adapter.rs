@@ -9,7 +9,9 @@ pub(crate) mod overlay;
 mod qcow2_target;
 pub(crate) mod source;
 mod stdin;
+mod written;
 
 pub(crate) use catalogue::RepositoryCatalogue;
 pub(crate) use file_target::{FileTarget, Opened, is_device};
 pub(crate) use qcow2_target::Qcow2Target;
+pub(crate) use written::Written;

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sluice_block::{BlockError, BlockRead, ErrorKind, Extent};
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Extent};
 use sluice_fuse::{Catalogue, ImageEntry, PointEntry};
 use sluice_repository::{ImageReader, Pin, Repository, RestorePoint};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::written::{Watched, Written, writable};
 use crate::output::{PointDocument, folder_name};
 use crate::statistics::Registry;
 
@@ -29,11 +30,17 @@ pub(crate) struct RepositoryCatalogue {
     known: Mutex<HashMap<(String, String), RestorePoint>>,
     pins: Arc<Pins>,
     statistics: Registry,
+    /// Where writes go, if images can be written.
+    written: Option<Arc<Written>>,
 }
 
 impl RepositoryCatalogue {
     /// A catalogue of `repository`, on the runtime of the caller, that counts what is read.
-    pub(crate) fn new(repository: Repository, statistics: Registry) -> Arc<Self> {
+    pub(crate) fn new(
+        repository: Repository,
+        statistics: Registry,
+        written: Option<Arc<Written>>,
+    ) -> Arc<Self> {
         statistics.watch_cache(&repository);
         let pins = Pins {
             runtime: Handle::current(),
@@ -41,7 +48,15 @@ impl RepositoryCatalogue {
             releases: TaskTracker::new(),
         };
         let pins = Arc::new(pins);
-        Arc::new(Self { repository, known: Mutex::default(), pins, statistics })
+        Arc::new(Self { repository, known: Mutex::default(), pins, statistics, written })
+    }
+
+    /// The point in a folder, as it was listed last.
+    fn point(&self, instance: &str, folder: &str) -> Result<RestorePoint, BlockError> {
+        let place = (instance.to_owned(), folder.to_owned());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
+        let text = || format!("there is no restore point {instance}/{folder}");
+        known.ok_or_else(|| BlockError::new(ErrorKind::Io, text()))
     }
 
     /// Releases what is still pinned, and waits for it.
@@ -74,17 +89,32 @@ impl Catalogue for RepositoryCatalogue {
         point: &str,
         image: &str,
     ) -> Result<Arc<dyn BlockRead>, BlockError> {
-        let place = (instance.to_owned(), point.to_owned());
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
-        let gone = || {
-            BlockError::new(ErrorKind::Io, format!("there is no restore point {instance}/{point}"))
-        };
-        let point = known.ok_or_else(gone)?;
+        let point = self.point(instance, point)?;
+        let name = format!("{point}:{image}");
+        if let Some(written) = &self.written
+            && let Some(disk) = written.open(&point, image, false).await?
+        {
+            return Ok(self.statistics.measured(&name, disk));
+        }
         let reader = self.repository.image(&point, Some(image))?;
         let pin = self.repository.pin(&point, "mount").await?;
         let number = self.pins.hold(pin);
         let pinned = Arc::new(PinnedImage { reader, number, pins: self.pins.clone() });
-        Ok(self.statistics.measured(&format!("{point}:{image}"), pinned))
+        let shown: Arc<dyn BlockRead> = match &self.written {
+            Some(written) => Arc::new(Watched::new(written.clone(), &point, image, pinned)),
+            None => pinned,
+        };
+        Ok(self.statistics.measured(&name, shown))
+    }
+
+    async fn open_writable(
+        &self,
+        instance: &str,
+        point: &str,
+        image: &str,
+    ) -> Result<Arc<dyn BlockWrite>, BlockError> {
+        let point = self.point(instance, point)?;
+        writable(self.written.as_ref(), &point, image).await
     }
 }
 

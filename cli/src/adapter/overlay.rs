@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use sluice_block::BlockRead as _;
 use sluice_engine::{BackupOptions, Change, Progress, Source, SourceImage, backup};
@@ -14,10 +15,9 @@ use sluice_overlay::control::{Handler, Request, Teller};
 use sluice_overlay::{
     Base, Description, DiskInfo, Frozen, Hydration, OpenOptions, Origin, Overlay,
 };
-use sluice_repository::{Pin, Repository, RestorePoint, check_name};
+use sluice_repository::{Pin, PointSpec, Repository, RestorePoint, check_name};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Context;
 use crate::error::{Report, advise, usage_error};
 use crate::output::PointDocument;
 
@@ -86,11 +86,7 @@ fn bases(repository: &Repository, point: &RestorePoint, names: &[String]) -> Res
 }
 
 /// The point that the overlay described lies over.
-async fn point_under(
-    context: &Context,
-    repository: &Repository,
-    description: &Description,
-) -> Result<RestorePoint> {
+async fn point_under(repository: &Repository, description: &Description) -> Result<RestorePoint> {
     let base = &description.base;
     if base.repository != repository.descriptor().id {
         return Err(advise(
@@ -100,15 +96,15 @@ async fn point_under(
         ));
     }
     let name = format!("{}@{}", base.instance, base.point);
-    let found = context.point(repository, &name).await;
-    Ok(found.with_context(|| format!("looking for {name}, over which the overlay lies"))?.0)
+    let spec = PointSpec::parse(&name, &TimeZone::UTC)?;
+    let found = repository.resolve(&spec).await;
+    Ok(found.with_context(|| format!("looking for {name}, over which the overlay lies"))?)
 }
 
 impl PointOverlay {
     /// Opens the overlay in a folder over images of a point, or makes it. One that was committed
     /// since lies over the point that came of it.
     pub(crate) async fn over(
-        context: &Context,
         repository: &Repository,
         folder: &Path,
         point: &RestorePoint,
@@ -118,7 +114,7 @@ impl PointOverlay {
         let asked = origin(repository, point);
         let point = match Description::read(folder) {
             Ok(description) if description.first_base == asked && description.base != asked => {
-                point_under(context, repository, &description).await?
+                point_under(repository, &description).await?
             }
             _ => point.clone(),
         };
@@ -127,13 +123,9 @@ impl PointOverlay {
     }
 
     /// Opens an overlay that is there.
-    pub(crate) async fn existing(
-        context: &Context,
-        repository: &Repository,
-        folder: &Path,
-    ) -> Result<Arc<Self>> {
+    pub(crate) async fn existing(repository: &Repository, folder: &Path) -> Result<Arc<Self>> {
         let description = Description::read(folder)?;
-        let point = point_under(context, repository, &description).await?;
+        let point = point_under(repository, &description).await?;
         let names: Vec<String> = description.disks.iter().map(|disk| disk.name.clone()).collect();
         Self::open_over(repository, folder, point, &names, OpenOptions::default()).await
     }

@@ -5,7 +5,8 @@ use clap::Args;
 
 use super::{DetachArgs, value};
 
-/// Show all restore points as raw image files in a folder (FUSE), read-only
+/// Show all restore points as raw image files in a folder (FUSE), read-only unless --writable is
+/// given
 ///
 /// DIR/INSTANCE/POINT/IMAGE.raw, a metadata.json beside the images, and a link DIR/INSTANCE/latest
 /// to the newest point. New points appear by themselves. Runs in the foreground until unmounted or
@@ -16,6 +17,7 @@ Examples:
   sluice mount /mnt/backups --repo /backup/repository
   sluice mount /backup/repository /mnt/backups --detach --lease 8h
   losetup --read-only --find --show --partscan /mnt/backups/web-1/latest/disk.raw
+  sluice mount /mnt/backups --writable --overlays /srv/overlays --overlay-limit 20GiB
   sluice unmount /mnt/backups")]
 pub(crate) struct MountArgs {
     /// The folder to mount on, after the repository unless --repo names it
@@ -24,6 +26,21 @@ pub(crate) struct MountArgs {
 
     #[command(flatten)]
     pub(crate) background: DetachArgs,
+
+    /// Let images be written; what is written goes to overlays, and the restore points stay as they
+    /// are
+    #[arg(long)]
+    pub(crate) writable: bool,
+
+    /// Folder of the overlays, one for each restore point that is written to [default:
+    /// $XDG_STATE_HOME/sluice/overlays]
+    #[arg(long, value_name = "DIR", requires = "writable")]
+    pub(crate) overlays: Option<PathBuf>,
+
+    /// Most bytes that what is written may take, for each restore point; beyond them the disk is
+    /// full
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes, requires = "writable")]
+    pub(crate) overlay_limit: Option<u64>,
 
     /// Let other users read the files (needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use sluice_fuse::{MountOptions, mount};
 
-use crate::adapter::RepositoryCatalogue;
+use crate::adapter::overlay::folder;
+use crate::adapter::{RepositoryCatalogue, Written};
 use crate::args::MountArgs;
 use crate::context::Context;
 use crate::error::{Advice, Exit, usage_error};
@@ -25,10 +26,18 @@ pub(crate) async fn run(
     }
     let stop = interrupt::watch("")?;
     let repository = context.open().await?;
-    let catalogue = RepositoryCatalogue::new(repository, context.statistics.clone());
+    let written = match (args.writable, &args.overlays) {
+        (false, _) => None,
+        (true, Some(dir)) => Some(std::path::absolute(dir)?),
+        (true, None) => Some(folder()?),
+    };
+    let written = written.map(|dir| Written::new(repository.clone(), dir, args.overlay_limit));
+    let statistics = context.statistics.clone();
+    let catalogue = RepositoryCatalogue::new(repository, statistics, written.clone());
     let options = MountOptions {
         read_timeout: args.timeout,
         allow_other: args.allow_other,
+        writable: args.writable,
         source: context.repo()?.to_owned(),
         ..MountOptions::default()
     };
@@ -40,6 +49,9 @@ pub(crate) async fn run(
     }
     let unmounted = mounted.unmount().await;
     catalogue.close().await;
+    if let Some(written) = written {
+        written.close().await.context("what was written last may not be durable")?;
+    }
     unmounted.with_context(|| cannot(&dir))?;
     Ok(Exit::Done)
 }

@@ -144,7 +144,7 @@ async fn commit(context: &Context, args: OverlayCommitArgs) -> Result<Exit> {
         asked.with_context(context)?.map_err(|failed| told(&failed))?
     } else {
         let repository = context.open().await?;
-        let overlay = PointOverlay::existing(context, &repository, &args.dir).await?;
+        let overlay = PointOverlay::existing(&repository, &args.dir).await?;
         let progress = Progress::new();
         let shower = Shower::start(&context.global, Arc::clone(&progress), Shown::Backup);
         let done = overlay.commit(args.instance, progress).await;
@@ -186,7 +186,7 @@ async fn hydrate(context: &Context, args: &OverlayHydrateArgs) -> Result<Exit> {
     } else {
         let stop = interrupt::watch("stopping; the same command goes on with the copy")?;
         let repository = context.open().await?;
-        let overlay = PointOverlay::existing(context, &repository, &args.dir).await?;
+        let overlay = PointOverlay::existing(&repository, &args.dir).await?;
         let copied = tokio::select! {
             copied = overlay.hydrate(args.limit, to.clone(), |come| tell(&json!(come))) => copied,
             () = stop.cancelled() => {

@@ -16,7 +16,8 @@
 //!   process hangs for ever on a dead destination.
 //! * Unmounting always works, also with files open: the mount point is detached at once; what
 //!   is open goes on working until it is closed or the process ends.
-//! * Everything is read-only: writes fail with EROFS.
+//! * Everything is read-only: writes fail with EROFS. With [`MountOptions::writable`] images take
+//!   writes within their size; there are still no other files than those of the catalogue.
 //! * Names from the outside are escaped ([`file_name`]): no name can leave its folder.
 
 mod mount;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sluice_block::{BlockError, BlockRead};
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind};
 
 pub use mount::{MountHandle, mount, unmount};
 pub use name::file_name;
@@ -80,6 +81,21 @@ pub trait Catalogue: Send + Sync + 'static {
         point: &str,
         image: &str,
     ) -> Result<Arc<dyn BlockRead>, BlockError>;
+
+    /// Opens an image for writing. What is written is read from then on through everything that
+    /// [`open`](Self::open) returned for the image, and returns.
+    ///
+    /// # Errors
+    /// What the source reports; [`ErrorKind::ReadOnly`] where nothing can be written.
+    async fn open_writable(
+        &self,
+        instance: &str,
+        point: &str,
+        image: &str,
+    ) -> Result<Arc<dyn BlockWrite>, BlockError> {
+        let text = format!("{instance}/{point}/{image} cannot be written");
+        Err(BlockError::new(ErrorKind::ReadOnly, text))
+    }
 }
 
 /// How to mount.
@@ -91,6 +107,8 @@ pub struct MountOptions {
     pub refresh: Duration,
     /// Let other users read the files. Without root, `/etc/fuse.conf` must allow it.
     pub allow_other: bool,
+    /// Images can be opened for writing, by the catalogue's leave.
+    pub writable: bool,
     /// Threads that talk to the kernel.
     pub threads: usize,
     /// What the system's table of mounts shows as the source.
@@ -103,6 +121,7 @@ impl Default for MountOptions {
             read_timeout: Duration::from_secs(30),
             refresh: Duration::from_secs(10),
             allow_other: false,
+            writable: false,
             threads: 2,
             source: "sluice".into(),
         }

@@ -46,7 +46,7 @@ pub async fn mount(
     let points = points.await.unwrap_or_else(late).map_err(MountError::Catalogue)?;
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::RO,
+        if options.writable { MountOption::RW } else { MountOption::RO },
         MountOption::NoAtime,
         MountOption::NoSuid,
         MountOption::NoDev,

@@ -1,5 +1,7 @@
 //! Answering the kernel.
 
+mod write;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -8,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, Request,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::{Mutex, RwLock};
-use sluice_block::{BlockError, BlockRead, ErrorKind};
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -51,7 +54,19 @@ struct Shared {
 /// An open file.
 enum Open {
     Image(Arc<dyn BlockRead>),
+    Writable(Arc<dyn BlockWrite>),
     Text(Vec<u8>),
+}
+
+impl Open {
+    /// The image's bytes.
+    fn reader(&self) -> Option<&dyn BlockRead> {
+        match self {
+            Self::Image(device) => Some(&**device),
+            Self::Writable(device) => Some(&**device),
+            Self::Text(_) => None,
+        }
+    }
 }
 
 impl Served {
@@ -136,6 +151,7 @@ impl Shared {
             perm: match kind {
                 FileType::Directory => 0o555,
                 FileType::Symlink => 0o777,
+                _ if self.takes_writes(&inode.node) => 0o644,
                 _ => 0o444,
             },
             nlink: if folder { 2 } else { 1 },
@@ -175,14 +191,12 @@ impl Shared {
     }
 
     async fn read(&self, open: &Open, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
-        let device = match open {
-            Open::Image(device) => device,
-            Open::Text(text) => {
-                let from = (offset as usize).min(text.len());
-                let to = (from + size as usize).min(text.len());
-                return Ok(text[from..to].to_vec());
-            }
-        };
+        if let Open::Text(text) = open {
+            let from = (offset as usize).min(text.len());
+            let to = (from + size as usize).min(text.len());
+            return Ok(text[from..to].to_vec());
+        }
+        let device = open.reader().ok_or(Errno::EIO)?;
         let end = (offset + u64::from(size)).min(device.size());
         let length = end.saturating_sub(offset) as usize;
         let read = async {
@@ -212,7 +226,7 @@ impl Shared {
     async fn seek(&self, open: &Open, offset: i64, whence: i32) -> Result<i64, Errno> {
         let size = match open {
             Open::Text(text) => text.len() as u64,
-            Open::Image(device) => device.size(),
+            image => image.reader().map_or(0, BlockRead::size),
         };
         let start = u64::try_from(offset).map_err(|_| Errno::EINVAL)?;
         if start >= size {
@@ -223,9 +237,9 @@ impl Shared {
             libc::SEEK_HOLE => false,
             _ => return Err(Errno::EINVAL),
         };
-        let found = match open {
-            Open::Text(_) => data.then_some(start),
-            Open::Image(device) => find(&**device, start, data).await.map_err(|error| {
+        let found = match open.reader() {
+            None => data.then_some(start),
+            Some(device) => find(device, start, data).await.map_err(|error| {
                 tracing::error!(%error, "a map cannot be read");
                 if error.kind() == ErrorKind::OutOfRange { Errno::ENXIO } else { Errno::EIO }
             })?,
@@ -315,18 +329,24 @@ impl Filesystem for Served {
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
-            return reply.error(Errno::EROFS);
-        }
         let Some(node) = self.shared.tree().get(ino.0).map(|inode| inode.node.clone()) else {
             return reply.error(Errno::ENOENT);
         };
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes && !self.shared.takes_writes(&node) {
+            return reply.error(Errno::EROFS);
+        }
         self.spawn(|shared| async move {
-            match shared.open_node(&node).await {
+            let opened = match writes {
+                true => shared.open_for_writing(&node).await,
+                false => shared.open_node(&node).await,
+            };
+            match opened {
                 Ok(open) => {
                     let handle = shared.next_handle.fetch_add(1, Ordering::Relaxed);
                     shared.open.lock().insert(handle, Arc::new(open));
-                    // Images never change, so what the kernel has cached stays true.
+                    // Images never change but by writes through the kernel, so what it has cached
+                    // stays true.
                     reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
                 }
                 Err(errno) => reply.error(errno),
@@ -352,6 +372,129 @@ impl Filesystem for Served {
                 Err(errno) => reply.error(errno),
             }
         });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let Some(open) = self.shared.handle(handle) else { return reply.error(Errno::EBADF) };
+        let data = data.to_vec();
+        self.spawn(|shared| async move {
+            match shared.write(&open, offset, &data).await {
+                Ok(written) => reply.written(written),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let Some(open) = self.shared.handle(handle) else { return reply.error(Errno::EBADF) };
+        self.spawn(|shared| async move {
+            match shared.sync(&open).await {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(open) = self.shared.handle(handle) else { return reply.error(Errno::EBADF) };
+        self.spawn(|shared| async move {
+            match shared.allocate(&open, offset, length, mode).await {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let tree = self.shared.tree();
+        let Some(inode) = tree.get(ino.0) else { return reply.error(Errno::ESTALE) };
+        // A disk keeps its size and its owner; times are those of the point, whatever is asked.
+        let changes = mode.is_some() || uid.is_some() || gid.is_some();
+        match self.shared.takes_writes(&inode.node) {
+            false => reply.error(Errno::EROFS),
+            true if changes || size.is_some_and(|size| size != inode.size) => {
+                reply.error(Errno::EPERM);
+            }
+            true => reply.attr(&Shared::ttl(inode), &self.shared.attr(inode)),
+        }
+    }
+
+    fn create(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        // There are no other files than those of restore points, also where these can be written.
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
     }
 
     fn lseek(

@@ -88,7 +88,7 @@ pub(crate) async fn discard(context: &Context, dir: &Path, tell: bool) -> Result
         return Ok(overlay.finish()?);
     };
     let repository = context.open().await.context("nothing was discarded")?;
-    match point_under(context, &repository, &description).await {
+    match point_under(&repository, &description).await {
         Ok(point) => let_go(&repository, &point, number(&description)).await?,
         // Without its point it is worth nothing, and nobody has to be told.
         Err(error) if is_gone(&error) => {}

@@ -37,7 +37,7 @@ impl Writable {
             None => folder()?.join(default_name(point, names)),
         };
         let limit = args.overlay_limit;
-        let overlay = PointOverlay::over(context, repository, &dir, point, names, limit).await?;
+        let overlay = PointOverlay::over(repository, &dir, point, names, limit).await?;
         let bound = Control::bind(&dir);
         let bound = bound.with_context(|| format!("cannot make a socket in {}", dir.display()))?;
         let control = tokio::spawn(bound.serve(overlay.clone()));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::support::disk::{self, MIB, assert_same};
 use crate::support::repo::Repo;
-use crate::support::run::{Cmd, wait_until};
+use crate::support::run::{Cmd, Running, wait_until};
 use crate::support::serve::Mount;
 
 fn sample() -> (Repo, String) {
@@ -193,4 +193,89 @@ fn mounting_on_what_is_no_folder_says_so() {
     repo.fails(1, ["mount".as_ref(), nowhere.as_os_str()]).says(&["nowhere"]);
     let detached = ["mount".as_ref(), nowhere.as_os_str(), "--detach".as_ref()];
     repo.fails(1, detached).says(&["nowhere"]);
+}
+
+/// Serves in the foreground, with images that can be written.
+fn writable(repo: &Repo, more: &[&str]) -> (Running, Mount) {
+    let dir = repo.path("mnt");
+    fs::create_dir_all(&dir).unwrap();
+    let overlays = repo.path("overlays");
+    let places = [dir.to_str().unwrap(), "--writable", "--overlays", overlays.to_str().unwrap()];
+    let running = repo.sluice([&["mount"], &places[..], more].concat()).spawn();
+    let mount = Mount::adopt(dir);
+    wait_until("there is a mount", || mount.is_mounted());
+    (running, mount)
+}
+
+#[test]
+fn images_of_a_writable_mount_take_writes_and_what_was_synced_survives_a_kill() {
+    use std::os::unix::fs::FileExt;
+    let (repo, point) = sample();
+    let image = repo.path("written.raw");
+    fs::copy(repo.path("disk.raw"), &image).unwrap();
+    let put = |file: &File| {
+        file.write_all_at(&[0x5a; 300_000], MIB + 77).unwrap();
+        file.write_all_at(&[0x11; 5], 50 * MIB + 12_340).unwrap();
+        let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(file, punch, 3 * MIB + 5, MIB).unwrap();
+        file.sync_all().unwrap();
+    };
+    put(&File::options().write(true).open(&image).unwrap());
+    let (running, mount) = writable(&repo, &[]);
+    let path = folder_of(&mount, &point).join("disk.raw");
+    // Somebody who has it open since before the first write sees what is written.
+    let reader = File::open(&path).unwrap();
+    let overlays = || fs::read_dir(repo.path("overlays")).map_or(0, Iterator::count);
+    assert_eq!(overlays(), 0, "reading makes no overlay");
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    put(&file);
+    assert_same(&image, &path);
+    let mut byte = [0; 2];
+    reader.read_exact_at(&mut byte, MIB + 77).unwrap();
+    assert_eq!(byte, [0x5a; 2]);
+    // A disk has the size it has, and no file is added to a point.
+    let beyond = file.write_all_at(b"x", 50 * MIB + 12_345).unwrap_err();
+    assert_eq!(beyond.raw_os_error(), Some(28), "{beyond}");
+    file.set_len(4096).unwrap_err();
+    file.set_len(50 * MIB + 12_345).unwrap();
+    let strange = File::create(path.with_file_name("other.raw")).unwrap_err();
+    assert_eq!(strange.raw_os_error(), Some(30), "{strange}");
+    let text = File::options().write(true).open(path.with_file_name("metadata.json"));
+    text.unwrap_err();
+    drop((file, reader));
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.wait();
+    drop(mount);
+
+    let (running, mount) = writable(&repo, &[]);
+    let path = folder_of(&mount, &point).join("disk.raw");
+    assert_same(&image, &path);
+    // The overlay is one of those that exports have, and the process answers for it.
+    let id = point.replace('@', "-");
+    let overlay = repo.path("overlays").join(id);
+    repo.ok(["overlay", "commit", overlay.to_str().unwrap(), "--as", "changed"]);
+    mount.unmount(false);
+    running.wait().ended(0);
+    repo.assert_restores("changed@latest", &image);
+    repo.assert_restores(&point, &repo.path("disk.raw"));
+}
+
+#[test]
+fn a_full_overlay_of_a_mount_says_no_space_and_room_comes_back() {
+    use std::os::unix::fs::FileExt;
+    let (repo, point) = sample();
+    let (running, mount) = writable(&repo, &["--overlay-limit", "64KiB"]);
+    let path = folder_of(&mount, &point).join("disk.raw");
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(&[1; 64 << 10], 0).unwrap();
+    let full = file.write_all_at(&[2; 4096], MIB).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    file.write_all_at(&[3; 4096], 4096).unwrap();
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 0, 4096).unwrap();
+    file.write_all_at(&[2; 4096], MIB).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    mount.unmount(false);
+    running.wait().ended(0);
 }
