@@ -156,6 +156,10 @@ impl TlsBuilder {
         if let Some(authorities) = &self.client_ca {
             let refused = |source| TlsError::Authorities { source };
             config.trust_pem(authorities).map_err(refused)?;
+        }
+        // Who shows a key is not asked for a certificate. Where there are keys and no authorities,
+        // no certificate is good enough: the server's own must not let in who has no key.
+        if self.client_ca.is_some() || !self.keys.is_empty() {
             config.set_client_auth_type(ClientAuthType::Required).map_err(set_up)?;
             config.set_verify_host_callback(AnyName).map_err(set_up)?;
         }
