@@ -73,7 +73,7 @@ async fn what_belongs_to_others_is_not_there(Lab { catalog, .. }: Lab) {
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(tx.list::<Instance>(&mine, &Page::default()).await.unwrap().is_empty());
     let seen = tx.list::<Destination>(&mine, &Page::default()).await.unwrap();
-    assert_eq!(seen, [shared.clone()], "what belongs to nobody is for all");
+    assert_eq!(seen, std::slice::from_ref(&shared), "what belongs to nobody is for all");
     assert!(
         tx.get::<Destination>(shared.id, &mine).await.is_ok()
             && tx.get::<Destination>(hidden.id, &mine).await.is_err()

@@ -98,7 +98,7 @@ async fn point_under(repository: &Repository, description: &Description) -> Resu
     let name = format!("{}@{}", base.instance, base.point);
     let spec = PointSpec::parse(&name, &TimeZone::UTC)?;
     let found = repository.resolve(&spec).await;
-    Ok(found.with_context(|| format!("looking for {name}, over which the overlay lies"))?)
+    found.with_context(|| format!("looking for {name}, over which the overlay lies"))
 }
 
 impl PointOverlay {
