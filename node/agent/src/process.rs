@@ -45,6 +45,14 @@ pub(crate) struct Process {
     said: mpsc::Receiver<Said>,
 }
 
+/// Whether a server may set a variable: those that open a store may, and nothing that changes what
+/// is run, such as the loader's, or files in which commands may be named.
+fn is_for_tasks(name: &str) -> bool {
+    const FAMILIES: [&str; 6] = ["SLUICE_", "AWS_", "AZURE_", "GOOGLE_", "OS_", "ST_"];
+    const FILES: [&str; 2] = ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"];
+    FAMILIES.iter().any(|family| name.starts_with(family)) && !FILES.contains(&name)
+}
+
 impl Process {
     /// Starts `sluice` with these words and, of the environment, nothing but these variables.
     pub(crate) fn start(
@@ -53,6 +61,11 @@ impl Process {
         words: &[String],
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, String> {
+        if let Some(name) = environment.keys().find(|name| !is_for_tasks(name)) {
+            return Err(format!(
+                "{name} is no variable for a task; see the destination's settings"
+            ));
+        }
         let mut command = Command::new(executable);
         command.args(["--json"]).args(words).current_dir(folder).env_clear();
         for name in ["PATH", "HOME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
@@ -187,6 +200,17 @@ mod tests {
         assert_eq!(last_document("{\"a\": 1}\n{\n  \"b\": 2\n}\n")["b"], 2);
         assert_eq!(last_document(""), Value::Null);
         assert_eq!(last_document("rubbish"), Value::Null);
+    }
+
+    #[test]
+    fn a_server_sets_nothing_that_changes_what_is_run() {
+        assert!(is_for_tasks("AWS_ACCESS_KEY_ID") && is_for_tasks("SLUICE_PASSPHRASE"));
+        for name in ["LD_PRELOAD", "PATH", "AWS_CONFIG_FILE", ""] {
+            assert!(!is_for_tasks(name), "{name}");
+            let environment = [(name.to_owned(), "x".to_owned())].into();
+            let refused = Process::start(Path::new("/bin/true"), Path::new("/"), &[], &environment);
+            assert!(refused.err().is_some_and(|why| why.contains("no variable for a task")));
+        }
     }
 
     #[tokio::test]
