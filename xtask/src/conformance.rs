@@ -27,7 +27,7 @@ usage: cargo xtask conformance [OPTION...]
   --only CASE    this one only; may be repeated
   --json         one document on stdout instead of a table
   --sluice FILE  the executable to test (default: built now)
-  --folder DIR   where to work (default: a new folder in the temporary folder, removed after success)
+  --folder DIR   where to work (default: a new temporary folder, removed after success)
 
 It needs 6 GB there, and time: guests are emulated. See tests/lab/README.md.
 ";
