@@ -11,7 +11,7 @@ use super::value;
 /// Run everything on this machine: server, one node, one destination
 ///
 /// State, certificate and database are kept in one folder. The first start prints a setup token,
-/// with which `sluice login --setup` makes the first administrator.
+/// with which `sluice login --setup-token-file` makes the first administrator.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

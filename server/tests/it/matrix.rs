@@ -109,6 +109,9 @@ impl World {
         let policy = make(admin, "policies", body).await;
         let start = json!({"kind": "backup", "instance": instance, "destination": destination});
         let task = make(admin, "tasks", start).await;
+        // Whoever watches a task that has ended gets an answer that ends.
+        let cancel = format!("/api/v1/tasks/{task}/cancel");
+        admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
         Self { project, destination, instance, policy, task }
     }
 
