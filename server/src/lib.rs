@@ -1,7 +1,7 @@
 //! REST API, access rules, scheduler loop and node dispatch.
 //!
 //! ```text
-//!   people, scripts ── /api/v1 ──► auth ──► access ──► handler ──► catalog, audit (one transaction)
+//!   people, scripts ── /api/v1 ──► auth ──► access ──► handler ──► catalog, audit
 //!   nodes ── /api/node/v1 ──► lease, report ──► catalog
 //!   clock ──► ticker: what is due becomes tasks, leases that ran out are taken back
 //! ```
