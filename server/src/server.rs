@@ -1,10 +1,10 @@
 //! Starting, listening, ending in good order.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -110,6 +110,15 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), ServerError> 
     std::fs::rename(&new, path).map_err(failed)
 }
 
+/// The URL of the database in the state folder, whose file only its owner can read; what SQLite
+/// puts beside it takes after it.
+fn private_database(state: &Path) -> Result<String, ServerError> {
+    let path = state.join("catalog.sqlite");
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    file.map_err(|error| ServerError::new(format!("cannot open {}", path.display()), error))?;
+    Ok(format!("sqlite:{}", path.display()))
+}
+
 impl Server {
     /// Opens database and socket. At the first start, a setup token is made; its text is in the
     /// file `setup-token` of the state folder until it is used.
@@ -118,13 +127,15 @@ impl Server {
     /// [`ServerError`] with what is in the way.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
         let state = &config.state;
-        std::fs::create_dir_all(state).map_err(|error| {
+        DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| {
             ServerError::new(format!("cannot make the folder {}", state.display()), error)
         })?;
         let sealer = Sealer::from_file(&state.join("secrets.key"))
             .map_err(|error| ServerError::new("cannot use the key of the secrets", error))?;
-        let default = || format!("sqlite:{}", state.join("catalog.sqlite").display());
-        let database = config.database.unwrap_or_else(default);
+        let database = match config.database {
+            Some(database) => database,
+            None => private_database(state)?,
+        };
         let failed = |error| ServerError::new("cannot use the database", error);
         let catalog = Catalog::open(&database).await.map_err(failed)?;
         let tls = tls::load(state, config.names.clone())?;

@@ -168,6 +168,10 @@ pub(super) fn of_traces(traces: &Traces, context: &Context) -> Vec<Finding> {
             Some("t" | "e") => HEAL,
             Some("h") => "nothing: its point is kept; to let it go, remove this object by hand",
             Some("g") => "sluice collect: the next one replaces it",
+            Some("s" | "p") => {
+                "collections wait for it: when no command has been running since it was written, \
+                 remove this object by hand"
+            }
             _ => "nothing: it is written again or expires",
         };
         found.push(Finding {

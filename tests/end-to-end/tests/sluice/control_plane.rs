@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -126,6 +127,9 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
     let up = Up::start(&place);
     place.cmd(&["project", "list"]).fails(1);
     place.log_in(&up);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&place.state), 0o700);
+    assert_eq!(mode(&place.state.join("catalog.sqlite")), 0o600);
 
     place.ok(&["project", "set", "shop"]);
     place.ok(&["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"]);
