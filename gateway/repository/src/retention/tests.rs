@@ -204,6 +204,7 @@ fn model(policy: &Policy, points: &[Candidate]) -> Vec<bool> {
         let newer = points.iter().filter(|other| other.id > point.id).count();
         point.hold
             || point.event
+            || point.overlay
             || point.retain_until_ms.is_some_and(|until| until > NOW)
             || newer < policy.keep_last.unwrap_or(0).max(1) as usize
             || young(point, policy.keep_within)
