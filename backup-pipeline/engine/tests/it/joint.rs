@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 use sluice_destination::memory::MemoryDestination;
 use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
-use sluice_destination::{Destination, ErrorKind as DestinationKind};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, list_all};
 use sluice_engine::{Change, Progress, backup};
 use sluice_repository::collect::{CollectOptions, CollectProgress};
 use sluice_repository::replicate::{self, Means, Options, Source};
@@ -240,10 +240,21 @@ impl World {
     async fn round(&mut self, round: &Round) {
         let tasks: Vec<_> =
             round.actors.iter().map(|actor| tokio::spawn(self.act(actor))).collect();
-        let mut gone = BTreeSet::new();
-        let mut held = Vec::new();
+        let mut done = Vec::new();
         for task in tasks {
-            match task.await.unwrap() {
+            done.push(task.await.unwrap());
+        }
+        // What comes last of a hold, a release and a removal side by side is not known: a release
+        // that was tried may have been there before a removal, and after a hold.
+        for one in &done {
+            if let Done::Held { name, on: false, .. } = one {
+                self.model.held.remove(name);
+            }
+        }
+        let mut gone = BTreeSet::new();
+        let (mut held, mut released) = (BTreeSet::new(), BTreeSet::new());
+        for done in done {
+            match done {
                 Done::Saved { point: Some(point), numbers, .. } => {
                     let name = point.to_string();
                     self.model.ever.insert(name.clone(), numbers.clone());
@@ -258,18 +269,12 @@ impl World {
                     gone.insert(name);
                 }
                 Done::Forgot { name, done: false } => drop(gone.insert(name)),
-                Done::Held { name, on, done } => held.push((name, on, done)),
-                Done::Else => {}
+                Done::Held { name, on: true, done: true } => drop(held.insert(name)),
+                Done::Held { name, on: false, .. } => drop(released.insert(name)),
+                Done::Held { .. } | Done::Else => {}
             }
         }
-        for (name, on, done) in held {
-            match (on, done) {
-                (true, true) => drop(self.model.held.insert(name)),
-                // Perhaps released.
-                (false, _) => drop(self.model.held.remove(&name)),
-                (true, false) => {}
-            }
-        }
+        self.model.held.extend(held.difference(&released).cloned());
         self.hand.fetch_add(round.hours * HOUR, Ordering::SeqCst);
         self.check_source(&gone).await;
         self.check_target().await;
@@ -328,6 +333,15 @@ impl World {
         self.model.target = now;
     }
 
+    /// Points of the source that the target's policy has pruned.
+    async fn pruned_at_target(&self) -> BTreeSet<String> {
+        let tombstones = list_all(&*self.target, "t/").await.unwrap();
+        let buried = |id: &str| tombstones.iter().any(|object| object.key.as_str().ends_with(id));
+        let points = self.model.points.iter();
+        let pruned = points.filter(|(_, (point, _))| buried(&format!("/{}", point.id)));
+        pruned.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Nothing fails any more: all is collected, and the target catches up.
     async fn settle(mut self) {
         self.hand.fetch_add(30 * DAY, Ordering::SeqCst);
@@ -335,19 +349,32 @@ impl World {
         let repository = open_at(source.clone(), clock.clone(), settings(None)).await.unwrap();
         let report = repository.collect(&eager(), &CollectProgress::default()).await.unwrap();
         assert!(report.waiting.is_empty() && report.failed.is_empty(), "{report:?}");
-        let from = Source { destination: source.clone(), key: self.keep.then_some(repository) };
         let means = Means { clock: clock.clone(), throttle: None, progress: Arc::default() };
         // A collection at the target that died must end before.
         if let Some(there) = open_at(target.clone(), clock, settings(None)).await {
             there.collect(&eager(), &CollectProgress::default()).await.unwrap();
         }
-        let plan = replicate::plan(from, target.clone(), self.how(), &means).await.unwrap();
-        let report = plan.run(means).await.unwrap();
-        assert_eq!(report.damage, []);
+        let pruned_there = self.pruned_at_target().await;
+        // Without a key first: of packs that both sides compacted it cannot tell what is missing.
+        for key in [None, Some(repository)].into_iter().skip(usize::from(self.keep)) {
+            let from = Source { destination: source.clone(), key };
+            let with_key = from.key.is_some();
+            let plan = replicate::plan(from, target.clone(), self.how(), &means).await.unwrap();
+            let mut damage = plan.run(means.clone()).await.unwrap().damage;
+            damage
+                .retain(|damage| with_key || !damage.problem.contains("only be told with the key"));
+            assert_eq!(damage, []);
+        }
+        let there_before = self.model.target.clone();
         self.check_source(&BTreeSet::new()).await;
         self.check_target().await;
-        let wanted: BTreeSet<String> = self.model.points.keys().cloned().collect();
-        let wanted = if self.keep { newest(wanted.iter()) } else { wanted };
+        let mut wanted: BTreeSet<String> = self.model.points.keys().cloned().collect();
+        if self.keep {
+            // The target's policy counts its own points too, also those the source removed, and
+            // what it pruned does not come back.
+            wanted.retain(|name| !pruned_there.contains(name));
+            wanted = newest(wanted.union(&there_before));
+        }
         for name in &wanted {
             assert!(self.model.target.contains(name), "{name} did not get to the target");
         }
