@@ -7,11 +7,12 @@ use parking_lot::RwLock;
 use sluice_repository::WriteCounters;
 
 /// What a run is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Phase {
     /// Opening things, looking at what an interrupted run left.
+    #[default]
     Preparing,
     /// Moving data.
     Running,
@@ -33,7 +34,7 @@ pub struct Progress {
 }
 
 /// A moment of a run's counts, all in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Snapshot {
     /// What the run is doing.
     pub phase: Phase,

@@ -80,13 +80,7 @@ fn snapshot(progress: &CollectProgress) -> Snapshot {
         total,
         done,
         read: progress.moved.load(Ordering::Relaxed),
-        written: 0,
-        new: 0,
-        stored: 0,
-        dedup: 0,
-        unchanged: 0,
-        zero: 0,
-        durable: 0,
+        ..Snapshot::default()
     }
 }
 

@@ -66,13 +66,7 @@ fn snapshot(progress: &StatProgress) -> Snapshot {
         total: total.max(done),
         done,
         read: done,
-        written: 0,
-        new: 0,
-        stored: 0,
-        dedup: 0,
-        unchanged: 0,
-        zero: 0,
-        durable: 0,
+        ..Snapshot::default()
     }
 }
 

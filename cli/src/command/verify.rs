@@ -75,13 +75,7 @@ pub(super) fn snapshot(progress: &VerifyProgress) -> Snapshot {
         total,
         done,
         read: done,
-        written: 0,
-        new: 0,
-        stored: 0,
-        dedup: 0,
-        unchanged: 0,
-        zero: 0,
-        durable: 0,
+        ..Snapshot::default()
     }
 }
 

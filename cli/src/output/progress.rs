@@ -203,13 +203,10 @@ mod tests {
             total,
             done,
             read: done,
-            written: 0,
             new: 3 << 20,
             stored: 1 << 20,
-            dedup: 0,
             unchanged: 2 << 20,
-            zero: 0,
-            durable: 0,
+            ..Snapshot::default()
         }
     }
 

@@ -136,11 +136,7 @@ fn snapshot(progress: &Progress) -> Snapshot {
         done,
         read: done,
         written: done,
-        new: 0,
-        stored: 0,
-        dedup: 0,
-        unchanged: 0,
-        zero: 0,
         durable: done,
+        ..Snapshot::default()
     }
 }
