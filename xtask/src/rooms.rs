@@ -25,7 +25,7 @@ struct Room {
 
 const ROOMS: &[Room] = &[
     Room { folder: "gateway/block", may_use: &[], tests_may_use: &[] },
-    Room { folder: "gateway/destination", may_use: &[], tests_may_use: &[] },
+    Room { folder: "gateway/destination", may_use: &["gateway/block"], tests_may_use: &[] },
     Room {
         folder: "gateway/repository",
         may_use: &["gateway/block", "gateway/destination"],

@@ -1,8 +1,10 @@
 //! Restoring an image: the engine with its ends swapped.
 //!
 //! Each leaf's chunks come with few large gets, are decoded and verified on the pool, and written
-//! at their place by the thread that decoded them. Blocks of zeroes are never written to a
-//! target that starts zeroed.
+//! at their place by threads that do only that, in pieces of blocks side by side. Blocks of zeroes
+//! are never written to a target that starts zeroed.
+
+mod write_behind;
 
 use std::collections::HashSet;
 use std::io;
@@ -12,12 +14,14 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use sluice_block::{BlockRead, coalesce};
-use sluice_repository::{ImageReader, Pool, RepositoryError, RunBytes};
-use tokio::sync::Semaphore;
+use sluice_repository::{ImageReader, Pool, RunBytes};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::progress::{Phase, Progress};
+
+use self::write_behind::{Failure, WriteBehind};
 
 /// Leaves under way at the same time.
 const LEAVES: usize = 4;
@@ -28,7 +32,8 @@ const CHECKPOINT: u64 = 1 << 30;
 
 /// Where a restore writes. Calls come from several threads at once, at places of their own.
 pub trait Target: Send + Sync {
-    /// Writes all of `data` at `offset`.
+    /// Writes all of `data` at `offset`. The memory of `data` starts at a multiple of
+    /// [`ALIGN`](sluice_block::ALIGN), as direct writes want it.
     ///
     /// # Errors
     /// What the target reports.
@@ -48,6 +53,11 @@ pub trait Target: Send + Sync {
 
     /// Whether what was never written reads as zeroes.
     fn starts_zeroed(&self) -> bool;
+
+    /// How many writes are worth having under way at a time.
+    fn writers(&self) -> usize {
+        1
+    }
 }
 
 /// How to run a restore.
@@ -92,10 +102,13 @@ pub async fn restore(
     progress.add_done(holes);
     let resumed = journal.done.len() as u64 * span;
     let memory = Arc::new(Semaphore::new(IN_FLIGHT_MIB));
+    let block_size = image.block_size() as usize;
+    let behind = WriteBehind::start(target.clone(), block_size, pool.threads(), progress.clone());
     let shared = Arc::new(Run {
         image: image.clone(),
         pool: pool.clone(),
         target,
+        behind: behind.map_err(target_error)?,
         progress: progress.clone(),
         journal,
         memory,
@@ -126,22 +139,11 @@ struct Run {
     image: ImageReader,
     pool: Pool,
     target: Arc<dyn Target>,
+    behind: WriteBehind,
     progress: Arc<Progress>,
     journal: Arc<Journal>,
     memory: Arc<Semaphore>,
     cancel: CancellationToken,
-}
-
-/// Why decoding and writing a run failed.
-enum Failure {
-    Repository(RepositoryError),
-    Target(io::Error),
-}
-
-impl From<RepositoryError> for Failure {
-    fn from(error: RepositoryError) -> Self {
-        Self::Repository(error)
-    }
 }
 
 impl Run {
@@ -167,14 +169,14 @@ impl Run {
                 let stored = this.image.get_run(&run).await?;
                 this.progress.add_read(stored.len() as u64);
                 let (pool, worker) = (this.pool.clone(), this.clone());
-                let work = move || worker.write(&run, &stored);
-                let written = pool.run(work).await?;
+                let decoded = pool.run(move || worker.decode(&run, &stored)).await?;
+                let written = decoded?;
                 drop(permit);
-                match written {
-                    Ok(()) => Ok(()),
-                    Err(Failure::Repository(error)) => Err(error.into()),
-                    Err(Failure::Target(error)) => Err(target_error(error)),
-                }
+                // Each piece that is written or given up has told so by then.
+                written
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+                    .map_err(target_error)
             }
         });
         futures::future::try_join_all(tasks).await?;
@@ -185,18 +187,20 @@ impl Run {
         Ok(())
     }
 
-    fn write(&self, run: &sluice_repository::Run, stored: &RunBytes) -> Result<(), Failure> {
-        let (block_size, size) = (u64::from(self.image.block_size()), self.image.size());
-        let mut written = 0;
-        self.image.decode_run(run, stored, |block, content| {
-            let offset = block * block_size;
-            // The last block is padded beyond the image's end.
-            let keep = content.len().min(size.saturating_sub(offset) as usize);
-            written += keep as u64;
-            self.target.write_at(offset, &content[..keep]).map_err(Failure::Target)
-        })?;
-        self.progress.add_written(written);
-        Ok(())
+    /// Decodes a run into pieces that are written behind; the receiver tells when all are.
+    fn decode(
+        &self,
+        run: &sluice_repository::Run,
+        stored: &RunBytes,
+    ) -> Result<oneshot::Receiver<io::Result<()>>> {
+        let (mut pieces, written) = self.behind.pieces(self.image.size());
+        match self.image.decode_run(run, stored, &mut pieces) {
+            Ok(()) => pieces.finish(),
+            Err(Failure::Repository(error)) => return Err(error.into()),
+            // What went wrong is told by the piece it happened to.
+            Err(Failure::Stopped) => {}
+        }
+        Ok(written)
     }
 
     /// Makes what is written durable, then remembers it as done.

@@ -1,4 +1,7 @@
 //! Restoring to a raw file or a device.
+//!
+//! Where that pays, data goes past the page cache ([`DirectFile`]): a disk is written while the
+//! processor decodes, instead of at the end.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -6,7 +9,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
+use sluice_block::DirectFile;
 use sluice_engine::Target;
 
 use crate::error::advise;
@@ -15,10 +19,14 @@ use crate::output::bytes;
 /// Zeroes written at a time where the target has no better way.
 static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 
+/// Writes under way at a time, where each waits for the disk.
+const WRITERS: usize = 4;
+
 /// A raw file or device.
 #[derive(Debug)]
 pub(crate) struct FileTarget {
     file: File,
+    direct: Option<DirectFile>,
     zeroed: bool,
 }
 
@@ -48,7 +56,7 @@ impl FileTarget {
                 OpenOptions::new()
                     .read(true)
                     .write(true)
-                    .custom_flags(rustix::fs::OFlags::EXCL.bits() as i32)
+                    .custom_flags(OFlags::EXCL.bits() as i32)
                     .open(path)
                     .with_context(context)?;
             let room =
@@ -65,7 +73,7 @@ impl FileTarget {
                     "restore to a device that is at least as large as the image",
                 ));
             }
-            return Ok(Self { file, zeroed: false });
+            return Ok(Self::new(file, false));
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
@@ -76,13 +84,20 @@ impl FileTarget {
         };
         let file = options.open(path).with_context(context)?;
         file.set_len(size).with_context(context)?;
-        Ok(Self { file, zeroed: true })
+        Ok(Self::new(file, true))
+    }
+
+    fn new(file: File, zeroed: bool) -> Self {
+        let direct = DirectFile::of(&file);
+        Self { file, direct, zeroed }
     }
 }
 
 impl Target for FileTarget {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        let direct = self.direct.as_ref();
+        let done = direct.map_or(Ok(0), |direct| direct.write_at(offset, data))?;
+        self.file.write_all_at(&data[done..], offset + done as u64)
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -107,10 +122,17 @@ impl Target for FileTarget {
     fn starts_zeroed(&self) -> bool {
         self.zeroed
     }
+
+    fn writers(&self) -> usize {
+        // Through the page cache, a file takes one write after the other.
+        if self.direct.is_some() { WRITERS } else { 1 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use sluice_block::{ALIGN, AlignedBuffer};
+
     use super::*;
 
     #[test]
@@ -139,5 +161,20 @@ mod tests {
         assert!(bytes[5..5 + (2 << 20)].iter().all(|byte| *byte == 0));
         assert!(bytes[..5].iter().chain(&bytes[5 + (2 << 20)..]).all(|byte| *byte == 7));
         assert_eq!(bytes.len(), 3 << 20);
+    }
+
+    #[test]
+    fn what_cannot_be_written_past_the_cache_is_written_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let page = ALIGN as u64;
+        let target = FileTarget::open(&path, 3 * page + 100, Opened::New).unwrap();
+        let mut data = AlignedBuffer::new(2 * ALIGN + 100);
+        data.iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = (at % 251) as u8);
+        target.write_at(page, &data).unwrap();
+        target.write_at(7, &data[1..11]).unwrap();
+        target.flush().unwrap();
+        let read = std::fs::read(&path).unwrap();
+        assert_eq!((&read[ALIGN..], &read[7..17]), (&data[..], &data[1..11]));
     }
 }

@@ -1,12 +1,15 @@
 //! The floor under a backup and a restore: the work that cannot be avoided, with nothing around it.
 //!
-//! `floor FILE` runs the kernels of the repository over a disk image, in memory and on all cores,
-//! and prints one JSON object. No reading, no writing, no waiting is in the times:
+//! `floor FILE SCRATCH` runs the kernels of the repository over a disk image, in memory and on all
+//! cores, and prints one JSON object. No reading, no writing, no waiting is in the times, but for
+//! the last two:
 //!
 //! * `new`: zero test and keyed BLAKE3 of each block, zstd 1 and AES-256-GCM of each distinct one;
 //! * `hash`: zero test and keyed BLAKE3, which is what an unchanged image costs;
 //! * `decode`: AES-256-GCM, zstd, and BLAKE3 again for each block, which is what a restore costs;
-//! * `read`: reading the blocks from the file, most likely from the page cache.
+//! * `read`: reading the blocks from the file, most likely from the page cache;
+//! * `write`: writing them to the file SCRATCH, which is new and then removed, until they are
+//!   durable: past the page cache where that can be.
 //!
 //! Speeds are in GB/s of blocks that are not all zero: holes cost nothing. Processor times beside
 //! them say the same on a machine where others work too. The file goes through in segments, so
@@ -19,12 +22,16 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rayon::iter::{
     IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator,
 };
+use sluice_block::{AlignedBuffer, DirectFile};
 use sluice_repository::crypto::{NONCE_LEN, SealKey, TAG_LEN};
 use sluice_repository::is_zero;
 
@@ -60,6 +67,7 @@ struct Totals {
     hash: Spent,
     decode: Spent,
     read: Spent,
+    write: Spent,
 }
 
 /// Time that kernels took: of the clock, and of all processors together.
@@ -69,7 +77,7 @@ struct Spent {
     processor: Duration,
 }
 
-struct Scratch {
+struct Tools {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     input: Vec<u8>,
@@ -77,14 +85,14 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+    static TOOLS: RefCell<Option<Tools>> = const { RefCell::new(None) };
 }
 
 /// Calls `work` with this thread's buffers, which are made once.
-fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> io::Result<T>) -> io::Result<T> {
-    SCRATCH.with_borrow_mut(|slot| match slot {
-        Some(scratch) => work(scratch),
-        None => work(slot.insert(Scratch {
+fn with_tools<T>(work: impl FnOnce(&mut Tools) -> io::Result<T>) -> io::Result<T> {
+    TOOLS.with_borrow_mut(|slot| match slot {
+        Some(tools) => work(tools),
+        None => work(slot.insert(Tools {
             compressor: zstd::bulk::Compressor::new(1)?,
             decompressor: zstd::bulk::Decompressor::new()?,
             input: vec![0; BLOCK],
@@ -95,11 +103,12 @@ fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> io::Result<T>) -> io::Resu
 
 #[expect(clippy::print_stdout, reason = "the result of a command-line tool")]
 fn main() -> ExitCode {
-    let Some(path) = std::env::args_os().nth(1) else {
-        eprintln!("usage: floor FILE");
+    let mut arguments = std::env::args_os().skip(1);
+    let (Some(path), Some(scratch)) = (arguments.next(), arguments.next()) else {
+        eprintln!("usage: floor FILE SCRATCH");
         return ExitCode::from(2);
     };
-    match File::open(&path).and_then(|file| measure(&file)) {
+    match File::open(&path).and_then(|file| measure(&file, scratch.as_ref())) {
         Ok(totals) => {
             println!("{}", report(&totals));
             ExitCode::SUCCESS
@@ -128,14 +137,16 @@ fn report(totals: &Totals) -> serde_json::Value {
         "hash": phase(totals.data, &totals.hash),
         "decode": phase(totals.data, &totals.decode),
         "read": phase(totals.data, &totals.read),
+        "write": phase(totals.data, &totals.write),
     })
 }
 
-fn measure(file: &File) -> io::Result<Totals> {
+fn measure(file: &File, scratch: &Path) -> io::Result<Totals> {
     let size = file.metadata()?.len();
     let mut totals = Totals::default();
     let mut seen = HashSet::new();
     let mut blocks = Vec::with_capacity(SEGMENT);
+    let mut target = Scratch::create(scratch)?;
     let mut offset = 0;
     while offset < size {
         let batch: Vec<u64> = (offset..size).step_by(BLOCK).take(SEGMENT - blocks.len()).collect();
@@ -148,9 +159,13 @@ fn measure(file: &File) -> io::Result<Totals> {
         }));
         if blocks.len() == SEGMENT || offset >= size {
             segment(file, &blocks, &mut totals)?;
+            target.write(&blocks, &mut totals.write)?;
             blocks.clear();
         }
     }
+    timed(&mut totals.write, || target.file.sync_all())?;
+    drop(target);
+    std::fs::remove_file(scratch)?;
     Ok(totals)
 }
 
@@ -216,9 +231,7 @@ fn segment(file: &File, blocks: &[Block], totals: &mut Totals) -> io::Result<()>
 }
 
 fn read(file: &File, block: &Block) -> io::Result<()> {
-    with_scratch(|scratch| {
-        file.read_exact_at(&mut scratch.input[..block.content.len()], block.offset)
-    })
+    with_tools(|tools| file.read_exact_at(&mut tools.input[..block.content.len()], block.offset))
 }
 
 fn hash(block: &Block) -> io::Result<()> {
@@ -229,12 +242,12 @@ fn hash(block: &Block) -> io::Result<()> {
 
 /// What the writer of a repository does with a new block after hashing it.
 fn encode(key: &SealKey, number: usize, block: &Block) -> io::Result<Slot> {
-    with_scratch(|scratch| {
-        scratch.output.clear();
-        scratch.compressor.compress_to_buffer(&block.content, &mut scratch.output)?;
+    with_tools(|tools| {
+        tools.output.clear();
+        tools.compressor.compress_to_buffer(&block.content, &mut tools.output)?;
         // The rule of the repository: below 3 % it is not worth decompressing.
-        let compressed = scratch.output.len() * 100 <= block.content.len() * 97;
-        let payload = if compressed { &scratch.output } else { &block.content };
+        let compressed = tools.output.len() * 100 <= block.content.len() * 97;
+        let payload = if compressed { &tools.output } else { &block.content };
         let mut sealed = Vec::with_capacity(payload.len() + TAG_LEN);
         sealed.extend_from_slice(payload);
         let mut nonce = [0; NONCE_LEN];
@@ -247,21 +260,76 @@ fn encode(key: &SealKey, number: usize, block: &Block) -> io::Result<Slot> {
 
 /// What the reader of a repository does with a slot.
 fn decode(key: &SealKey, block: &Block, slot: &Slot) -> io::Result<()> {
-    with_scratch(|scratch| {
-        scratch.input.clear();
-        scratch.input.extend_from_slice(&slot.sealed);
+    with_tools(|tools| {
+        tools.input.clear();
+        tools.input.extend_from_slice(&slot.sealed);
         let payload = key
-            .open(slot.nonce, &[], &mut scratch.input)
+            .open(slot.nonce, &[], &mut tools.input)
             .ok_or_else(|| io::Error::other("a slot does not open"))?;
         let plain: &[u8] = if slot.compressed {
-            scratch.output.clear();
-            scratch.decompressor.decompress_to_buffer(payload, &mut scratch.output)?;
-            &scratch.output
+            tools.output.clear();
+            tools.decompressor.decompress_to_buffer(payload, &mut tools.output)?;
+            &tools.output
         } else {
             payload
         };
         let same = blake3::keyed_hash(&HASH_KEY, plain).as_bytes() == &block.id;
-        scratch.input.resize(BLOCK, 0);
+        tools.input.resize(BLOCK, 0);
         if same { Ok(()) } else { Err(io::Error::other("decoded content differs")) }
     })
+}
+
+/// Bytes of one write, and how many writes are under way at a time.
+const WRITE: usize = 1 << 20;
+const WRITERS: usize = 4;
+
+/// The file that is written for `write`.
+struct Scratch {
+    file: File,
+    direct: Option<DirectFile>,
+    end: u64,
+}
+
+impl Scratch {
+    fn create(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        Ok(Self { direct: DirectFile::of(&file), file, end: 0 })
+    }
+
+    /// Writes these blocks one after the other. Gathering them is not part of the time.
+    fn write(&mut self, blocks: &[Block], spent: &mut Spent) -> io::Result<()> {
+        let pieces: Vec<(u64, AlignedBuffer)> = (self.end..)
+            .step_by(WRITE)
+            .zip(blocks.chunks(WRITE / BLOCK))
+            .map(|(offset, blocks)| {
+                let content: Vec<u8> =
+                    blocks.iter().flat_map(|block| block.content.iter().copied()).collect();
+                let mut buffer = AlignedBuffer::new(content.len());
+                buffer.copy_from_slice(&content);
+                (offset, buffer)
+            })
+            .collect();
+        self.end += (pieces.len() * WRITE) as u64;
+        timed(spent, || self.write_pieces(&pieces))
+    }
+
+    fn write_pieces(&self, pieces: &[(u64, AlignedBuffer)]) -> io::Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((offset, piece)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let direct = self.direct.as_ref();
+                let done = direct.map_or(Ok(0), |direct| direct.write_at(*offset, piece))?;
+                self.file.write_all_at(&piece[done..], offset + done as u64)?;
+            }
+            Ok(())
+        };
+        // Through the page cache, a file takes one write after the other.
+        let writers = if self.direct.is_some() { WRITERS } else { 1 };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..writers).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a writer died")))
+            })
+        })
+    }
 }

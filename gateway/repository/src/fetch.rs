@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
+use zstd::bulk::Decompressor;
 
 use crate::cache::PageKey;
 use crate::crypto::{KeyRing, SealKey, TAG_LEN};
@@ -122,7 +124,7 @@ pub struct SlotDecoder {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<(Vec<u8>, Option<zstd::bulk::Decompressor<'static>>)> =
+    static SCRATCH: RefCell<(Vec<u8>, Option<Decompressor<'static>>)> =
         const { RefCell::new((Vec::new(), None)) };
 }
 
@@ -167,47 +169,83 @@ impl SlotDecoder {
         out: &mut Vec<u8>,
         most: usize,
     ) -> Result<()> {
-        let damaged = |what: &str| {
-            let key = pack_key(self.kind, self.pack);
-            RepositoryError::damaged(format_args!("{key} slot {}", location.slot), what)
-        };
-        if stored.len() != location.stored_len as usize || stored.len() < TAG_LEN {
-            return Err(damaged("it is cut off"));
-        }
-        let length = stored.len() - TAG_LEN;
-        let unseal = |payload: &mut [u8]| {
-            let opened = self.unseal(keys, location, stored, payload);
-            opened.ok_or_else(|| damaged("it fails authentication"))
-        };
         if location.codec == Codec::Raw {
-            if length > most {
-                return Err(damaged("it is longer than it may be"));
-            }
-            out.resize(length, 0);
-            return unseal(out);
+            out.resize(self.payload_len(location, stored)?.min(most + 1), 0);
+            return self.open_exact(keys, location, stored, out, most).map(drop);
         }
+        self.compressed(keys, location, stored, most, |decompressor, payload, size| {
+            out.clear();
+            out.reserve_exact(size);
+            decompressor.decompress_to_buffer(payload, out)
+        })?;
+        Ok(())
+    }
+
+    /// Opens a stored slot into the beginning of `out`, and says how long its content is.
+    fn open_exact(
+        &self,
+        keys: &KeyRing,
+        location: &Location,
+        stored: &[u8],
+        out: &mut [u8],
+        most: usize,
+    ) -> Result<usize> {
+        let most = most.min(out.len());
+        if location.codec != Codec::Raw {
+            return self.compressed(keys, location, stored, most, |decompressor, payload, _| {
+                decompressor.decompress_to_buffer(payload, out)
+            });
+        }
+        let length = self.payload_len(location, stored)?;
+        if length > most {
+            return Err(self.damaged(location, "it is longer than it may be"));
+        }
+        let opened = self.unseal(keys, location, stored, &mut out[..length]);
+        opened.ok_or_else(|| self.damaged(location, "it fails authentication"))?;
+        Ok(length)
+    }
+
+    /// Decrypts a compressed slot and has `work` decompress it, which it says how long to become.
+    fn compressed(
+        &self,
+        keys: &KeyRing,
+        location: &Location,
+        stored: &[u8],
+        most: usize,
+        work: impl FnOnce(&mut Decompressor<'static>, &[u8], usize) -> io::Result<usize>,
+    ) -> Result<usize> {
+        let length = self.payload_len(location, stored)?;
         SCRATCH.with_borrow_mut(|(scratch, decompressor)| {
             scratch.resize(length.max(scratch.len()), 0);
             let payload = &mut scratch[..length];
-            unseal(payload)?;
+            let opened = self.unseal(keys, location, stored, payload);
+            opened.ok_or_else(|| self.damaged(location, "it fails authentication"))?;
             // Frames say their size; a chunk must not take the memory of the largest.
             let size = zstd::zstd_safe::get_frame_content_size(payload);
             let size = size.ok().flatten().filter(|size| *size <= most as u64);
-            let size = size.ok_or_else(|| damaged("its size is out of range"))?;
-            out.clear();
-            out.reserve_exact(size as usize);
+            let size = size.ok_or_else(|| self.damaged(location, "its size is out of range"))?;
             let decompressor = match decompressor {
                 Some(decompressor) => decompressor,
                 none => none.insert(
-                    zstd::bulk::Decompressor::new()
-                        .map_err(|error| crate::repository::local("zstd", error))?,
+                    Decompressor::new().map_err(|error| crate::repository::local("zstd", error))?,
                 ),
             };
-            decompressor
-                .decompress_to_buffer(payload, out)
-                .map_err(|_| damaged("it does not decompress"))?;
-            Ok(())
+            work(decompressor, payload, size as usize)
+                .map_err(|_| self.damaged(location, "it does not decompress"))
         })
+    }
+
+    /// Bytes of a stored slot without its tag.
+    fn payload_len(&self, location: &Location, stored: &[u8]) -> Result<usize> {
+        match stored.len().checked_sub(TAG_LEN) {
+            Some(length) if stored.len() == location.stored_len as usize => Ok(length),
+            _ => Err(self.damaged(location, "it is cut off")),
+        }
+    }
+
+    fn damaged(&self, location: &Location, what: &str) -> RepositoryError {
+        let key = pack_key(self.kind, self.pack);
+        RepositoryError::damaged(format_args!("{key} slot {}", location.slot), what)
     }
 
     /// Opens a chunk into `out` and verifies its id.
@@ -222,15 +260,33 @@ impl SlotDecoder {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         self.open(keys, &entry.location, stored, out, MAX_BLOCK as usize)?;
-        if keys.chunk_id(out)[..16] != entry.id.0 {
-            let key = pack_key(self.kind, self.pack);
-            let slot = entry.location.slot;
-            return Err(RepositoryError::damaged(
-                format_args!("{key} slot {slot}"),
-                "its content is not what the block map says",
-            ));
+        self.check_id(keys, entry, out)
+    }
+
+    /// Opens a chunk of exactly the length of `out` into it and verifies its id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`]; `out` then holds anything.
+    pub fn chunk_into(
+        &self,
+        keys: &KeyRing,
+        entry: &Entry,
+        stored: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let length = self.open_exact(keys, &entry.location, stored, out, MAX_BLOCK as usize)?;
+        if length != out.len() {
+            let what = "its chunk has another size than the image's blocks";
+            return Err(self.damaged(&entry.location, what));
         }
-        Ok(())
+        self.check_id(keys, entry, out)
+    }
+
+    fn check_id(&self, keys: &KeyRing, entry: &Entry, content: &[u8]) -> Result<()> {
+        if keys.chunk_id(content)[..16] == entry.id.0 {
+            return Ok(());
+        }
+        Err(self.damaged(&entry.location, "its content is not what the block map says"))
     }
 
     /// Opens a page and verifies its digest.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sluice_block::{BlockRead, Extent, ExtentList, MAX_EXTENTS, check_range};
 
-use crate::error::Result;
+use crate::error::{RepositoryError, Result};
 use crate::fetch::{Run, SlotDecoder, coalesce};
 use crate::format::FANOUT;
 use crate::format::id::{PackKind, commit_key};
@@ -25,6 +25,19 @@ use crate::repository::{Repository, Shared, parse_error};
 
 /// Leaves looked at in one call for extents, so that no call walks a large disk.
 const LEAVES_PER_CALL: u64 = 256;
+
+/// Where the blocks of a run are decoded to.
+pub trait BlockSink {
+    /// What goes wrong, beside damage.
+    type Error: From<RepositoryError>;
+
+    /// Memory of a block's size for the block of this number, in which it is put before the next
+    /// one is asked for.
+    ///
+    /// # Errors
+    /// When there is none, and will be none.
+    fn block(&mut self, block: u64) -> std::result::Result<&mut [u8], Self::Error>;
+}
 
 /// An image of a restore point, readable at any offset. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -147,29 +160,38 @@ impl ImageReader {
         self.inner.noting(self.inner.shared.get_run(run).await)
     }
 
-    /// Decodes every chunk of a run and hands it over with its block number. Meant for the
-    /// pool's threads.
+    /// Decodes every chunk of a run to where `sink` wants its block. Meant for the pool's threads.
     ///
     /// # Errors
-    /// Damage, or what `each` returns.
-    pub fn decode_run<E: From<crate::RepositoryError>>(
+    /// Damage, or what `sink` returns. The block asked for last then holds anything.
+    pub fn decode_run<S: BlockSink>(
         &self,
         run: &Run,
         bytes: &RunBytes,
-        mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+        sink: &mut S,
+    ) -> std::result::Result<(), S::Error> {
         let keys = &self.inner.shared.keys;
         let decoder = SlotDecoder::new(keys, run.kind, run.pack);
-        let mut out = Vec::new();
-        let mut decoded: Option<Entry> = None;
-        for (block, entry) in &run.wanted {
+        let decode = |entry: &Entry, out: &mut [u8]| {
+            let stored = bytes.slot(&entry.location);
+            self.inner.noting(decoder.chunk_into(keys, entry, stored, out))
+        };
+        let mut repeated: Option<(Entry, Vec<u8>)> = None;
+        for (index, (block, entry)) in run.wanted.iter().enumerate() {
             // Blocks of equal content stand side by side, for they lie at the same place.
-            if decoded != Some(*entry) {
-                let opened = decoder.chunk(keys, entry, bytes.slot(&entry.location), &mut out);
-                self.inner.noting(opened)?;
-                decoded = Some(*entry);
+            let again = run.wanted.get(index + 1).is_some_and(|(_, next)| next == entry);
+            match &repeated {
+                Some((known, content)) if known == entry => {
+                    sink.block(*block)?.copy_from_slice(content);
+                }
+                _ if again => {
+                    let mut content = vec![0; self.block_size() as usize];
+                    decode(entry, &mut content)?;
+                    sink.block(*block)?.copy_from_slice(&content);
+                    repeated = Some((*entry, content));
+                }
+                _ => decode(entry, sink.block(*block)?)?,
             }
-            each(*block, &out)?;
         }
         Ok(())
     }
@@ -201,7 +223,7 @@ impl ImageReader {
                         out.copy_from_slice(&chunk[within..within + take]);
                     }
                     _ => {
-                        return Err(crate::RepositoryError::damaged(
+                        return Err(RepositoryError::damaged(
                             format_args!("block {block} of image {}", self.inner.record.name),
                             "its chunk has another size than the image's blocks",
                         ));

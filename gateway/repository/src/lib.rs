@@ -71,7 +71,7 @@ pub use format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 pub use format::manifest::{BackupStats, ImageRecord, Origin};
 pub use format::page::{Entry, Page};
 pub use format::protection::{AfterEvent, Protection, Shorten};
-pub use image_reader::ImageReader;
+pub use image_reader::{BlockSink, ImageReader};
 pub use image_writer::{Base, ImageWriter};
 pub use keys::{KeyCheck, RotateData, RotatedData};
 pub use lock::{LockRule, LockSetting};

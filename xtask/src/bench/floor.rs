@@ -43,12 +43,13 @@ pub struct Floor {
     pub hash: Work,
     pub decode: Work,
     pub read: Work,
+    pub write: Work,
 }
 
 impl Floor {
     /// Runs the example on an image.
-    pub fn measure(program: &Path, image: &Path) -> Result<Self> {
-        let mut command = command(program, [image.as_os_str()]);
+    pub fn measure(program: &Path, image: &Path, scratch: &Path) -> Result<Self> {
+        let mut command = command(program, [image.as_os_str(), scratch.as_os_str()]);
         let text = host::output(command.env_remove("RAYON_NUM_THREADS"))?;
         let value: Value = serde_json::from_str(&text).context("the floor printed no JSON")?;
         let work = |name: &str| {
@@ -60,6 +61,7 @@ impl Floor {
             hash: work("hash")?,
             decode: work("decode")?,
             read: work("read")?,
+            write: work("write")?,
         })
     }
 
@@ -71,16 +73,18 @@ impl Floor {
             hash: self.hash.best(other.hash),
             decode: self.decode.best(other.decode),
             read: self.read.best(other.read),
+            write: self.write.best(other.write),
         }
     }
 
     /// The work of a step; nothing when no floor is known for it. A rescan cannot be faster than
-    /// its source is read.
+    /// its source is read, nor a restore than its target is written.
     fn work(&self, step: Step) -> Option<Work> {
         match step {
             Step::Full => Some(self.new),
             Step::Rescan if self.read.speed < self.hash.speed => Some(self.read),
             Step::Rescan => Some(self.hash),
+            Step::Restore if self.write.speed < self.decode.speed => Some(self.write),
             Step::Restore | Step::Check => Some(self.decode),
             Step::Similar | Step::Prune => None,
         }
@@ -92,9 +96,15 @@ impl Floor {
         (speed > 0.0).then(|| Duration::from_secs_f64(self.data as f64 / 1e9 / speed))
     }
 
-    /// The least processor time a step can take.
+    /// The least processor time a step can take. What goes on side by side takes it all the same.
     pub fn cpu(&self, step: Step) -> Option<Duration> {
-        let cpu = self.work(step)?.cpu;
+        let cpu = match step {
+            Step::Full => self.new.cpu,
+            Step::Rescan => self.hash.cpu + self.read.cpu,
+            Step::Restore => self.decode.cpu + self.write.cpu,
+            Step::Check => self.decode.cpu,
+            Step::Similar | Step::Prune => return None,
+        };
         (cpu > 0.0).then(|| Duration::from_secs_f64(cpu))
     }
 
@@ -105,6 +115,7 @@ impl Floor {
             "hash": self.hash.json(),
             "decode": self.decode.json(),
             "read": self.read.json(),
+            "write": self.write.json(),
         })
     }
 }
@@ -125,11 +136,14 @@ mod tests {
             hash: work(4.0, 1.0),
             decode: work(1.0, 4.0),
             read: work(2.0, 2.0),
+            write: work(0.5, 1.0),
         };
         assert_eq!(floor.time(Step::Full), Some(Duration::from_secs(4)));
         assert_eq!(floor.cpu(Step::Full), Some(Duration::from_secs(8)));
         assert_eq!(floor.time(Step::Rescan), Some(Duration::from_secs(1)), "limited by reading");
-        assert_eq!(floor.time(Step::Restore), Some(Duration::from_secs(2)));
+        assert_eq!(floor.cpu(Step::Rescan), Some(Duration::from_secs(3)), "both are needed");
+        assert_eq!(floor.time(Step::Restore), Some(Duration::from_secs(4)), "limited by writing");
+        assert_eq!(floor.time(Step::Check), Some(Duration::from_secs(2)));
         assert_eq!(floor.time(Step::Similar), None);
         assert_eq!(Floor::default().time(Step::Full), None);
     }

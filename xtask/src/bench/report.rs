@@ -136,8 +136,12 @@ impl SetResult {
         let _ = write!(
             text,
             "\nThe floor on all cores, in GB/s: new data {:.2}, BLAKE3 {:.2}, reading the source \
-             {:.2}, decode {:.2}. Sluice reaches of it (and, counting processor time alone):",
-            floor.new.speed, floor.hash.speed, floor.read.speed, floor.decode.speed
+             {:.2}, decode {:.2}, writing a file {:.2}. Sluice reaches of it (and, counting processor time alone):",
+            floor.new.speed,
+            floor.hash.speed,
+            floor.read.speed,
+            floor.decode.speed,
+            floor.write.speed
         );
         let mut separator = " ";
         for step in Step::ALL {

@@ -1,16 +1,27 @@
 //! Files being written, under names that no key can have.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use parking_lot::Mutex;
+use sluice_block::{AlignedBuffer, DirectFile};
 
 /// Where files are written before they get their name. A key's segment cannot start with a dot.
 pub(super) const FOLDER: &str = ".tmp";
 
 /// No put takes this long; what is older was left behind by a crash.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bodies of at least so many bytes are written past the page cache.
+const LARGE: usize = 1 << 20;
+/// Bytes written so at a time.
+const PIECE: usize = 4 << 20;
+/// Buffers kept for later: about as many as packs are put at a time.
+const KEPT: usize = 4;
+static BUFFERS: Mutex<Vec<AlignedBuffer>> = Mutex::new(Vec::new());
 
 /// A complete, durable file without a final name; removed when dropped.
 pub(super) struct Temporary {
@@ -23,7 +34,9 @@ impl Temporary {
         let path = folder.join(format!("{:032x}", rand::random::<u128>()));
         let mut file = File::create_new(&path)?;
         let temporary = Self { path };
-        file.write_all(body)?;
+        let done = write_direct(&file, body)?;
+        file.seek(SeekFrom::Start(done as u64))?;
+        file.write_all(&body[done..])?;
         file.sync_all()?;
         Ok(temporary)
     }
@@ -54,6 +67,30 @@ impl Drop for Temporary {
     }
 }
 
+/// Writes the beginning of a large body past the page cache, where that can be, and returns how
+/// many bytes that was. A pack is not read soon, and writing it out at the end would hold up its
+/// backup.
+fn write_direct(file: &File, body: &[u8]) -> io::Result<usize> {
+    let direct = if body.len() < LARGE { None } else { DirectFile::of(file) };
+    let Some(direct) = direct else { return Ok(0) };
+    let mut buffer = BUFFERS.lock().pop().unwrap_or_else(|| AlignedBuffer::new(PIECE));
+    let mut done = 0;
+    for piece in body.chunks(PIECE) {
+        let buffer = &mut buffer[..piece.len()];
+        buffer.copy_from_slice(piece);
+        let written = direct.write_at(done as u64, buffer)?;
+        done += written;
+        if written < piece.len() {
+            break;
+        }
+    }
+    let mut buffers = BUFFERS.lock();
+    if buffers.len() < KEPT {
+        buffers.push(buffer);
+    }
+    Ok(done)
+}
+
 /// Removes what crashed writers left in `folder` more than a day ago.
 ///
 /// Age is measured by the file system's own clock, which may differ from ours on a network
@@ -73,4 +110,19 @@ pub(super) fn remove_stale(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_any_size_is_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for length in [0, 1, LARGE - 1, LARGE, LARGE + 1, PIECE, 2 * PIECE, 2 * PIECE + 4097] {
+            let body: Vec<u8> = (0..length as u32).map(|at| (at % 251) as u8).collect();
+            let file = Temporary::write(folder.path(), &body).unwrap();
+            assert!(fs::read(file.path()).unwrap() == body, "{length}");
+        }
+    }
 }
