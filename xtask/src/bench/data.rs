@@ -249,6 +249,19 @@ pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Reads every file of a folder, or one file, so that it comes from the page cache next time.
+pub fn read_all(path: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(path).with_context(|| format!("no {path:?}"))?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            read_all(&entry?.path())?;
+        }
+        return Ok(());
+    }
+    let mut file = File::open(path).with_context(|| format!("no {path:?}"))?;
+    std::io::copy(&mut file, &mut std::io::sink())?;
+    Ok(())
+}
+
 /// What a file or a folder takes on disk, in bytes.
 pub fn stored(path: &Path) -> Result<u64> {
     let metadata = std::fs::symlink_metadata(path).with_context(|| format!("no {path:?}"))?;

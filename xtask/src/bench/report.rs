@@ -136,7 +136,8 @@ impl SetResult {
         let _ = write!(
             text,
             "\nThe floor on all cores, in GB/s: new data {:.2}, BLAKE3 {:.2}, reading the source \
-             {:.2}, decode {:.2}, writing a file {:.2}. Sluice reaches of it (and, counting processor time alone):",
+             {:.2}, decode {:.2}, writing a file {:.2}. Sluice reaches of it (and, counting \
+             processor time alone):",
             floor.new.speed,
             floor.hash.speed,
             floor.read.speed,
