@@ -17,7 +17,12 @@ pub async fn read(disk: &dyn BlockRead, expected: &[u8]) {
         disk.read_at(offset, &mut buf).await.expect("read inside the device");
         let wanted = &expected[offset as usize..(offset + length) as usize];
         assert!(buf == wanted, "bytes differ in {length} at {offset}");
+        buf.fill(0xAA);
+        let cached = disk.read_cached(offset, &mut buf);
+        assert!(!cached || buf == wanted, "cached bytes differ in {length} at {offset}");
     }
+    assert!(!disk.read_cached(size, &mut [0]), "cached bytes beyond the end");
+    assert!(!disk.read_cached(u64::MAX, &mut [0, 0]), "cached bytes at an offset that overflows");
     let beyond = disk.read_at(size, &mut [0]).await.expect_err("read beyond the end");
     assert_eq!(beyond.kind(), ErrorKind::OutOfRange);
     let overflow = disk.read_at(u64::MAX, &mut [0, 0]).await.expect_err("offset overflow");

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sluice_block::{BlockRead, Extent, ExtentList, MAX_EXTENTS, check_range};
+use tokio::runtime::Handle;
 
+use crate::cache::PageKey;
 use crate::error::{RepositoryError, Result};
 use crate::fetch::{Run, SlotDecoder, coalesce};
 use crate::format::FANOUT;
@@ -196,14 +198,20 @@ impl ImageReader {
         Ok(())
     }
 
-    async fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        if let Some(ahead) = self.inner.read_ahead.lock().note(offset, buf.len() as u64) {
-            let inner = self.inner.clone();
-            let end = ahead.end.min(inner.record.size);
-            if ahead.start < end {
-                tokio::spawn(async move { inner.prefetch(ahead.start..end).await });
-            }
+    /// Takes note of a read, and reads ahead of its reader.
+    fn read_ahead(&self, offset: u64, length: u64) {
+        let Some(ahead) = self.inner.read_ahead.lock().note(offset, length) else { return };
+        let inner = self.inner.clone();
+        let end = ahead.end.min(inner.record.size);
+        if ahead.start < end
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { inner.prefetch(ahead.start..end).await });
         }
+    }
+
+    async fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_ahead(offset, buf.len() as u64);
         let size = u64::from(self.block_size());
         let end = offset + buf.len() as u64;
         let entries = self.inner.entries(offset / size..end.div_ceil(size)).await?;
@@ -283,6 +291,50 @@ impl Inner {
         Ok(entries)
     }
 
+    /// Fills `buf` from the caches, unless something is not there.
+    fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let (size, fanout) = (u64::from(self.record.block_size), FANOUT as u64);
+        // Neighbours share their leaf.
+        let mut known: Option<(u64, Option<Arc<Page>>)> = None;
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (block, within) = (at / size, (at % size) as usize);
+            let take = rest.len().min(size as usize - within);
+            let (out, tail) = rest.split_at_mut(take);
+            let number = block / fanout;
+            if known.as_ref().is_none_or(|(leaf, _)| *leaf != number) {
+                let Some(page) = self.cached_leaf(number) else { return false };
+                known = Some((number, page));
+            }
+            let page = known.as_ref().and_then(|(_, page)| page.as_ref());
+            match page.and_then(|page| page.get((block % fanout) as usize)) {
+                None => out.fill(0),
+                Some(entry) => match self.shared.caches.chunk_at_hand(&entry.id) {
+                    Some(chunk) if chunk.len() as u64 == size => {
+                        out.copy_from_slice(&chunk[within..within + take]);
+                    }
+                    _ => return false,
+                },
+            }
+            at += take as u64;
+            rest = tail;
+        }
+        true
+    }
+
+    /// A leaf, nothing within when it is all zero; nothing when a page is not in the cache.
+    fn cached_leaf(&self, number: u64) -> Option<Option<Arc<Page>>> {
+        let fanout = FANOUT as u64;
+        let Some(entry) = self.directory_entry(number / fanout) else { return Some(None) };
+        let entry = Entry { id: entry.digest, location: entry.location };
+        let level1 = self.shared.caches.pages.get(&PageKey::of(&entry))?;
+        match level1.get((number % fanout) as usize) {
+            None => Some(None),
+            Some(entry) => self.shared.caches.pages.get(&PageKey::of(entry)).map(Some),
+        }
+    }
+
     /// Brings a range into the cache. Failures are left for the read that needs the bytes.
     async fn prefetch(&self, range: Range<u64>) {
         let size = u64::from(self.record.block_size);
@@ -348,7 +400,20 @@ impl BlockRead for ImageReader {
         if buf.is_empty() {
             return Ok(());
         }
+        if self.read_cached(offset, buf) {
+            return Ok(());
+        }
         Ok(self.read(offset, buf).await?)
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+        let length = buf.len() as u64;
+        let done = offset.checked_add(length).is_some_and(|end| end <= self.size())
+            && self.inner.copy_cached(offset, buf);
+        if done && length > 0 {
+            self.read_ahead(offset, length);
+        }
+        done
     }
 
     async fn extents(&self, offset: u64, length: u64) -> sluice_block::Result<Vec<Extent>> {

@@ -4,12 +4,33 @@ use futures::future::try_join_all;
 use sluice_block::{BlockError, BlockRead};
 use sluice_nbd_wire::{Chunk, CommandFlags, Framing, Request};
 
+use crate::buffer::Buffer;
 use crate::command::Agreement;
 use crate::reply::{Reply, ReplyBuilder};
 use crate::sparse::{Run, runs};
 
 /// The shortest read that is checked for holes; below, asking costs more than it saves.
 const SPARSE_FROM: u64 = 32 << 10;
+
+/// The answer to a short `NBD_CMD_READ` that was checked, when the device has it at hand.
+pub(crate) fn read_at_hand(agreement: &Agreement, request: &Request) -> Option<Reply> {
+    if request.length == 0 || request.length >= SPARSE_FROM {
+        return None;
+    }
+    let mut content = agreement.open.pool.take(request.length as usize);
+    let device = agreement.open.device.reader();
+    device.read_cached(request.offset, &mut content).then(|| whole(agreement, request, content))
+}
+
+/// A reply with the whole content in one piece.
+fn whole(agreement: &Agreement, request: &Request, content: Buffer) -> Reply {
+    let mut builder = ReplyBuilder::new(agreement.framing, request);
+    if agreement.framing == Framing::Simple {
+        return builder.content(content);
+    }
+    builder.data(request.offset, content.len(), true);
+    builder.finish(Some(content))
+}
 
 /// `NBD_CMD_READ`.
 pub(crate) async fn read(agreement: &Agreement, request: &Request) -> Result<Reply, BlockError> {
@@ -20,18 +41,15 @@ pub(crate) async fn read(agreement: &Agreement, request: &Request) -> Result<Rep
         return Ok(builder.success());
     }
     let simple = agreement.framing == Framing::Simple;
-    let whole = simple || request.flags.contains(CommandFlags::DF) || length < SPARSE_FROM;
-    let runs = if whole {
-        vec![Run { offset, length, zero: false }]
-    } else {
-        runs(device, offset, length).await
-    };
+    if simple || request.flags.contains(CommandFlags::DF) || length < SPARSE_FROM {
+        let mut content = agreement.open.pool.take(length as usize);
+        device.read_at(offset, &mut content).await?;
+        return Ok(whole(agreement, request, content));
+    }
+    let runs = runs(device, offset, length).await;
     let data: u64 = runs.iter().filter(|run| !run.zero).map(|run| run.length).sum();
     let mut content = agreement.open.pool.take(data as usize);
     read_runs(device, &runs, &mut content).await?;
-    if simple {
-        return Ok(builder.content(content));
-    }
     for (index, run) in runs.iter().enumerate() {
         let last = index + 1 == runs.len();
         if run.zero {

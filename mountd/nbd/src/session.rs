@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::command::{Agreement, Incoming, Link, Payload, answer, weight};
+use crate::command::{Agreement, Incoming, Link, Payload, answer, answer_at_hand, weight};
 use crate::door::Ticket;
 use crate::export::Exports;
 use crate::handshake::{HandshakeError, Outcome, greet, negotiate};
@@ -346,13 +346,17 @@ impl<'a> Transmission<'a> {
         Permits { _place: place, _bytes: [Some(own), Some(common)] }
     }
 
-    /// Starts a request. When no other is waiting it is tried in place first: an answer from a
-    /// cache is then ready without a detour through the scheduler.
+    /// Starts a request. A short read from a cache is answered in place, and so is what is ready
+    /// at once when no other request is waiting: a detour through the scheduler would take longer.
     async fn start(&mut self, incoming: Incoming, permits: Permits, idle: bool) {
         let queue = self.queue.clone();
+        if let Some(reply) = answer_at_hand(&self.link, &incoming) {
+            // An error means that the writer has ended, and with it the session.
+            let _ = queue.send((reply, permits)).await;
+            return;
+        }
         let mut work = Box::pin(answer(self.link.clone(), incoming));
         if idle && let Some(reply) = poll_once(work.as_mut()).await {
-            // An error means that the writer has ended, and with it the session.
             let _ = queue.send((reply, permits)).await;
             return;
         }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use sluice_block::conformance;
+use sluice_block::{BlockRead, conformance};
 use sluice_engine::Change;
 use sluice_repository::PointSpec;
 
@@ -155,6 +155,25 @@ async fn an_image_keeps_the_contract_of_a_device() {
     disk.truncate((40 << 20) - 777);
     let point = back_up(&repository, &disk, Change::Regions).await;
     conformance::read(&repository.image(&point, None).unwrap(), &disk).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_is_at_hand_and_counted() {
+    let (_, repository) = new_repository().await;
+    let disk = noise(1, 8 << 20);
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let block = u64::from(image.block_size());
+    let (at, length) = (3 * block - 100, 200);
+    let mut buf = vec![0; length];
+    assert!(!image.read_cached(at, &mut buf), "nothing was read before");
+    image.read_at(at, &mut buf).await.unwrap();
+    let before = repository.cache_counts();
+    buf.fill(0);
+    assert!(image.read_cached(at, &mut buf));
+    assert!(buf == disk[at as usize..][..length]);
+    let after = repository.cache_counts();
+    assert_eq!((after.hits, after.misses), (before.hits + 2, before.misses));
 }
 
 #[tokio::test(flavor = "multi_thread")]
