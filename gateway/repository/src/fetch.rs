@@ -425,8 +425,13 @@ impl Shared {
             pool.run(move || shared.decode_part(&run, from..to, &bytes))
         });
         let mut landed = Landed::with_capacity(run.wanted.len());
-        for part in futures::future::join_all(work).await {
-            landed.extend(part?);
+        if run.wanted.len() == 1 {
+            // Waking another thread, and being woken by it, would take as long as one chunk does.
+            landed.extend(self.decode_part(&run, 0..1, &bytes));
+        } else {
+            for part in futures::future::join_all(work).await {
+                landed.extend(part?);
+            }
         }
         if run.kind == PackKind::Data && landed.values().any(Result::is_err) {
             self.is_of_a_known_epoch(run.pack).await?;

@@ -1,10 +1,24 @@
 //! Reading into memory that nobody has zeroed before.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::path::Path;
 
 use rustix::buffer::spare_capacity;
-use rustix::io::{pread, retry_on_intr};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::{ReadWriteFlags, pread, preadv2, retry_on_intr};
+
+/// Exactly `length` bytes from `offset` on of the file at `path`, if neither finding nor reading it
+/// has to wait: `RESOLVE_CACHED` (openat2(2)) and `RWF_NOWAIT` (preadv2(2)) promise that. Nothing
+/// otherwise, whatever the reason.
+pub(super) fn at_hand(path: &Path, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let mut body = vec![0; length];
+    let mut into = [IoSliceMut::new(&mut body)];
+    let read = preadv2(&file, &mut into, offset, ReadWriteFlags::NOWAIT).ok()?;
+    (read == length).then_some(body)
+}
 
 /// Exactly `length` bytes from `offset` on.
 ///
@@ -26,6 +40,27 @@ pub(super) fn exact_at(file: &File, offset: u64, length: usize) -> io::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_at_hand_is_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let content: Vec<u8> = (0..100_000u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        for (offset, length) in [(0, 1), (7, 4096), (0, 100_000), (99_999, 1)] {
+            // Where the file system cannot tell, nothing is at hand.
+            if let Some(body) = at_hand(&path, offset, length) {
+                assert!(body == content[offset as usize..][..length]);
+            }
+        }
+        assert_eq!(at_hand(&path, 99_999, 2), None);
+        assert_eq!(at_hand(&path, 1 << 40, 1), None);
+        assert_eq!(at_hand(folder.path(), 0, 1), None, "a folder");
+        assert_eq!(at_hand(&folder.path().join("other"), 0, 1), None);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(at_hand(&link, 0, 1), None, "a link");
+    }
 
     #[test]
     fn reads_as_much_as_asked_or_fails() {

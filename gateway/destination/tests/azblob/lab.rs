@@ -11,6 +11,8 @@ use sluice_destination::azblob::{AzblobConfig, AzblobDestination};
 use sluice_destination::{Destination, list_all};
 use tempfile::TempDir;
 
+use crate::settings::settings;
+
 /// The container of all tests.
 pub const CONTAINER: &str = "sluice-test";
 
@@ -94,11 +96,7 @@ fn started() -> Option<HashMap<String, String>> {
     let root = std::env::var("SLUICE_LAB_AZURE_ROOT");
     let root = root.unwrap_or_else(|_| "/var/lib/sluice-lab/azure".into());
     let text = std::fs::read_to_string(PathBuf::from(root).join("env")).ok()?;
-    let setting = |line: &str| {
-        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
-    };
-    let settings: HashMap<_, _> = text.lines().filter_map(setting).collect();
+    let settings = settings(&text);
     let server = settings.get("SLUICE_TEST_AZURE")?.strip_prefix("http://")?.split('/').next()?;
     std::net::TcpStream::connect(server).ok()?;
     Some(settings)

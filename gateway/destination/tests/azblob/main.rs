@@ -3,6 +3,8 @@
 mod lab;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/settings.rs"]
+mod settings;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

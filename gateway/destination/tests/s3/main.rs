@@ -6,6 +6,8 @@ mod lab;
 mod locks;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/start.rs"]
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use sluice_destination::Destination;
 use sluice_destination::sftp::{SftpConfig, SftpDestination};
+
+use crate::start::start;
 
 /// The server, and a folder of a test's own; removed when dropped.
 pub struct Lab {
@@ -30,7 +31,9 @@ impl Lab {
             eprintln!("skipped: SLUICE_SKIP_SFTP=1");
             return None;
         }
-        let lab = Self { settings: start(), name: format!("test-{:016x}", rand::random::<u64>()) };
+        let otherwise = "set SLUICE_SKIP_SFTP=1 to do without these tests";
+        let settings = start("sftp/sftp-up", otherwise);
+        let lab = Self { settings, name: format!("test-{:016x}", rand::random::<u64>()) };
         std::fs::create_dir(lab.folder()).unwrap();
         Some(lab)
     }
@@ -63,22 +66,4 @@ impl Lab {
         config.create = true;
         Arc::new(SftpDestination::open(config).await.unwrap())
     }
-}
-
-fn start() -> HashMap<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/lab/sftp/sftp-up");
-    let run = Command::new(&script).output();
-    let run = run.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-    assert!(
-        run.status.success(),
-        "no SFTP server: {}\nset SLUICE_SKIP_SFTP=1 to do without these tests",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    let file = String::from_utf8(run.stdout).unwrap();
-    let text = std::fs::read_to_string(file.trim()).unwrap();
-    let setting = |line: &str| {
-        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
-    };
-    text.lines().filter_map(setting).collect()
 }

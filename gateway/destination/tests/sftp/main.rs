@@ -1,6 +1,8 @@
 //! The SFTP destination against a real OpenSSH server.
 
 mod lab;
+#[path = "../support/start.rs"]
+mod start;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

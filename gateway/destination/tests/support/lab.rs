@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,8 @@ use sluice_destination::s3::{S3Config, S3Destination};
 use sluice_destination::url::DestinationUrl;
 use sluice_destination::{Destination, Timeouts, list_all};
 use tempfile::TempDir;
+
+use crate::start::start;
 
 /// For requests that never end: they fail soon. Others could fail on a busy machine.
 pub const IMPATIENT: Timeouts = Timeouts {
@@ -57,7 +58,8 @@ impl Lab {
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
             .collect();
         if !settings.contains_key("SLUICE_TEST_S3") {
-            settings = start();
+            let otherwise = "set SLUICE_TEST_S3 and the AWS keys to use another one";
+            settings = start("s3/s3-up", otherwise);
         }
         let setting = |name: &str| {
             settings.get(name).unwrap_or_else(|| panic!("SLUICE_TEST_S3 is set, {name} is not"))
@@ -124,22 +126,4 @@ impl Lab {
             outcome.unwrap();
         }
     }
-}
-
-fn start() -> HashMap<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/lab/s3/s3-up");
-    let run = Command::new(&script).output();
-    let run = run.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-    assert!(
-        run.status.success(),
-        "no S3 server: {}\nset SLUICE_TEST_S3 and the AWS keys to use another one",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    let file = String::from_utf8(run.stdout).unwrap();
-    let text = std::fs::read_to_string(file.trim()).unwrap();
-    let setting = |line: &str| {
-        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
-    };
-    text.lines().filter_map(setting).collect()
 }

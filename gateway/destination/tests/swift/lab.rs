@@ -4,14 +4,15 @@
 //! it prints are set already: then they name another one. `SLUICE_SKIP_SWIFT=1` skips these tests.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_destination::swift::{SwiftConfig, SwiftDestination};
 use sluice_destination::{Destination, Timeouts, list_all};
 use tempfile::TempDir;
+
+use crate::start::start;
 
 /// For requests that never end: they fail soon. Others could fail on a busy machine.
 pub const IMPATIENT: Timeouts = Timeouts {
@@ -53,7 +54,8 @@ impl Lab {
         let settings: HashMap<_, _> = std::env::vars().collect();
         let known = ["OS_AUTH_URL", "ST_AUTH", "SLUICE_TEST_SWIFT_APPLICATION_ID"];
         let given = known.iter().all(|name| settings.contains_key(*name));
-        let settings = if given { settings } else { start() };
+        let otherwise = "set SLUICE_SKIP_SWIFT=1 to do without these tests";
+        let settings = if given { settings } else { start("swift/swift-up", otherwise) };
         let folder = tempfile::tempdir().unwrap();
         let name = format!("test-{:016x}", rand::random::<u64>());
         let lab = Self { settings, folder, name, way };
@@ -141,22 +143,4 @@ impl Lab {
         let keys: Vec<_> = all.into_iter().map(|object| object.key).collect();
         store.delete_many(&keys).await.unwrap();
     }
-}
-
-fn start() -> HashMap<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/lab/swift/swift-up");
-    let run = Command::new(&script).output();
-    let run = run.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-    assert!(
-        run.status.success(),
-        "no Swift: {}\nset SLUICE_SKIP_SWIFT=1 to do without these tests",
-        String::from_utf8_lossy(&run.stderr)
-    );
-    let file = String::from_utf8(run.stdout).unwrap();
-    let text = std::fs::read_to_string(file.trim()).unwrap();
-    let setting = |line: &str| {
-        let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-        Some((name.to_owned(), value.trim_matches('\'').to_owned()))
-    };
-    text.lines().filter_map(setting).collect()
 }

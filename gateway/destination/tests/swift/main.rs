@@ -4,6 +4,8 @@
 mod lab;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/start.rs"]
+mod start;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
