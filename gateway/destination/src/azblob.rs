@@ -26,12 +26,13 @@ use data_encoding::BASE64;
 use http::{Method, Request};
 use http_body_util::Full;
 
+use crate::key::below;
 use crate::url::Scheme;
-use crate::web::{Answer, Http, escape, md5};
+use crate::web::{Answer, Http, escape, is_of_nothing, md5};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result, range,
 };
-use answer::{check, unfit};
+use answer::check;
 pub use config::AzblobConfig;
 use list::Pages;
 
@@ -108,10 +109,7 @@ impl AzblobDestination {
 
     /// The object's name in the container.
     fn name(&self, key: &str) -> String {
-        match self.config.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
+        below(&self.config.prefix, key)
     }
 
     fn container(&self) -> String {
@@ -218,7 +216,7 @@ impl AzblobDestination {
         let answer = check(&subject, answer)?;
         let size = answer.header("content-length").and_then(|size| size.parse().ok());
         let Some(size) = size else {
-            return Err(unfit(format!("{subject}: the answer tells no size")));
+            return Err(DestinationError::unfit(format!("{subject}: the answer tells no size")));
         };
         let modified = answer.header("last-modified").and_then(wire::parse_date);
         let state = answer.header("etag").map(str::to_owned);
@@ -245,7 +243,7 @@ impl AzblobDestination {
             416 => range::nothing(key, asked),
             _ => {
                 let answer = check(&subject, answer)?;
-                if answer::is_of_nothing(asked, &answer) {
+                if is_of_nothing(asked, &answer) {
                     return range::nothing(key, asked);
                 }
                 answer::check_body(&subject, asked, &answer).await?;

@@ -48,6 +48,12 @@ impl DestinationError {
         Self { kind, context: context.into(), source: None }
     }
 
+    /// An error of a store that does not do what a destination needs.
+    #[cfg(any(feature = "s3", feature = "web"))]
+    pub(crate) fn unfit(context: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unfit, context)
+    }
+
     /// An error caused by `source`.
     pub fn caused(
         kind: ErrorKind,

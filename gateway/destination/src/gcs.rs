@@ -24,12 +24,13 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
 
+use crate::key::below;
 use crate::url::Scheme;
-use crate::web::{Answer, Http, escape};
+use crate::web::{Answer, Http, escape, is_of_nothing};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result, range,
 };
-use answer::{check, unfit};
+use answer::check;
 pub use config::GcsConfig;
 use token::Tokens;
 
@@ -106,10 +107,7 @@ impl GcsDestination {
 
     /// The object's name in the bucket.
     fn name(&self, key: &str) -> String {
-        match self.config.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
+        below(&self.config.prefix, key)
     }
 
     /// Where the bucket's objects are.
@@ -183,8 +181,9 @@ impl GcsDestination {
         }
         let answer = check(&subject, answer)?;
         self.seen();
-        let stored = wire::parse_object(&answer.body)
-            .ok_or_else(|| unfit(format!("{subject}: the answer tells nothing of the object")))?;
+        let stored = wire::parse_object(&answer.body).ok_or_else(|| {
+            DestinationError::unfit(format!("{subject}: the answer tells nothing of the object"))
+        })?;
         if stored.crc32c.is_none_or(|found| found == sum) && stored.size == body.len() as u64 {
             return Ok(());
         }
@@ -229,8 +228,9 @@ impl GcsDestination {
             return Err(self.missing(&subject).await);
         }
         let answer = check(&subject, answer)?;
-        let object = wire::parse_object(&answer.body)
-            .ok_or_else(|| unfit(format!("{subject}: the answer tells no size")))?;
+        let object = wire::parse_object(&answer.body).ok_or_else(|| {
+            DestinationError::unfit(format!("{subject}: the answer tells no size"))
+        })?;
         Ok(ObjectMeta { key: key.clone(), size: object.size, modified: object.modified() })
     }
 }
@@ -263,7 +263,7 @@ impl Destination for GcsDestination {
             416 => range::nothing(key, asked),
             _ => {
                 let answer = check(&subject, answer)?;
-                if answer::is_of_nothing(asked, &answer) {
+                if is_of_nothing(asked, &answer) {
                     return range::nothing(key, asked);
                 }
                 answer::check_body(&subject, asked, &answer)?;

@@ -36,6 +36,12 @@ impl Key {
     }
 }
 
+/// The name of an object, whose key or part of one this is, below a prefix that may be empty.
+#[cfg(any(feature = "s3", feature = "web"))]
+pub(crate) fn below(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") }
+}
+
 /// Whether some key starts with `prefix`, which may end within a segment.
 ///
 /// Every listing asks this first, so that no destination has to make sense of `../` or `//`.

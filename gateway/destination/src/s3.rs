@@ -34,7 +34,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 
-use crate::key::may_start_key;
+use crate::key::{below, may_start_key};
 use crate::url::Scheme;
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, Lock, ObjectMeta, Result,
@@ -90,10 +90,7 @@ impl S3Destination {
 
     /// The object's name in the bucket.
     fn name(&self, key: &str) -> String {
-        match self.config.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
+        below(&self.config.prefix, key)
     }
 
     /// What was asked of whom, for messages.
@@ -206,7 +203,7 @@ impl Destination for S3Destination {
         let request = async { request.await.map_err(|error| translate(&subject, error)) };
         let answer = self.within(&subject, 0, request).await?;
         let Some(size) = answer.content_length().and_then(|size| u64::try_from(size).ok()) else {
-            return Err(unfit(format!("{subject}: the answer tells no size")));
+            return Err(DestinationError::unfit(format!("{subject}: the answer tells no size")));
         };
         Ok(ObjectMeta { key: key.clone(), size, modified: answer.last_modified().and_then(time) })
     }
@@ -273,10 +270,6 @@ impl Destination for S3Destination {
         };
         self.within(&subject, 0, request).await
     }
-}
-
-fn unfit(context: String) -> DestinationError {
-    DestinationError::new(ErrorKind::Unfit, context)
 }
 
 fn time(time: &DateTime) -> Option<SystemTime> {

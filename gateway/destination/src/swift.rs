@@ -29,7 +29,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use tokio::sync::OnceCell;
 
-use crate::key::may_start_key;
+use crate::key::{below, may_start_key};
 use crate::url::Scheme;
 use crate::web::{self, Answer, Http, escape};
 use crate::{
@@ -119,10 +119,7 @@ impl SwiftDestination {
 
     /// The object's name in the container.
     fn name(&self, key: &str) -> String {
-        match self.config.prefix.as_str() {
-            "" => key.to_owned(),
-            prefix => format!("{prefix}/{key}"),
-        }
+        below(&self.config.prefix, key)
     }
 
     fn container(&self) -> String {

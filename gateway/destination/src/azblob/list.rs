@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use http::Method;
 use parking_lot::Mutex;
 
-use super::answer::{check, unfit};
+use super::answer::check;
 use super::wire::{Listing, parse_listing};
 use super::{Ask, AzblobDestination};
 use crate::key::may_start_key;
-use crate::{Key, ListPage, Result, page_limit};
+use crate::{DestinationError, Key, ListPage, Result, page_limit};
 
 /// Ends of pages that are remembered: of that many listings at a time, which are few.
 const REMEMBERED: usize = 64;
@@ -73,7 +73,9 @@ impl AzblobDestination {
             for object in listing.objects {
                 if last.as_ref().is_some_and(|last| *last >= object.key) {
                     let subject = self.subject("list", prefix);
-                    return Err(unfit(format!("{subject}: the server lists out of order")));
+                    return Err(DestinationError::unfit(format!(
+                        "{subject}: the server lists out of order"
+                    )));
                 }
                 last = Some(object.key.clone());
                 if after.is_some_and(|after| object.key <= *after) {
@@ -115,7 +117,7 @@ impl AzblobDestination {
         self.seen();
         let found = std::str::from_utf8(&answer.body).ok();
         let found = found.and_then(|text| parse_listing(text, &self.name("")));
-        found.ok_or_else(|| unfit(format!("{subject}: the answer is no listing")))
+        found.ok_or_else(|| DestinationError::unfit(format!("{subject}: the answer is no listing")))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the service's answers mean, and what to do about them.
 
 use super::wire;
-use crate::web::Answer;
-use crate::{ByteRange, DestinationError, ErrorKind, Result, range};
+use crate::web::{Answer, is_part};
+use crate::{ByteRange, DestinationError, ErrorKind, Result};
 
 /// Refuses an answer that is not a success.
 pub(super) fn check(subject: &str, answer: Answer) -> Result<Answer> {
@@ -27,10 +27,6 @@ pub(super) fn is_damaged(answer: &Answer) -> bool {
 pub(super) fn no_bucket(subject: &str) -> DestinationError {
     let context = format!("{subject}: there is no such bucket; create it, or correct its name");
     DestinationError::new(ErrorKind::InvalidConfig, context)
-}
-
-pub(super) fn unfit(context: String) -> DestinationError {
-    DestinationError::new(ErrorKind::Unfit, context)
 }
 
 pub(super) fn damaged(subject: &str) -> DestinationError {
@@ -69,30 +65,10 @@ fn refused(subject: &str, status: u16, reason: &str) -> DestinationError {
     DestinationError::new(kind, format!("{subject}: HTTP {status}{reason}; {advice}"))
 }
 
-/// Whether an empty answer says that no byte of the object lies in the range. fake-gcs-server sends
-/// that for the end of an empty object, where the service itself answers 416.
-pub(super) fn is_of_nothing(asked: ByteRange, answer: &Answer) -> bool {
-    let size = answer.header("content-range").and_then(|range| range.rsplit_once('/'));
-    let size = size.and_then(|(_, size)| size.parse().ok());
-    answer.status == 206
-        && answer.body.is_empty()
-        && size.is_some_and(|size| asked.within(size).is_none_or(|span| span.is_empty()))
-}
-
 /// Refuses other bytes than asked for.
 pub(super) fn check_body(subject: &str, asked: ByteRange, answer: &Answer) -> Result<()> {
-    let length = answer.body.len() as u64;
-    if answer.status == 206 {
-        let found = answer.header("content-range").unwrap_or_default();
-        if asked != ByteRange::Full && range::is_answer(asked, found, Some(length)) {
-            return Ok(());
-        }
-        return Err(unfit(format!("{subject}: asked for {asked:?}, the server sends {found:?}")));
-    }
-    // A range of everything may be answered as the whole.
-    if asked.within(length) != Some(0..length) {
-        let context = format!("{subject}: asked for {asked:?}, the server sends {length} bytes");
-        return Err(unfit(context));
+    if is_part(subject, asked, answer)? {
+        return Ok(());
     }
     let sums = answer.headers.get_all("x-goog-hash").iter().filter_map(|sum| sum.to_str().ok());
     match sums.filter_map(wire::crc32c_of).next() {

@@ -2,11 +2,11 @@
 
 use http::Method;
 
-use super::answer::{check, no_bucket, unfit};
+use super::answer::{check, no_bucket};
 use super::wire::{Listing, parse_listing};
 use super::{Ask, GcsDestination};
 use crate::key::may_start_key;
-use crate::{Key, ListPage, MAX_PAGE, Result, page_limit};
+use crate::{DestinationError, Key, ListPage, MAX_PAGE, Result, page_limit};
 
 /// What is asked for besides a page: the key to begin after, and one object more that shows
 /// whether more follow. So one request is enough.
@@ -32,7 +32,9 @@ impl GcsDestination {
             for object in listing.objects {
                 if last.as_ref().is_some_and(|last| *last >= object.key) {
                     let subject = self.subject("list", prefix);
-                    return Err(unfit(format!("{subject}: the server lists out of order")));
+                    return Err(DestinationError::unfit(format!(
+                        "{subject}: the server lists out of order"
+                    )));
                 }
                 last = Some(object.key.clone());
                 if after.is_some_and(|after| object.key <= *after) {
@@ -47,7 +49,9 @@ impl GcsDestination {
             let Some(next) = listing.next else { return Ok(page) };
             if mark.as_ref() == Some(&next) {
                 let subject = self.subject("list", prefix);
-                return Err(unfit(format!("{subject}: the listing does not go on")));
+                return Err(DestinationError::unfit(format!(
+                    "{subject}: the listing does not go on"
+                )));
             }
             mark = Some(next);
         }
@@ -80,6 +84,6 @@ impl GcsDestination {
         let answer = check(&subject, answer)?;
         self.seen();
         let found = parse_listing(&answer.body, &self.name(""));
-        found.ok_or_else(|| unfit(format!("{subject}: the answer is no listing")))
+        found.ok_or_else(|| DestinationError::unfit(format!("{subject}: the answer is no listing")))
     }
 }

@@ -18,9 +18,9 @@ use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use super::error::translate;
-use super::{S3Destination, time, unfit};
+use super::{S3Destination, time};
 use crate::order::{Wanted, folder_of};
-use crate::{Key, ListPage, MAX_PAGE, ObjectMeta, Result};
+use crate::{DestinationError, Key, ListPage, MAX_PAGE, ObjectMeta, Result};
 
 /// Whether the server is known to list folder by folder.
 #[derive(Debug, Clone, Default)]
@@ -110,7 +110,9 @@ impl S3Destination {
                 if after.is_some() {
                     // Earlier pages may have missed objects; the next listing will not.
                     let subject = self.subject("list", prefix);
-                    return Err(unfit(format!("{subject}: the server lists out of order")));
+                    return Err(DestinationError::unfit(format!(
+                        "{subject}: the server lists out of order"
+                    )));
                 }
                 break;
             }

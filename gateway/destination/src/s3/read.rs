@@ -5,8 +5,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 
+use super::S3Destination;
 use super::error::translate;
-use super::{S3Destination, unfit};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, Result, check_length, range,
 };
@@ -69,7 +69,9 @@ fn check_range(subject: &str, asked: ByteRange, answer: &GetObjectOutput) -> Res
         return Ok(());
     }
     let found = answer.content_range().unwrap_or("no range");
-    Err(unfit(format!("{subject}: asked for {asked:?}, the server sends {found:?}")))
+    Err(DestinationError::unfit(format!(
+        "{subject}: asked for {asked:?}, the server sends {found:?}"
+    )))
 }
 
 /// Reads a body to its end, which must be where the server announced it.

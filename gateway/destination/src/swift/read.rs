@@ -5,7 +5,7 @@ use http::Method;
 
 use super::wire::parse_seconds;
 use super::{Ask, SwiftDestination, check, md5};
-use crate::web::Answer;
+use crate::web::{Answer, is_part};
 use crate::{ByteRange, DestinationError, ErrorKind, Key, ObjectMeta, Result, range};
 
 impl SwiftDestination {
@@ -39,7 +39,7 @@ impl SwiftDestination {
         let answer = check(&subject, answer)?;
         let size = answer.header("Content-Length").and_then(|size| size.parse().ok());
         let Some(size) = size else {
-            return Err(unfit(format!("{subject}: the answer tells no size")));
+            return Err(DestinationError::unfit(format!("{subject}: the answer tells no size")));
         };
         let modified = answer.header("X-Timestamp").and_then(parse_seconds);
         Ok(ObjectMeta { key: key.clone(), size, modified })
@@ -47,18 +47,8 @@ impl SwiftDestination {
 }
 
 async fn check_body(subject: &str, asked: ByteRange, answer: &Answer) -> Result<()> {
-    let length = answer.body.len() as u64;
-    if answer.status == 206 {
-        let found = answer.header("Content-Range").unwrap_or_default();
-        if asked != ByteRange::Full && range::is_answer(asked, found, Some(length)) {
-            return Ok(());
-        }
-        return Err(unfit(format!("{subject}: asked for {asked:?}, the server sends {found:?}")));
-    }
-    // A range of everything may be answered as the whole.
-    if asked.within(length) != Some(0..length) {
-        let context = format!("{subject}: asked for {asked:?}, the server sends {length} bytes");
-        return Err(unfit(context));
+    if is_part(subject, asked, answer)? {
+        return Ok(());
     }
     let segmented = answer.header("X-Static-Large-Object").is_some()
         || answer.header("X-Object-Manifest").is_some();
@@ -70,8 +60,4 @@ async fn check_body(subject: &str, asked: ByteRange, answer: &Answer) -> Result<
         return Err(DestinationError::new(ErrorKind::Unavailable, context));
     }
     Ok(())
-}
-
-fn unfit(context: String) -> DestinationError {
-    DestinationError::new(ErrorKind::Unfit, context)
 }
