@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use sluice_block::DirectFile;
 use sluice_engine::Target;
 
 const CLUSTER_BITS: u32 = 16;
@@ -32,6 +33,8 @@ const HEADER_LENGTH: u32 = 104;
 #[derive(Debug)]
 pub(crate) struct Qcow2Target {
     file: File,
+    /// The same, past the page cache: for data only.
+    direct: Option<DirectFile>,
     size: u64,
     state: Mutex<State>,
 }
@@ -55,7 +58,8 @@ impl Qcow2Target {
             options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
         let tables = size.div_ceil(CLUSTER * ENTRIES) as usize;
         let next = 1 + l1_clusters(tables as u64);
-        Ok(Self { file, size, state: Mutex::new(State { l1: vec![0; tables], next }) })
+        let direct = DirectFile::of(&file);
+        Ok(Self { file, direct, size, state: Mutex::new(State { l1: vec![0; tables], next }) })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -152,11 +156,19 @@ impl Target for Qcow2Target {
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
             let within = at % CLUSTER;
-            let length = rest.len().min((CLUSTER - within) as usize);
-            let (piece, tail) = rest.split_at(length);
             let place = self.place(at / CLUSTER)?;
-            self.file.write_all_at(piece, place + within)?;
-            (at, rest) = (at + length as u64, tail);
+            let mut length = CLUSTER - within;
+            // Clusters that follow in the image follow in the file, but for tables in between.
+            while length < rest.len() as u64
+                && self.place((at + length) / CLUSTER)? == place + within + length
+            {
+                length += CLUSTER;
+            }
+            let (piece, tail) = rest.split_at(rest.len().min(length as usize));
+            let direct = self.direct.as_ref();
+            let done = direct.map_or(Ok(0), |direct| direct.write_at(place + within, piece))?;
+            self.file.write_all_at(&piece[done..], place + within + done as u64)?;
+            (at, rest) = (at + piece.len() as u64, tail);
         }
         Ok(())
     }
