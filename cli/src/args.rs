@@ -153,7 +153,8 @@ pub(crate) struct Global {
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) recovery_key_file: Option<PathBuf>,
 
-    /// How long a destination that does not answer is asked again, such as 30s or 5m
+    /// How long a destination that does not answer is asked again, such as 30s or 5m; a read of an
+    /// export or a mount waits as long, and fails then
     #[arg(
         long,
         env = "SLUICE_RETRY_FOR",

@@ -59,13 +59,7 @@ impl Context {
 
     /// Opens another destination in the same way.
     pub(crate) async fn destination_at(&self, url: &str, create: bool) -> Result<Opened> {
-        let total = self.global.retry_for;
-        let retry = RetryPolicy {
-            total,
-            // Waits that do not fit into the time would only prolong it.
-            cap: RetryPolicy::default().cap.min(total.max(Duration::from_millis(10))),
-            ..RetryPolicy::default()
-        };
+        let retry = RetryPolicy::within(self.global.retry_for);
         let options = OpenOptions { create, retry, ..OpenOptions::default() };
         let opened = open(url, &options).await?;
         cost::watch(opened.destination.location(), Arc::clone(&opened.counters));

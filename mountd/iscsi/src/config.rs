@@ -186,8 +186,11 @@ pub(crate) fn is_name(name: &str) -> bool {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at a time; further ones are closed at once.
+    /// Sessions at a time. Connections count, and those that have not logged in yet make room for
+    /// newer ones, the oldest first; beyond that, further ones are closed at once.
     pub max_sessions: usize,
+    /// Of these, from one address (of IPv6: one /64).
+    pub max_sessions_per_address: usize,
     /// Commands a session may have under way.
     pub commands: u32,
     /// Bytes that a session may have under way in each direction. At least one transfer of the
@@ -204,7 +207,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_sessions: 64,
+            max_sessions: 128,
+            max_sessions_per_address: 64,
             // Linux has 128 commands per session by default.
             commands: 128,
             bytes_in_flight: 32 << 20,

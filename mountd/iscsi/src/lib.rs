@@ -32,6 +32,7 @@ mod buffer;
 mod chap;
 mod config;
 mod conversation;
+mod door;
 mod error;
 mod execute;
 mod link;

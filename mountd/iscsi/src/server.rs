@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Target};
+use crate::door::Door;
 use crate::link::LinkError;
 use crate::login::LoginError;
 use crate::session::{self, Ends, SessionError};
@@ -85,11 +85,11 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then initiators are told, nothing new is accepted, and
     /// commands under way get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let places = self.limits.max_sessions.min(Semaphore::MAX_PERMITS);
+        let door = Door::new(&self.limits);
         let serving = Arc::new(Serving {
             shared: self.shared,
             limits: self.limits,
-            places: Arc::new(Semaphore::new(places)),
+            door,
             listening: self.addresses,
             shutdown,
         });
@@ -135,7 +135,7 @@ impl fmt::Debug for Handle {
 struct Serving {
     shared: Arc<Shared>,
     limits: Limits,
-    places: Arc<Semaphore>,
+    door: Arc<Door>,
     listening: Arc<[SocketAddr]>,
     shutdown: CancellationToken,
 }
@@ -180,10 +180,12 @@ async fn accept(serving: Arc<Serving>, socket: TcpListener) {
 
 /// Serves a connection in a task of its own, or closes it when there are too many.
 fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
-    let Ok(place) = Arc::clone(&serving.places).try_acquire_owned() else {
-        let limit = serving.limits.max_sessions;
-        tracing::warn!(%peer, "connection closed: the limit of {limit} sessions is reached");
-        return;
+    let ticket = match serving.door.enter(peer.ip()) {
+        Ok(ticket) => ticket,
+        Err(full) => {
+            tracing::warn!(%peer, "connection closed: {full}");
+            return;
+        }
     };
     // Fails for an initiator that has already left, which the session will notice.
     if let Err(error) = listener::tune(&stream) {
@@ -195,13 +197,13 @@ fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, 
         let ends = Ends { local, listening: Arc::clone(&serving.listening) };
         let (limits, shutdown) = (serving.limits.clone(), serving.shutdown.clone());
         let shared = Arc::clone(&serving.shared);
-        let session = session::serve(shared, limits, ends, stream.into_split(), shutdown);
+        let session = session::serve(shared, limits, ends, &ticket, stream.into_split(), shutdown);
         let ended = tokio::select! {
             ended = session => ended,
             overdue = serving.overdue() => Err(overdue),
         };
         log_end(peer, ended);
-        drop(place);
+        drop(ticket);
     });
 }
 

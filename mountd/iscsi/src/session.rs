@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::buffer::Pool;
 use crate::config::Limits;
 use crate::conversation::Conversation;
+use crate::door::Ticket;
 use crate::execute::{GRAIN, Place, Work};
 use crate::link::{Link, LinkError};
 use crate::login::{Agreement, LoginError, MOST_TO_US, login};
@@ -48,6 +49,8 @@ pub(crate) enum SessionError {
     Login(#[from] LoginError),
     #[error("login took longer than {0:?}")]
     LoginTimeout(Duration),
+    #[error("it had not logged in when others came")]
+    CrowdedOut,
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("the writer failed: {0}")]
@@ -69,6 +72,7 @@ pub(crate) async fn serve<R, W>(
     shared: Arc<Shared>,
     limits: Limits,
     ends: Ends,
+    ticket: &Ticket,
     (input, mut output): (R, W),
     shutdown: CancellationToken,
 ) -> Result<(), SessionError>
@@ -83,11 +87,13 @@ where
     );
     let agreement = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
+        () = ticket.crowded_out.cancelled() => return Err(SessionError::CrowdedOut),
         agreed = logging_in => {
             agreed.map_err(|_| SessionError::LoginTimeout(limits.login_timeout))??
         }
     };
     let Some(agreement) = agreement else { return Ok(()) };
+    ticket.logged_in();
     let Agreement { initiator, port, discovery, parameters, window, connection, composer } =
         agreement;
     tracing::info!(initiator, discovery, "session begins");

@@ -88,8 +88,9 @@ impl Sense {
     pub const READ_ERROR: Self = Self::new(SenseKey::MediumError, 0x1100);
     /// Data could not be written.
     pub const WRITE_ERROR: Self = Self::new(SenseKey::MediumError, 0x0c00);
-    /// What is behind the logical unit does not answer now; it is worth trying again.
-    pub const NOT_READY: Self = Self::new(SenseKey::NotReady, 0x0401);
+    /// What is behind the logical unit did not answer, however long it was waited for. Not
+    /// "becoming ready", for which initiators would wait once more instead of failing the command.
+    pub const NOT_READY: Self = Self::new(SenseKey::NotReady, 0x0400);
     /// The device failed.
     pub const FAILURE: Self = Self::new(SenseKey::HardwareError, 0x4400);
     /// Data differs.

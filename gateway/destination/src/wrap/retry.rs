@@ -42,6 +42,14 @@ impl RetryPolicy {
     pub const NEVER: Self =
         Self { attempts: 1, base: Duration::ZERO, cap: Duration::ZERO, total: Duration::ZERO };
 
+    /// As often as it takes for so long, whatever the number of attempts.
+    pub fn within(total: Duration) -> Self {
+        let usual = Self::default();
+        // Waits that do not fit into the time would only prolong it.
+        let cap = usual.cap.min(total.max(Duration::from_millis(10)));
+        Self { attempts: u32::MAX, total, cap, ..usual }
+    }
+
     fn wait_after(&self, attempt: u32) -> Duration {
         let doubled = self.base.saturating_mul(2u32.saturating_pow(attempt - 1));
         doubled.min(self.cap).mul_f64(rand::random())
@@ -171,5 +179,43 @@ impl Destination for Retry {
 
     async fn verifies_checksums(&self, key: &Key) -> Result<bool> {
         self.run("checksum probe", || self.inner.verifies_checksums(key)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::memory::MemoryDestination;
+
+    /// Attempts until the one of this number, which succeeds.
+    async fn attempts(policy: RetryPolicy, number: u32) -> Result<u32> {
+        let made = AtomicU32::new(0);
+        let retry = Retry::new(Arc::new(MemoryDestination::new()), policy);
+        let call = || async {
+            match made.fetch_add(1, Ordering::Relaxed) + 1 {
+                now if now == number => Ok(now),
+                _ => Err(DestinationError::new(ErrorKind::Unavailable, "away")),
+            }
+        };
+        retry.run("test", call).await
+    }
+
+    #[tokio::test]
+    async fn within_a_time_the_number_of_attempts_does_not_count() {
+        let quick = Duration::from_millis(1);
+        let within = RetryPolicy::within(Duration::from_secs(600));
+        let patient = RetryPolicy { base: quick, cap: quick, ..within };
+        assert_eq!(attempts(patient, 40).await.unwrap(), 40);
+        let counted = RetryPolicy { attempts: 10, ..patient };
+        assert_eq!(attempts(counted, 40).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn without_time_there_is_one_attempt() {
+        let error = attempts(RetryPolicy::within(Duration::ZERO), 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
     }
 }

@@ -6,8 +6,9 @@ use sluice_iscsi_wire::{
 
 use crate::support::{Broken, Fixture, ISID, Raw, impatient, writable};
 use sluice_block::MemoryDisk;
-use sluice_iscsi::{Identity, Lun};
+use sluice_iscsi::{Identity, Limits, Lun};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
@@ -50,6 +51,38 @@ async fn connections_beyond_the_limit_are_closed() {
     let _second = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
     let mut third = Raw::connect(fixture.addresses[0]).await;
     third.closed().await;
+    first.ping().await;
+}
+
+#[tokio::test]
+async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
+    let mut limits = Limits::default();
+    limits.max_sessions = 16;
+    limits.max_sessions_per_address = 2000;
+    limits.login_timeout = Duration::from_secs(600);
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let mut early = fixture.raw().await;
+    let mut strangers = vec![];
+    for number in 0..1000 {
+        let mut stranger = Raw::connect(fixture.addresses[number % 2]).await;
+        if number % 3 == 0 {
+            stranger.bytes(&Raw::first(ISID).encode(0)[..20]).await;
+        }
+        strangers.push(stranger);
+    }
+    strangers.remove(0).closed().await;
+    let mut late = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
+    late.ping().await;
+    early.ping().await;
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_of_sessions() {
+    let mut limits = Limits::default();
+    limits.max_sessions_per_address = 1;
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let mut first = fixture.raw().await;
+    Raw::connect(fixture.addresses[0]).await.closed().await;
     first.ping().await;
 }
 

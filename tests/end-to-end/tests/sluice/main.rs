@@ -5,6 +5,7 @@ mod collect;
 mod control_plane;
 mod crash;
 mod damage;
+mod export_faults;
 mod faults;
 mod heal;
 mod http;

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod disk;
 pub mod namespace;
+pub mod proxy;
 pub mod repo;
 pub mod run;
 pub mod s3;

@@ -133,6 +133,16 @@ impl Prefix {
         self.server.url(&self.server.bucket, &self.name, &self.server.endpoint)
     }
 
+    /// The same through another address.
+    pub fn url_through(&self, address: &str) -> String {
+        self.server.url(&self.server.bucket, &self.name, &format!("http://{address}"))
+    }
+
+    /// The server's own address.
+    pub fn address(&self) -> &str {
+        self.server.endpoint.trim_start_matches("http://").trim_end_matches('/')
+    }
+
     /// The keys, as programs expect them in their environment.
     pub fn env(&self) -> Vec<(String, String)> {
         vec![
