@@ -258,7 +258,7 @@ impl Store {
         check_length(key, length)?;
         // At most MAX_GET, so it fits in usize.
         let body = read::exact_at(&file, span.start, length as usize);
-        body.map(Bytes::from).map_err(|error| failed("read", &path, error))
+        body.map_err(|error| failed("read", &path, error))
     }
 
     fn head(&self, key: &Key) -> Result<ObjectMeta> {

@@ -1,9 +1,14 @@
-//! Reading into memory that nobody has zeroed before.
+//! Reading into memory that nobody zeroes before, and that large reads use again: its pages cost
+//! more than what is copied into them.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, pread, preadv2, retry_on_intr};
@@ -20,11 +25,54 @@ pub(super) fn at_hand(path: &Path, offset: u64, length: usize) -> Option<Vec<u8>
     (read == length).then_some(body)
 }
 
+/// Lengths of reads that use memory again.
+const LARGE: RangeInclusive<usize> = 512 << 10..=8 << 20;
+/// Buffers kept for that.
+const KEPT: usize = 4;
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// The content of a large read, in memory that is kept when it is dropped.
+struct Lent {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Lent {
+    fn new(length: usize) -> Self {
+        let bytes = BUFFERS.lock().pop().unwrap_or_else(|| vec![0; *LARGE.end()]);
+        Self { bytes, length }
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut buffers = BUFFERS.lock();
+        if buffers.len() < KEPT {
+            buffers.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 /// Exactly `length` bytes from `offset` on.
 ///
 /// # Errors
 /// [`io::ErrorKind::UnexpectedEof`] when the file ends before; what the system says.
-pub(super) fn exact_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+pub(super) fn exact_at(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    if !LARGE.contains(&length) {
+        return fresh_at(file, offset, length).map(Bytes::from);
+    }
+    let mut lent = Lent::new(length);
+    file.read_exact_at(&mut lent.bytes[..length], offset)?;
+    Ok(Bytes::from_owner(lent))
+}
+
+fn fresh_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::with_capacity(length);
     while body.len() < length {
         let at = offset + body.len() as u64;
@@ -72,11 +120,37 @@ mod tests {
         for (offset, length) in [(0, 0), (0, 1), (7, 4096), (0, 100_000), (99_999, 1), (100_000, 0)]
         {
             let body = exact_at(&file, offset, length).unwrap();
-            assert!(body == content[offset as usize..offset as usize + length]);
+            assert!(body[..] == content[offset as usize..offset as usize + length]);
         }
         for (offset, length) in [(0, 100_001), (99_999, 2), (100_000, 1), (1 << 40, 1)] {
             let error = exact_at(&file, offset, length).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset} {length}");
         }
+    }
+
+    #[test]
+    fn memory_is_used_again_when_nobody_has_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let content: Vec<u8> = (0..9u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = File::open(&path).unwrap();
+        let lengths = [*LARGE.start(), 3 << 20, *LARGE.end(), *LARGE.end() + 1, *LARGE.start() - 1];
+        let mut held = Vec::new();
+        for round in 0..3 * KEPT {
+            let (offset, length) = (round * 1000, lengths[round % lengths.len()]);
+            let body = exact_at(&file, offset as u64, length).unwrap();
+            assert!(body[..] == content[offset..offset + length]);
+            // Every other one stays, and must stay as it is.
+            if round % 2 == 0 {
+                held.push((offset, body));
+            }
+        }
+        for (offset, body) in held {
+            assert!(body[..] == content[offset..offset + body.len()]);
+        }
+        assert!(BUFFERS.lock().len() <= KEPT);
+        let beyond = exact_at(&file, 8 << 20, 2 << 20).unwrap_err();
+        assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
