@@ -34,6 +34,8 @@ const LAST_MS: u64 = 5_000;
 /// A node that was not heard of for so long after the end of a lease has ended the mount by
 /// itself, or is no more, in milliseconds.
 const SILENCE_MS: u64 = 600_000;
+/// Why a mount ends that nobody has ended.
+const OVER: &str = "its lease is over";
 
 /// What a node is told to mount.
 fn order(mount: &Mount, now: u64) -> MountOrder {
@@ -85,19 +87,39 @@ pub(crate) async fn release(tx: &mut Tx, mount: &Mount, why: &str, now: u64) -> 
     if !tx.change_mount(mount.id, &wanted, Releasing, None, why, now).await? {
         return Ok(());
     }
-    if let Some(id) = mount.task
-        && !tx.task(id, &EVERYTHING).await?.state.is_final()
-    {
-        tx.cancel(id, now).await?;
-    }
+    stop_task(tx, mount.id, now).await?;
     let spec = TaskSpec::Unmount { mount: mount.id.to_string() };
-    tx.add_task(&task(mount, &spec, now), now).await?;
+    if let Some(id) = tx.add_task(&task(mount, &spec, now), now).await? {
+        tx.set_mount_task(mount.id, id).await?;
+    }
+    Ok(())
+}
+
+/// Cancels the task of a mount that has not ended: nobody needs it any more.
+async fn stop_task(tx: &mut Tx, id: MountId, now: u64) -> Result<()> {
+    let Some(task) = tx.mount(id, &EVERYTHING).await?.task else { return Ok(()) };
+    match tx.task(task, &EVERYTHING).await {
+        Ok(found) if !found.state.is_final() => tx.cancel(task, now).await.map(drop)?,
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Writes down that a lease was over.
+async fn note_end(tx: &mut Tx, mount: &Mount, now: u64) -> Result<()> {
+    let (actor, project) = ("server".to_owned(), mount.new.project);
+    let (object, detail) = (mount.id.to_string(), json!({}));
+    let action = "mount.lease-over";
+    tx.audit(AuditEntry { actor, action, object, project, detail }, now).await?;
     Ok(())
 }
 
 /// Notes that nothing of a mount is left.
 async fn gone(tx: &mut Tx, id: MountId, from: &[MountState], why: &str, now: u64) -> Result<()> {
     if tx.change_mount(id, from, Gone, None, why, now).await? {
+        stop_task(tx, id, now).await?;
         tx.remove_secrets(&id.to_string()).await?;
     }
     Ok(())
@@ -163,11 +185,11 @@ fn decide(known: &[Mount], held: &[Held], now: u64) -> Decision {
             (Requested, None) | (Gone, _) => {}
             (Releasing, None) => change(Gone, ""),
             (Releasing, Some(_)) => decision.release.push(name),
-            (Ready | Failed, None) if left <= LAST_MS => change(Gone, "its lease is over"),
+            (Ready | Failed, None) if left <= LAST_MS => change(Gone, OVER),
             (Ready, None) => decision.again.push(mount.id),
             (Failed, None) => {}
             (Requested | Ready | Failed, Some(_)) if left == 0 => {
-                change(Releasing, "its lease is over");
+                change(Releasing, OVER);
                 decision.release.push(name);
             }
             (state, Some(held)) => {
@@ -215,6 +237,9 @@ pub(crate) async fn compare(
     }
     let mut tx = shared.catalog.begin().await?;
     for (id, from, to, why) in &decision.changes {
+        if let Some(mount) = known.iter().find(|mount| mount.id == *id && why == OVER) {
+            note_end(&mut tx, mount, now).await?;
+        }
         if *to == Gone {
             gone(&mut tx, *id, &[*from], why, now).await?;
         } else {
@@ -282,13 +307,8 @@ async fn settle_one(tx: &mut Tx, mount: &Mount, has_node: bool, now: u64) -> Res
     }
     let over = mount.new.lease_end_ms <= now;
     if over {
-        let why = "its lease is over";
-        release(tx, mount, why, now).await?;
-        let (actor, project) = ("server".to_owned(), mount.new.project);
-        let (object, detail) = (mount.id.to_string(), json!({}));
-        let action = "mount.lease-over";
-        tx.audit(AuditEntry { actor, action, object, project, detail }, now).await?;
-        return Ok(());
+        release(tx, mount, OVER, now).await?;
+        return note_end(tx, mount, now).await;
     }
     let Some(id) = mount.task else { return Ok(()) };
     let task = match tx.task(id, &EVERYTHING).await {

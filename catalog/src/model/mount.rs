@@ -126,7 +126,7 @@ pub struct Mount {
     pub new: NewMount,
     /// How far it is.
     pub state: MountState,
-    /// The task that makes it, or made it last.
+    /// The task that makes or ends it, or did so last.
     pub task: Option<TaskId>,
     /// What the node told of it when it was ready first: addresses above all. Null before.
     pub place: Value,

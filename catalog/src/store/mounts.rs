@@ -165,7 +165,7 @@ impl Tx {
         Ok(self.run(update).await? > 0)
     }
 
-    /// Notes the task that makes a mount.
+    /// Notes the task that makes or ends a mount.
     ///
     /// # Errors
     /// Those of the database.

@@ -57,7 +57,7 @@ pub(crate) struct MountView {
     point_name: String,
     destination: DestinationId,
     node: NodeId,
-    /// The task that makes it, or made it last.
+    /// The task that makes or ends it, or did so last.
     task: Option<TaskId>,
     protocol: MountProtocol,
     /// The only image that is shown; all without.
