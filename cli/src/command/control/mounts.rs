@@ -76,12 +76,12 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
     if !args.no_wait {
         mount = settled(client, &word(&mount, "id")).await?;
     }
-    tell(context, &mount)?;
     if word(&mount, "state") == "failed" {
         let text = format!("the node cannot mount it: {}", word(&mount, "message"));
-        let help = "`sluice task list` shows its task; `sluice remote-mount stop` removes it";
+        let help = format!("`sluice remote-mount stop {}` removes it", word(&mount, "id"));
         return Err(advise("failed", text, help));
     }
+    tell(context, &mount)?;
     Ok(Exit::Done)
 }
 
