@@ -154,6 +154,8 @@ names! {
     TaskId;
     /// Names the catalog's record of a restore point.
     PointId;
+    /// Names a mounted restore point.
+    MountId;
 }
 
 #[cfg(test)]

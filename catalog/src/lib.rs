@@ -37,11 +37,13 @@ pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use id::{
-    DestinationId, Guid, InstanceId, NodeId, PointId, PolicyId, ProjectId, TaskId, TokenId, UserId,
+    DestinationId, Guid, InstanceId, MountId, NodeId, PointId, PolicyId, ProjectId, TaskId,
+    TokenId, UserId,
 };
 pub use model::access::{Binding, Grant, Role, Session, Token, User};
 pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
+pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, Keep, Policy, Rule, Schedule, When};

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod destination;
 pub(crate) mod instance;
+pub(crate) mod mount;
 pub(crate) mod node;
 pub(crate) mod point;
 pub(crate) mod policy;

@@ -1,6 +1,7 @@
 //! What the database is asked beside records: access, nodes, policies, tasks, restore points.
 
 mod access;
+mod mounts;
 mod nodes;
 mod points;
 mod policies;

@@ -16,6 +16,7 @@ mod overlay;
 mod points;
 mod prune;
 mod read;
+mod remote_mount;
 mod replicate;
 mod restore;
 mod retain;
@@ -52,6 +53,7 @@ pub(crate) use overlay::{
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
+pub(crate) use remote_mount::{RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
@@ -226,6 +228,7 @@ pub(crate) enum Command {
     Instance(RecordArgs),
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
+    RemoteMount(RemoteMountArgs),
     Apply(ApplyArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use sluice_repository::RecoveryKey;
 use zeroize::Zeroizing;
 
-use crate::error::advise;
+use crate::error::{advise, usage_error};
 
 /// A secret is not longer than this.
 const LONGEST: u64 = 64 << 10;
@@ -70,6 +70,14 @@ pub(crate) fn chap_secret(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)
         .with_context(|| format!("cannot read the CHAP secret from {}", path.display()))?;
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// A secret of CHAP in the environment, where a node puts it for a mount.
+pub(crate) fn chap_variable() -> Result<Zeroizing<String>> {
+    let set = std::env::var("SLUICE_CHAP_SECRET").ok().filter(|secret| !secret.is_empty());
+    set.map(Zeroizing::new).ok_or_else(|| {
+        usage_error("--chap-user needs --chap-secret-file, or the variable SLUICE_CHAP_SECRET")
+    })
 }
 
 /// A token of HTTP exports: the first line of a file.

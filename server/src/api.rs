@@ -2,6 +2,7 @@
 //! declarations as the routes, so neither has what the other lacks.
 
 pub(crate) mod audit;
+pub(crate) mod mounts;
 pub(crate) mod nodes;
 pub(crate) mod points;
 pub(crate) mod policies;
@@ -130,6 +131,9 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(nodes::create_token))
         .routes(routes!(points::list))
         .routes(routes!(points::get))
+        .routes(routes!(mounts::list, mounts::create))
+        .routes(routes!(mounts::get, mounts::remove))
+        .routes(routes!(mounts::renew))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

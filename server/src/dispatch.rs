@@ -13,12 +13,13 @@ use sluice_catalog::{
     token_hash,
 };
 use sluice_node_api::{
-    Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
+    Ask, Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
 };
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
+use crate::mounts;
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 
@@ -39,6 +40,7 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/api/node/v1/hello", post(hello))
         .route("/api/node/v1/lease", post(lease))
         .route("/api/node/v1/tasks/{id}/report", post(report))
+        .route("/api/node/v1/mounts", post(mounts::compare))
 }
 
 fn capabilities(hello: Hello) -> Capabilities {
@@ -86,6 +88,7 @@ async fn hello(
 async fn lease(
     State(shared): State<Shared>,
     NodeActor(id): NodeActor,
+    Body(ask): Body<Option<Ask>>,
 ) -> Result<Json<Option<Lease>>> {
     let until = tokio::time::Instant::now() + LEASE_WAIT;
     let mut told = false;
@@ -94,10 +97,11 @@ async fn lease(
         let (waiting, _) = shared.catalog.read().await?.needs_attention(now).await?;
         if waiting || !told {
             let mut tx = shared.catalog.begin().await?;
-            let node = tx.get::<Node>(id, &EVERYTHING).await?;
+            let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
             tx.node_seen(id, now).await?;
             let mut found = None;
-            if waiting && node.body.state == NodeState::Enabled {
+            restrict(&mut node.body, ask.as_ref());
+            if waiting && !node.body.capabilities.kinds.is_empty() {
                 found = tx.lease(&node, now, now + shared.lease_ms).await?;
             }
             if let Some(task) = found {
@@ -120,17 +124,39 @@ async fn lease(
     }
 }
 
+/// Leaves the kinds of tasks that were asked for and that a node in this state gets: it may always
+/// end what it has mounted.
+fn restrict(node: &mut Node, ask: Option<&Ask>) {
+    let enabled = node.state == NodeState::Enabled;
+    let wanted = ask.and_then(|ask| ask.kinds.as_ref());
+    node.capabilities.kinds.retain(|kind| {
+        wanted.is_none_or(|wanted| wanted.contains(kind)) && (enabled || kind == "unmount")
+    });
+}
+
 /// What a node needs for a task: the repository and its secrets.
 async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
     let spec = serde_json::from_value(task.new.spec.clone())
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
+    if let TaskSpec::Unmount { .. } = &spec {
+        return Ok(Work { spec, ..Work::without_repository() });
+    }
+    let spec = mounts::refreshed(tx, spec, shared.now()).await?;
     let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
     let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
     let mut environment: BTreeMap<String, String> = destination.environment;
-    for (name, secret) in tx.secrets(&shared.sealer, &id.to_string()).await? {
-        environment.insert(name, secret.to_string());
+    let mut owners = vec![id.to_string()];
+    if let TaskSpec::Mount { mount } = &spec {
+        owners.push(mount.id.clone());
     }
-    Ok(Work { spec, url: destination.url, environment })
+    let mut secret_names = Vec::new();
+    for owner in owners {
+        for (name, secret) in tx.secrets(&shared.sealer, &owner).await? {
+            secret_names.push(name.clone());
+            environment.insert(name, secret.to_string());
+        }
+    }
+    Ok(Work { spec, url: destination.url, environment, secret_names })
 }
 
 async fn report(
@@ -188,6 +214,10 @@ async fn finish(
     let retry = finished.retryable.then_some(now + wait);
     let (document, message) = (&finished.document, &finished.message);
     let state = tx.finish(lease, state, document, message, retry, now).await?;
+    if state.is_final() {
+        let task = tx.task(lease.0, &EVERYTHING).await?;
+        mounts::task_ended(tx, &task, now).await?;
+    }
     if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
         return Ok(());
     }

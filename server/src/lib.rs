@@ -22,6 +22,7 @@ mod auth;
 mod dispatch;
 mod idempotency;
 mod limiter;
+mod mounts;
 mod problem;
 mod server;
 mod state;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
 use crate::dispatch::backup_spec;
+use crate::mounts;
 use crate::problem::Result;
 use crate::state::Shared;
 
@@ -55,6 +56,7 @@ pub(crate) async fn tick(shared: &Shared) -> Result<()> {
         tx.commit().await?;
         shared.work.notify_waiters();
     }
+    mounts::settle(shared, now).await?;
     for policy in policies {
         if due(shared, &policy, now).await? {
             shared.work.notify_waiters();

@@ -1,6 +1,6 @@
 //! The control plane: server, nodes, and what is asked of a server.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) slots: u32,
+
+    /// Address of this machine at which clients find mounted restore points
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) mount_address: IpAddr,
 }
 
 /// Run a server for other machines' nodes
@@ -83,7 +87,7 @@ pub(crate) enum NodeCommand {
         state: Option<PathBuf>,
     },
     /// Run tasks until stopped
-    #[command(after_help = "Example:\n  sluice node run --slots 4")]
+    #[command(after_help = "Example:\n  sluice node run --slots 4 --mount-address 192.0.2.7")]
     Run {
         /// Folder that `join` has used
         #[arg(long, value_name = "DIR")]
@@ -92,6 +96,9 @@ pub(crate) enum NodeCommand {
         #[arg(long, value_name = "N", default_value_t = 2)]
         #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
         slots: u32,
+        /// Address of this machine at which clients find mounted restore points
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+        mount_address: IpAddr,
     },
     /// List the nodes of the server
     #[command(after_help = "Example:\n  sluice node list")]

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use sluice_node_api::Network;
+
 use super::WritableArgs;
 
 use super::DetachArgs;
@@ -76,6 +78,11 @@ pub(crate) struct NbdArgs {
 
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
+
+    /// Network of clients that may connect, such as 192.0.2.0/24; several are a list, none lets
+    /// everybody in
+    #[arg(long, value_name = "CIDR", conflicts_with = "socket")]
+    pub(crate) allow: Vec<Network>,
 
     /// Connections at a time; clients that have not opened an export yet make room for new ones
     #[arg(long, value_name = "N", default_value_t = 1024)]
@@ -164,8 +171,14 @@ pub(crate) struct IscsiArgs {
     #[arg(long, value_name = "IQN")]
     pub(crate) initiator: Vec<String>,
 
-    /// User that initiators must prove to be, by CHAP
-    #[arg(long, value_name = "USER", requires = "chap_secret_file")]
+    /// Network of initiators that may connect, such as 192.0.2.0/24; several are a list, none lets
+    /// everybody in
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow: Vec<Network>,
+
+    /// User that initiators must prove to be, by CHAP; its secret is in --chap-secret-file or in
+    /// the variable SLUICE_CHAP_SECRET
+    #[arg(long, value_name = "USER")]
     pub(crate) chap_user: Option<String>,
 
     /// File whose first line is that user's secret, 12 bytes or more

@@ -1,6 +1,8 @@
 //! The control plane: server and nodes run here, and what a server is asked.
 
 mod apply;
+mod keep;
+mod mounts;
 mod profile;
 mod records;
 mod serve;
@@ -10,7 +12,7 @@ use anyhow::Result;
 use serde_json::Value;
 use sluice_node_api::Client;
 
-use crate::args::{NodeCommand, RecordCommand, TaskCommand};
+use crate::args::{NodeCommand, RecordCommand, RemoteMountCommand, TaskCommand};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output;
@@ -25,7 +27,9 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Join { name, token_file, state } => {
             serve::join(context, &name, &token_file, state).await
         }
-        NodeCommand::Run { state, slots } => serve::run_node(context, state, slots).await,
+        NodeCommand::Run { state, slots, mount_address } => {
+            serve::run_node(context, state, slots, mount_address).await
+        }
         NodeCommand::Token => {
             let answer: Value = profile::client()?.post("/api/v1/node-tokens", &()).await?;
             if context.global.json {
@@ -58,6 +62,11 @@ pub(crate) async fn record(
 /// Does something with tasks.
 pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Result<Exit> {
     tasks::run(context, command.unwrap_or(TaskCommand::List { state: None })).await
+}
+
+/// Does something with mounts.
+pub(crate) async fn remote_mount(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
+    mounts::run(context, command).await
 }
 
 /// All parts of a list.

@@ -129,6 +129,7 @@ pub(crate) async fn run(
         spec: serde_json::to_value(spec)?,
         secrets,
         lease_ms: wanted.lease.map(milliseconds),
+        identity: None,
     };
     let mut client = connect_or_start(context).await?;
     let answered = client.ask(&request).await.map_err(failed)?;

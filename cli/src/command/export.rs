@@ -6,13 +6,14 @@ mod tls;
 mod vhost_user;
 mod writable;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sluice_block::BlockWrite;
 use sluice_nbd::{Export, Limits, Listener, Server as NbdServer};
+use sluice_node_api::Network;
 use sluice_repository::Repository;
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +31,7 @@ use tls::Secrecy;
 pub(crate) use vhost_user::vhost_user;
 use writable::Writable;
 
-const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10809);
 
 /// Exports read at most this many lines of a person's screen.
 const MOST_TOLD: usize = 20;
@@ -110,10 +111,15 @@ impl Server<'_> {
         let mut limits = Limits::default();
         limits.max_connections = args.max_connections as usize;
         allow_files(u64::from(args.max_connections));
-        let server = NbdServer::new(exports, limits)?.with_encryption(secrecy.encryption.clone());
+        let mut server =
+            NbdServer::new(exports, limits)?.with_encryption(secrecy.encryption.clone());
+        if !args.allow.is_empty() {
+            server = server.only_for(only(&args.allow));
+        }
         let bound = server.bind(&[listener]).await.context("cannot serve")?;
         let address = bound.addresses().first().cloned().context("the server has no address")?;
-        let place = Place { address, encrypted: secrecy.is_required() };
+        let open = args.allow.is_empty();
+        let place = Place { address, encrypted: secrecy.is_required(), open };
         tell(context, chosen, writable, &place, &secrecy, &called)?;
         if let Some(ready) = ready {
             ready.tell(&place.uri(""))?;
@@ -121,6 +127,12 @@ impl Server<'_> {
         bound.serve(stop).await;
         Ok(Exit::Done)
     }
+}
+
+/// Tells whether an address is in one of these networks.
+fn only(networks: &[Network]) -> Arc<dyn Fn(IpAddr) -> bool + Send + Sync> {
+    let networks = networks.to_vec();
+    Arc::new(move |address| networks.iter().any(|network| network.contains(address)))
 }
 
 /// Lets the process have a descriptor for each connection, and those that it needs itself: clients
@@ -142,6 +154,8 @@ fn allow_files(connections: u64) {
 struct Place {
     address: Listener,
     encrypted: bool,
+    /// Whether everybody may connect.
+    open: bool,
 }
 
 impl Place {
@@ -202,6 +216,7 @@ fn tell(
     }
     if let Listener::Tcp(address) = &place.address
         && !address.ip().is_loopback()
+        && place.open
         && !secrecy.proves_clients()
     {
         warn(
@@ -264,7 +279,7 @@ mod tests {
 
     #[test]
     fn uris_are_those_that_clients_understand() {
-        let place = |address, encrypted| Place { address, encrypted };
+        let place = |address, encrypted| Place { address, encrypted, open: true };
         let tcp = Listener::Tcp("[::1]:1234".parse().unwrap());
         assert_eq!(place(tcp.clone(), false).uri("vda"), "nbd://[::1]:1234/vda");
         assert_eq!(place(tcp, true).uri("w@1:a"), "nbds://[::1]:1234/w%401%3Aa");

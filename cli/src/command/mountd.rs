@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+pub(crate) use process::Processes;
+
 use anyhow::{Context as _, Result};
 use sluice_mountd::{Config, Daemon, MetricsServer, Socket, Store};
 
@@ -83,7 +85,7 @@ pub(crate) async fn run(context: &Context, args: &MountdArgs) -> Result<Exit> {
     let places = Places::of(args.state.as_deref(), args.socket.as_deref())?;
     let stop = interrupt::watch("")?;
     let store = Store::open(&places.state)?;
-    let runner = Arc::new(process::Processes::new(&places.state)?);
+    let runner = Arc::new(Processes::new(&places.state)?);
     let clock = context.clock.clone();
     let clock: Arc<dyn Fn() -> u64 + Send + Sync> = Arc::new(move || clock.now_ms());
     let config = Config { clock, until_idle: args.until_idle };

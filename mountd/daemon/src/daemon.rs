@@ -54,9 +54,9 @@ pub enum DaemonError {
     Store(#[from] StoreError),
 }
 
-/// A way to ask the daemon. Cheap to clone.
+/// A way to ask the daemon from within its process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Asker(mpsc::Sender<Ask>);
+pub struct Asker(mpsc::Sender<Ask>);
 
 #[derive(Debug)]
 enum Ask {
@@ -66,7 +66,7 @@ enum Ask {
 
 impl Asker {
     /// The answer to a request, however long that takes.
-    pub(crate) async fn ask(&self, request: Request) -> Answer {
+    pub async fn ask(&self, request: Request) -> Answer {
         let (answer, answered) = oneshot::channel();
         let ending = || Answer::Failure(Failure::new("ending", "mountd is ending"));
         match self.0.send(Ask::Request(request, answer)).await {
@@ -112,6 +112,8 @@ impl std::fmt::Debug for Daemon {
 struct Pending {
     spec: Value,
     lease_ms: Option<u64>,
+    /// What it told another daemon.
+    identity: Option<Value>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -141,7 +143,8 @@ impl Daemon {
         })
     }
 
-    pub(crate) fn asker(&self) -> Asker {
+    /// A way to ask it while it runs.
+    pub fn asker(&self) -> Asker {
         self.asker.clone()
     }
 
@@ -267,7 +270,7 @@ impl Daemon {
         let record = Record {
             id: id.to_owned(),
             spec: pending.spec,
-            identity,
+            identity: pending.identity.unwrap_or(identity),
             created_ms: now,
             lease_end_ms: pending.lease_ms.map(|lease| now.saturating_add(lease)),
             secret_names: secrets.into_iter().flat_map(|all| all.keys().cloned()).collect(),
@@ -313,8 +316,8 @@ impl Daemon {
             }
         };
         match request {
-            Request::Mount { spec, secrets, lease_ms } => {
-                self.mount(spec, secrets, lease_ms, answer);
+            Request::Mount { spec, secrets, lease_ms, identity } => {
+                self.mount(Pending { spec, lease_ms, identity, answer }, secrets);
             }
             Request::List => {
                 let all = self.all();
@@ -326,33 +329,30 @@ impl Daemon {
             Request::Renew { id, lease_ms } => {
                 let _ = answer.send(self.renew(&id, lease_ms));
             }
+            Request::Supply { id, secrets } => {
+                let _ = answer.send(self.supply(&id, secrets));
+            }
             Request::Stop { id } => self.stop(id, answer).await,
         }
     }
 
-    fn mount(
-        &mut self,
-        spec: Value,
-        secrets: BTreeMap<String, String>,
-        lease_ms: Option<u64>,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn mount(&mut self, pending: Pending, secrets: BTreeMap<String, String>) {
         if self.table.len() + self.pending.len() >= MAX_MOUNTS {
             let text = format!("there are {MAX_MOUNTS} mounts already");
             let full = Failure::new("full", text).with_help("unmount some first");
-            let _ = answer.send(Answer::Failure(full));
+            let _ = pending.answer.send(Answer::Failure(full));
             return;
         }
         let id = self.new_id();
         let job = Job {
             id: id.clone(),
-            spec: spec.clone(),
-            identity: None,
+            spec: pending.spec.clone(),
+            identity: pending.identity.clone(),
             secrets: secrets.clone(),
             secret_names: secrets.keys().cloned().collect(),
         };
         self.secrets.insert(id.clone(), secrets);
-        self.pending.insert(id, Pending { spec, lease_ms, answer });
+        self.pending.insert(id, pending);
         self.start(job);
     }
 
@@ -375,6 +375,14 @@ impl Daemon {
             self.table.renew(id, before);
             return Answer::Failure(Failure::new("state", told(&error)));
         }
+        Answer::Mounts(self.table.get(id).map(shown).into_iter().collect())
+    }
+
+    fn supply(&mut self, id: &str, secrets: BTreeMap<String, String>) -> Answer {
+        if !self.table.retry(id) {
+            return unknown(id);
+        }
+        self.secrets.insert(id.to_owned(), secrets);
         Answer::Mounts(self.table.get(id).map(shown).into_iter().collect())
     }
 

@@ -35,7 +35,7 @@ pub mod table;
 
 pub use client::{Client, ClientError};
 pub use control::Socket;
-pub use daemon::{Config, Daemon, DaemonError};
+pub use daemon::{Asker, Config, Daemon, DaemonError};
 pub use http::MetricsServer;
 pub use runner::{Ended, Failure, Job, Runner, Running, Started};
 pub use store::{Store, StoreError};

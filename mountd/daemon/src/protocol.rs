@@ -4,6 +4,7 @@
 //! {"v":1,"do":"mount","spec":{...},"secrets":{},"lease_ms":60000}   {"v":1,"mounts":[{...}]}
 //! {"v":1,"do":"list"}                                               {"v":1,"mounts":[...]}
 //! {"v":1,"do":"renew","id":"k3v8","lease_ms":60000}                 {"v":1,"mounts":[{...}]}
+//! {"v":1,"do":"supply","id":"k3v8","secrets":{...}}                {"v":1,"mounts":[{...}]}
 //! {"v":1,"do":"stop","id":"k3v8"}                                   {"v":1,"failure":{...}}
 //! ```
 //!
@@ -39,6 +40,10 @@ pub enum Request {
         /// How long it stays, in ms; for ever without.
         #[serde(default)]
         lease_ms: Option<u64>,
+        /// What it told when it was first started, where that was by another daemon or one that
+        /// has lost its state: it comes back with that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identity: Option<Value>,
     },
     /// List all mounts.
     List,
@@ -49,6 +54,14 @@ pub enum Request {
         /// How long it stays from now on, in ms; for ever without.
         #[serde(default)]
         lease_ms: Option<u64>,
+    },
+    /// Give a mount the secrets that are gone since a restart. One that does not run is tried
+    /// again at once.
+    Supply {
+        /// Which.
+        id: String,
+        /// Secrets by name; kept in memory only.
+        secrets: BTreeMap<String, String>,
     },
     /// Stop a mount, and answer once nothing of it is left.
     Stop {
@@ -64,6 +77,7 @@ impl std::fmt::Debug for Request {
             Self::Mount { .. } => f.write_str("Mount"),
             Self::List => f.write_str("List"),
             Self::Renew { id, .. } => write!(f, "Renew({id:?})"),
+            Self::Supply { id, .. } => write!(f, "Supply({id:?})"),
             Self::Stop { id } => write!(f, "Stop({id:?})"),
         }
     }
@@ -177,7 +191,9 @@ mod tests {
                 spec: json!({"argv": ["a", 1, null]}),
                 secrets: [("A".to_owned(), "b\nc".to_owned())].into(),
                 lease_ms: Some(u64::MAX),
+                identity: Some(json!({"uri": "u"})),
             },
+            Request::Supply { id: "x".into(), secrets: [("A".into(), "b".into())].into() },
             Request::List,
             Request::Renew { id: "x".into(), lease_ms: None },
             Request::Stop { id: "ä\"\\".into() },
@@ -225,8 +241,12 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let secrets = [("A".to_owned(), "horse".to_owned())].into();
-        let request = Request::Mount { spec: json!("horse"), secrets, lease_ms: None };
-        assert!(!format!("{request:?}").contains("horse"));
+        let secrets = BTreeMap::from([("A".to_owned(), "horse".to_owned())]);
+        let supply = Request::Supply { id: "x".into(), secrets: BTreeMap::clone(&secrets) };
+        let spec = json!("horse");
+        let mount = Request::Mount { spec, secrets, lease_ms: None, identity: None };
+        for request in [supply, mount] {
+            assert!(!format!("{request:?}").contains("horse"));
+        }
     }
 }

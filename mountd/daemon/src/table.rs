@@ -210,6 +210,16 @@ impl Table {
         None
     }
 
+    /// Lets a mount that does not run be tried at once, whatever it failed of. Returns whether
+    /// there is such a mount.
+    pub fn retry(&mut self, id: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(id) else { return false };
+        if matches!(entry.state, State::Waiting { .. } | State::Failed { .. }) {
+            entry.state = State::Waiting { failed: 0, again_ms: 0, reason: String::new() };
+        }
+        true
+    }
+
     /// Begins to stop a mount.
     pub fn stop(&mut self, id: &str) -> Stop {
         let Some(entry) = self.entries.get_mut(id) else { return Stop::Unknown };
@@ -322,6 +332,17 @@ mod tests {
         assert!(table.due(49).is_empty());
         assert_eq!(table.next_due(), Some(50));
         assert!(matches!(table.due(50)[..], [Action::Forget(_)]));
+    }
+
+    #[test]
+    fn a_hopeless_one_is_tried_at_once_when_somebody_has_helped() {
+        let mut table = running("a", None);
+        assert!(table.ended("a", End::Hopeless("no key".into()), 10).is_none());
+        assert!(table.retry("a") && !table.retry("b"));
+        assert_eq!(table.due(10), [Action::Start("a".into())]);
+        table.started("a");
+        assert!(table.retry("a"));
+        assert_eq!(table.get("a").unwrap().state, State::Running, "what runs is left alone");
     }
 
     #[test]

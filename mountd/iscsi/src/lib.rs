@@ -53,7 +53,7 @@ mod window;
 
 pub use config::{Access, Chap, Credentials, Limits, Lun, Target};
 pub use error::ServeError;
-pub use server::{BoundServer, Handle, Server};
+pub use server::{BoundServer, Clients, Handle, Server};
 pub use sluice_scsi::Identity;
 
 #[cfg(doc)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +21,14 @@ use crate::{ServeError, listener};
 /// Pause after a failed accept: running out of file descriptors must not burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Tells whether initiators with this address may connect.
+pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// A target, ready to be served.
 pub struct Server {
     shared: Arc<Shared>,
     limits: Limits,
+    clients: Option<Clients>,
 }
 
 impl Server {
@@ -33,7 +37,14 @@ impl Server {
     /// # Errors
     /// [`ServeError`] when the target cannot be what it is said to be.
     pub fn new(target: Target, limits: Limits) -> Result<Self, ServeError> {
-        Ok(Self { shared: Arc::new(Shared::new(target)?), limits })
+        Ok(Self { shared: Arc::new(Shared::new(target)?), limits, clients: None })
+    }
+
+    /// The same server for initiators with these addresses only: others are hung up on.
+    #[must_use]
+    pub fn only_for(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
+        self
     }
 
     /// Opens the sockets, one for each portal. Initiators can connect from here on, and are
@@ -51,8 +62,8 @@ impl Server {
             sockets.push(socket);
             addresses.push(address);
         }
-        let addresses = addresses.into();
-        Ok(BoundServer { shared: self.shared, limits: self.limits, sockets, addresses })
+        let (addresses, clients) = (addresses.into(), self.clients);
+        Ok(BoundServer { shared: self.shared, limits: self.limits, clients, sockets, addresses })
     }
 }
 
@@ -67,6 +78,7 @@ impl fmt::Debug for Server {
 pub struct BoundServer {
     shared: Arc<Shared>,
     limits: Limits,
+    clients: Option<Clients>,
     sockets: Vec<TcpListener>,
     addresses: Arc<[SocketAddr]>,
 }
@@ -89,6 +101,7 @@ impl BoundServer {
         let serving = Arc::new(Serving {
             shared: self.shared,
             limits: self.limits,
+            clients: self.clients,
             door,
             listening: self.addresses,
             shutdown,
@@ -135,6 +148,7 @@ impl fmt::Debug for Handle {
 struct Serving {
     shared: Arc<Shared>,
     limits: Limits,
+    clients: Option<Clients>,
     door: Arc<Door>,
     listening: Arc<[SocketAddr]>,
     shutdown: CancellationToken,
@@ -180,6 +194,10 @@ async fn accept(serving: Arc<Serving>, socket: TcpListener) {
 
 /// Serves a connection in a task of its own, or closes it when there are too many.
 fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+    if serving.clients.as_ref().is_some_and(|may| !may(peer.ip().to_canonical())) {
+        tracing::warn!(%peer, "connection closed: this initiator may not connect");
+        return;
+    }
     let ticket = match serving.door.enter(peer.ip()) {
         Ok(ticket) => ticket,
         Err(full) => {

@@ -56,7 +56,7 @@ pub use error::ServeError;
 pub use export::Export;
 pub use limits::Limits;
 pub use listener::Listener;
-pub use server::{BoundServer, Server};
+pub use server::{BoundServer, Clients, Server};
 pub use sluice_nbd_wire::BlockSizes;
 pub use tls::{Encryption, Tls, TlsBuilder};
 pub use tls_error::TlsError;

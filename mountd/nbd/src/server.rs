@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,15 @@ use crate::{Encryption, Export, Limits, Listener, ServeError};
 /// Pause after a failed accept: running out of file descriptors must not burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Tells whether clients with this address may connect.
+pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// Exports, ready to be served.
 pub struct Server {
     exports: Exports,
     encryption: Encryption,
     limits: Limits,
+    clients: Option<Clients>,
 }
 
 impl Server {
@@ -33,13 +37,22 @@ impl Server {
     /// [`ServeError::NoExports`], [`ServeError::DuplicateName`], [`ServeError::TooLong`],
     /// [`ServeError::BlockSizes`].
     pub fn new(exports: Vec<Export>, limits: Limits) -> Result<Self, ServeError> {
-        Ok(Self { exports: Exports::new(exports)?, encryption: Encryption::Off, limits })
+        let (exports, encryption) = (Exports::new(exports)?, Encryption::Off);
+        Ok(Self { exports, encryption, limits, clients: None })
     }
 
     /// The same server with encryption; there is none otherwise.
     #[must_use]
     pub fn with_encryption(mut self, encryption: Encryption) -> Self {
         self.encryption = encryption;
+        self
+    }
+
+    /// The same server for these clients only: others are hung up on. It says nothing of those
+    /// that come over a Unix socket.
+    #[must_use]
+    pub fn only_for(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
         self
     }
 
@@ -110,13 +123,14 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then nothing new is accepted, requests under way
     /// get [`Limits::shutdown_grace`] to finish, and sockets are removed.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Server { exports, encryption, limits } = self.server;
+        let Server { exports, encryption, limits, clients } = self.server;
         let door = Door::new(&limits);
         let shared = Arc::new(Shared::new(exports, encryption, limits, shutdown));
         let mut acceptors = JoinSet::new();
         for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
             tracing::info!(%address, "serving NBD");
-            acceptors.spawn(accept(Arc::clone(&shared), Arc::clone(&door), socket));
+            let clients = clients.clone();
+            acceptors.spawn(accept(Arc::clone(&shared), Arc::clone(&door), clients, socket));
         }
         while let Some(ended) = acceptors.join_next().await {
             if let Err(error) = ended {
@@ -140,7 +154,7 @@ async fn overdue(shared: &Shared) -> SessionError {
 }
 
 /// Accepts on one socket until shutdown, then waits for the connections made through it.
-async fn accept(shared: Arc<Shared>, door: Arc<Door>, socket: Bound) {
+async fn accept(shared: Arc<Shared>, door: Arc<Door>, clients: Option<Clients>, socket: Bound) {
     let mut sessions = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -152,6 +166,11 @@ async fn accept(shared: Arc<Shared>, door: Arc<Door>, socket: Bound) {
             accepted = socket.accept() => accepted,
         };
         let started = accepted.map(|accepted| match accepted {
+            Accepted::Tcp(_, peer)
+                if clients.as_ref().is_some_and(|may| !may(peer.ip().to_canonical())) =>
+            {
+                tracing::warn!(%peer, "connection closed: this client may not connect");
+            }
             Accepted::Tcp(stream, peer) => {
                 let (input, output) = stream.into_split();
                 start(&shared, &door, &mut sessions, Some(peer), input, output);

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sluice_node_api::{
-    Client, ClientError, Finished, Hello, Lease, LogEntry, Outcome, Report, Reported,
+    Ask, Client, ClientError, Finished, Hello, Lease, LogEntry, Outcome, Report, Reported, TaskSpec,
 };
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
+use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
 
 /// How often a task is reported on, unless its lease is shorter.
@@ -25,7 +27,7 @@ const INSIST: Duration = Duration::from_secs(15 * 60);
 const LINES: usize = 500;
 
 /// How a node works.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// The executable `sluice`.
     pub executable: PathBuf,
@@ -33,17 +35,27 @@ pub struct Config {
     pub folder: PathBuf,
     /// What it can do; it runs as many tasks at a time as there are slots.
     pub hello: Hello,
+    /// Keeps mounts, where this node has any.
+    pub mounts: Option<Arc<dyn Mounts>>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 /// A node of a server.
 #[derive(Debug)]
 pub struct Agent {
-    client: Client,
-    config: Config,
+    pub(crate) client: Client,
+    pub(crate) config: Config,
+    /// Held while something is said of mounts: what is said later is of a later state.
+    pub(crate) telling: Mutex<()>,
 }
 
 /// Whether a task's end is still wanted.
-enum Stop {
+pub(crate) enum Stop {
     Cancelled,
     Lost,
     Shutdown,
@@ -52,7 +64,7 @@ enum Stop {
 impl Agent {
     /// A node that shows its token with `client`.
     pub fn new(client: Client, config: Config) -> Self {
-        Self { client, config }
+        Self { client, config, telling: Mutex::default() }
     }
 
     /// Runs tasks until `shutdown` is cancelled; those under way are then stopped.
@@ -67,8 +79,19 @@ impl Agent {
         told?;
         let agent = Arc::new(self);
         let mut slots = JoinSet::new();
+        let (mounting, others): (Vec<_>, Vec<_>) = agent
+            .config
+            .hello
+            .kinds
+            .iter()
+            .cloned()
+            .partition(|kind| TaskSpec::MOUNT_KINDS.contains(&kind.as_str()));
         for _ in 0..agent.config.hello.slots.max(1) {
-            slots.spawn(Arc::clone(&agent).pull(shutdown.clone()));
+            slots.spawn(Arc::clone(&agent).pull(others.clone(), shutdown.clone()));
+        }
+        if let Some(mounts) = agent.config.mounts.clone() {
+            slots.spawn(Arc::clone(&agent).pull(mounting, shutdown.clone()));
+            slots.spawn(Arc::clone(&agent).keep_in_step(mounts, shutdown.clone()));
         }
         while slots.join_next().await.is_some() {}
         Ok(())
@@ -90,12 +113,13 @@ impl Agent {
         }
     }
 
-    /// One slot: one task after the other.
-    async fn pull(self: Arc<Self>, shutdown: CancellationToken) {
+    /// One slot: one task of these kinds after the other.
+    async fn pull(self: Arc<Self>, kinds: Vec<String>, shutdown: CancellationToken) {
+        let ask = Ask { kinds: Some(kinds) };
         loop {
             let asked = tokio::select! {
                 () = shutdown.cancelled() => return,
-                asked = self.client.post::<Option<Lease>>("/api/node/v1/lease", &()) => asked,
+                asked = self.client.post::<Option<Lease>>("/api/node/v1/lease", &ask) => asked,
             };
             match asked {
                 Ok(Some(lease)) => Box::pin(self.perform(lease, &shutdown)).await,
@@ -121,22 +145,33 @@ impl Agent {
             .keys()
             .any(|name| name == "SLUICE_PASSPHRASE" || name == "SLUICE_PASSPHRASE_FILE");
         let mut lines = Vec::new();
+        if let Some(mounts) = self.config.mounts.clone()
+            && TaskSpec::MOUNT_KINDS.contains(&lease.work.spec.kind())
+        {
+            let finished = self.perform_mount(&lease, mounts, shutdown).await;
+            let _telling = self.telling.lock().await;
+            return self.conclude(&lease, finished, lines).await;
+        }
         let finished = match steps(&lease.work.spec, encrypted) {
             Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
             Err(message) => Some(failed(message, false)),
         };
-        // Nobody waits for the end of a task that was lost.
+        self.conclude(&lease, finished, lines).await;
+    }
+
+    /// Tells the server the end of a task; nobody waits for that of a task that was lost.
+    async fn conclude(&self, lease: &Lease, finished: Option<Finished>, lines: Vec<LogEntry>) {
         let Some(finished) = finished else { return };
         tracing::info!(task = %lease.task, outcome = ?finished.outcome, "ended");
         let report = Report {
             attempt: lease.attempt,
-            log: std::mem::take(&mut lines),
+            log: lines,
             finished: Some(finished),
             ..Report::default()
         };
         let begun = Instant::now();
         while begun.elapsed() < INSIST {
-            match self.report(&lease, &report).await {
+            match self.report(lease, &report).await {
                 Ok(_) => return,
                 Err(error) if error.status().is_some_and(|status| status < 500) => {
                     tracing::warn!(task = %lease.task, "the end was not wanted: {error}");
@@ -199,9 +234,7 @@ impl Agent {
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
     ) -> Result<Option<std::process::ExitStatus>, Stop> {
-        let length = Duration::from_millis(lease.lease_ms);
-        let mut ticks =
-            tokio::time::interval(REPORT.min(length / 4).max(Duration::from_millis(10)));
+        let mut ticks = tokio::time::interval(beat(lease));
         let mut heard = Instant::now();
         let mut progress = None;
         loop {
@@ -212,30 +245,40 @@ impl Agent {
                     Event::Ended(status) => return Ok(status),
                 },
                 () = shutdown.cancelled() => return Err(Stop::Shutdown),
-                _ = ticks.tick() => {
-                    let report = Report {
-                        attempt: lease.attempt,
-                        progress: progress.take(),
-                        log: std::mem::take(lines),
-                        finished: None,
-                    };
-                    match self.report(lease, &report).await {
-                        Ok(Reported { cancel: true }) => return Err(Stop::Cancelled),
-                        Ok(_) => heard = Instant::now(),
-                        Err(error) if error.status() == Some(409) => {
-                            tracing::warn!(task = %lease.task, "another node has it now");
-                            return Err(Stop::Lost);
-                        }
-                        // What was not heard is told again.
-                        Err(_) => *lines = report.log,
-                    }
-                    if heard.elapsed() > length {
-                        tracing::warn!(task = %lease.task, "the server was not heard for too long");
-                        return Err(Stop::Lost);
-                    }
-                }
+                _ = ticks.tick() => self.tell(lease, &mut progress, lines, &mut heard).await?,
             }
         }
+    }
+
+    /// Reports that a task is under way, and hears whether it still is this node's.
+    pub(crate) async fn tell(
+        &self,
+        lease: &Lease,
+        progress: &mut Option<Value>,
+        lines: &mut Vec<LogEntry>,
+        heard: &mut Instant,
+    ) -> Result<(), Stop> {
+        let report = Report {
+            attempt: lease.attempt,
+            progress: progress.take(),
+            log: std::mem::take(lines),
+            finished: None,
+        };
+        match self.report(lease, &report).await {
+            Ok(Reported { cancel: true }) => return Err(Stop::Cancelled),
+            Ok(_) => *heard = Instant::now(),
+            Err(error) if error.status() == Some(409) => {
+                tracing::warn!(task = %lease.task, "another node has it now");
+                return Err(Stop::Lost);
+            }
+            // What was not heard is told again.
+            Err(_) => *lines = report.log,
+        }
+        if heard.elapsed() > Duration::from_millis(lease.lease_ms) {
+            tracing::warn!(task = %lease.task, "the server was not heard for too long");
+            return Err(Stop::Lost);
+        }
+        Ok(())
     }
 
     async fn report(&self, lease: &Lease, report: &Report) -> Result<Reported, ClientError> {
@@ -250,6 +293,11 @@ impl Agent {
     }
 }
 
+/// How often a task is reported on.
+pub(crate) fn beat(lease: &Lease) -> Duration {
+    REPORT.min(Duration::from_millis(lease.lease_ms) / 4).max(Duration::from_millis(10))
+}
+
 /// Keeps the newest lines while nobody listens.
 fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
     if lines.len() >= LINES {
@@ -258,11 +306,11 @@ fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
     lines.push(entry);
 }
 
-fn failed(message: String, retryable: bool) -> Finished {
+pub(crate) fn failed(message: String, retryable: bool) -> Finished {
     Finished { outcome: Outcome::Failed, document: Value::Null, message, retryable }
 }
 
-fn cancelled() -> Finished {
+pub(crate) fn cancelled() -> Finished {
     let message = "it was cancelled".to_owned();
     Finished { outcome: Outcome::Cancelled, document: Value::Null, message, retryable: false }
 }

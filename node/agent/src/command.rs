@@ -76,6 +76,9 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
         }
         TaskSpec::Collect {} => step(["collect"]),
         TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
+        TaskSpec::Mount { .. } | TaskSpec::Unmount { .. } => {
+            return Err("this node keeps no mounts".into());
+        }
     };
     Ok(vec![one])
 }

@@ -16,9 +16,13 @@
 //! * A node that has not been heard for the length of a lease kills the task itself: the server
 //!   gives it to another one then, and two would do the same work.
 //! * Secrets are variables of the process, in memory only.
+//! * Mounts outlive their tasks: who keeps them is given by the executable ([`Mounts`]). What it
+//!   has is told to the server every few seconds, and what the server wants otherwise is done.
 
 mod agent;
 mod command;
+mod mounts;
 mod process;
 
 pub use agent::{Agent, Config};
+pub use mounts::{Mounts, Refused};

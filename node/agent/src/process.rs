@@ -47,7 +47,7 @@ pub(crate) struct Process {
 
 /// Whether a server may set a variable: those that open a store may, and nothing that changes what
 /// is run, such as the loader's, or files in which commands may be named.
-fn is_for_tasks(name: &str) -> bool {
+pub(crate) fn is_for_tasks(name: &str) -> bool {
     const FAMILIES: [&str; 6] = ["SLUICE_", "AWS_", "AZURE_", "GOOGLE_", "OS_", "ST_"];
     const FILES: [&str; 2] = ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"];
     FAMILIES.iter().any(|family| name.starts_with(family)) && !FILES.contains(&name)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 
 /// The version of the contract; it stands in the paths.
@@ -46,6 +47,14 @@ pub struct Hello {
     pub missing: Vec<String>,
 }
 
+/// A node asks for a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ask {
+    /// Only one of these kinds; any that it can run when there is no list.
+    pub kinds: Option<Vec<String>>,
+}
+
 /// A task that is the node's until its lease ends.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Lease {
@@ -66,8 +75,24 @@ pub struct Work {
     pub spec: TaskSpec,
     /// Where the repository is.
     pub url: String,
-    /// Variables for `sluice`: settings and secrets. They are not stored on the node.
+    /// Variables for `sluice`: settings and secrets. They are not stored on the node, except the
+    /// settings of a mount, which comes back by itself.
     pub environment: BTreeMap<String, String>,
+    /// Which of the variables are secrets.
+    #[serde(default)]
+    pub secret_names: Vec<String>,
+}
+
+impl Work {
+    /// For a task that needs no repository; its spec is to be set.
+    pub fn without_repository() -> Self {
+        Self {
+            spec: TaskSpec::Collect {},
+            url: String::new(),
+            environment: BTreeMap::new(),
+            secret_names: Vec::new(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Work {
@@ -127,12 +152,33 @@ pub enum TaskSpec {
         /// Where the replica is.
         to: String,
     },
+    /// Show a restore point as disks, until it is unmounted or its lease is over.
+    Mount {
+        /// Which, and how.
+        mount: MountOrder,
+    },
+    /// End a mount. One that is not there has ended.
+    Unmount {
+        /// Its id.
+        mount: String,
+    },
 }
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 7] =
-        ["init", "backup", "restore", "verify", "prune", "collect", "replicate"];
+    pub const KINDS: [&str; 9] = [
+        "init",
+        "backup",
+        "restore",
+        "verify",
+        "prune",
+        "collect",
+        "replicate",
+        "mount",
+        "unmount",
+    ];
+    /// Those that are about mounts: short, and not to wait behind backups.
+    pub const MOUNT_KINDS: [&str; 2] = ["mount", "unmount"];
 
     /// Its word.
     pub fn kind(&self) -> &'static str {
@@ -144,6 +190,8 @@ impl TaskSpec {
             Self::Prune { .. } => "prune",
             Self::Collect {} => "collect",
             Self::Replicate { .. } => "replicate",
+            Self::Mount { .. } => "mount",
+            Self::Unmount { .. } => "unmount",
         }
     }
 }
@@ -271,6 +319,8 @@ mod tests {
             TaskSpec::Collect {},
             TaskSpec::Replicate { to: "/r".into() },
             TaskSpec::Verify { point: None, data: true },
+            TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
+            TaskSpec::Unmount { mount: "m".into() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

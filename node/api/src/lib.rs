@@ -10,17 +10,22 @@
 //!    │ POST /api/node/v1/hello              │  capabilities
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
+//!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
 //! ```
 //!
 //! Types only grow: a field that is added has a default, and one that is not known is ignored.
 
 mod client;
 mod contract;
+mod mounts;
+mod network;
 mod pin;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
-    Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, Outcome, Report, Reported, TaskSpec,
-    VERSION, Work,
+    Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, Outcome, Report, Reported,
+    TaskSpec, VERSION, Work,
 };
+pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport};
+pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};

@@ -1,7 +1,7 @@
 //! What stands behind the question mark.
 
 use serde::Deserialize;
-use sluice_catalog::{InstanceId, TaskState};
+use sluice_catalog::{InstanceId, MountState, TaskState};
 use utoipa::IntoParams;
 
 /// Which entries.
@@ -33,6 +33,21 @@ pub(crate) struct PointQuery {
 pub(crate) struct TaskQuery {
     /// Those in this state.
     pub(crate) state: Option<TaskState>,
+    /// Those of this instance.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which mounts.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct MountQuery {
+    /// Those in this state; all but those that are gone when it is not said.
+    pub(crate) state: Option<MountState>,
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,

@@ -2,5 +2,6 @@
 
 mod lease;
 mod matrix;
+mod mounts;
 mod requests;
 mod support;

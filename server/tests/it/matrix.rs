@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
-use crate::support::{Lab, make};
+use crate::support::{Lab, finish, make};
 
 /// What an endpoint takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +77,11 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/node-tokens", System(ADMINISTER)),
     ("GET", "/api/v1/points", Anywhere(READ)),
     ("GET", "/api/v1/points/{id}", Anywhere(READ)),
+    ("GET", "/api/v1/mounts", Anywhere(READ)),
+    ("POST", "/api/v1/mounts", Project(OPERATE)),
+    ("GET", "/api/v1/mounts/{id}", Project(READ)),
+    ("DELETE", "/api/v1/mounts/{id}", Project(OPERATE)),
+    ("POST", "/api/v1/mounts/{id}/renew", Project(OPERATE)),
     ("GET", "/api/v1/tasks", Anywhere(READ)),
     ("POST", "/api/v1/tasks", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}", Project(READ)),
@@ -94,10 +99,12 @@ struct World {
     instance: String,
     policy: String,
     task: String,
+    point: String,
+    mount: String,
 }
 
 impl World {
-    async fn new(admin: &Client, name: &str) -> Self {
+    async fn new(lab: &Lab, admin: &Client, name: &str) -> Self {
         let project = make(admin, "projects", json!({"name": name, "spec": {}})).await;
         let spec = json!({"url": "/backup"});
         let body = json!({"project": project, "name": "store", "spec": spec});
@@ -108,11 +115,14 @@ impl World {
         let body = json!({"project": project, "name": "daily", "spec": {"rules": []}});
         let policy = make(admin, "policies", body).await;
         let start = json!({"kind": "backup", "instance": instance, "destination": destination});
+        let point = backed_up(lab, admin, name, &start).await;
+        let body = json!({"point": point, "protocol": "nbd", "clients": ["192.0.2.0/24"]});
+        let mount = make(admin, "mounts", body).await;
         let task = make(admin, "tasks", start).await;
         // Whoever watches a task that has ended gets an answer that ends.
         let cancel = format!("/api/v1/tasks/{task}/cancel");
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
-        Self { project, destination, instance, policy, task }
+        Self { project, destination, instance, policy, task, point, mount }
     }
 
     fn path(&self, template: &str) -> String {
@@ -123,6 +133,7 @@ impl World {
             "instances" => &self.instance,
             "policies" => &self.policy,
             "tasks" => &self.task,
+            "mounts" => &self.mount,
             _ => nobody,
         };
         template.replace("{id}", id).replace("{instance}", &self.instance)
@@ -156,6 +167,10 @@ impl World {
                 let (instance, destination) = (&self.instance, &self.destination);
                 json!({"kind": "backup", "instance": instance, "destination": destination})
             }
+            (_, "/api/v1/mounts") => {
+                json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
+            }
+            (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})
             }
@@ -168,6 +183,17 @@ impl World {
             _ => json!({"name": "renamed", "spec": spec}),
         })
     }
+}
+
+/// A restore point, which a node of its own has made; its id.
+async fn backed_up(lab: &Lab, admin: &Client, name: &str, start: &Value) -> String {
+    let node = lab.node(admin, name, &["backup", "mount"]).await;
+    let task = make(admin, "tasks", start.clone()).await;
+    finish(&node, &task, &format!("{name}.web@k3")).await;
+    let points: Value = admin.get("/api/v1/points").await.unwrap();
+    let named = |point: &&Value| point["point"] == format!("{name}.web@k3");
+    let point = points["items"].as_array().unwrap().iter().find(named).unwrap();
+    point["id"].as_str().unwrap().to_owned()
 }
 
 async fn ask(client: &Client, world: &World, method: &str, template: &str) -> u16 {
@@ -206,8 +232,8 @@ async fn the_table_has_every_endpoint_and_no_other() {
 async fn every_role_gets_what_it_may_and_nothing_else() {
     let lab = Lab::new().await;
     let admin = lab.administrator().await;
-    let own = World::new(&admin, "own").await;
-    let other = World::new(&admin, "other").await;
+    let own = World::new(&lab, &admin, "own").await;
+    let other = World::new(&lab, &admin, "other").await;
     let nobody = lab.anybody.clone().with_token("session-0");
     let mut users = Vec::new();
     for (rank, role) in ROLES.iter().enumerate() {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use sluice_node_api::{Client, ClientError};
+use sluice_node_api::{
+    Client, ClientError, Finished, Hello, Join, JoinToken, Joined, Lease, Outcome, Report, Reported,
+};
 use sluice_server::{Config, Server};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -59,6 +61,17 @@ impl Lab {
         self.login("admin").await
     }
 
+    /// A node that runs tasks of these kinds.
+    pub async fn node(&self, admin: &Client, name: &str, kinds: &[&str]) -> Client {
+        let made: Value = admin.post("/api/v1/node-tokens", &()).await.unwrap();
+        let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
+        let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
+        let hello = Hello { kinds, slots: 1, ..Hello::default() };
+        let join = Join { token: token.token, name: name.into(), hello };
+        let joined: Joined = self.anybody.post("/api/node/v1/join", &join).await.unwrap();
+        self.anybody.clone().with_token(&joined.token)
+    }
+
     pub async fn login(&self, login: &str) -> Client {
         let body = json!({"login": login, "password": PASSWORD});
         let session: Value = self.anybody.post("/api/v1/sessions", &body).await.unwrap();
@@ -73,6 +86,19 @@ impl Lab {
         let _: Value = admin.post("/api/v1/users", &user).await.unwrap();
         self.login(&login).await
     }
+}
+
+/// Takes the next task, which must be this one, and reports that it has made a restore point.
+pub async fn finish(node: &Client, task: &str, point: &str) {
+    let lease: Option<Lease> = node.post("/api/node/v1/lease", &()).await.unwrap();
+    let lease = lease.unwrap();
+    assert_eq!(lease.task, task);
+    let document = json!({"point": {"point": point, "created_ms": 5, "stats": {}}});
+    let outcome = Outcome::Succeeded;
+    let finished = Some(Finished { outcome, document, message: "".into(), retryable: false });
+    let report = Report { attempt: lease.attempt, finished, ..Report::default() };
+    let path = format!("/api/node/v1/tasks/{task}/report");
+    let _: Reported = node.post(&path, &report).await.unwrap();
 }
 
 /// Makes a record and returns its id.

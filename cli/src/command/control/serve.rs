@@ -1,13 +1,16 @@
 //! Running a server, a node, or both.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use sluice_node::{Agent, Config as NodeConfig};
+use sluice_node::{Agent, Config as NodeConfig, Mounts};
 use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, TaskSpec};
 use sluice_server::{Config, Server};
 
+use super::keep::{self, Keeper};
 use super::profile::Profile;
 use crate::args::{ServerArgs, UpArgs};
 use crate::context::Context;
@@ -86,18 +89,22 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     server.local_destination(LOCAL, url, &state.join("local-passphrase")).await?;
     let local = server.local();
     let client = Client::new(&local.url, local.fingerprint)?.with_token(&token);
-    let agent = agent(client, &state, args.slots)?;
+    let (keeper, keeping) = keep::start(&state, args.mount_address, &context.clock, &stop)?;
+    let agent = agent(client, &state, args.slots, keeper)?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
     // It has been told to end as well.
     let _ = node.await;
+    let _ = keeping.await;
     Ok(Exit::Done)
 }
 
-fn agent(client: Client, state: &Path, slots: u32) -> Result<Agent> {
+fn agent(client: Client, state: &Path, slots: u32, keeper: Keeper) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
-    Ok(Agent::new(client, NodeConfig { executable, folder: state.to_owned(), hello: hello(slots) }))
+    let (folder, hello) = (state.to_owned(), hello(slots));
+    let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
+    Ok(Agent::new(client, NodeConfig { executable, folder, hello, mounts }))
 }
 
 fn hello(slots: u32) -> Hello {
@@ -136,6 +143,7 @@ pub(crate) async fn run_node(
     context: &Context,
     state: Option<PathBuf>,
     slots: u32,
+    mount_address: IpAddr,
 ) -> Result<Exit> {
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
@@ -143,12 +151,18 @@ pub(crate) async fn run_node(
         let text = format!("this machine has joined no server: {error}");
         advise("login", text, "sluice node join NAME --token-file FILE")
     })?;
-    let agent = agent(profile.client()?, &state, slots)?;
+    // What was mounted comes back though the server does not answer.
+    let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
+    let agent = agent(profile.client()?, &state, slots, keeper)?;
     if context.global.json {
         output::json_line(&json!({"type": "ready", "server": profile.server}))?;
     } else if !context.global.quiet {
         note(format_args!("running tasks of {}; Ctrl-C ends it", profile.server));
     }
-    agent.run(stop).await?;
+    let ran = agent.run(stop.clone()).await;
+    // Nothing is left behind, also when the server refuses this node.
+    stop.cancel();
+    let _ = keeping.await;
+    ran?;
     Ok(Exit::Done)
 }

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use sluice_iscsi::{Access, Chap, Credentials, Identity, Limits, Lun, Server, Target};
 use sluice_repository::{Repository, RestorePoint};
 
+use super::only;
 use super::writable::Writable;
 use crate::args::IscsiArgs;
 use crate::context::Context;
@@ -106,18 +107,21 @@ async fn serve(
     let mut target = Target::new(args.target_name.clone().unwrap_or_else(default), luns);
     target.alias = point.to_string();
     target.announced.clone_from(&args.portal);
-    let open = access.chap.is_none();
+    let open = access.chap.is_none() && args.allow.is_empty();
     target.access = access;
     let name = target.name.clone();
     // Watched before initiators can connect: no signal finds nobody listening.
     let stop = interrupt::watch("")?;
-    let bound = Server::new(target, Limits::default())?;
-    let bound = bound.bind(&args.listen).await.context("cannot serve")?;
+    let mut server = Server::new(target, Limits::default())?;
+    if !args.allow.is_empty() {
+        server = server.only_for(only(&args.allow));
+    }
+    let bound = server.bind(&args.listen).await.context("cannot serve")?;
     let portals = if args.portal.is_empty() { bound.addresses() } else { &args.portal };
     let first = *portals.first().context("the server has no address")?;
     let exposed = bound.addresses().iter().any(|address| !address.ip().is_loopback());
     if open && exposed && !context.global.json {
-        output::warn("whoever reaches this address can read the disks: set --chap-user");
+        output::warn("whoever reaches this address can read the disks: set --allow or --chap-user");
     }
     let place = Place { listen: bound.addresses(), portals, first };
     tell(context, point, writable, &name, &place, &told)?;
@@ -135,7 +139,13 @@ fn access(args: &IscsiArgs) -> Result<Access> {
         let secret = secret::chap_secret(file)?;
         anyhow::Ok(Some(Credentials::new(user.clone(), secret.as_bytes())))
     };
-    let initiator = credentials(&args.chap_user, &args.chap_secret_file)?;
+    let initiator = match (&args.chap_user, &args.chap_secret_file) {
+        (Some(user), None) => {
+            let secret = secret::chap_variable()?;
+            Some(Credentials::new(user.clone(), secret.as_bytes()))
+        }
+        (user, file) => credentials(user, file)?,
+    };
     let target = credentials(&args.mutual_chap_user, &args.mutual_chap_secret_file)?;
     let chap = initiator.map(|initiator| Chap { initiator, target });
     Ok(Access { initiators: args.initiator.clone(), chap })

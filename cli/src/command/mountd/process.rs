@@ -43,12 +43,24 @@ const LONGEST_LOG: u64 = 1 << 20;
 pub(crate) struct Processes {
     executable: PathBuf,
     state: PathBuf,
+    /// Whether secrets that nobody gave may be this process's own.
+    own_secrets: bool,
 }
 
 impl Processes {
     pub(crate) fn new(state: &Path) -> Result<Self> {
         let executable = std::env::current_exe().context("cannot find this executable")?;
-        Ok(Self { executable, state: state.to_owned() })
+        Ok(Self { executable, state: state.to_owned(), own_secrets: true })
+    }
+
+    /// The same for mounts of others, whose secrets are never this process's own.
+    pub(crate) fn of_others(state: &Path) -> Result<Self> {
+        Ok(Self { own_secrets: false, ..Self::new(state)? })
+    }
+
+    /// A variable of this process, where it may be given to mounts.
+    fn own(&self, name: &str) -> Option<std::ffi::OsString> {
+        self.own_secrets.then(|| std::env::var_os(name)).flatten()
     }
 
     fn log(&self, id: &str) -> PathBuf {
@@ -89,7 +101,7 @@ impl Processes {
         command.envs(&spec.environment).env(MANAGED, "1");
         for name in &job.secret_names {
             let given = job.secrets.get(name).map(Into::into);
-            if let Some(value) = given.or_else(|| std::env::var_os(name)) {
+            if let Some(value) = given.or_else(|| self.own(name)) {
                 command.env(name, value);
             }
         }
@@ -106,8 +118,7 @@ impl Runner for Processes {
         let spec: Spec = serde_json::from_value(job.spec.clone()).map_err(|error| {
             hopeless(Failure::new("protocol", format!("this is no mount: {error}")))
         })?;
-        let known =
-            |name: &&String| job.secrets.contains_key(*name) || std::env::var_os(name).is_some();
+        let known = |name: &&String| job.secrets.contains_key(*name) || self.own(name).is_some();
         if let Some(name) = job.secret_names.iter().find(|name| !known(name)) {
             let text = format!("{name} was kept in memory only, and is gone since the restart");
             let help = "unmount it and mount it again";

@@ -17,6 +17,7 @@ mod main_job;
 mod met;
 mod mount;
 mod mountd;
+mod mounted;
 mod namespaces;
 mod nbd;
 mod nbd_exports;

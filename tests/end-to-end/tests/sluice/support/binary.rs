@@ -49,7 +49,17 @@ fn built() -> PathBuf {
 /// Whether no source is newer.
 fn is_current(binary: &Path) -> bool {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let rooms = ["cli", "gateway", "mountd", "backup-pipeline", "protocol", "Cargo.lock"];
+    let rooms = [
+        "catalog",
+        "cli",
+        "gateway",
+        "mountd",
+        "node",
+        "server",
+        "backup-pipeline",
+        "protocol",
+        "Cargo.lock",
+    ];
     let built = fs::metadata(binary).and_then(|meta| meta.modified());
     built.is_ok_and(|built| !rooms.iter().any(|room| is_newer(&root.join(room), built)))
 }

@@ -1,0 +1,124 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use sluice_node_api::Network;
+
+use super::value;
+
+/// Show restore points as disks on a node of a server, and end that
+///
+/// The node keeps each for as long as its lease says, also while the server is away, and comes back
+/// with it at the same address after a restart.
+#[derive(Debug, Args)]
+pub(crate) struct RemoteMountArgs {
+    #[command(subcommand)]
+    pub(crate) command: RemoteMountCommand,
+}
+
+/// What can be done with mounts of a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemoteMountCommand {
+    /// List mounts, newest first; those that are gone only with --state gone
+    #[command(after_help = "Example:\n  sluice remote-mount list --state ready")]
+    List {
+        /// Only those in this state: requested, ready, failed, releasing, gone
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+    },
+    /// Show a mount
+    #[command(after_help = "Example:\n  sluice remote-mount show 0193a2b4-...")]
+    Show {
+        /// Its id
+        id: String,
+    },
+    Start(RemoteMountStartArgs),
+    /// Let the lease of a mount begin anew
+    #[command(after_help = "Example:\n  sluice remote-mount renew 0193a2b4-... --lease 2d")]
+    Renew {
+        /// Its id
+        id: String,
+        /// How long it stays from now on
+        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        lease: Duration,
+    },
+    /// End a mount
+    #[command(after_help = "Example:\n  sluice remote-mount stop 0193a2b4-...")]
+    Stop {
+        /// Its id
+        id: String,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// Mount a restore point on a node, for the clients that are named
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice remote-mount start shop/web-1 --client 192.0.2.0/24
+  sluice remote-mount start shop.web-1@0q5g3 --node mover-2 --protocol iscsi --client 192.0.2.9 \\
+    --initiator iqn.2026-01.test:host-1 --lease 2d
+  sluice remote-mount start shop/web-1 --protocol iscsi --client 0.0.0.0/0 --chap-user backup \\
+    --chap-secret-file /etc/sluice/chap")]
+pub(crate) struct RemoteMountStartArgs {
+    /// The restore point: its id, its name in the repository, or an instance, whose newest is meant
+    #[arg(value_name = "POINT")]
+    pub(crate) point: String,
+
+    /// Network of clients that may connect, such as 192.0.2.0/24; several are a list
+    #[arg(long, value_name = "CIDR", required = true)]
+    pub(crate) client: Vec<Network>,
+
+    /// How clients use it
+    #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
+    pub(crate) protocol: RemoteProtocol,
+
+    /// The only image to show
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+
+    /// The node [default: one that can]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    /// iSCSI initiator that may connect; several are a list, none lets everybody in
+    #[arg(long, value_name = "IQN")]
+    pub(crate) initiator: Vec<String>,
+
+    /// User that iSCSI initiators must prove to be, by CHAP
+    #[arg(long, value_name = "USER", requires = "chap_secret_file")]
+    pub(crate) chap_user: Option<String>,
+
+    /// File whose first line is that user's secret, 12 bytes or more
+    #[arg(long, value_name = "PATH", requires = "chap_user")]
+    pub(crate) chap_secret_file: Option<PathBuf>,
+
+    /// It ends by itself after so long
+    #[arg(long, value_name = "TIME", default_value = "8h", value_parser = value::duration)]
+    pub(crate) lease: Duration,
+
+    /// Do not wait until it can be used
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Protocols of mounts on nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RemoteProtocol {
+    /// Network block device
+    Nbd,
+    /// A SCSI disk over TCP
+    Iscsi,
+}
+
+impl RemoteProtocol {
+    /// Its word in the API.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Nbd => "nbd",
+            Self::Iscsi => "iscsi",
+        }
+    }
+}

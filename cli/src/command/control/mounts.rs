@@ -1,0 +1,147 @@
+//! Mounted restore points of a server.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use http::Method;
+use serde_json::{Value, json};
+use sluice_node_api::Client;
+
+use super::records::Records;
+use super::{all, profile, show_list, word};
+use crate::args::{RemoteMountCommand, RemoteMountStartArgs};
+use crate::context::Context;
+use crate::error::{Exit, advise, usage_error};
+use crate::output::{self, local, note};
+use crate::secret;
+
+/// How often a mount that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Does it.
+pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
+    let client = profile::client()?;
+    match command {
+        RemoteMountCommand::List { state } => {
+            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
+            let mounts = all(&client, &format!("/api/v1/mounts{state}")).await?;
+            let headings = ["ID", "POINT", "STATE", "ENDS", "WHERE"];
+            show_list(context, &headings, &mounts, |mount| row(context, mount))
+        }
+        RemoteMountCommand::Show { id } => {
+            output::json(&client.get::<Value>(&path(&id)).await?)?;
+            Ok(Exit::Done)
+        }
+        RemoteMountCommand::Start(args) => start(context, &client, args).await,
+        RemoteMountCommand::Renew { id, lease } => {
+            let body = json!({"lease_seconds": lease.as_secs()});
+            tell(context, &client.post(&format!("{}/renew", path(&id)), &body).await?)?;
+            Ok(Exit::Done)
+        }
+        RemoteMountCommand::Stop { id, no_wait } => {
+            let ended = client.send(Method::DELETE, &path(&id), None, &[]).await?;
+            let mount = if no_wait { ended.body } else { settled(&client, &id).await? };
+            tell(context, &mount)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn path(id: &str) -> String {
+    format!("/api/v1/mounts/{id}")
+}
+
+async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -> Result<Exit> {
+    let mut body = json!({
+        "point": point(client, &args.point).await?,
+        "protocol": args.protocol.word(),
+        "clients": args.client.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "initiators": args.initiator,
+        "image": args.image,
+        "lease_seconds": args.lease.as_secs(),
+    });
+    if let Some(name) = &args.node {
+        let nodes = Records::load(client, "nodes").await?;
+        body["node"] = nodes.one(name)?["id"].clone();
+    }
+    if let Some(user) = &args.chap_user {
+        let secret = match &args.chap_secret_file {
+            Some(file) => secret::chap_secret(file)?,
+            None => return Err(usage_error("--chap-user needs --chap-secret-file")),
+        };
+        body["chap_user"] = Value::from(user.as_str());
+        body["chap_secret"] = Value::from(secret.as_str());
+    }
+    let mut mount: Value = client.post("/api/v1/mounts", &body).await?;
+    if !args.no_wait {
+        mount = settled(client, &word(&mount, "id")).await?;
+    }
+    if word(&mount, "state") == "failed" {
+        let text = format!("the node cannot mount it: {}", word(&mount, "message"));
+        let help = format!("`sluice remote-mount stop {}` removes it", word(&mount, "id"));
+        return Err(advise("failed", text, help));
+    }
+    tell(context, &mount)?;
+    Ok(Exit::Done)
+}
+
+/// The id of a restore point that is called by its id, by the repository's name for it, or by the
+/// instance whose newest is meant.
+async fn point(client: &Client, called: &str) -> Result<Value> {
+    let points = all(client, "/api/v1/points").await?;
+    let named = |point: &&Value| point["id"] == called || point["point"] == called;
+    if let Some(point) = points.iter().find(named) {
+        return Ok(point["id"].clone());
+    }
+    let name = called.strip_suffix("@latest").unwrap_or(called);
+    let instances = Records::load(client, "instances").await?;
+    let instance = instances.one(name)?["id"].clone();
+    let own = points.iter().filter(|point| point["instance"] == instance);
+    let newest = own.max_by_key(|point| point["taken_ms"].as_u64());
+    newest.map(|point| point["id"].clone()).ok_or_else(|| {
+        let text = format!("{name} has no restore point");
+        advise("not-found", text, "`sluice task backup` makes one")
+    })
+}
+
+/// The mount once nothing is under way any more.
+async fn settled(client: &Client, id: &str) -> Result<Value> {
+    loop {
+        let mount: Value = client.get(&path(id)).await?;
+        if !["requested", "releasing"].contains(&word(&mount, "state").as_str()) {
+            return Ok(mount);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn tell(context: &Context, mount: &Value) -> Result<()> {
+    if context.global.json {
+        return output::json(mount);
+    }
+    let id = word(mount, "id");
+    output::print(&format!("{id}\n"))?;
+    if context.global.quiet {
+        return Ok(());
+    }
+    let ends = local(mount["lease_end_ms"].as_u64().unwrap_or(0), &context.zone);
+    match word(mount, "state").as_str() {
+        "ready" => {
+            note(format_args!("{} is ready, until {ends}", word(mount, "point_name")));
+            for disk in mount["disks"].as_array().into_iter().flatten() {
+                note(format_args!("  {}: {}", word(disk, "name"), word(disk, "uri")));
+            }
+        }
+        state => note(format_args!("it is {state}")),
+    }
+    Ok(())
+}
+
+fn row(context: &Context, mount: &Value) -> Vec<String> {
+    let ends = local(mount["lease_end_ms"].as_u64().unwrap_or(0), &context.zone);
+    let mut place = word(mount, "uri");
+    if word(mount, "state") != "ready" {
+        place = word(mount, "message");
+    }
+    vec![word(mount, "id"), word(mount, "point_name"), word(mount, "state"), ends, place]
+}

@@ -1,0 +1,368 @@
+//! Mounted restore points.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sluice_catalog::{
+    DestinationId, Instance, InstanceId, Mount, MountFilter, MountId, MountProtocol, MountSpec,
+    MountState, NewMount, Node, NodeId, NodeState, Page, Point, PointId, ProjectId, Record, TaskId,
+    Tx,
+};
+use sluice_node_api::Network;
+use utoipa::ToSchema;
+
+use crate::access::Permission;
+use crate::api::policies::EVERYTHING;
+use crate::api::query::MountQuery;
+use crate::api::{Body, Hidden, List, Path, Query};
+use crate::auth::Actor;
+use crate::mounts;
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+
+/// How long a lease is, in seconds: when nothing is said, and at least and at most.
+const LEASE: u64 = 8 * 3600;
+const SHORTEST_LEASE: u64 = 5;
+const LONGEST_LEASE: u64 = 90 * 24 * 3600;
+/// Networks, or initiators, of one mount.
+const MOST_CLIENTS: usize = 64;
+/// Bytes of a name of an initiator, and of its user.
+const LONGEST_NAME: usize = 223;
+/// Bytes of a secret of CHAP: shorter ones can be guessed from what is seen on the wire.
+const SHORTEST_SECRET: usize = 12;
+const LONGEST_SECRET: usize = 128;
+/// The variable in which a node finds that secret.
+const CHAP: &str = "SLUICE_CHAP_SECRET";
+/// A node that was heard of so lately is there, in milliseconds.
+const LATELY_MS: u64 = 90_000;
+
+/// A disk of a mount.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MountedDisk {
+    name: String,
+    uri: String,
+}
+
+/// A mounted restore point.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MountView {
+    id: MountId,
+    project: Option<ProjectId>,
+    instance: InstanceId,
+    /// The restore point's id.
+    point: PointId,
+    /// As `sluice` takes it.
+    point_name: String,
+    destination: DestinationId,
+    node: NodeId,
+    /// The task that makes or ends it, or did so last.
+    task: Option<TaskId>,
+    protocol: MountProtocol,
+    /// The only image that is shown; all without.
+    image: Option<String>,
+    writable: bool,
+    /// Networks of the clients that may connect.
+    clients: Vec<String>,
+    /// iSCSI initiators that may connect; all without.
+    initiators: Vec<String>,
+    chap_user: Option<String>,
+    state: MountState,
+    /// Why it is in this state.
+    message: String,
+    /// Where clients find it, once it is ready.
+    uri: Option<String>,
+    /// The same for each image.
+    disks: Vec<MountedDisk>,
+    /// When it ends by itself, in milliseconds since 1970.
+    lease_end_ms: u64,
+    revision: u64,
+    created_ms: u64,
+    updated_ms: u64,
+}
+
+impl From<Mount> for MountView {
+    fn from(mount: Mount) -> Self {
+        let (uri, disks) = mounts::addresses(&mount.place);
+        let disk = |(name, uri)| MountedDisk { name, uri };
+        let Mount { new, .. } = mount;
+        Self {
+            id: mount.id,
+            project: new.project,
+            instance: new.instance,
+            point: new.point,
+            point_name: new.spec.point,
+            destination: new.destination,
+            node: new.node,
+            task: mount.task,
+            protocol: new.spec.protocol,
+            image: new.spec.image,
+            writable: new.spec.writable,
+            clients: new.spec.clients,
+            initiators: new.spec.initiators,
+            chap_user: new.spec.chap_user,
+            state: mount.state,
+            message: mount.message,
+            uri,
+            disks: disks.into_iter().map(disk).collect(),
+            lease_end_ms: new.lease_end_ms,
+            revision: mount.revision,
+            created_ms: mount.created_ms,
+            updated_ms: mount.updated_ms,
+        }
+    }
+}
+
+/// What to mount, where, and for whom.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MountRequest {
+    point: PointId,
+    /// The only image to show; all without.
+    #[serde(default)]
+    image: Option<String>,
+    /// The node that shows it; without, one that can.
+    #[serde(default)]
+    node: Option<NodeId>,
+    protocol: MountProtocol,
+    /// Networks of the clients that may connect, such as `192.0.2.0/24`.
+    clients: Vec<String>,
+    /// iSCSI initiators that may connect; all without.
+    #[serde(default)]
+    initiators: Vec<String>,
+    /// User that iSCSI initiators must prove to be, with the secret.
+    #[serde(default)]
+    chap_user: Option<String>,
+    /// 12 to 128 bytes.
+    #[serde(default)]
+    chap_secret: Option<Hidden>,
+    /// It ends by itself after so long: 5 seconds to 90 days, 8 hours when it is not said.
+    #[serde(default)]
+    lease_seconds: Option<u64>,
+}
+
+/// How long a mount stays from now on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MountRenewal {
+    /// 5 seconds to 90 days.
+    lease_seconds: u64,
+}
+
+fn lease_ms(seconds: u64) -> Result<u64> {
+    if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&seconds) {
+        return Err(Problem::invalid("a lease is 5 seconds to 90 days"));
+    }
+    Ok(seconds * 1000)
+}
+
+fn is_word(text: &str, longest: usize) -> bool {
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    (1..=longest).contains(&text.len()) && !text.chars().any(odd)
+}
+
+/// Refuses what no node could do, or what would let in more than was meant.
+fn check(request: &MountRequest) -> Result<()> {
+    if request.clients.is_empty() || request.clients.len() > MOST_CLIENTS {
+        let text = "name 1 to 64 networks of clients, such as 192.0.2.0/24";
+        return Err(Problem::invalid(text));
+    }
+    for network in &request.clients {
+        network.parse::<Network>().map_err(Problem::invalid)?;
+    }
+    let image = request.image.as_deref();
+    if image.is_some_and(|image| !is_word(image, LONGEST_NAME) || image.contains(':')) {
+        return Err(Problem::invalid("this is no name of an image"));
+    }
+    let named = !request.initiators.is_empty() || request.chap_user.is_some();
+    if named && request.protocol != MountProtocol::Iscsi {
+        return Err(Problem::invalid("initiators and their users go with iscsi"));
+    }
+    let shaped = |name: &String| {
+        let kinds = ["iqn.", "eui.", "naa."];
+        is_word(name, LONGEST_NAME) && kinds.iter().any(|kind| name.starts_with(kind))
+    };
+    if request.initiators.len() > MOST_CLIENTS || !request.initiators.iter().all(shaped) {
+        return Err(Problem::invalid("an initiator is iqn.YEAR-MONTH.DOMAIN:NAME, eui. or naa."));
+    }
+    match (&request.chap_user, &request.chap_secret) {
+        (None, None) => Ok(()),
+        (Some(user), Some(Hidden(secret))) => {
+            let fits = (SHORTEST_SECRET..=LONGEST_SECRET).contains(&secret.len())
+                && !secret.chars().any(char::is_control);
+            let text = "a user of CHAP is a word, and its secret has 12 to 128 bytes";
+            if is_word(user, LONGEST_NAME) && fits { Ok(()) } else { Err(Problem::invalid(text)) }
+        }
+        _ => Err(Problem::invalid("chap_user and chap_secret go together")),
+    }
+}
+
+/// The node that was named, or the one that fits best.
+async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Result<NodeId> {
+    let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
+    let destination = point.new.destination;
+    if let Some(id) = named {
+        let node = tx.get::<Node>(id, &EVERYTHING).await?;
+        if !mounts::is_able(&node.body, destination) {
+            return Err(none("this node makes no mounts, or may not use the destination"));
+        }
+        if node.body.state != NodeState::Enabled {
+            return Err(none("this node gets no new tasks"));
+        }
+        return Ok(id);
+    }
+    let own = tx.get::<Instance>(point.instance, &EVERYTHING).await.ok();
+    let own = own.and_then(|instance| instance.body.node);
+    let seen = tx.liveness().await?;
+    let mut page = Page { after: None, limit: Page::LARGEST };
+    let mut best: Option<Record<Node>> = None;
+    loop {
+        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last() else { break };
+        page.after = Some(last.id.to_string());
+        for node in part {
+            let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
+            let able = node.body.state == NodeState::Enabled
+                && heard + LATELY_MS > now
+                && mounts::is_able(&node.body, destination);
+            if able && (best.is_none() || own == Some(node.id)) {
+                best = Some(node);
+            }
+        }
+    }
+    let best = best.ok_or_else(|| none("no node that makes mounts was heard of lately"))?;
+    Ok(best.id)
+}
+
+/// List mounts, newest first; those that are gone only when they are asked for
+#[utoipa::path(get, path = "/api/v1/mounts", tag = "mount", operation_id = "list-mounts",
+    params(MountQuery), responses(
+    (status = 200, body = List<MountView>), (status = "4XX", body = Problem)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Query(query): Query<MountQuery>,
+) -> Result<Json<List<MountView>>> {
+    actor.require_anywhere(Permission::Read)?;
+    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
+    let page = Page { after: query.after, limit };
+    let filter = MountFilter { state: query.state, instance: query.instance };
+    let found = shared.catalog.read().await?.mounts(&actor.visible(), &filter, &page).await?;
+    let views = found.into_iter().map(MountView::from).collect();
+    Ok(Json(List::new(views, limit, |view: &MountView| view.id.to_string())))
+}
+
+/// Mount a restore point: a node shows it as disks
+#[utoipa::path(post, path = "/api/v1/mounts", tag = "mount", operation_id = "create-mount",
+    request_body = MountRequest, responses(
+    (status = 201, body = MountView), (status = "4XX", body = Problem)))]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Body(request): Body<MountRequest>,
+) -> Result<(StatusCode, Json<MountView>)> {
+    actor.require_anywhere(Permission::Operate)?;
+    check(&request)?;
+    let lease = lease_ms(request.lease_seconds.unwrap_or(LEASE))?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let point = tx.point(request.point, &actor.visible()).await?;
+    actor.require(Permission::Operate, point.project)?;
+    if point.removed_ms.is_some() {
+        return Err(Problem::not_found("restore point"));
+    }
+    let node = node(&mut tx, request.node, &point, now).await?;
+    let id = MountId::new(now);
+    let new = NewMount {
+        project: point.project,
+        instance: point.instance,
+        point: point.id,
+        destination: point.new.destination,
+        node,
+        lease_end_ms: now + lease,
+        spec: MountSpec {
+            point: point.new.point,
+            image: request.image,
+            protocol: request.protocol,
+            writable: false,
+            clients: request.clients,
+            initiators: request.initiators,
+            chap_user: request.chap_user,
+        },
+    };
+    tx.add_mount(id, &new, now).await?;
+    if let Some(Hidden(secret)) = request.chap_secret {
+        let secrets = [(CHAP.to_owned(), secret)].into();
+        tx.set_secrets(&shared.sealer, &id.to_string(), &secrets).await?;
+    }
+    let mount = tx.mount(id, &EVERYTHING).await?;
+    mounts::start(&mut tx, &mount, now).await?;
+    let detail = json!({"point": new.spec.point, "node": node, "protocol": new.spec.protocol,
+        "clients": new.spec.clients, "lease_end_ms": new.lease_end_ms});
+    tx.audit(actor.did("mount.create", id, new.project, detail), now).await?;
+    let view = tx.mount(id, &EVERYTHING).await?.into();
+    tx.commit().await?;
+    shared.work.notify_waiters();
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Read a mount
+#[utoipa::path(get, path = "/api/v1/mounts/{id}", tag = "mount", operation_id = "get-mount",
+    params(("id" = MountId, Path)), responses(
+    (status = 200, body = MountView), (status = "4XX", body = Problem)))]
+pub(crate) async fn get(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<MountId>,
+) -> Result<Json<MountView>> {
+    actor.require_anywhere(Permission::Read)?;
+    Ok(Json(shared.catalog.read().await?.mount(id, &actor.visible()).await?.into()))
+}
+
+/// Let the lease of a mount begin anew
+#[utoipa::path(post, path = "/api/v1/mounts/{id}/renew", tag = "mount",
+    operation_id = "renew-mount", params(("id" = MountId, Path)),
+    request_body = MountRenewal, responses(
+    (status = 200, body = MountView), (status = "4XX", body = Problem)))]
+pub(crate) async fn renew(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<MountId>,
+    Body(renewal): Body<MountRenewal>,
+) -> Result<Json<MountView>> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mount = tx.mount(id, &actor.visible()).await?;
+    actor.require(Permission::Operate, mount.new.project)?;
+    let end = now + lease_ms(renewal.lease_seconds)?;
+    tx.renew_mount(id, end, now).await?;
+    let detail = json!({"lease_end_ms": end});
+    tx.audit(actor.did("mount.renew", id, mount.new.project, detail), now).await?;
+    let view = tx.mount(id, &EVERYTHING).await?.into();
+    tx.commit().await?;
+    Ok(Json(view))
+}
+
+/// End a mount. Asked again it is no error
+#[utoipa::path(delete, path = "/api/v1/mounts/{id}", tag = "mount", operation_id = "end-mount",
+    params(("id" = MountId, Path)), responses(
+    (status = 202, body = MountView), (status = "4XX", body = Problem)))]
+pub(crate) async fn remove(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<MountId>,
+) -> Result<(StatusCode, Json<MountView>)> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mount = tx.mount(id, &actor.visible()).await?;
+    actor.require(Permission::Operate, mount.new.project)?;
+    if mount.state.is_wanted() {
+        mounts::release(&mut tx, &mount, "", now).await?;
+        tx.audit(actor.did("mount.end", id, mount.new.project, json!({})), now).await?;
+    }
+    let view = tx.mount(id, &EVERYTHING).await?.into();
+    tx.commit().await?;
+    shared.work.notify_waiters();
+    Ok((StatusCode::ACCEPTED, Json(view)))
+}
