@@ -1,20 +1,23 @@
 //! What nodes are told, and what becomes of their reports.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, Capabilities, Destination, Instance, Keep, NewPoint, NewTask, Node, NodeState,
-    Policy, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
-    token_hash,
+    AuditEntry, Capabilities, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
+    NewTask, Node, NodeState, Progress, Project, Record, Source, SourceImage, Task, TaskId,
+    TaskState, Tx, token_hash,
 };
 use sluice_node_api::{
     Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
 };
+use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
@@ -26,9 +29,6 @@ use crate::state::{Shared, new_token};
 const LEASE_WAIT: Duration = Duration::from_secs(20);
 /// How often is looked meanwhile: another server may have added a task.
 const LOOK: Duration = Duration::from_secs(1);
-/// The first wait before a failed task is tried again; each further attempt doubles it.
-const RETRY_MS: u64 = 30_000;
-const LONGEST_RETRY_MS: u64 = 3_600_000;
 /// Attempts of a prune that follows a backup.
 const PRUNE_ATTEMPTS: u32 = 3;
 
@@ -183,9 +183,11 @@ async fn finish(
         Outcome::Failed => TaskState::Failed,
         Outcome::Cancelled => TaskState::Cancelled,
     };
-    let doublings = lease.2.saturating_sub(1).min(16);
-    let wait = (RETRY_MS << doublings).min(LONGEST_RETRY_MS);
-    let retry = finished.retryable.then_some(now + wait);
+    let class = match finished.retryable {
+        true => ErrorClass::Transient,
+        false => ErrorClass::Configuration,
+    };
+    let retry = retry_at(lease, class, now);
     let (document, message) = (&finished.document, &finished.message);
     let state = tx.finish(lease, state, document, message, retry, now).await?;
     if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
@@ -196,6 +198,23 @@ async fn finish(
         "backup" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
         _ => Ok(()),
+    }
+}
+
+/// When a task whose attempt failed is tried again. How often it may be is the task's own.
+fn retry_at(
+    (task, _, attempt): (TaskId, sluice_catalog::NodeId, u32),
+    class: ErrorClass,
+    now: u64,
+) -> Option<u64> {
+    let policy = RetryPolicy { max_attempts: u32::MAX, ..RetryPolicy::default() };
+    let attempts = Attempts { failed: attempt, lost: 0 };
+    let at = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
+    let mut hasher = DefaultHasher::new();
+    task.hash(&mut hasher);
+    match policy.after(class, attempts, at, hasher.finish()) {
+        Retry::At(at) => u64::try_from(at.as_millisecond()).ok(),
+        Retry::GiveUp(_) => None,
     }
 }
 
@@ -217,12 +236,12 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         stored_bytes: bytes("stored_bytes"),
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
-    let Some(policy) = task.new.policy else { return Ok(()) };
-    let Ok(policy) = tx.get::<Policy>(policy, &EVERYTHING).await else { return Ok(()) };
-    let mut rules = policy.body.rules.iter().filter(|rule| rule.destination == destination);
-    let keep = rules.next().map(|rule| periods(rule.keep)).unwrap_or_default();
-    let (Some(chain), false) = (name.split('@').next(), keep.is_empty()) else { return Ok(()) };
-    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep };
+    if task.new.policy.is_none() {
+        return Ok(());
+    }
+    let Some(keep) = kept(tx, instance, destination).await? else { return Ok(()) };
+    let Some(chain) = name.split('@').next() else { return Ok(()) };
+    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(keep) };
     let prune = NewTask {
         kind: spec.kind().to_owned(),
         due_key: None,
@@ -234,6 +253,29 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     };
     tx.add_task(&prune, now).await?;
     Ok(())
+}
+
+/// What is kept of an instance at a destination: what any rule of any policy that applies to it
+/// keeps there. Nothing when that is everything, or when no rule says anything.
+async fn kept(
+    tx: &mut Tx,
+    instance: InstanceId,
+    destination: DestinationId,
+) -> Result<Option<Keep>> {
+    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    let url = tx.get::<Destination>(destination, &EVERYTHING).await?.body.url;
+    let mut keep: Option<Keep> = None;
+    for policy in tx.policies_of(&instance).await? {
+        for rule in policy.body.rules {
+            // The same repository may be known as two destinations.
+            let same = rule.destination == destination
+                || tx.get::<Destination>(rule.destination, &EVERYTHING).await?.body.url == url;
+            if same {
+                keep = Some(keep.map_or(rule.keep, |keep| keep.union(rule.keep)));
+            }
+        }
+    }
+    Ok(keep.filter(|keep| !keep.is_everything()))
 }
 
 /// What is kept of each period, by the names of `sluice prune`.
@@ -284,4 +326,20 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
     };
     let name = format!("{project}.{}", instance.name);
     Ok(TaskSpec::Backup { instance: name, images, folder, project: Some(project) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_with_each_attempt_and_what_cannot_pass_has_none() {
+        let lease = |attempt| (TaskId::new(1), sluice_catalog::NodeId::new(1), attempt);
+        let at = |attempt| retry_at(lease(attempt), ErrorClass::Transient, 1_000_000).unwrap();
+        // A minute, give or take a fifth, and twice as long each time, an hour at most.
+        assert!((1_048_000..=1_072_000).contains(&at(1)), "{}", at(1));
+        assert!((1_096_000..=1_144_000).contains(&at(2)), "{}", at(2));
+        assert!((3_880_000..=5_320_000).contains(&at(30)), "{}", at(30));
+        assert_eq!(retry_at(lease(1), ErrorClass::Configuration, 1_000_000), None);
+    }
 }

@@ -65,6 +65,34 @@ impl Tx {
         }
     }
 
+    /// The policies that apply to an instance, by hand and by tag, paused ones too: those of
+    /// which [`Tx::instances_of`] tells this instance.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<Vec<Record<Policy>>> {
+        let sql = "SELECT policy_id FROM assignments WHERE instance_id = $1";
+        let rows = self.all(sqlx::query(sql).bind(instance.id.to_string())).await?;
+        let by_hand = rows.iter().map(|row| row.id("policy_id"));
+        let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
+        // Its project's, and the system's.
+        let within = Visible::Projects(instance.project.into_iter().collect());
+        let mut found = Vec::new();
+        let mut page = Page { after: None, limit: Page::LARGEST };
+        loop {
+            let part = self.list::<Policy>(&within, &page).await?;
+            let Some(last) = part.last() else { return Ok(found) };
+            page.after = Some(last.id.to_string());
+            found.extend(part.into_iter().filter(|policy| {
+                let tagged = !policy.body.assign.tags.is_disjoint(&instance.body.tags);
+                tagged || by_hand.contains(&policy.id)
+            }));
+        }
+    }
+
     /// The last time that each schedule of a policy became due, in milliseconds since 1970.
     ///
     /// # Errors

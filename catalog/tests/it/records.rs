@@ -240,6 +240,17 @@ async fn policies_find_instances_by_tag_and_by_hand(Lab { catalog, .. }: Lab) {
     assert_eq!(names(found), ["other"], "others are not told of");
     let found = tx.instances_of(&own, &Visible::All).await.unwrap();
     assert_eq!(names(found), ["gold", "plain"]);
+    let stranger = tx.insert(Some(two), "own", policy(&["gold"], store.id), 8).await.unwrap();
+    for instance in [&gold, &plain, &other] {
+        let mut told = Vec::new();
+        for policy in [&all, &own, &stranger] {
+            let of = tx.instances_of(policy, &Visible::All).await.unwrap();
+            told.extend(of.iter().any(|found| found.id == instance.id).then_some(policy.id));
+        }
+        let found = tx.policies_of(instance).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|policy| policy.id).collect();
+        assert_eq!(found, told, "the other way round it is the same: {}", instance.name);
+    }
     assert!(tx.unassign(own.id, plain.id).await.unwrap());
     assert!(!tx.unassign(own.id, plain.id).await.unwrap());
     tx.set_last_due(own.id, "daily/hourly", 5).await.unwrap();

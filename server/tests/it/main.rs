@@ -3,4 +3,5 @@
 mod lease;
 mod matrix;
 mod requests;
+mod retention;
 mod support;
