@@ -21,6 +21,7 @@ mod restore;
 mod retain;
 mod scrub;
 mod stat;
+mod usage;
 pub(crate) mod value;
 mod verify;
 
@@ -57,6 +58,7 @@ pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use stat::StatArgs;
+pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -226,6 +228,9 @@ pub(crate) enum Command {
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
     Apply(ApplyArgs),
+    Quota(QuotaArgs),
+    Usage(UsageArgs),
+    Report(ReportArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

@@ -1,34 +1,35 @@
 //! What nodes are told, and what becomes of their reports.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_catalog::{
     AuditEntry, Capabilities, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
-    NewTask, Node, NodeState, Progress, Project, Record, Source, SourceImage, Task, TaskId,
-    TaskState, Tx, token_hash,
+    NewTask, Node, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    token_hash,
 };
 use sluice_node_api::{
     Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
 };
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
+use tokio::sync::oneshot;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
+use crate::ledger;
 use crate::problem::{Problem, Result};
+use crate::queue::Waiter;
 use crate::state::{Shared, new_token};
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
-/// How often is looked meanwhile: another server may have added a task.
-const LOOK: Duration = Duration::from_secs(1);
 /// Attempts of a prune that follows a backup.
 const PRUNE_ATTEMPTS: u32 = 3;
 
@@ -79,51 +80,47 @@ async fn hello(
     tx.node_seen(id, now).await?;
     tx.reclaim_node(id, now).await?;
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok(Json(Value::Null))
 }
 
+/// A node asks for a task, and is kept waiting for a while.
 async fn lease(
     State(shared): State<Shared>,
-    NodeActor(id): NodeActor,
+    NodeActor(node): NodeActor,
 ) -> Result<Json<Option<Lease>>> {
-    let until = tokio::time::Instant::now() + LEASE_WAIT;
-    let mut told = false;
-    loop {
-        let now = shared.now();
-        let (waiting, _) = shared.catalog.read().await?.needs_attention(now).await?;
-        if waiting || !told {
-            let mut tx = shared.catalog.begin().await?;
-            let node = tx.get::<Node>(id, &EVERYTHING).await?;
-            tx.node_seen(id, now).await?;
-            let mut found = None;
-            if waiting && node.body.state == NodeState::Enabled {
-                found = tx.lease(&node, now, now + shared.lease_ms).await?;
-            }
-            if let Some(task) = found {
-                let work = work(&shared, &mut tx, &task).await?;
-                tx.commit().await?;
-                let lease_ms = shared.lease_ms;
-                let (attempt, task) = (task.attempt, task.id.to_string());
-                return Ok(Json(Some(Lease { task, attempt, lease_ms, work })));
-            }
-            if !told {
-                tx.commit().await?;
-                told = true;
-            }
+    let mut tx = shared.catalog.begin().await?;
+    tx.get::<Node>(node, &EVERYTHING).await?;
+    tx.node_seen(node, shared.now()).await?;
+    tx.commit().await?;
+    let (answer, mut told) = oneshot::channel();
+    let waiter = Waiter { node, kinds: None, answer };
+    shared.waiters.lock().unwrap_or_else(|e| e.into_inner()).push(waiter);
+    shared.work.notify_one();
+    match tokio::time::timeout(LEASE_WAIT, &mut told).await {
+        Ok(lease) => Ok(Json(lease.ok())),
+        Err(_) => {
+            told.close();
+            Ok(Json(told.try_recv().ok()))
         }
-        if tokio::time::Instant::now() >= until {
-            return Ok(Json(None));
-        }
-        // Whoever rings between the look and this is heard at the next look.
-        let _ = tokio::time::timeout(LOOK, shared.work.notified()).await;
     }
 }
 
 /// What a node needs for a task: the repository and its secrets.
-async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
-    let spec = serde_json::from_value(task.new.spec.clone())
+pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
+    let mut spec = serde_json::from_value(task.new.spec.clone())
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
+    // Policies may have changed since the backup that it follows.
+    if let TaskSpec::Prune { keep, .. } = &mut spec
+        && let (Some(_), Some(instance), Some(destination)) =
+            (task.new.policy, task.new.instance, task.new.destination)
+    {
+        let now = kept(tx, instance, destination).await?.ok_or_else(|| {
+            let text = "nothing is pruned: its policies keep everything now";
+            Problem::new(StatusCode::CONFLICT, "moot", text)
+        })?;
+        *keep = periods(now);
+    }
     let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
     let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
     let mut environment: BTreeMap<String, String> = destination.environment;
@@ -154,7 +151,7 @@ async fn report(
     }
     tx.commit().await?;
     if report.finished.is_some() {
-        shared.work.notify_waiters();
+        shared.work.notify_one();
     }
     Ok(Json(Reported { cancel }))
 }
@@ -194,9 +191,11 @@ async fn finish(
         return Ok(());
     }
     let task = tx.task(lease.0, &EVERYTHING).await?;
+    ledger::moved(tx, &task, now).await?;
     match task.new.kind.as_str() {
         "backup" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
+        "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),
     }
 }
@@ -210,9 +209,9 @@ fn retry_at(
     let policy = RetryPolicy { max_attempts: u32::MAX, ..RetryPolicy::default() };
     let attempts = Attempts { failed: attempt, lost: 0 };
     let at = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
-    let mut hasher = DefaultHasher::new();
-    task.hash(&mut hasher);
-    match policy.after(class, attempts, at, hasher.finish()) {
+    let id = task.to_string();
+    let seed = id.bytes().fold(0u64, |seed, byte| seed.wrapping_mul(31) ^ u64::from(byte));
+    match policy.after(class, attempts, at, seed) {
         Retry::At(at) => u64::try_from(at.as_millisecond()).ok(),
         Retry::GiveUp(_) => None,
     }
@@ -236,6 +235,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         stored_bytes: bytes("stored_bytes"),
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
+    ledger::grown(tx, instance, &new, task, now).await?;
     if task.new.policy.is_none() {
         return Ok(());
     }
@@ -306,12 +306,13 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
             name.or_else(parts)
         })
         .collect();
-    tx.points_removed(destination, &gone, now).await?;
+    if tx.points_removed(destination, &gone, now).await? > 0 {
+        ledger::shrunk(tx, task, now).await?;
+    }
     Ok(())
 }
 
-/// What a node does to back up an instance. In the repository it is called by project and name,
-/// for several projects may use one destination.
+/// What a node does to back up an instance.
 pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Result<TaskSpec> {
     let id = instance.project.ok_or_else(|| Problem::not_found("project"))?;
     let project = tx.get::<Project>(id, &EVERYTHING).await?.name;
@@ -324,7 +325,7 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         Source::Device { path } => (vec![path.clone()], None),
         Source::Folder { path } => (Vec::new(), Some(path.clone())),
     };
-    let name = format!("{project}.{}", instance.name);
+    let name = ledger::name(tx, instance).await?;
     Ok(TaskSpec::Backup { instance: name, images, folder, project: Some(project) })
 }
 

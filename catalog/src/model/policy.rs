@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::{CatalogError, Result};
-use crate::id::{DestinationId, PolicyId};
+use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
 
 /// What is done with instances, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -126,6 +126,27 @@ pub enum When {
     },
     /// Never by itself.
     Manual {},
+}
+
+/// Occurrences of a schedule that do not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// The policy.
+    pub policy: PolicyId,
+    /// `RULE/SCHEDULE`.
+    pub schedule: String,
+    /// The instance; none when it is all instances of the policy.
+    pub instance: Option<InstanceId>,
+    /// The project of the instance or the policy.
+    pub project: Option<ProjectId>,
+    /// Why, in a word.
+    pub reason: String,
+    /// The first of them, in milliseconds since 1970.
+    pub first_ms: u64,
+    /// The last of them, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// How many they are.
+    pub times: u64,
 }
 
 impl Policy {

@@ -4,3 +4,4 @@ mod access;
 mod records;
 mod support;
 mod tasks;
+mod usage;

@@ -122,6 +122,8 @@ pub enum TaskSpec {
     },
     /// Free what no restore point needs.
     Collect {},
+    /// Count what is stored for each instance.
+    Stat {},
     /// Bring a replica up to date.
     Replicate {
         /// Where the replica is.
@@ -131,8 +133,8 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 7] =
-        ["init", "backup", "restore", "verify", "prune", "collect", "replicate"];
+    pub const KINDS: [&str; 8] =
+        ["init", "backup", "restore", "verify", "prune", "collect", "stat", "replicate"];
 
     /// Its word.
     pub fn kind(&self) -> &'static str {
@@ -143,6 +145,7 @@ impl TaskSpec {
             Self::Verify { .. } => "verify",
             Self::Prune { .. } => "prune",
             Self::Collect {} => "collect",
+            Self::Stat {} => "stat",
             Self::Replicate { .. } => "replicate",
         }
     }
@@ -269,6 +272,7 @@ mod tests {
         assert_eq!(spec.kind(), "backup");
         let all = [
             TaskSpec::Collect {},
+            TaskSpec::Stat {},
             TaskSpec::Replicate { to: "/r".into() },
             TaskSpec::Verify { point: None, data: true },
         ];

@@ -1,7 +1,9 @@
 //! The server over HTTPS, as clients see it.
 
 mod lease;
+mod limits;
 mod matrix;
 mod requests;
 mod retention;
 mod support;
+mod usage;

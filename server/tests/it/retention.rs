@@ -7,17 +7,17 @@ use crate::lease::node;
 use crate::support::{Lab, make};
 
 /// A server with a node, and an instance that has the tag `gold`.
-struct Place {
-    lab: Lab,
-    admin: Client,
-    mover: Client,
-    project: String,
-    destination: String,
-    instance: String,
+pub struct Place {
+    pub lab: Lab,
+    pub admin: Client,
+    pub mover: Client,
+    pub project: String,
+    pub destination: String,
+    pub instance: String,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let lab = Lab::new().await;
         let admin = lab.administrator().await;
         let mover = node(&lab, &admin, "mover").await;
@@ -42,7 +42,7 @@ impl Place {
     }
 
     /// A policy that makes a backup every second.
-    async fn often(&self, keep: Value) {
+    pub async fn often(&self, keep: Value) {
         let when = json!({"kind": "every", "seconds": 1});
         let rule = json!({"name": "main", "destination": self.destination, "keep": keep,
             "schedules": [{"name": "often", "when": when}]});
