@@ -9,6 +9,7 @@ pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;
 pub(crate) mod task;
+pub(crate) mod usage;
 
 /// Implements [`crate::Kind`] for a document whose sense is checked by its method `sense`.
 macro_rules! kind {

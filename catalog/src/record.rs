@@ -167,6 +167,7 @@ impl Tx {
             }
             _ => error,
         })?;
+        self.changed(K::TABLE).await?;
         let (created_ms, updated_ms) = (now_ms, now_ms);
         let name = name.to_owned();
         Ok(Record { id, project, name, revision: 1, created_ms, updated_ms, body })
@@ -248,6 +249,7 @@ impl Tx {
             let text = format!("the {} was changed by somebody else", K::WORD);
             return Err(CatalogError::new(ErrorKind::Stale, text));
         }
+        self.changed(K::TABLE).await?;
         record.revision += 1;
         record.updated_ms = now_ms;
         Ok(())
@@ -263,7 +265,7 @@ impl Tx {
         if self.run(query(sql).bind(id.to_string())).await? == 0 {
             return Err(CatalogError::not_found(format_args!("{} {id}", K::WORD)));
         }
-        Ok(())
+        self.changed(K::TABLE).await
     }
 }
 

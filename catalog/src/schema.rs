@@ -4,8 +4,11 @@ use crate::db::{Catalog, Columns, Tx};
 use crate::error::{CatalogError, ErrorKind, Result};
 
 /// Each migration once, in this order, for ever: what is released is not changed.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001-begin.sql"), include_str!("../migrations/0003-mounts.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001-begin.sql"),
+    include_str!("../migrations/0002-queue-and-usage.sql"),
+    include_str!("../migrations/0003-mounts.sql"),
+];
 
 const SETTINGS: &str =
     "CREATE TABLE IF NOT EXISTS settings (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)";

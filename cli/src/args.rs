@@ -22,6 +22,7 @@ mod restore;
 mod retain;
 mod scrub;
 mod stat;
+mod usage;
 pub(crate) mod value;
 mod verify;
 
@@ -59,6 +60,7 @@ pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use stat::StatArgs;
+pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
 pub(crate) use verify::VerifyArgs;
 
 /// Back up disks, expose any restore point at once, get it back.
@@ -230,6 +232,9 @@ pub(crate) enum Command {
     Policy(RecordArgs),
     RemoteMount(RemoteMountArgs),
     Apply(ApplyArgs),
+    Quota(QuotaArgs),
+    Usage(UsageArgs),
+    Report(ReportArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

@@ -2,14 +2,17 @@
 //! declarations as the routes, so neither has what the other lacks.
 
 pub(crate) mod audit;
+pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
 pub(crate) mod points;
 pub(crate) mod policies;
 pub(crate) mod query;
+pub(crate) mod quotas;
 pub(crate) mod records;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
+pub(crate) mod usage;
 pub(crate) mod users;
 
 use axum::Router;
@@ -139,6 +142,11 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::log))
         .routes(routes!(tasks::events))
+        .routes(routes!(limits::get, limits::put))
+        .routes(routes!(limits::missed))
+        .routes(routes!(quotas::get, quotas::put))
+        .routes(routes!(usage::usage))
+        .routes(routes!(usage::protection))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
 }

@@ -4,32 +4,33 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, Capabilities, Destination, Instance, Keep, NewPoint, NewTask, Node, NodeState,
-    Policy, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    AuditEntry, Capabilities, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
+    NewTask, Node, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
     token_hash,
 };
 use sluice_node_api::{
     Ask, Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
 };
+use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
+use tokio::sync::oneshot;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
+use crate::ledger;
 use crate::mounts;
 use crate::problem::{Problem, Result};
+use crate::queue::Waiter;
 use crate::state::{Shared, new_token};
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
-/// How often is looked meanwhile: another server may have added a task.
-const LOOK: Duration = Duration::from_secs(1);
-/// The first wait before a failed task is tried again; each further attempt doubles it.
-const RETRY_MS: u64 = 30_000;
-const LONGEST_RETRY_MS: u64 = 3_600_000;
 /// Attempts of a prune that follows a backup.
 const PRUNE_ATTEMPTS: u32 = 3;
 
@@ -81,65 +82,51 @@ async fn hello(
     tx.node_seen(id, now).await?;
     tx.reclaim_node(id, now).await?;
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok(Json(Value::Null))
 }
 
+/// A node asks for a task, and is kept waiting for a while.
 async fn lease(
     State(shared): State<Shared>,
-    NodeActor(id): NodeActor,
+    NodeActor(node): NodeActor,
     Body(ask): Body<Option<Ask>>,
 ) -> Result<Json<Option<Lease>>> {
-    let until = tokio::time::Instant::now() + LEASE_WAIT;
-    let mut told = false;
-    loop {
-        let now = shared.now();
-        let (waiting, _) = shared.catalog.read().await?.needs_attention(now).await?;
-        if waiting || !told {
-            let mut tx = shared.catalog.begin().await?;
-            let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
-            tx.node_seen(id, now).await?;
-            let mut found = None;
-            restrict(&mut node.body, ask.as_ref());
-            if waiting && !node.body.capabilities.kinds.is_empty() {
-                found = tx.lease(&node, now, now + shared.lease_ms).await?;
-            }
-            if let Some(task) = found {
-                let work = work(&shared, &mut tx, &task).await?;
-                tx.commit().await?;
-                let lease_ms = shared.lease_ms;
-                let (attempt, task) = (task.attempt, task.id.to_string());
-                return Ok(Json(Some(Lease { task, attempt, lease_ms, work })));
-            }
-            if !told {
-                tx.commit().await?;
-                told = true;
-            }
+    let mut tx = shared.catalog.begin().await?;
+    tx.get::<Node>(node, &EVERYTHING).await?;
+    tx.node_seen(node, shared.now()).await?;
+    tx.commit().await?;
+    let kinds = ask.and_then(|ask| ask.kinds).map(|kinds| kinds.into_iter().collect());
+    let (answer, mut told) = oneshot::channel();
+    let waiter = Waiter { node, kinds, answer };
+    shared.waiters.lock().unwrap_or_else(|e| e.into_inner()).push(waiter);
+    shared.work.notify_one();
+    match tokio::time::timeout(LEASE_WAIT, &mut told).await {
+        Ok(lease) => Ok(Json(lease.ok())),
+        Err(_) => {
+            told.close();
+            Ok(Json(told.try_recv().ok()))
         }
-        if tokio::time::Instant::now() >= until {
-            return Ok(Json(None));
-        }
-        // Whoever rings between the look and this is heard at the next look.
-        let _ = tokio::time::timeout(LOOK, shared.work.notified()).await;
     }
 }
 
-/// Leaves the kinds of tasks that were asked for and that a node in this state gets: it may always
-/// end what it has mounted.
-fn restrict(node: &mut Node, ask: Option<&Ask>) {
-    let enabled = node.state == NodeState::Enabled;
-    let wanted = ask.and_then(|ask| ask.kinds.as_ref());
-    node.capabilities.kinds.retain(|kind| {
-        wanted.is_none_or(|wanted| wanted.contains(kind)) && (enabled || kind == "unmount")
-    });
-}
-
 /// What a node needs for a task: the repository and its secrets.
-async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
-    let spec = serde_json::from_value(task.new.spec.clone())
+pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
+    let mut spec = serde_json::from_value(task.new.spec.clone())
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
     if let TaskSpec::Unmount { .. } = &spec {
         return Ok(Work { spec, ..Work::without_repository() });
+    }
+    // Policies may have changed since the backup that it follows.
+    if let TaskSpec::Prune { keep, .. } = &mut spec
+        && let (Some(_), Some(instance), Some(destination)) =
+            (task.new.policy, task.new.instance, task.new.destination)
+    {
+        let now = kept(tx, instance, destination).await?.ok_or_else(|| {
+            let text = "nothing is pruned: its policies keep everything now";
+            Problem::new(StatusCode::CONFLICT, "moot", text)
+        })?;
+        *keep = periods(now);
     }
     let spec = mounts::refreshed(tx, spec, shared.now()).await?;
     let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
@@ -180,7 +167,7 @@ async fn report(
     }
     tx.commit().await?;
     if report.finished.is_some() {
-        shared.work.notify_waiters();
+        shared.work.notify_one();
     }
     Ok(Json(Reported { cancel }))
 }
@@ -209,9 +196,11 @@ async fn finish(
         Outcome::Failed => TaskState::Failed,
         Outcome::Cancelled => TaskState::Cancelled,
     };
-    let doublings = lease.2.saturating_sub(1).min(16);
-    let wait = (RETRY_MS << doublings).min(LONGEST_RETRY_MS);
-    let retry = finished.retryable.then_some(now + wait);
+    let class = match finished.retryable {
+        true => ErrorClass::Transient,
+        false => ErrorClass::Configuration,
+    };
+    let retry = retry_at(lease, class, now);
     let (document, message) = (&finished.document, &finished.message);
     let state = tx.finish(lease, state, document, message, retry, now).await?;
     if state.is_final() {
@@ -222,10 +211,29 @@ async fn finish(
         return Ok(());
     }
     let task = tx.task(lease.0, &EVERYTHING).await?;
+    ledger::moved(tx, &task, now).await?;
     match task.new.kind.as_str() {
         "backup" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
+        "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),
+    }
+}
+
+/// When a task whose attempt failed is tried again. How often it may be is the task's own.
+fn retry_at(
+    (task, _, attempt): (TaskId, sluice_catalog::NodeId, u32),
+    class: ErrorClass,
+    now: u64,
+) -> Option<u64> {
+    let policy = RetryPolicy { max_attempts: u32::MAX, ..RetryPolicy::default() };
+    let attempts = Attempts { failed: attempt, lost: 0 };
+    let at = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
+    let id = task.to_string();
+    let seed = id.bytes().fold(0u64, |seed, byte| seed.wrapping_mul(31) ^ u64::from(byte));
+    match policy.after(class, attempts, at, seed) {
+        Retry::At(at) => u64::try_from(at.as_millisecond()).ok(),
+        Retry::GiveUp(_) => None,
     }
 }
 
@@ -247,12 +255,13 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         stored_bytes: bytes("stored_bytes"),
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
-    let Some(policy) = task.new.policy else { return Ok(()) };
-    let Ok(policy) = tx.get::<Policy>(policy, &EVERYTHING).await else { return Ok(()) };
-    let mut rules = policy.body.rules.iter().filter(|rule| rule.destination == destination);
-    let keep = rules.next().map(|rule| periods(rule.keep)).unwrap_or_default();
-    let (Some(chain), false) = (name.split('@').next(), keep.is_empty()) else { return Ok(()) };
-    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep };
+    ledger::grown(tx, instance, &new, task, now).await?;
+    if task.new.policy.is_none() {
+        return Ok(());
+    }
+    let Some(keep) = kept(tx, instance, destination).await? else { return Ok(()) };
+    let Some(chain) = name.split('@').next() else { return Ok(()) };
+    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(keep) };
     let prune = NewTask {
         kind: spec.kind().to_owned(),
         due_key: None,
@@ -264,6 +273,29 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     };
     tx.add_task(&prune, now).await?;
     Ok(())
+}
+
+/// What is kept of an instance at a destination: what any rule of any policy that applies to it
+/// keeps there. Nothing when that is everything, or when no rule says anything.
+async fn kept(
+    tx: &mut Tx,
+    instance: InstanceId,
+    destination: DestinationId,
+) -> Result<Option<Keep>> {
+    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    let url = tx.get::<Destination>(destination, &EVERYTHING).await?.body.url;
+    let mut keep: Option<Keep> = None;
+    for policy in tx.policies_of(&instance).await? {
+        for rule in policy.body.rules {
+            // The same repository may be known as two destinations.
+            let same = rule.destination == destination
+                || tx.get::<Destination>(rule.destination, &EVERYTHING).await?.body.url == url;
+            if same {
+                keep = Some(keep.map_or(rule.keep, |keep| keep.union(rule.keep)));
+            }
+        }
+    }
+    Ok(keep.filter(|keep| !keep.is_everything()))
 }
 
 /// What is kept of each period, by the names of `sluice prune`.
@@ -294,12 +326,13 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
             name.or_else(parts)
         })
         .collect();
-    tx.points_removed(destination, &gone, now).await?;
+    if tx.points_removed(destination, &gone, now).await? > 0 {
+        ledger::shrunk(tx, task, now).await?;
+    }
     Ok(())
 }
 
-/// What a node does to back up an instance. In the repository it is called by project and name,
-/// for several projects may use one destination.
+/// What a node does to back up an instance.
 pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Result<TaskSpec> {
     let id = instance.project.ok_or_else(|| Problem::not_found("project"))?;
     let project = tx.get::<Project>(id, &EVERYTHING).await?.name;
@@ -312,6 +345,22 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         Source::Device { path } => (vec![path.clone()], None),
         Source::Folder { path } => (Vec::new(), Some(path.clone())),
     };
-    let name = format!("{project}.{}", instance.name);
+    let name = ledger::name(tx, instance).await?;
     Ok(TaskSpec::Backup { instance: name, images, folder, project: Some(project) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_with_each_attempt_and_what_cannot_pass_has_none() {
+        let lease = |attempt| (TaskId::new(1), sluice_catalog::NodeId::new(1), attempt);
+        let at = |attempt| retry_at(lease(attempt), ErrorClass::Transient, 1_000_000).unwrap();
+        // A minute, give or take a fifth, and twice as long each time, an hour at most.
+        assert!((1_048_000..=1_072_000).contains(&at(1)), "{}", at(1));
+        assert!((1_096_000..=1_144_000).contains(&at(2)), "{}", at(2));
+        assert!((3_880_000..=5_320_000).contains(&at(30)), "{}", at(30));
+        assert_eq!(retry_at(lease(1), ErrorClass::Configuration, 1_000_000), None);
+    }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   people, scripts ── /api/v1 ──► auth ──► access ──► handler ──► catalog, audit
 //!   nodes ── /api/node/v1 ──► lease, report ──► catalog
+//!   nodes that wait ──► queue: who goes first ──► leases
 //!   clock ──► ticker: what is due becomes tasks, leases that ran out are taken back
 //! ```
 //!
@@ -11,8 +12,8 @@
 //! * Whoever may not see a project is told that it is not there, by 404; whoever sees something
 //!   and may not do something with it gets 403.
 //! * A change, its audit entry and the tasks that follow from it are one transaction.
-//! * Nothing lives in memory only, but the count of failed logins and requests under way: a server
-//!   that is killed comes back where it was.
+//! * Nothing lives in memory only, but the count of failed logins, requests under way, and what
+//!   policies say: a server that is killed comes back where it was.
 //! * There is no password that was not set by somebody: the first start prints a setup token, and
 //!   nothing else works until it was used.
 
@@ -21,9 +22,12 @@ mod api;
 mod auth;
 mod dispatch;
 mod idempotency;
+mod ledger;
 mod limiter;
 mod mounts;
 mod problem;
+mod queue;
+mod quota;
 mod server;
 mod state;
 mod ticker;

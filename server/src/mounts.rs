@@ -253,7 +253,7 @@ pub(crate) async fn compare(
         }
     }
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok(Json(orders))
 }
 
@@ -293,7 +293,7 @@ pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
         settle_one(&mut tx, &mount, silent(&mount).is_some(), now).await?;
     }
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok(())
 }
 

@@ -28,7 +28,7 @@ use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
-use crate::{api, ticker, tls};
+use crate::{api, queue, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
@@ -156,6 +156,7 @@ impl Server {
             sealer,
             clock,
             work: Notify::new(),
+            waiters: Mutex::new(Vec::new()),
             limiter: Mutex::new(Limiter::default()),
             under_way: UnderWay::default(),
             fingerprint: tls.fingerprint,
@@ -237,6 +238,7 @@ impl Server {
     /// Serves until `shutdown` is cancelled.
     pub async fn serve(self, shutdown: CancellationToken) {
         let ticker = tokio::spawn(ticker::run(self.shared.clone(), shutdown.clone()));
+        let queue = tokio::spawn(queue::run(self.shared.clone(), shutdown.clone()));
         let service = api::service(self.shared.clone());
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut sessions = JoinSet::new();
@@ -266,7 +268,7 @@ impl Server {
             tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
                 .await;
         sessions.shutdown().await;
-        let _ = ticker.await;
+        let _ = tokio::join!(ticker, queue);
         self.shared.catalog.close().await;
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
+use crate::queue::Waiter;
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// Rings when a task may be waiting.
     pub(crate) work: Notify,
+    /// Nodes that ask for work here.
+    pub(crate) waiters: Mutex<Vec<Waiter>>,
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) under_way: UnderWay,
     pub(crate) fingerprint: Fingerprint,

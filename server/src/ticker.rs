@@ -1,188 +1,338 @@
-//! What happens by itself: schedules become due, leases run out.
+//! What happens by itself: schedules become due, start windows and leases run out.
+//!
+//! Policies are read when one was changed, or the clock went back; otherwise a tick looks at the
+//! next time of each schedule, and at nothing else.
 
+mod slot;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use serde_json::Value;
-use sluice_catalog::{NewTask, Page, Policy, Record, Rule, Schedule, Tx, When};
-use sluice_scheduler::calendar::{self, Calendar, Misfire};
+use sluice_catalog::{Missed, NewTask, Page, Policy, Record, Rule, Tx};
+use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
 use crate::dispatch::backup_spec;
 use crate::mounts;
 use crate::problem::Result;
+use crate::quota;
 use crate::state::Shared;
+pub(crate) use slot::compiled;
+use slot::{Due, Times};
 
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
 /// Attempts of a task that became due.
 const ATTEMPTS: u32 = 3;
+/// What a task says that found no place in time.
+const LATE: &str = "window-missed: no place was free until its start window was over";
 
 /// Looks until `shutdown` is cancelled.
 pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut planner = Planner::default();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if let Err(problem) = tick(&shared).await {
+        if let Err(problem) = tick(&shared, &mut planner).await {
             tracing::error!("the scheduler cannot work: {}", problem.detail);
+            // What was decided and not stored is decided again.
+            planner = Planner::default();
         }
     }
+}
+
+/// What policies say, as of the last change.
+#[derive(Debug, Default)]
+struct Planner {
+    /// The change that it has seen.
+    changes: Option<String>,
+    policies: Vec<Planned>,
+    /// When it was looked last.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Planned {
+    policy: Record<Policy>,
+    slots: Vec<Slot>,
+}
+
+/// A schedule of a rule.
+#[derive(Debug)]
+struct Slot {
+    /// The rule's place in the policy.
+    rule: usize,
+    /// `RULE/SCHEDULE`.
+    key: String,
+    paused: bool,
+    times: Times,
+    mark: u64,
+    next: Option<u64>,
+}
+
+impl Planner {
+    /// Reads all policies, and gives new schedules their first mark: they owe nothing for the
+    /// past. A mark more than one occurrence ahead was made by a clock that was wrong.
+    async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
+        let mut tx = shared.catalog.read().await?;
+        let marks = tx.marks().await?;
+        let mut policies = Vec::new();
+        let mut page = Page { after: None, limit: Page::LARGEST };
+        loop {
+            let part = tx.list::<Policy>(&EVERYTHING, &page).await?;
+            let Some(last) = part.last() else { break };
+            page.after = Some(last.id.to_string());
+            policies.extend(part);
+        }
+        drop(tx);
+        let mut set = Vec::new();
+        let policies = policies.into_iter().map(|policy| {
+            let slots = slots(&policy, &marks, now, &mut set);
+            Planned { policy, slots }
+        });
+        let policies = policies.collect();
+        if !set.is_empty() {
+            let mut tx = shared.catalog.begin().await?;
+            for (policy, key, mark) in set {
+                tx.set_mark(policy, &key, mark).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(Self { changes: Some(changes), policies, now })
+    }
+}
+
+type Mark = (sluice_catalog::PolicyId, String, u64);
+
+fn slots(
+    policy: &Record<Policy>,
+    marks: &BTreeMap<(sluice_catalog::PolicyId, String), u64>,
+    now: u64,
+    set: &mut Vec<Mark>,
+) -> Vec<Slot> {
+    let mut slots = Vec::new();
+    for (at, rule) in policy.body.rules.iter().enumerate() {
+        for schedule in &rule.schedules {
+            let Some(times) = Times::of(schedule) else { continue };
+            let key = format!("{}/{}", rule.name, schedule.name);
+            let known = marks.get(&(policy.id, key.clone())).copied();
+            let next = times.next(now);
+            let mark = match (known, next) {
+                (None, _) => policy.updated_ms.min(now),
+                (Some(mark), Some(next)) if mark > next => next,
+                (Some(mark), _) => mark,
+            };
+            if known != Some(mark) {
+                set.push((policy.id, key.clone(), mark));
+            }
+            let next = times.next(mark);
+            let paused = policy.body.paused || schedule.paused;
+            slots.push(Slot { rule: at, key, paused, times, mark, next });
+        }
+    }
+    slots
 }
 
 /// One look.
-pub(crate) async fn tick(shared: &Shared) -> Result<()> {
+async fn tick(shared: &Shared, planner: &mut Planner) -> Result<()> {
     let now = shared.now();
     let mut tx = shared.catalog.read().await?;
     let (_, lost) = tx.needs_attention(now).await?;
-    let mut policies = Vec::new();
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<Policy>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { break };
-        page.after = Some(last.id.to_string());
-        policies.extend(part.into_iter().filter(|policy| !policy.body.paused));
-    }
+    let late = tx.any_window_over(now).await?;
+    let changes = tx.policy_changes().await?;
     drop(tx);
-    if lost {
-        let mut tx = shared.catalog.begin().await?;
-        for task in tx.reclaim(now).await? {
-            tracing::warn!(task = %task.id, state = task.state.word(), "{}", task.message);
-        }
-        tx.commit().await?;
-        shared.work.notify_waiters();
+    if lost || late {
+        expire(shared, now).await?;
     }
     mounts::settle(shared, now).await?;
-    for policy in policies {
-        if due(shared, &policy, now).await? {
-            shared.work.notify_waiters();
+    if planner.changes.as_ref() != Some(&changes) || now < planner.now {
+        *planner = Planner::load(shared, changes, now).await?;
+    }
+    planner.now = now;
+    for planned in &mut planner.policies {
+        if planned.slots.iter().any(|slot| slot.next.is_some_and(|next| next <= now)) {
+            fire(shared, planned, now).await?;
+            shared.work.notify_one();
         }
     }
     Ok(())
 }
 
-/// Makes tasks of what became due; returns whether there were any.
-async fn due(shared: &Shared, policy: &Record<Policy>, now: u64) -> Result<bool> {
-    let marks = shared.catalog.read().await?.last_due(policy.id).await?;
-    let mut found = Vec::new();
-    for rule in &policy.body.rules {
-        for schedule in rule.schedules.iter().filter(|schedule| !schedule.paused) {
-            let key = format!("{}/{}", rule.name, schedule.name);
-            let mark = marks.get(&key).copied().unwrap_or(policy.created_ms);
-            // What a server that was away has missed is made up for once.
-            if let Some(due) = latest(schedule, now).filter(|due| due.at > mark) {
-                found.push((rule, key, due));
-            }
-        }
-    }
-    if found.is_empty() {
-        return Ok(false);
-    }
+/// Ends what found no place in time, and takes back leases that ran out.
+async fn expire(shared: &Shared, now: u64) -> Result<()> {
     let mut tx = shared.catalog.begin().await?;
-    for (rule, key, due) in found {
-        if due.starts {
-            add(&mut tx, policy, rule, &key, due.at, now).await?;
-        } else {
-            tracing::warn!(policy = %policy.name, schedule = %key, "its start window was missed");
-        }
-        tx.set_last_due(policy.id, &key, due.at).await?;
+    for task in tx.end_late(LATE, now).await? {
+        let Some(policy) = task.new.policy else { continue };
+        // POLICY/RULE/SCHEDULE/INSTANCE/TIME
+        let key = task.new.due_key.unwrap_or_default();
+        let mut ends = key.rsplitn(3, '/');
+        let due = ends.next().and_then(|at| at.parse().ok()).unwrap_or(now);
+        let schedule = ends.nth(1).and_then(|rest| rest.split_once('/')).unwrap_or_default().1;
+        let missed = Missed {
+            policy,
+            schedule: schedule.to_owned(),
+            instance: task.new.instance,
+            project: task.new.project,
+            reason: MissReason::TooLate.name().to_owned(),
+            first_ms: due,
+            last_ms: due,
+            times: 1,
+        };
+        tx.add_missed(&missed).await?;
+    }
+    for task in tx.reclaim(now).await? {
+        tracing::warn!(task = %task.id, state = task.state.word(), "{}", task.message);
     }
     tx.commit().await?;
-    Ok(true)
-}
-
-/// A time at which something became due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Due {
-    at: u64,
-    /// Whether it may start now: it is not too late for it, or it is to be made up for.
-    starts: bool,
-}
-
-/// A calendar as the scheduler reads it.
-pub(crate) fn compiled(calendar: &Value) -> Result<Calendar, String> {
-    let schedule = serde_json::from_value::<calendar::Schedule>(calendar.clone());
-    let schedule = schedule.map_err(|error| error.to_string())?;
-    schedule.compile().map_err(|error| error.to_string())
-}
-
-/// The last time not after `now` at which the schedule became due.
-fn latest(schedule: &Schedule, now: u64) -> Option<Due> {
-    match &schedule.when {
-        When::Every { seconds } => {
-            let period = seconds.checked_mul(1000)?;
-            Some(Due { at: now - now.checked_rem(period)?, starts: true })
-        }
-        When::Calendar { calendar } => {
-            // Checked when it was stored.
-            let calendar = compiled(calendar).ok()?;
-            let now = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
-            let at = calendar.previous(now)?;
-            let late = calendar.start_window().after(at) < now;
-            let starts = !late || calendar.misfire() != Misfire::Skip;
-            Some(Due { at: u64::try_from(at.as_millisecond()).ok()?, starts })
-        }
-        When::Manual {} => None,
-    }
-}
-
-async fn add(
-    tx: &mut Tx,
-    policy: &Record<Policy>,
-    rule: &Rule,
-    key: &str,
-    at: u64,
-    now: u64,
-) -> Result<()> {
-    for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        if !instance.body.present {
-            continue;
-        }
-        let spec = backup_spec(tx, &instance).await?;
-        let task = NewTask {
-            project: instance.project,
-            instance: Some(instance.id),
-            policy: Some(policy.id),
-            destination: Some(rule.destination),
-            wanted_node: instance.body.node,
-            kind: spec.kind().to_owned(),
-            priority: policy.body.priority,
-            // Whoever else finds this due at the same time adds nothing.
-            due_key: Some(format!("{}/{key}/{}/{at}", policy.id, instance.id)),
-            max_attempts: ATTEMPTS,
-            not_before_ms: now,
-            spec: serde_json::to_value(&spec).unwrap_or_default(),
-        };
-        tx.add_task(&task, now).await?;
-    }
+    shared.work.notify_one();
     Ok(())
+}
+
+/// Makes tasks of what became due of a policy, and notes what does not run.
+async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
+    let policy = &planned.policy;
+    let mut tx = shared.catalog.begin().await?;
+    let mut chosen = BTreeSet::new();
+    for slot in &mut planned.slots {
+        let Some(due) = slot.times.due(slot.mark, now, slot.paused) else {
+            slot.next = slot.times.next(now);
+            continue;
+        };
+        // Another server may have been faster, or the policy is gone.
+        if tx.advance_mark(policy.id, &slot.key, due.last).await? {
+            let mut batch = Batch { tx: &mut tx, policy, key: &slot.key, now };
+            if let Some((reason, first, last, times)) = due.missed {
+                batch.missed(None, reason, (first, last), times).await?;
+            }
+            let merged = !due.run.is_empty() && !chosen.insert(slot.rule);
+            if merged {
+                let times = due.run.len() as u64;
+                batch.missed(None, MissReason::Merged, (due.run[0].0, due.last), times).await?;
+            } else if let Some(rule) = policy.body.rules.get(slot.rule) {
+                batch.add(rule, &due).await?;
+            }
+        }
+        slot.mark = due.last;
+        slot.next = slot.times.next(due.last);
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// What a schedule of a policy asks for now.
+struct Batch<'a> {
+    tx: &'a mut Tx,
+    policy: &'a Record<Policy>,
+    key: &'a str,
+    now: u64,
+}
+
+impl Batch<'_> {
+    async fn missed(
+        &mut self,
+        instance: Option<&Record<sluice_catalog::Instance>>,
+        reason: MissReason,
+        (first_ms, last_ms): (u64, u64),
+        times: u64,
+    ) -> Result<()> {
+        let missed = Missed {
+            policy: self.policy.id,
+            schedule: self.key.to_owned(),
+            instance: instance.map(|instance| instance.id),
+            project: instance.map_or(self.policy.project, |instance| instance.project),
+            reason: reason.name().to_owned(),
+            first_ms,
+            last_ms,
+            times,
+        };
+        Ok(self.tx.add_missed(&missed).await?)
+    }
+
+    async fn add(&mut self, rule: &Rule, due: &Due) -> Result<()> {
+        let (Some(first), times) = (due.run.first(), due.run.len() as u64) else { return Ok(()) };
+        let span = (first.0, due.last);
+        let mut quotas = quota::Quotas::default();
+        for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
+            let policy = self.policy.id;
+            if !instance.body.present {
+                self.missed(Some(&instance), MissReason::Absent, span, times).await?;
+                continue;
+            }
+            if self.tx.still_active(instance.id, policy, rule.destination).await? {
+                self.missed(Some(&instance), MissReason::StillActive, span, times).await?;
+                continue;
+            }
+            let spec = backup_spec(self.tx, &instance).await?;
+            for (at, start_by) in &due.run {
+                let task = NewTask {
+                    project: instance.project,
+                    instance: Some(instance.id),
+                    policy: Some(policy),
+                    destination: Some(rule.destination),
+                    wanted_node: instance.body.node,
+                    kind: spec.kind().to_owned(),
+                    priority: self.policy.body.priority,
+                    // Whoever else finds this due at the same time adds nothing.
+                    due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
+                    max_attempts: ATTEMPTS,
+                    not_before_ms: self.now,
+                    spec: serde_json::to_value(&spec).unwrap_or_default(),
+                };
+                let verdict = quotas.judge(self.tx, &task, self.now).await?;
+                let Some(id) = self.tx.add_task(&task, self.now).await? else { continue };
+                if let Some(start_by) = start_by {
+                    self.tx.set_start_by(id, *start_by).await?;
+                }
+                quota::tell(self.tx, id, &verdict, self.now).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use sluice_catalog::PolicyId;
 
     use super::*;
 
+    fn policy() -> Record<Policy> {
+        let destination = "00000000-0000-7000-8000-000000000001";
+        let when = json!({"kind": "every", "seconds": 60});
+        let schedules = json!([{"name": "often", "when": when}]);
+        let rule = json!({"name": "main", "destination": destination, "schedules": schedules});
+        let body = serde_json::from_value(json!({"rules": [rule]})).unwrap();
+        Record {
+            id: PolicyId::new(1),
+            project: None,
+            name: "p".into(),
+            revision: 1,
+            created_ms: 0,
+            updated_ms: 90_000,
+            body,
+        }
+    }
+
     #[test]
-    fn an_interval_is_counted_from_1970() {
-        let when = When::Every { seconds: 60 };
-        let schedule = Schedule { name: "a".into(), paused: false, when };
-        let at = |now| latest(&schedule, now).map(|due| due.at);
-        assert_eq!((at(59_999), at(60_000), at(119_999)), (Some(0), Some(60_000), Some(60_000)));
-        let when = When::Manual {};
-        assert_eq!(latest(&Schedule { when, ..schedule.clone() }, 60_000), None);
-        // Two in the morning, and not later than three: at four it is too late.
-        let calendar = json!({"at": ["02:00"], "start_window": "1h", "misfire": "skip"});
-        let when = When::Calendar { calendar };
-        let schedule = Schedule { when, ..schedule };
-        let hour = 3_600_000;
-        assert_eq!(latest(&schedule, 2 * hour), Some(Due { at: 2 * hour, starts: true }));
-        assert_eq!(latest(&schedule, 4 * hour), Some(Due { at: 2 * hour, starts: false }));
-        assert!(compiled(&json!({"at": ["25:00"]})).is_err());
+    fn what_is_new_owes_nothing_and_a_mark_of_a_wrong_clock_is_set_back() {
+        let policy = policy();
+        let look = |mark: Option<u64>, now| {
+            let key = (policy.id, "main/often".to_owned());
+            let marks = mark.map(|mark| (key, mark)).into_iter().collect();
+            let mut set = Vec::new();
+            let slots = slots(&policy, &marks, now, &mut set);
+            (slots[0].mark, slots[0].next, set.len())
+        };
+        assert_eq!(look(None, 600_000), (90_000, Some(120_000), 1));
+        assert_eq!(look(Some(300_000), 600_000), (300_000, Some(360_000), 0));
+        // One occurrence ahead may be right: the clock went back a little.
+        assert_eq!(look(Some(660_000), 600_000), (660_000, Some(720_000), 0));
+        assert_eq!(look(Some(9_000_000), 600_000), (660_000, Some(720_000), 1));
     }
 }

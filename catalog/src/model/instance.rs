@@ -22,6 +22,9 @@ pub struct Instance {
     /// The node that reaches the source; without one, any node may try.
     #[serde(default)]
     pub node: Option<NodeId>,
+    /// What it runs on: a cluster, a host, a storage. Limits and accounts go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// Whether the source is still there. What is gone keeps its restore points.
     #[serde(default = "yes")]
     pub present: bool,
@@ -77,6 +80,9 @@ impl Instance {
         };
         if !fits {
             return Err(CatalogError::invalid("a source has absolute paths, and at least one"));
+        }
+        if self.cluster.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
+            return Err(CatalogError::invalid("a cluster has 1 to 128 bytes"));
         }
         if self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 128) {
             return Err(CatalogError::invalid("a tag has 1 to 128 bytes"));

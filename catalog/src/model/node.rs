@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +20,12 @@ pub struct Node {
     /// The destinations it may use; all when there is no list.
     #[serde(default)]
     pub destinations: Option<Vec<DestinationId>>,
+    /// How many tasks it runs at a time at most, however many it asks for.
+    #[serde(default)]
+    pub slots: Option<u32>,
+    /// How many of a kind at a time.
+    #[serde(default)]
+    pub slots_by_kind: BTreeMap<String, u32>,
     /// What it told of itself.
     #[serde(default)]
     pub capabilities: Capabilities,

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::{CatalogError, Result};
-use crate::id::{DestinationId, PolicyId};
+use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
 
 /// What is done with instances, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,6 +73,29 @@ pub struct Keep {
     pub yearly: u32,
 }
 
+impl Keep {
+    /// Whether it says nothing, so that every restore point is kept.
+    pub fn is_everything(self) -> bool {
+        self == Self::default()
+    }
+
+    /// What is kept when both are to be satisfied. Everything is more than any number.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        if self.is_everything() || other.is_everything() {
+            return Self::default();
+        }
+        Self {
+            last: self.last.max(other.last),
+            hourly: self.hourly.max(other.hourly),
+            daily: self.daily.max(other.daily),
+            weekly: self.weekly.max(other.weekly),
+            monthly: self.monthly.max(other.monthly),
+            yearly: self.yearly.max(other.yearly),
+        }
+    }
+}
+
 /// When a rule becomes due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +128,27 @@ pub enum When {
     Manual {},
 }
 
+/// Occurrences of a schedule that do not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// The policy.
+    pub policy: PolicyId,
+    /// `RULE/SCHEDULE`.
+    pub schedule: String,
+    /// The instance; none when it is all instances of the policy.
+    pub instance: Option<InstanceId>,
+    /// The project of the instance or the policy.
+    pub project: Option<ProjectId>,
+    /// Why, in a word.
+    pub reason: String,
+    /// The first of them, in milliseconds since 1970.
+    pub first_ms: u64,
+    /// The last of them, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// How many they are.
+    pub times: u64,
+}
+
 impl Policy {
     fn sense(&self) -> Result<()> {
         let bad = CatalogError::invalid;
@@ -131,3 +175,25 @@ impl Policy {
 }
 
 kind!(Policy, PolicyId, "policies", "policy", shared: true);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_union_keeps_what_either_keeps() {
+        let days = Keep { last: 2, daily: 7, ..Keep::default() };
+        let years = Keep { last: 1, daily: 31, yearly: 10, ..Keep::default() };
+        let both = Keep { last: 2, daily: 31, yearly: 10, ..Keep::default() };
+        assert_eq!((days.union(years), years.union(days)), (both, both));
+        assert_eq!(days.union(days), days);
+    }
+
+    #[test]
+    fn nothing_said_keeps_everything_whatever_else_is_said() {
+        let all = Keep::default();
+        let few = Keep { last: 1, ..Keep::default() };
+        assert!(all.is_everything() && !few.is_everything());
+        assert!(all.union(few).is_everything() && few.union(all).is_everything());
+    }
+}

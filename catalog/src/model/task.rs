@@ -138,6 +138,31 @@ pub struct Task {
     pub message: String,
 }
 
+/// A task that waits or runs, as far as it matters for who goes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InLine {
+    /// Its id.
+    pub id: TaskId,
+    /// Who runs it; nobody while it waits.
+    pub node: Option<NodeId>,
+    /// The project of what it works on.
+    pub project: Option<ProjectId>,
+    /// What it works on.
+    pub instance: Option<InstanceId>,
+    /// The destination it uses.
+    pub destination: Option<DestinationId>,
+    /// The only node that may run it.
+    pub wanted_node: Option<NodeId>,
+    /// What sort of task, in a word.
+    pub kind: String,
+    /// 0 to 100, higher goes first.
+    pub priority: u32,
+    /// When it was added, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Not before this time, in milliseconds since 1970.
+    pub not_before_ms: u64,
+}
+
 /// Which tasks to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskFilter {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::db::{Columns, Tx, number};
+use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::id::{InstanceId, PolicyId};
 use crate::model::instance::Instance;
-use crate::model::policy::Policy;
+use crate::model::policy::{Missed, Policy};
 use crate::record::{Page, Record, Visible};
 
 impl Tx {
@@ -65,31 +65,147 @@ impl Tx {
         }
     }
 
-    /// The last time that each schedule of a policy became due, in milliseconds since 1970.
+    /// The policies that apply to an instance, by hand and by tag, paused ones too: those of
+    /// which [`Tx::instances_of`] tells this instance.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn last_due(&mut self, policy: PolicyId) -> Result<BTreeMap<String, u64>> {
-        let sql = "SELECT schedule, last_due_ms FROM schedule_state WHERE policy_id = $1";
-        let rows = self.all(sqlx::query(sql).bind(policy.to_string())).await?;
-        rows.iter().map(|row| Ok((row.text("schedule")?, row.count("last_due_ms")?))).collect()
+    pub async fn policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<Vec<Record<Policy>>> {
+        let sql = "SELECT policy_id FROM assignments WHERE instance_id = $1";
+        let rows = self.all(sqlx::query(sql).bind(instance.id.to_string())).await?;
+        let by_hand = rows.iter().map(|row| row.id("policy_id"));
+        let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
+        // Its project's, and the system's.
+        let within = Visible::Projects(instance.project.into_iter().collect());
+        let mut found = Vec::new();
+        let mut page = Page { after: None, limit: Page::LARGEST };
+        loop {
+            let part = self.list::<Policy>(&within, &page).await?;
+            let Some(last) = part.last() else { return Ok(found) };
+            page.after = Some(last.id.to_string());
+            found.extend(part.into_iter().filter(|policy| {
+                let tagged = !policy.body.assign.tags.is_disjoint(&instance.body.tags);
+                tagged || by_hand.contains(&policy.id)
+            }));
+        }
     }
 
-    /// Notes when a schedule became due last.
+    /// Counts a change of policies, so that servers notice.
+    pub(crate) async fn changed(&mut self, table: &str) -> Result<()> {
+        if table == "policies" {
+            let sql = "UPDATE settings SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) \
+                       WHERE name = 'changes-policies'";
+            self.run(sqlx::query(sql)).await?;
+        }
+        Ok(())
+    }
+
+    /// A text that differs whenever any policy was made, changed or removed.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn set_last_due(
-        &mut self,
-        policy: PolicyId,
-        schedule: &str,
-        due_ms: u64,
-    ) -> Result<()> {
+    pub async fn policy_changes(&mut self) -> Result<String> {
+        let sql = "SELECT value FROM settings WHERE name = 'changes-policies'";
+        let row = self.maybe(sqlx::query(sql)).await?;
+        row.map(|row| row.text("value")).transpose().map(Option::unwrap_or_default)
+    }
+
+    /// Up to when each schedule was decided, in milliseconds since 1970, by policy and schedule.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn marks(&mut self) -> Result<BTreeMap<(PolicyId, String), u64>> {
+        let sql = "SELECT policy_id, schedule, last_due_ms FROM schedule_state";
+        let rows = self.all(sqlx::query(sql)).await?;
+        let read = |row: &sqlx::any::AnyRow| {
+            Ok(((row.id("policy_id")?, row.text("schedule")?), row.count("last_due_ms")?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Sets up to when a schedule was decided.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Conflict`] when the policy is gone.
+    pub async fn set_mark(&mut self, policy: PolicyId, schedule: &str, at_ms: u64) -> Result<()> {
         let sql = "INSERT INTO schedule_state (policy_id, schedule, last_due_ms) \
                    VALUES ($1, $2, $3) \
                    ON CONFLICT (policy_id, schedule) DO UPDATE SET \
                    last_due_ms = excluded.last_due_ms";
         let set = sqlx::query(sql).bind(policy.to_string()).bind(schedule.to_owned());
-        self.run(set.bind(number(due_ms))).await.map(drop)
+        self.run(set.bind(number(at_ms))).await.map(drop)
+    }
+
+    /// Moves a mark forward; returns whether it was before: of several servers that find the
+    /// same due, one is told so.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn advance_mark(
+        &mut self,
+        policy: PolicyId,
+        schedule: &str,
+        at_ms: u64,
+    ) -> Result<bool> {
+        let sql = "UPDATE schedule_state SET last_due_ms = $1 \
+                   WHERE policy_id = $2 AND schedule = $3 AND last_due_ms < $1";
+        let update = sqlx::query(sql).bind(number(at_ms)).bind(policy.to_string());
+        Ok(self.run(update.bind(schedule.to_owned())).await? > 0)
+    }
+
+    /// Notes occurrences of a schedule that do not run; those with the same reason are counted
+    /// together.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Conflict`] when the policy is gone.
+    pub async fn add_missed(&mut self, missed: &Missed) -> Result<()> {
+        let sql = "INSERT INTO missed (policy_id, schedule, instance_id, reason, project_id, \
+                   first_ms, last_ms, times) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                   ON CONFLICT (policy_id, schedule, instance_id, reason) DO UPDATE SET \
+                   last_ms = excluded.last_ms, times = missed.times + excluded.times";
+        let insert = sqlx::query(sql)
+            .bind(missed.policy.to_string())
+            .bind(missed.schedule.clone())
+            .bind(text_of(missed.instance))
+            .bind(missed.reason.clone())
+            .bind(text_of(missed.project))
+            .bind(number(missed.first_ms))
+            .bind(number(missed.last_ms))
+            .bind(number(missed.times));
+        self.run(insert).await.map(drop)
+    }
+
+    /// What was missed since a time, latest first: what the caller may know of, and what
+    /// concerns all instances of a policy of the system. The latest thousand.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn missed(&mut self, visible: &Visible, since_ms: u64) -> Result<Vec<Missed>> {
+        let (condition, values) = visible.condition("project_id", true, 3);
+        let sql = format!(
+            "SELECT policy_id, schedule, instance_id, reason, project_id, first_ms, last_ms, \
+             times FROM missed WHERE last_ms >= $1 AND {condition} \
+             ORDER BY last_ms DESC, policy_id, schedule, instance_id, reason LIMIT $2"
+        );
+        let mut select = query(sql).bind(number(since_ms)).bind(i64::from(Page::LARGEST));
+        for value in values {
+            select = select.bind(value);
+        }
+        let read = |row: &sqlx::any::AnyRow| {
+            Ok(Missed {
+                policy: row.id("policy_id")?,
+                schedule: row.text("schedule")?,
+                instance: row.maybe_id("instance_id")?,
+                project: row.maybe_id("project_id")?,
+                reason: row.text("reason")?,
+                first_ms: row.count("first_ms")?,
+                last_ms: row.count("last_ms")?,
+                times: row.count("times")?,
+            })
+        };
+        self.all(select).await?.iter().map(read).collect()
     }
 }

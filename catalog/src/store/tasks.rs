@@ -8,16 +8,15 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{NodeId, TaskId};
-use crate::model::node::Node;
 use crate::model::task::{NewTask, Progress, Task, TaskFilter, TaskState};
-use crate::record::{Page, Record, Visible};
+use crate::record::{Page, Visible};
 
 const COLUMNS: &str = "id, project_id, instance_id, policy_id, destination_id, kind, state, \
     priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
     not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
     progress, result, message";
 
-/// How many waiting tasks a node that may run none of them makes us look at.
+/// How many lost tasks are taken back at a time.
 const LOOKED_AT: i64 = 500;
 
 impl Task {
@@ -140,48 +139,31 @@ impl Tx {
         Ok((waits, lost))
     }
 
-    /// Gives a node the lease of the task that goes first among those it may run, if there is
-    /// one. An instance has one running task at a time.
+    /// Gives a node the lease of a task. Returns nothing when it does not wait any more.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn lease(
         &mut self,
-        node: &Record<Node>,
+        id: TaskId,
+        node: NodeId,
         now_ms: u64,
         until_ms: u64,
     ) -> Result<Option<Task>> {
         self.lock("lock-dispatch").await?;
-        let sql = format!(
-            "SELECT {COLUMNS} FROM tasks t WHERE state = 'queued' AND not_before_ms <= $1 \
-             AND (wanted_node = '' OR wanted_node = $2) \
-             AND (instance_id = '' OR NOT EXISTS (SELECT 1 FROM tasks r WHERE \
-             r.instance_id = t.instance_id AND r.state = 'running')) \
-             ORDER BY priority DESC, id LIMIT {LOOKED_AT}"
-        );
-        let select = query(sql).bind(number(now_ms)).bind(node.id.to_string());
-        let rows = self.all(select).await?;
-        let waiting = rows.iter().map(Task::read).collect::<Result<Vec<_>>>()?;
-        let may = |task: &Task| {
-            let Node { capabilities, destinations, .. } = &node.body;
-            let allowed = match (destinations, task.new.destination) {
-                (Some(list), Some(destination)) => list.contains(&destination),
-                _ => true,
-            };
-            allowed && capabilities.kinds.contains(&task.new.kind)
-        };
-        let Some(task) = waiting.into_iter().find(may) else { return Ok(None) };
         let sql = "UPDATE tasks SET state = 'running', node_id = $1, attempt = attempt + 1, \
                    lease_until_ms = $2, started_ms = $3, message = '', progress = $4, \
-                   revision = revision + 1 WHERE id = $5";
+                   revision = revision + 1 WHERE id = $5 AND state = 'queued'";
         let update = sqlx::query(sql)
-            .bind(node.id.to_string())
+            .bind(node.to_string())
             .bind(number(until_ms))
             .bind(number(now_ms))
             .bind(document(&Progress::default()))
-            .bind(task.id.to_string());
-        self.run(update).await?;
-        self.task(task.id, &Visible::All).await.map(Some)
+            .bind(id.to_string());
+        match self.run(update).await? {
+            0 => Ok(None),
+            _ => self.task(id, &Visible::All).await.map(Some),
+        }
     }
 
     /// Lengthens a lease and notes how far the work is. Returns whether it is to be cancelled.

@@ -5,3 +5,4 @@ mod mounts;
 mod records;
 mod support;
 mod tasks;
+mod usage;

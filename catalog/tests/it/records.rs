@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use sluice_catalog::{
-    AuditEntry, Catalog, Destination, ErrorKind, Instance, Keep, NewPoint, Page, Policy, Project,
-    ProjectId, Rule, Schedule, Sealer, Source, Visible, When,
+    AuditEntry, Catalog, Destination, ErrorKind, Instance, Keep, Missed, NewPoint, Page, Policy,
+    Project, ProjectId, Rule, Schedule, Sealer, Source, Visible, When,
 };
 
 use crate::support::{Lab, on_both};
@@ -27,6 +27,7 @@ pub fn instance(tags: &[&str]) -> Instance {
         source: Source::Device { path: "/dev/vda".into() },
         tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
         node: None,
+        cluster: None,
         present: true,
     }
 }
@@ -134,6 +135,7 @@ async fn several_servers_may_open_an_empty_database_at_once(Lab { catalog, url, 
     let mut names = vec!["settings"];
     names.extend(["assignments", "schedule_state", "task_log", "tasks", "points", "bindings"]);
     names.extend(["sessions", "api_tokens", "users", "idempotency", "audit", "secrets"]);
+    names.extend(["missed", "quotas", "held", "transfers", "levels"]);
     names.extend(["join_tokens", "node_presence", "nodes", "policies", "instances"]);
     names.extend(["destinations", "projects"]);
     sluice_catalog_drop(&catalog, &url, &names).await;
@@ -240,13 +242,47 @@ async fn policies_find_instances_by_tag_and_by_hand(Lab { catalog, .. }: Lab) {
     assert_eq!(names(found), ["other"], "others are not told of");
     let found = tx.instances_of(&own, &Visible::All).await.unwrap();
     assert_eq!(names(found), ["gold", "plain"]);
+    let stranger = tx.insert(Some(two), "own", policy(&["gold"], store.id), 8).await.unwrap();
+    for instance in [&gold, &plain, &other] {
+        let mut told = Vec::new();
+        for policy in [&all, &own, &stranger] {
+            let of = tx.instances_of(policy, &Visible::All).await.unwrap();
+            told.extend(of.iter().any(|found| found.id == instance.id).then_some(policy.id));
+        }
+        let found = tx.policies_of(instance).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|policy| policy.id).collect();
+        assert_eq!(found, told, "the other way round it is the same: {}", instance.name);
+    }
     assert!(tx.unassign(own.id, plain.id).await.unwrap());
     assert!(!tx.unassign(own.id, plain.id).await.unwrap());
-    tx.set_last_due(own.id, "daily/hourly", 5).await.unwrap();
-    tx.set_last_due(own.id, "daily/hourly", 9).await.unwrap();
-    assert_eq!(tx.last_due(own.id).await.unwrap(), [("daily/hourly".to_owned(), 9)].into());
+    let changes = tx.policy_changes().await.unwrap();
+    let mark = |marks: &BTreeMap<_, u64>| marks.get(&(own.id, "daily/hourly".to_owned())).copied();
+    assert!(!tx.advance_mark(own.id, "daily/hourly", 5).await.unwrap(), "it has none yet");
+    tx.set_mark(own.id, "daily/hourly", 5).await.unwrap();
+    assert!(tx.advance_mark(own.id, "daily/hourly", 9).await.unwrap());
+    assert!(!tx.advance_mark(own.id, "daily/hourly", 9).await.unwrap(), "somebody was faster");
+    assert_eq!(mark(&tx.marks().await.unwrap()), Some(9));
+    let missed = Missed {
+        policy: own.id,
+        schedule: "daily/hourly".into(),
+        instance: None,
+        project: Some(one),
+        reason: "too-late".into(),
+        first_ms: 3,
+        last_ms: 5,
+        times: 2,
+    };
+    tx.add_missed(&missed).await.unwrap();
+    tx.add_missed(&Missed { first_ms: 7, last_ms: 9, times: 1, ..missed.clone() }).await.unwrap();
+    let both = Missed { last_ms: 9, times: 3, ..missed };
+    assert_eq!(tx.missed(&Visible::All, 9).await.unwrap(), [both]);
+    assert!(tx.missed(&mine, 0).await.unwrap().is_empty(), "others are not told");
+    assert!(tx.missed(&Visible::All, 10).await.unwrap().is_empty());
+    assert_eq!(tx.policy_changes().await.unwrap(), changes, "no policy was changed");
     tx.delete::<Policy>(own.id).await.unwrap();
-    assert!(tx.last_due(own.id).await.unwrap().is_empty());
+    assert_ne!(tx.policy_changes().await.unwrap(), changes);
+    assert_eq!(mark(&tx.marks().await.unwrap()), None);
+    assert!(tx.missed(&Visible::All, 0).await.unwrap().is_empty());
     tx.get::<Instance>(gold.id, &mine).await.unwrap_err();
     tx.get::<Instance>(other.id, &mine).await.unwrap();
 }

@@ -7,12 +7,12 @@ use sluice_catalog::{
 use crate::support::{Lab, on_both};
 
 on_both! {
-    tasks_go_by_priority_and_one_for_each_instance
+    the_line_tells_who_waits_and_who_runs
+    a_task_that_found_no_place_in_its_window_ends
     a_due_task_is_added_once
     a_lost_lease_is_taken_over_and_the_first_holder_refused
     a_failed_task_is_tried_again_until_its_attempts_are_used_up
     cancelling_ends_what_waits_and_asks_what_runs
-    a_node_gets_only_what_it_may_run
     many_nodes_never_get_the_same_task
     the_log_keeps_its_order
 }
@@ -49,37 +49,82 @@ async fn add(catalog: &Catalog, task: &NewTask) -> TaskId {
     id
 }
 
+/// Leases what has waited longest, as a server does that knows no other order.
 async fn lease(catalog: &Catalog, node: &Record<Node>, now_ms: u64) -> Option<TaskId> {
     let mut tx = catalog.begin().await.unwrap();
-    let task = tx.lease(node, now_ms, now_ms + 10).await.unwrap();
+    tx.decide_alone().await.unwrap();
+    let (waiting, _) = tx.line().await.unwrap();
+    let first = waiting.iter().find(|task| task.not_before_ms <= now_ms)?;
+    let task = tx.lease(first.id, node.id, now_ms, now_ms + 10).await.unwrap().unwrap();
     tx.commit().await.unwrap();
-    task.map(|task| task.id)
+    Some(task.id)
 }
 
-async fn tasks_go_by_priority_and_one_for_each_instance(Lab { catalog, .. }: Lab) {
+async fn the_line_tells_who_waits_and_who_runs(Lab { catalog, .. }: Lab) {
     let mover = node(&catalog, "mover").await;
     let instance = Some(InstanceId::new(1));
-    let low = add(&catalog, &NewTask { priority: 10, ..backup() }).await;
-    let first = add(&catalog, &NewTask { instance, ..backup() }).await;
-    let second = add(&catalog, &NewTask { instance, ..backup() }).await;
-    let later = add(&catalog, &NewTask { not_before_ms: 50, priority: 99, ..backup() }).await;
-    assert_eq!(lease(&catalog, &mover, 2).await, Some(first));
-    assert_eq!(lease(&catalog, &mover, 2).await, Some(low), "the instance is busy");
-    assert_eq!(lease(&catalog, &mover, 2).await, None);
-    assert_eq!(lease(&catalog, &mover, 50).await, Some(later));
+    let destination = Some(DestinationId::new(2));
+    let whole = NewTask {
+        instance,
+        destination,
+        wanted_node: Some(mover.id),
+        priority: 10,
+        not_before_ms: 50,
+        ..backup()
+    };
+    let first = add(&catalog, &whole).await;
+    let second = add(&catalog, &backup()).await;
     let mut tx = catalog.begin().await.unwrap();
-    let lease_of_first = (first, mover.id, 1);
-    let done = TaskState::Succeeded;
-    tx.finish(lease_of_first, done, &json!({}), "", None, 3).await.unwrap();
+    let (waiting, running) = tx.line().await.unwrap();
+    assert_eq!((waiting.len(), running.len()), (2, 0));
+    let told = &waiting[0];
+    assert_eq!((told.id, told.instance, told.destination), (first, instance, destination));
+    assert_eq!((told.node, told.wanted_node), (None, Some(mover.id)));
+    assert_eq!((told.priority, told.not_before_ms, told.created_ms), (10, 50, 1));
+    assert!(tx.lease(second, mover.id, 2, 12).await.unwrap().is_some());
+    assert!(tx.lease(second, mover.id, 2, 12).await.unwrap().is_none(), "it is taken");
+    let (waiting, running) = tx.line().await.unwrap();
+    assert_eq!((waiting[0].id, running[0].id, running[0].node), (first, second, Some(mover.id)));
+    tx.hand_back((second, mover.id, 1)).await.unwrap();
+    let task = tx.task(second, &Visible::All).await.unwrap();
+    assert_eq!((task.state, task.attempt, task.started_ms), (TaskState::Queued, 0, None));
+    assert!(tx.lease(second, mover.id, 3, 12).await.unwrap().is_some());
+    tx.hand_back((second, mover.id, 7)).await.unwrap();
+    assert_eq!(tx.line().await.unwrap().1.len(), 1, "it is another lease");
     tx.commit().await.unwrap();
-    assert_eq!(lease(&catalog, &mover, 4).await, Some(second));
     let mut tx = catalog.read().await.unwrap();
-    let running = TaskFilter { state: Some(TaskState::Running), instance: None };
-    let page = Page::default();
-    let listed = tx.tasks(&Visible::All, &running, &page).await.unwrap();
-    assert_eq!(listed.len(), 3);
-    let newest = tx.tasks(&Visible::All, &TaskFilter::default(), &page).await.unwrap();
+    let filter = TaskFilter { state: Some(TaskState::Running), instance: None };
+    let listed = tx.tasks(&Visible::All, &filter, &Page::default()).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    let newest = tx.tasks(&Visible::All, &TaskFilter::default(), &Page::default()).await.unwrap();
     assert!(newest.windows(2).all(|pair| pair[0].id > pair[1].id));
+}
+
+async fn a_task_that_found_no_place_in_its_window_ends(Lab { catalog, .. }: Lab) {
+    let mover = node(&catalog, "mover").await;
+    let ids = [add(&catalog, &backup()).await, add(&catalog, &backup()).await];
+    let untimed = add(&catalog, &backup()).await;
+    let mut tx = catalog.begin().await.unwrap();
+    for id in ids {
+        tx.set_start_by(id, 100).await.unwrap();
+    }
+    tx.lease(ids[1], mover.id, 50, 60).await.unwrap().unwrap();
+    let failed = TaskState::Failed;
+    tx.finish((ids[1], mover.id, 1), failed, &json!(null), "no", Some(70), 55).await.unwrap();
+    assert!(!tx.any_window_over(99).await.unwrap());
+    assert!(tx.any_window_over(100).await.unwrap());
+    let ended = tx.end_late("window-missed", 100).await.unwrap();
+    assert_eq!(ended.iter().map(|task| task.id).collect::<Vec<_>>(), ids[..1]);
+    let task = tx.task(ids[0], &Visible::All).await.unwrap();
+    assert_eq!(
+        (task.state, &*task.message, task.finished_ms),
+        (failed, "window-missed", Some(100))
+    );
+    // What was tried once is tried again, and what has no window waits.
+    for id in [ids[1], untimed] {
+        assert_eq!(tx.task(id, &Visible::All).await.unwrap().state, TaskState::Queued);
+    }
+    assert!(!tx.any_window_over(200).await.unwrap());
 }
 
 async fn a_due_task_is_added_once(Lab { catalog, .. }: Lab) {
@@ -146,7 +191,7 @@ async fn cancelling_ends_what_waits_and_asks_what_runs(Lab { catalog, .. }: Lab)
     let state = TaskState::Cancelled;
     tx.finish((running, mover.id, 1), state, &json!(null), "", None, 12).await.unwrap();
     let unheard = add_within(&mut tx).await;
-    tx.lease(&mover, 13, 20).await.unwrap().unwrap();
+    tx.lease(unheard, mover.id, 13, 20).await.unwrap().unwrap();
     tx.cancel(unheard, 14).await.unwrap();
     let back = tx.reclaim(21).await.unwrap();
     assert_eq!((back[0].id, back[0].state), (unheard, TaskState::Cancelled));
@@ -154,24 +199,6 @@ async fn cancelling_ends_what_waits_and_asks_what_runs(Lab { catalog, .. }: Lab)
 
 async fn add_within(tx: &mut sluice_catalog::Tx) -> TaskId {
     tx.add_task(&backup(), 1).await.unwrap().unwrap()
-}
-
-async fn a_node_gets_only_what_it_may_run(Lab { catalog, .. }: Lab) {
-    let (mut one, two) = (node(&catalog, "one").await, node(&catalog, "two").await);
-    let (near, far) = (DestinationId::new(1), DestinationId::new(2));
-    one.body.destinations = Some(vec![near]);
-    let destined = NewTask { destination: Some(far), priority: 90, ..backup() };
-    let elsewhere = add(&catalog, &destined).await;
-    let restore = NewTask { kind: "restore".into(), priority: 80, ..backup() };
-    add(&catalog, &restore).await;
-    let pinned = NewTask { wanted_node: Some(two.id), priority: 70, ..backup() };
-    let pinned = add(&catalog, &pinned).await;
-    let fits = add(&catalog, &NewTask { destination: Some(near), ..backup() }).await;
-    assert_eq!(lease(&catalog, &one, 5).await, Some(fits));
-    assert_eq!(lease(&catalog, &one, 5).await, None);
-    assert_eq!(lease(&catalog, &two, 5).await, Some(elsewhere));
-    assert_eq!(lease(&catalog, &two, 5).await, Some(pinned));
-    assert_eq!(lease(&catalog, &two, 5).await, None);
 }
 
 async fn many_nodes_never_get_the_same_task(Lab { catalog, url, .. }: Lab) {

@@ -7,6 +7,7 @@ mod profile;
 mod records;
 mod serve;
 mod tasks;
+mod usage;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -20,6 +21,7 @@ use crate::output;
 pub(crate) use apply::run as apply;
 pub(crate) use profile::login;
 pub(crate) use serve::{server, up};
+pub(crate) use usage::{quota, report, usage};
 
 /// Does something with nodes.
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit> {

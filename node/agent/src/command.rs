@@ -75,6 +75,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
             prune
         }
         TaskSpec::Collect {} => step(["collect"]),
+        TaskSpec::Stat {} => step(["stat"]),
         TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
         TaskSpec::Mount { .. } | TaskSpec::Unmount { .. } => {
             return Err("this node keeps no mounts".into());

@@ -147,6 +147,8 @@ pub enum TaskSpec {
     },
     /// Free what no restore point needs.
     Collect {},
+    /// Count what is stored for each instance.
+    Stat {},
     /// Bring a replica up to date.
     Replicate {
         /// Where the replica is.
@@ -166,13 +168,14 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 9] = [
+    pub const KINDS: [&str; 10] = [
         "init",
         "backup",
         "restore",
         "verify",
         "prune",
         "collect",
+        "stat",
         "replicate",
         "mount",
         "unmount",
@@ -189,6 +192,7 @@ impl TaskSpec {
             Self::Verify { .. } => "verify",
             Self::Prune { .. } => "prune",
             Self::Collect {} => "collect",
+            Self::Stat {} => "stat",
             Self::Replicate { .. } => "replicate",
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
@@ -317,6 +321,7 @@ mod tests {
         assert_eq!(spec.kind(), "backup");
         let all = [
             TaskSpec::Collect {},
+            TaskSpec::Stat {},
             TaskSpec::Replicate { to: "/r".into() },
             TaskSpec::Verify { point: None, data: true },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },

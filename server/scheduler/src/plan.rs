@@ -202,6 +202,20 @@ pub enum MissReason {
     Absent,
 }
 
+impl MissReason {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooLate => "too-late",
+            Self::Superseded => "superseded",
+            Self::Merged => "merged",
+            Self::StillActive => "still-active",
+            Self::Paused => "paused",
+            Self::Absent => "absent",
+        }
+    }
+}
+
 /// What lies between a mark and now, the same for all resources with that mark.
 #[derive(Debug, Clone)]
 enum Look {

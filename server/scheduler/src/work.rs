@@ -11,6 +11,8 @@ use crate::Invalid;
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum TaskKind {
+    /// Sees that a destination can be used.
+    Init,
     /// From the source to the destination in one go.
     Backup,
     /// From the source to a staging space.
@@ -39,11 +41,14 @@ pub enum TaskKind {
     Replicate,
     /// Starts a restore point in isolation and sees whether it answers.
     RestoreTest,
+    /// Counts what is stored.
+    Stat,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
+        Self::Init,
         Self::Backup,
         Self::Export,
         Self::Store,
@@ -58,11 +63,18 @@ impl TaskKind {
         Self::Collect,
         Self::Replicate,
         Self::RestoreTest,
+        Self::Stat,
     ];
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
 
     /// The name, as in configuration files.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Init => "init",
             Self::Backup => "backup",
             Self::Export => "export",
             Self::Store => "store",
@@ -77,6 +89,7 @@ impl TaskKind {
             Self::Collect => "collect",
             Self::Replicate => "replicate",
             Self::RestoreTest => "restore-test",
+            Self::Stat => "stat",
         }
     }
 }
@@ -134,6 +147,7 @@ mod tests {
     #[test]
     fn kinds_are_stored_under_their_names() {
         for kind in TaskKind::ALL {
+            assert_eq!(TaskKind::from_name(kind.name()), Some(kind));
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
         }
     }

@@ -303,7 +303,7 @@ pub(crate) async fn create(
     tx.audit(actor.did("mount.create", id, new.project, detail), now).await?;
     let view = tx.mount(id, &EVERYTHING).await?.into();
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -363,6 +363,6 @@ pub(crate) async fn remove(
     }
     let view = tx.mount(id, &EVERYTHING).await?.into();
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok((StatusCode::ACCEPTED, Json(view)))
 }

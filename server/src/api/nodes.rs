@@ -1,5 +1,7 @@
 //! Nodes, as people see them.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -9,6 +11,7 @@ use sluice_catalog::{
     Capabilities, DestinationId, Node, NodeId, NodeLiveness, NodeState, Record, token_hash,
 };
 use sluice_node_api::JoinToken;
+use sluice_scheduler::work::TaskKind;
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -30,6 +33,10 @@ pub(crate) struct NodeView {
     description: String,
     state: NodeState,
     destinations: Option<Vec<DestinationId>>,
+    /// How many tasks it runs at a time at most, however many it asks for.
+    slots: Option<u32>,
+    /// How many of a kind at a time.
+    slots_by_kind: BTreeMap<String, u32>,
     capabilities: Capabilities,
     /// When it was heard of last, in milliseconds since 1970.
     last_seen_ms: u64,
@@ -47,10 +54,16 @@ pub(crate) struct NodeChange {
     /// The destinations it may use; all when there is no list.
     #[serde(default)]
     destinations: Option<Vec<DestinationId>>,
+    /// How many tasks it runs at a time at most, however many it asks for.
+    #[serde(default)]
+    slots: Option<u32>,
+    /// How many of a kind at a time.
+    #[serde(default)]
+    slots_by_kind: BTreeMap<String, u32>,
 }
 
 fn view(record: Record<Node>, seen: Option<&NodeLiveness>) -> NodeView {
-    let Node { description, state, destinations, capabilities } = record.body;
+    let Node { description, state, destinations, slots, slots_by_kind, capabilities } = record.body;
     NodeView {
         id: record.id,
         name: record.name,
@@ -58,6 +71,8 @@ fn view(record: Record<Node>, seen: Option<&NodeLiveness>) -> NodeView {
         description,
         state,
         destinations,
+        slots,
+        slots_by_kind,
         capabilities,
         last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
         running: seen.map_or(0, |seen| seen.running),
@@ -113,6 +128,10 @@ pub(crate) async fn put(
     Body(change): Body<NodeChange>,
 ) -> Result<Json<NodeView>> {
     actor.require(Permission::Administer, None)?;
+    if let Some(odd) = change.slots_by_kind.keys().find(|kind| TaskKind::from_name(kind).is_none())
+    {
+        return Err(Problem::invalid(format!("there are no tasks of kind {odd}")));
+    }
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
@@ -125,11 +144,14 @@ pub(crate) async fn put(
     node.body.description = change.description;
     node.body.state = change.state;
     node.body.destinations = change.destinations;
+    (node.body.slots, node.body.slots_by_kind) = (change.slots, change.slots_by_kind);
     tx.update(&mut node, now).await?;
-    let detail = json!({"state": node.body.state, "destinations": node.body.destinations});
+    let detail = json!({"state": node.body.state, "destinations": node.body.destinations,
+        "slots": node.body.slots, "slots_by_kind": node.body.slots_by_kind});
     tx.audit(actor.did("node.change", id, None, detail), now).await?;
     let seen = tx.liveness().await?;
     tx.commit().await?;
+    shared.work.notify_one();
     Ok(Json(view(node, seen.get(&id))))
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn secrets(
     tx.audit(actor.did("destination.secrets", id, record.project, detail), now).await?;
     tx.add_task(&init_task(&record, now), now).await?;
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
 

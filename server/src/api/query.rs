@@ -1,7 +1,9 @@
 //! What stands behind the question mark.
 
 use serde::Deserialize;
-use sluice_catalog::{InstanceId, MountState, TaskState};
+use sluice_catalog::{DestinationId, InstanceId, MountState, PolicyId, ProjectId, TaskState};
+use sluice_scheduler::metering::By;
+use sluice_scheduler::time::Span;
 use utoipa::IntoParams;
 
 /// Which entries.
@@ -65,4 +67,52 @@ pub(crate) struct LogQuery {
     pub(crate) after: Option<u64>,
     /// Return so many at most: 1 to 1000.
     pub(crate) limit: Option<u32>,
+}
+
+/// Since when.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct MissedQuery {
+    /// Only what was missed since, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+}
+
+/// Whose usage, when, and how it is grouped.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct UsageQuery {
+    /// From this moment on, in milliseconds since 1970; 30 days before the end when it is not
+    /// said.
+    pub(crate) from_ms: Option<u64>,
+    /// Until before this moment, in milliseconds since 1970; now when it is not said.
+    pub(crate) until_ms: Option<u64>,
+    /// What it is grouped by; projects when it is not said.
+    pub(crate) by: Option<By>,
+    /// Only of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Only of this instance.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Only under this policy.
+    #[param(value_type = Option<String>)]
+    pub(crate) policy: Option<PolicyId>,
+    /// Only at this destination.
+    #[param(value_type = Option<String>)]
+    pub(crate) destination: Option<DestinationId>,
+}
+
+/// Which instances.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ProtectionQuery {
+    /// A good backup is recent when it is not older: `24h` when it is not said.
+    #[param(value_type = Option<String>)]
+    pub(crate) max_age: Option<Span>,
+    /// Only instances of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Only those without a recent good backup.
+    #[serde(default)]
+    pub(crate) late: bool,
 }

@@ -16,6 +16,7 @@ use sluice_catalog::{
     PointId, PolicyId, Progress, ProjectId, Task, TaskFilter, TaskId, TaskState, Tx,
 };
 use sluice_node_api::TaskSpec;
+use sluice_scheduler::queue::Hold;
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -25,6 +26,8 @@ use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::dispatch::backup_spec;
 use crate::problem::{Problem, Result};
+use crate::queue;
+use crate::quota::{self, Quotas};
 use crate::state::Shared;
 
 /// How often a watched task is looked at.
@@ -57,6 +60,8 @@ pub(crate) struct TaskView {
     result: Value,
     /// Why it is in this state.
     message: String,
+    /// What it waits for, when one task is read.
+    waits_for: Option<Hold>,
 }
 
 impl From<Task> for TaskView {
@@ -82,6 +87,7 @@ impl From<Task> for TaskView {
             progress: task.progress,
             result: task.result,
             message: task.message,
+            waits_for: None,
         }
     }
 }
@@ -224,13 +230,16 @@ pub(crate) async fn create(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let task = prepared(&mut tx, &actor, start).await?;
+    let verdict = Quotas::default().judge(&mut tx, &task, now).await?;
+    quota::allowed(&verdict)?;
     let added = tx.add_task(&task, now).await?;
     let id = added.ok_or_else(|| Problem::invalid("this task is there already"))?;
+    quota::tell(&mut tx, id, &verdict, now).await?;
     let detail = json!({"kind": task.kind});
     tx.audit(actor.did("task.start", id, task.project, detail), now).await?;
     let view = tx.task(id, &EVERYTHING).await?.into();
     tx.commit().await?;
-    shared.work.notify_waiters();
+    shared.work.notify_one();
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -244,7 +253,12 @@ pub(crate) async fn get(
     Path(id): Path<TaskId>,
 ) -> Result<Json<TaskView>> {
     actor.require_anywhere(Permission::Read)?;
-    Ok(Json(shared.catalog.read().await?.task(id, &actor.visible()).await?.into()))
+    let mut tx = shared.catalog.read().await?;
+    let mut view = TaskView::from(tx.task(id, &actor.visible()).await?);
+    if view.state == TaskState::Queued {
+        view.waits_for = queue::hold(&mut tx, id, shared.now()).await?;
+    }
+    Ok(Json(view))
 }
 
 /// Cancel a task: one that waits ends now, one that runs soon

@@ -8,11 +8,12 @@ use sluice_node_api::{
 
 use crate::support::{Lab, make, status};
 
-async fn node(lab: &Lab, admin: &Client, name: &str) -> Client {
+/// A node that joined, with its token.
+pub async fn node(lab: &Lab, admin: &Client, name: &str) -> Client {
     let made: Value = admin.post("/api/v1/node-tokens", &()).await.unwrap();
     let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
     assert_eq!(token.server, lab.anybody.server());
-    let kinds = vec!["backup".to_owned()];
+    let kinds = vec!["backup".to_owned(), "prune".to_owned()];
     let hello = Hello { kinds, slots: 1, ..Hello::default() };
     let join = Join { token: token.token, name: name.into(), hello };
     let joined: Joined = lab.anybody.post("/api/node/v1/join", &join).await.unwrap();

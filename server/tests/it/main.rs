@@ -1,7 +1,10 @@
 //! The server over HTTPS, as clients see it.
 
 mod lease;
+mod limits;
 mod matrix;
 mod mounts;
 mod requests;
+mod retention;
 mod support;
+mod usage;

@@ -88,6 +88,13 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/tasks/{id}/cancel", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}/log", Project(READ)),
     ("GET", "/api/v1/tasks/{id}/events", Project(READ)),
+    ("GET", "/api/v1/limits", System(READ)),
+    ("PUT", "/api/v1/limits", System(ADMINISTER)),
+    ("GET", "/api/v1/projects/{id}/quota", Project(READ)),
+    ("PUT", "/api/v1/projects/{id}/quota", System(ADMINISTER)),
+    ("GET", "/api/v1/usage", Anywhere(READ)),
+    ("GET", "/api/v1/reports/protection", Anywhere(READ)),
+    ("GET", "/api/v1/reports/missed", Anywhere(READ)),
     ("GET", "/api/v1/audit", Anywhere(ADMINISTER)),
     ("GET", "/api/v1/audit/verify", System(ADMINISTER)),
 ];
@@ -163,6 +170,7 @@ impl World {
             (_, "/api/v1/destinations/{id}/secrets") => secret,
             (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
             (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
+            ("PUT", "/api/v1/limits" | "/api/v1/projects/{id}/quota") => json!({}),
             (_, "/api/v1/tasks") => {
                 let (instance, destination) = (&self.instance, &self.destination);
                 json!({"kind": "backup", "instance": instance, "destination": destination})

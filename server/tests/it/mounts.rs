@@ -179,7 +179,7 @@ async fn what_the_node_has_and_what_is_wanted_come_together() {
     // And the other way round: what is ended is ended, though the task of it is never done.
     let path = format!("/api/v1/mounts/{id}");
     world.admin.send(Method::DELETE, &path, None, &[]).await.unwrap();
-    assert_eq!(world.compare(vec![held(&id)]).await.release, [id.clone()]);
+    assert_eq!(world.compare(vec![held(&id)]).await.release, std::slice::from_ref(&id));
     assert_eq!(world.compare(vec![]).await, MountOrders::default());
     assert_eq!(world.shown(&id).await["state"], "gone");
 }

@@ -82,6 +82,12 @@ impl Records {
         }
     }
 
+    /// The name of the record of that id; the id when it is gone.
+    pub(crate) fn name_of(&self, id: &Value) -> String {
+        let found = self.items.iter().find(|record| record["id"] == *id);
+        found.map_or_else(|| id.as_str().unwrap_or_default().to_owned(), |one| self.name(one))
+    }
+
     fn find(&self, name: &str) -> Option<&Value> {
         self.items.iter().find(|record| self.name(record) == name || record["id"] == name)
     }

@@ -163,6 +163,21 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
     let policies = place.ok(&["policy", "show", "shop/often"]).json();
     assert_eq!(policies["revision"], 1);
 
+    // What was used is told, and a hard limit stops backups.
+    let usage = place.ok(&["usage", "--by", "instance", "--project", "shop"]).json();
+    let row = &usage["items"][0];
+    assert_eq!(row["name"], "web");
+    assert!(row["usage"]["tasks"]["backup"].as_u64().unwrap() >= 2, "{usage}");
+    let size = image.metadata().unwrap().len();
+    assert_eq!(row["usage"]["front_end_bytes"].as_u64(), Some(size));
+    let report = place.ok(&["report", "protection"]).json();
+    assert_eq!((&report["total"], &report["late"]), (&json!(1), &json!(0)), "{report}");
+    let limits = json!({"project": {"backups": {"hard": 1, "window": "24h"}}});
+    let limits = place.write("quota.json", &limits.to_string());
+    let quota = place.ok(&["quota", "set", "shop", "--spec", text(&limits)]).json();
+    assert_eq!(quota["quota"]["project"]["backups"]["hard"], 1);
+    place.cmd(&["task", "backup", "shop/web", "--to", "local"]).fails(1);
+
     // Nothing was lost: what the server called done is in the repository, or was pruned.
     place.ok(&["policy", "remove", "shop/often"]);
     wait_until("nothing runs", || {

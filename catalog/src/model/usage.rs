@@ -1,0 +1,76 @@
+use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId, TaskId};
+
+/// What one task moved, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// The task.
+    pub task: TaskId,
+    /// When it ended, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Whose it is.
+    pub project: Option<ProjectId>,
+    /// What it worked on.
+    pub instance: Option<InstanceId>,
+    /// Under which policy.
+    pub policy: Option<PolicyId>,
+    /// Where it rests.
+    pub destination: Option<DestinationId>,
+    /// What sort of task, in a word.
+    pub kind: String,
+    /// Bytes of the source that it covered.
+    pub logical_bytes: u64,
+    /// Bytes that were new to the repository.
+    pub unique_bytes: u64,
+    /// Bytes that the repository had already.
+    pub shared_bytes: u64,
+    /// Bytes that went to or from the destination.
+    pub transferred_bytes: u64,
+}
+
+/// How much there is from a moment on, until the next one of the same instance, policy and
+/// destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// From when, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Whose it is.
+    pub project: Option<ProjectId>,
+    /// What was backed up.
+    pub instance: InstanceId,
+    /// Under which policy; none for what is protected.
+    pub policy: Option<PolicyId>,
+    /// Where it rests; none for what is protected, which counts once at however many places.
+    pub destination: Option<DestinationId>,
+    /// Bytes at the destination.
+    pub stored_bytes: u64,
+    /// Bytes of what is protected.
+    pub front_end_bytes: u64,
+}
+
+/// What is there of an instance at a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What was backed up.
+    pub instance: InstanceId,
+    /// Where it rests.
+    pub destination: DestinationId,
+    /// Whose it is.
+    pub project: Option<ProjectId>,
+    /// Under which policy the last backup was made.
+    pub policy: Option<PolicyId>,
+    /// Bytes that were stored for it and are not known to be gone.
+    pub stored_bytes: u64,
+    /// Size of its disks at the last backup, in bytes.
+    pub front_end_bytes: u64,
+    /// What moment the last good backup holds, in milliseconds since 1970.
+    pub last_good_ms: u64,
+}
+
+/// What a project or an instance has in use, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Size of what is protected, each instance once.
+    pub front_end_bytes: u64,
+    /// What is stored for it, at all destinations.
+    pub stored_bytes: u64,
+}

@@ -1,0 +1,150 @@
+//! Quotas, usage and reports of a server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::value;
+
+/// Show and set quotas of a server's projects
+#[derive(Debug, Args)]
+pub(crate) struct QuotaArgs {
+    #[command(subcommand)]
+    pub(crate) command: QuotaCommand,
+}
+
+/// What can be done with quotas.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Show the quota of a project, and what of it is used
+    #[command(after_help = "Example:\n  sluice quota show shop")]
+    Show {
+        /// The project
+        project: String,
+    },
+    /// Set the quota of a project; limits that are left out are none
+    ///
+    /// Above a soft limit a backup warns; above a hard one it is refused. `project` limits the
+    /// project as a whole, `instance` each of its instances: `backups` and `restores` in a window
+    /// that slides, `front_end_bytes` (what is protected) and `stored_bytes`.
+    #[command(after_help = "\
+Example:
+  echo '{\"project\": {\"backups\": {\"hard\": 100, \"window\": \"24h\"}}}' |
+    sluice quota set shop --spec -")]
+    Set {
+        /// The project
+        project: String,
+        /// The limits, as JSON; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        spec: PathBuf,
+    },
+}
+
+/// Show who used how much of a server's destinations
+///
+/// Bytes that were moved are added up; what is stored and protected is that at the end. Times are
+/// dates or moments in UTC: 2026-11-01, 2026-11-01T12:00:00Z.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice usage
+  sluice usage --by instance --project shop --from 2026-11-01 --until 2026-12-01 --csv")]
+pub(crate) struct UsageArgs {
+    /// What it is grouped by
+    #[arg(long, value_name = "WHAT", default_value = "project")]
+    pub(crate) by: GroupBy,
+
+    /// From this time on [default: 30 days before the end]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) from: Option<u64>,
+
+    /// Until before this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<u64>,
+
+    /// Only of this project
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+
+    /// Only of this instance
+    #[arg(long, value_name = "PROJECT/NAME")]
+    pub(crate) instance: Option<String>,
+
+    /// Only under this policy
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) policy: Option<String>,
+
+    /// Only at this destination
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) destination: Option<String>,
+
+    /// Print comma-separated values
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
+/// What usage is grouped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GroupBy {
+    Project,
+    Instance,
+    Cluster,
+    Policy,
+    Destination,
+}
+
+/// Show reports of a server
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    #[command(subcommand)]
+    pub(crate) command: ReportCommand,
+}
+
+/// What there are reports of.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReportCommand {
+    /// Show which instances have no recent good backup, the worst first
+    #[command(after_help = "Example:\n  sluice report protection --max-age 26h --late")]
+    Protection {
+        /// How old a good backup may be: 90s, 15m, 26h, 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = value::duration)]
+        max_age: Duration,
+        /// Only those without a recent good backup
+        #[arg(long)]
+        late: bool,
+        /// Print comma-separated values
+        #[arg(long)]
+        csv: bool,
+    },
+    /// Show what was due and did not run, latest first
+    #[command(after_help = "Example:\n  sluice report missed")]
+    Missed,
+}
+
+/// A date or a moment, in milliseconds since 1970.
+fn moment(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no time; write 2026-11-01 or 2026-11-01T12:00:00Z");
+    let at = match text.parse::<jiff::civil::Date>() {
+        Ok(date) if text.len() == 10 => {
+            date.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| wrong())?.timestamp()
+        }
+        _ => text.parse::<jiff::Timestamp>().map_err(|_| wrong())?,
+    };
+    u64::try_from(at.as_millisecond()).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::moment;
+
+    #[test]
+    fn a_time_is_a_date_or_a_moment() {
+        assert_eq!(moment("1970-01-02"), Ok(86_400_000));
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1000));
+        assert_eq!(moment("1970-01-01T01:00:00+01:00"), Ok(0));
+        for bad in ["", "yesterday", "1969-12-31", "2026-13-01"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+}

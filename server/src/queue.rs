@@ -1,0 +1,334 @@
+//! Who goes first: waiting tasks are given to nodes that ask for work, in the order of the
+//! scheduler's queue.
+//!
+//! ```text
+//!   POST lease ──► waiter ──┐
+//!   POST lease ──► waiter ──┼─► decide ──► one transaction: leases ──► answers
+//!   bell, each second ──────┘   (all that waits and runs, limits, fairness)
+//! ```
+//!
+//! Each server decides for the nodes that ask it, one server after the other, on what all of them
+//! have in the database.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sluice_catalog::{
+    InLine, Node, NodeId, NodeLiveness, NodeState, Page, Record, TaskId, TaskState, Tx,
+};
+use sluice_node_api::Lease;
+use sluice_scheduler::queue::{self, Demand, Fairness, Hold, Limits, Queue, Running, Waiting};
+use sluice_scheduler::work::{Priority, TaskKind};
+use sluice_scheduler::{PoolId, SourceId};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+use crate::api::policies::EVERYTHING;
+use crate::dispatch::work;
+use crate::mounts;
+use crate::problem::Result;
+use crate::state::Shared;
+
+/// How often is looked when no bell rings: another server may have added a task.
+const LOOK: Duration = Duration::from_secs(1);
+/// A node that was not heard of for so long is lost. Nodes that wait for work ask each 20 seconds.
+const LOST_MS: u64 = 60_000;
+/// The kind of task that a node gets in any state.
+const UNMOUNT: &str = "unmount";
+/// The setting that holds limits and fairness.
+pub(crate) const SETTING: &str = "dispatch";
+
+/// How many tasks run at a time, and how waiting counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Rules {
+    /// How many at a time.
+    pub(crate) limits: Limits,
+    /// How waiting counts.
+    pub(crate) fairness: Fairness,
+}
+
+impl Rules {
+    pub(crate) async fn load(tx: &mut Tx) -> Result<Self> {
+        let text = tx.setting(SETTING).await?;
+        let read = |text: String| serde_json::from_str(&text);
+        // What was stored was read from a document.
+        Ok(text.map(read).transpose().ok().flatten().unwrap_or_default())
+    }
+}
+
+/// A node that asks for a task.
+pub(crate) struct Waiter {
+    pub(crate) node: NodeId,
+    /// Only one of these kinds.
+    pub(crate) kinds: Option<BTreeSet<String>>,
+    pub(crate) answer: oneshot::Sender<Lease>,
+}
+
+impl Waiter {
+    /// Waiters of one name get the same tasks.
+    fn name(&self) -> String {
+        match &self.kinds {
+            None => self.node.to_string(),
+            Some(kinds) => {
+                let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+                format!("{}#{}", self.node, kinds.join(","))
+            }
+        }
+    }
+}
+
+/// Answers waiters until `shutdown` is cancelled.
+pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = shared.work.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if let Err(problem) = turn(&shared).await {
+            tracing::error!("no task can be given to a node: {}", problem.detail);
+        }
+    }
+}
+
+/// One turn: everything that may start now is given away.
+async fn turn(shared: &Shared) -> Result<()> {
+    let mut waiters = {
+        let mut waiting = shared.waiters.lock().unwrap_or_else(|e| e.into_inner());
+        waiting.retain(|waiter| !waiter.answer.is_closed());
+        std::mem::take(&mut *waiting)
+    };
+    let gone = given(shared, &mut waiters).await;
+    // Whoever got nothing goes on waiting.
+    shared.waiters.lock().unwrap_or_else(|e| e.into_inner()).append(&mut waiters);
+    gone
+}
+
+async fn given(shared: &Shared, waiters: &mut Vec<Waiter>) -> Result<()> {
+    let now = shared.now();
+    if waiters.is_empty() || !shared.catalog.read().await?.needs_attention(now).await?.0 {
+        return Ok(());
+    }
+    let mut tx = shared.catalog.begin().await?;
+    tx.decide_alone().await?;
+    let starts = decide(&mut tx, Some(waiters.as_slice()), now).await?.starts;
+    let mut answers = Vec::new();
+    for (task, name) in starts {
+        let id: TaskId = task.as_str().parse()?;
+        let found = waiters.iter().position(|waiter| waiter.name() == name.as_str());
+        let Some(at) = found else { continue };
+        if let Some(lease) = leased(shared, &mut tx, id, waiters[at].node, now).await? {
+            answers.push((waiters.swap_remove(at), lease));
+        }
+    }
+    tx.commit().await?;
+    let mut back = Vec::new();
+    for (waiter, lease) in answers {
+        let node = waiter.node;
+        if let Err(lease) = waiter.answer.send(lease) {
+            let task: TaskId = lease.task.parse()?;
+            back.push((task, node, lease.attempt));
+        }
+    }
+    if !back.is_empty() {
+        let mut tx = shared.catalog.begin().await?;
+        for lease in back {
+            tx.hand_back(lease).await?;
+        }
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Gives a task to a node. One that cannot be told any more has failed, lest it is in the way.
+async fn leased(
+    shared: &Shared,
+    tx: &mut Tx,
+    id: TaskId,
+    node: NodeId,
+    now: u64,
+) -> Result<Option<Lease>> {
+    let lease_ms = shared.lease_ms;
+    let Some(task) = tx.lease(id, node, now, now + lease_ms).await? else { return Ok(None) };
+    match work(shared, tx, &task).await {
+        Ok(work) => {
+            let attempt = task.attempt;
+            Ok(Some(Lease { task: id.to_string(), attempt, lease_ms, work }))
+        }
+        Err(problem) if problem.status < 500 => {
+            let lease = (id, node, task.attempt);
+            let state = match problem.code.as_str() {
+                "moot" => TaskState::Cancelled,
+                _ => TaskState::Failed,
+            };
+            let nothing = serde_json::Value::Null;
+            let state = tx.finish(lease, state, &nothing, &problem.detail, None, now).await?;
+            if state.is_final() {
+                let task = tx.task(id, &EVERYTHING).await?;
+                mounts::task_ended(tx, &task, now).await?;
+            }
+            Ok(None)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Decides who starts. With waiters, nodes have room for as many tasks as they ask for; without,
+/// as they would have if all were asking.
+pub(crate) async fn decide(
+    tx: &mut Tx,
+    waiters: Option<&[Waiter]>,
+    now: u64,
+) -> Result<queue::Starts> {
+    let rules = Rules::load(tx).await?;
+    let (waiting, running) = tx.line().await?;
+    let by_source = rules.limits.per_source.is_some() || !rules.limits.sources.is_empty();
+    let sources = match by_source {
+        true => tx.sources_in_line().await?,
+        false => BTreeMap::new(),
+    };
+    let (records, seen) = (all_nodes(tx).await?, tx.liveness().await?);
+    let source = |task: &InLine| -> Option<SourceId> {
+        sources.get(&task.instance?).map(|name| name.as_str().into())
+    };
+    let waiting: Vec<Waiting> =
+        waiting.iter().filter_map(|task| waits(task, source(task))).collect();
+    let running: Vec<Running> =
+        running.iter().filter_map(|task| runs(task, source(task), waiters)).collect();
+    let nodes = nodes(&records, &seen, &running, waiters, now);
+    let Rules { limits, fairness } = &rules;
+    let queue =
+        Queue { waiting: &waiting, running: &running, nodes: &nodes, limits, fairness: *fairness };
+    Ok(queue.decide(moment(now)))
+}
+
+/// What a task waits for, as far as it can be told.
+pub(crate) async fn hold(tx: &mut Tx, task: TaskId, now: u64) -> Result<Option<Hold>> {
+    let held = decide(tx, None, now).await?.held;
+    let name = task.to_string();
+    Ok(held.into_iter().find(|(id, _)| id.as_str() == name).map(|(_, hold)| hold))
+}
+
+async fn all_nodes(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
+    let mut nodes = Vec::new();
+    let mut page = Page { after: None, limit: Page::LARGEST };
+    loop {
+        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last() else { return Ok(nodes) };
+        page.after = Some(last.id.to_string());
+        nodes.extend(part);
+    }
+}
+
+pub(crate) fn moment(ms: u64) -> Timestamp {
+    let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+}
+
+fn text<I: ToString>(id: Option<I>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
+    Some(Demand {
+        id: task.id.to_string().into(),
+        // Of a kind that another release knows: it waits for that release.
+        kind: TaskKind::from_name(&task.kind)?,
+        project: text(task.project).into(),
+        source,
+        resource: task.instance.map(|id| id.to_string().into()),
+        destination: task.destination.map(|id| id.to_string().into()),
+    })
+}
+
+fn waits(task: &InLine, source: Option<SourceId>) -> Option<Waiting> {
+    let priority = u8::try_from(task.priority.min(100)).unwrap_or(100);
+    Some(Waiting {
+        demand: demand(task, source)?,
+        priority: Priority::try_from(priority).unwrap_or_default(),
+        since: moment(task.created_ms),
+        not_before: Some(moment(task.not_before_ms)),
+        // The ticker ends those whose window is over.
+        start_by: None,
+        pool: task.wanted_node.map(|node| node.to_string().into()),
+        needs: [task.kind.clone()].into(),
+        prefer: None,
+    })
+}
+
+/// What runs takes room of those that ask for its kind, or else of the node as a whole.
+fn runs(task: &InLine, source: Option<SourceId>, waiters: Option<&[Waiter]>) -> Option<Running> {
+    let node = task.node?;
+    let of_kind = |waiter: &&Waiter| {
+        waiter.node == node && waiter.kinds.as_ref().is_some_and(|kinds| kinds.contains(&task.kind))
+    };
+    let asks = waiters.into_iter().flatten().find(of_kind);
+    let name = asks.map_or_else(|| node.to_string(), Waiter::name);
+    Some(Running { demand: demand(task, source)?, node: name.into() })
+}
+
+/// The nodes with the room they have: for those that ask, what they run and what they ask for.
+/// Those that ask only for some kinds ask beside it.
+fn nodes(
+    records: &[Record<Node>],
+    seen: &BTreeMap<NodeId, NodeLiveness>,
+    running: &[Running],
+    waiters: Option<&[Waiter]>,
+    now: u64,
+) -> Vec<queue::Node> {
+    let mut nodes = Vec::new();
+    for record in records {
+        let Node { capabilities, slots, slots_by_kind, destinations, .. } = &record.body;
+        let own = record.id.to_string();
+        let limit = slots.unwrap_or(u32::MAX);
+        let by_kind = slots_by_kind.iter();
+        let by_kind = by_kind.filter_map(|(kind, most)| Some((TaskKind::from_name(kind)?, *most)));
+        let heard = seen.get(&record.id).map_or(0, |seen| seen.last_seen_ms);
+        let state = match record.body.state {
+            NodeState::Enabled if heard + LOST_MS < now => queue::NodeState::Lost,
+            NodeState::Enabled => queue::NodeState::Active,
+            NodeState::Draining => queue::NodeState::Draining,
+            NodeState::Disabled => queue::NodeState::Disabled,
+        };
+        let mut asked: BTreeMap<String, (u32, Option<&BTreeSet<String>>)> = BTreeMap::new();
+        asked.insert(own.clone(), (0, None));
+        for waiter in waiters.into_iter().flatten().filter(|waiter| waiter.node == record.id) {
+            asked.entry(waiter.name()).or_insert((0, waiter.kinds.as_ref())).0 += 1;
+        }
+        for (name, (asks, kinds)) in asked {
+            let used = running.iter().filter(|task| task.node.as_str() == name).count();
+            let used = u32::try_from(used).unwrap_or(u32::MAX);
+            let room = match waiters {
+                None => capabilities.slots.max(1).max(used),
+                Some(_) => used.saturating_add(asks),
+            };
+            // A node may always end what it has mounted.
+            let ends = kinds.is_some_and(|kinds| kinds.contains(UNMOUNT));
+            let only_ends = state != queue::NodeState::Active && ends;
+            let state = if only_ends { queue::NodeState::Active } else { state };
+            let can = capabilities.kinds.iter().filter(|kind| {
+                kinds.is_none_or(|kinds| kinds.contains(*kind))
+                    && (!only_ends || kind.as_str() == UNMOUNT)
+            });
+            nodes.push(queue::Node {
+                id: name.into(),
+                state,
+                slots: room.min(limit),
+                slots_by_kind: by_kind.clone().collect(),
+                capabilities: can.cloned().collect(),
+                pools: [PoolId::from(own.as_str())].into(),
+                destinations: destinations
+                    .as_ref()
+                    .map(|list| list.iter().map(|id| id.to_string().into()).collect()),
+            });
+        }
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests;

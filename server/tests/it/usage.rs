@@ -1,0 +1,165 @@
+//! Quotas, chargeback, and who is protected.
+
+use http::Method;
+use serde_json::{Value, json};
+use sluice_node_api::{ClientError, Finished, Lease, Outcome, Report, Reported, TaskSpec};
+
+use crate::retention::Place;
+use crate::support::{make, status};
+
+/// Sets the quota of the project.
+async fn quota(place: &Place, quota: Value) {
+    let path = format!("/api/v1/projects/{}/quota", place.project);
+    place.admin.send(Method::PUT, &path, Some(&quota), &[]).await.unwrap();
+}
+
+async fn start(place: &Place) -> Result<Value, ClientError> {
+    let (instance, destination) = (&place.instance, &place.destination);
+    let start = json!({"kind": "backup", "instance": instance, "destination": destination});
+    place.admin.post("/api/v1/tasks", &start).await
+}
+
+/// Does the task that goes first, and says what came of it.
+async fn done(place: &Place, document: Value) -> TaskSpec {
+    let lease: Option<Lease> = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
+    let lease = lease.expect("there is a task");
+    let outcome = Outcome::Succeeded;
+    let finished = Finished { outcome, document, message: String::new(), retryable: false };
+    let report = Report { attempt: lease.attempt, finished: Some(finished), ..Report::default() };
+    let path = format!("/api/node/v1/tasks/{}/report", lease.task);
+    let _: Reported = place.mover.post(&path, &report).await.unwrap();
+    lease.work.spec
+}
+
+fn backed_up(point: &str) -> Value {
+    let stats = json!({"image_bytes": 1000, "new_bytes": 300, "dedup_bytes": 100,
+        "unchanged_bytes": 500, "stored_bytes": 200, "meta_bytes": 10});
+    let created_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    json!({"point": {"point": point, "created_ms": created_ms, "stats": stats}})
+}
+
+#[tokio::test]
+async fn a_hard_limit_refuses_and_says_which_and_a_soft_one_warns() {
+    let place = Place::new().await;
+    let limit = json!({"soft": 1, "hard": 2, "window": "24h"});
+    quota(&place, json!({"project": {"backups": limit}})).await;
+    start(&place).await.unwrap();
+    let second = start(&place).await.unwrap();
+    let path = format!("/api/v1/tasks/{}/log", second["id"].as_str().unwrap());
+    let log: Value = place.admin.get(&path).await.unwrap();
+    let line = log["items"][0]["line"].as_str().unwrap();
+    assert!(line.contains("the project would have 2 backups within 1d"), "{line}");
+    let refused = start(&place).await.unwrap_err();
+    assert_eq!(refused.status(), Some(409));
+    let told = refused.to_string();
+    assert!(told.contains("hard limit of 2") && told.contains("room again at"), "{told}");
+    // What was cancelled before it began is not counted.
+    let path = format!("/api/v1/tasks/{}/cancel", second["id"].as_str().unwrap());
+    place.admin.send(Method::POST, &path, None, &[]).await.unwrap();
+    start(&place).await.unwrap();
+    let path = format!("/api/v1/projects/{}/quota", place.project);
+    let shown: Value = place.admin.get(&path).await.unwrap();
+    assert_eq!((&shown["used"]["backups"], &shown["used"]["restores"]), (&json!(2), &Value::Null));
+    let odd = json!({"project": {"backups": {"soft": 3, "hard": 2, "window": "1h"}}});
+    let told = place.admin.send(Method::PUT, &path, Some(&odd), &[]).await;
+    assert_eq!(status(&told), 422);
+}
+
+#[tokio::test]
+async fn a_backup_that_became_due_above_a_hard_limit_fails_and_says_why() {
+    let place = Place::new().await;
+    start(&place).await.unwrap();
+    done(&place, backed_up("shop.web@k1")).await;
+    quota(&place, json!({"instance": {"stored_bytes": {"hard": 100}}})).await;
+    place.often(json!({})).await;
+    let mut failed = json!({"items": []});
+    while failed["items"].as_array().unwrap().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        failed = place.admin.get("/api/v1/tasks?state=failed").await.unwrap();
+    }
+    let message = failed["items"][0]["message"].as_str().unwrap();
+    let expected = "quota: the instance would have 211 stored bytes, above its hard limit of 100";
+    assert!(message.starts_with(expected), "{message}");
+    quota(&place, json!({})).await;
+    start(&place).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_ledger_tells_who_used_how_much() {
+    let place = Place::new().await;
+    start(&place).await.unwrap();
+    done(&place, backed_up("shop.web@k1")).await;
+    start(&place).await.unwrap();
+    done(&place, backed_up("shop.web@k2")).await;
+    let usage: Value = place.admin.get("/api/v1/usage").await.unwrap();
+    let row = &usage["items"][0];
+    assert_eq!((&row["id"], &row["name"]), (&json!(place.project), &json!("shop")));
+    let told = &row["usage"];
+    assert_eq!(told["tasks"], json!({"backup": 2}));
+    let number = |name: &str| told[name].as_u64().unwrap();
+    assert_eq!((number("logical_bytes"), number("unique_bytes")), (2000, 600));
+    assert_eq!((number("shared_bytes"), number("transferred_bytes")), (1200, 420));
+    assert_eq!((number("stored_bytes"), number("front_end_bytes")), (420, 1000));
+    let at = async |query: &str| {
+        let usage: Value = place.admin.get(&format!("/api/v1/usage?{query}")).await.unwrap();
+        usage["items"].as_array().unwrap().clone()
+    };
+    let by = at("by=destination").await;
+    let stored = |id: &str| {
+        let row = by.iter().find(|row| row["id"] == id).unwrap();
+        (row["usage"]["stored_bytes"].clone(), row["usage"]["front_end_bytes"].clone())
+    };
+    assert_eq!(stored(&place.destination), (json!(420), json!(0)));
+    assert_eq!(stored(""), (json!(0), json!(1000)), "it is protected wherever it rests");
+    assert_eq!(at(&format!("instance={}", place.instance)).await.len(), 1);
+    assert!(at(&format!("instance={}", place.project)).await.is_empty());
+    assert!(at("from_ms=1000&until_ms=2000").await.is_empty());
+    let told = place.admin.get::<Value>("/api/v1/usage?from_ms=2&until_ms=1").await;
+    assert_eq!(status(&told), 422);
+    let other = make(&place.admin, "projects", json!({"name": "blog", "spec": {}})).await;
+    let stranger = place.lab.user(&place.admin, "admin", Some(&other)).await;
+    let theirs: Value = stranger.get("/api/v1/usage?by=instance").await.unwrap();
+    assert!(theirs["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_freed_is_counted_by_the_repository() {
+    let place = Place::new().await;
+    place.often(json!({"last": 1})).await;
+    let mut freed = None;
+    while freed.is_none() {
+        let point = backed_up("shop.web@k1");
+        if let TaskSpec::Prune { .. } = done(&place, point).await {
+            freed = Some(());
+        }
+    }
+    let prune = json!({"kind": "prune", "destination": place.destination, "keep": {"last": 1}});
+    make(&place.admin, "tasks", prune).await;
+    let gone = json!({"points": [{"point": "shop.web@k1", "keep": false}]});
+    while !matches!(done(&place, gone.clone()).await, TaskSpec::Prune { instance: None, .. }) {}
+    let tasks: Value = place.admin.get("/api/v1/tasks").await.unwrap();
+    let items = tasks["items"].as_array().unwrap();
+    let stats = items.iter().filter(|task| task["kind"] == "stat").count();
+    assert_eq!(stats, 1, "the repository is asked once a day");
+    let report: Value = place.admin.get("/api/v1/reports/protection").await.unwrap();
+    assert_eq!(report["items"][0]["protection"], "never", "its only restore point is gone");
+}
+
+#[tokio::test]
+async fn the_report_tells_who_has_no_recent_good_backup() {
+    let place = Place::new().await;
+    let get = async |query: &str| -> Value {
+        place.admin.get(&format!("/api/v1/reports/protection{query}")).await.unwrap()
+    };
+    let before = get("").await;
+    assert_eq!((&before["total"], &before["late"]), (&json!(1), &json!(1)));
+    assert_eq!(before["items"][0]["protection"], "never");
+    start(&place).await.unwrap();
+    done(&place, backed_up("shop.web@k1")).await;
+    let after = get("").await;
+    assert_eq!((&after["late"], &after["items"][0]["protection"]), (&json!(0), &json!("recent")));
+    assert!(get("?late=true").await["items"].as_array().unwrap().is_empty());
+    let strict = get("?max_age=0s").await;
+    assert_eq!(strict["items"][0]["protection"], "late");
+    assert_eq!(strict["items"][0]["destinations"], json!([place.destination]));
+}
