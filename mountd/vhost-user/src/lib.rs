@@ -24,6 +24,7 @@
 mod backend;
 mod config;
 mod error;
+pub mod guest;
 mod perform;
 mod request;
 mod segments;

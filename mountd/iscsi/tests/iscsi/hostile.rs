@@ -45,6 +45,24 @@ async fn silence_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn an_initiator_that_takes_no_answers_is_dropped_and_holds_up_nobody() {
+    let mut limits = Limits::default();
+    limits.stall_timeout = Duration::from_millis(300);
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let mut deaf = fixture.raw().await;
+    // 16 MiB of answers: far more than is kept on the way.
+    for _ in 0..128 {
+        deaf.transfer(true, 0, 255, &[]).await;
+    }
+    let mut other = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
+    assert_eq!(other.read(0, 1).await, [0; 512]);
+    while fixture.handle.sessions() > 1 {
+        other.ping().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_closed() {
     let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], impatient()).await;
     let mut first = fixture.raw().await;
