@@ -28,8 +28,7 @@ fuzz_target!(|input: (bool, u8, Vec<(u16, u16, u8)>, &[u8])| {
     let (writable, wild, chain, bytes) = input;
     let content = [0x5a; DISK];
     let disk = Arc::new(MemoryDisk::from_bytes(&content));
-    let served =
-        if writable { Disk::Writable(disk.clone()) } else { Disk::ReadOnly(disk.clone()) };
+    let served = if writable { Disk::Writable(disk.clone()) } else { Disk::ReadOnly(disk.clone()) };
     let mut memory = vec![0; MEMORY];
     let length = bytes.len().min(MEMORY);
     memory[..length].copy_from_slice(&bytes[..length]);
