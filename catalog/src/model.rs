@@ -14,11 +14,18 @@ pub(crate) mod usage;
 /// Implements [`crate::Kind`] for a document whose sense is checked by its method `sense`.
 macro_rules! kind {
     ($body:ty, $id:ty, $table:literal, $word:literal, shared: $shared:literal) => {
+        $crate::model::kind!($body, $id, $table, $word, shared: $shared, renames: true);
+    };
+    (
+        $body:ty, $id:ty, $table:literal, $word:literal,
+        shared: $shared:literal, renames: $renames:literal
+    ) => {
         impl crate::Kind for $body {
             type Id = $id;
             const TABLE: &'static str = $table;
             const WORD: &'static str = $word;
             const SHARED: bool = $shared;
+            const RENAMES: bool = $renames;
 
             fn check(&self) -> crate::Result<()> {
                 self.sense()

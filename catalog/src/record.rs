@@ -20,6 +20,17 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
     const WORD: &'static str;
     /// Whether those that belong to no project are seen by every project.
     const SHARED: bool;
+    /// Whether one may get another name. What repositories know by its name may not: its backups
+    /// would stay under the old one, for whoever gets that next.
+    const RENAMES: bool = true;
+
+    /// Whether this can be its name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with what a name is.
+    fn check_name(name: &str) -> Result<()> {
+        check_name(Self::WORD, name)
+    }
 
     /// The project that a record of this id is itself; nothing for all other kinds.
     fn is_project(_id: Self::Id) -> Option<ProjectId> {
@@ -149,7 +160,7 @@ impl Tx {
         body: K,
         now_ms: u64,
     ) -> Result<Record<K>> {
-        check_name(K::WORD, name)?;
+        K::check_name(name)?;
         body.check()?;
         let id = K::Id::new(now_ms);
         let sql =
@@ -232,8 +243,19 @@ impl Tx {
     /// [`ErrorKind::Stale`] when somebody else has changed it meanwhile, and those of
     /// [`Tx::insert`].
     pub async fn update<K: Kind>(&mut self, record: &mut Record<K>, now_ms: u64) -> Result<()> {
-        check_name(K::WORD, &record.name)?;
+        K::check_name(&record.name)?;
         record.body.check()?;
+        if !K::RENAMES {
+            let sql = format!("SELECT name FROM {} WHERE id = $1", K::TABLE);
+            let known = self.maybe(query(sql).bind(record.id.to_string())).await?;
+            if known.is_some_and(|row| row.text("name").is_ok_and(|name| name != record.name)) {
+                let text = format!(
+                    "a {} keeps its name, by which repositories know its backups; make a new one",
+                    K::WORD
+                );
+                return Err(CatalogError::invalid(text));
+            }
+        }
         let sql = format!(
             "UPDATE {} SET name = $1, body = $2, updated_ms = $3, revision = revision + 1 \
              WHERE id = $4 AND revision = $5",

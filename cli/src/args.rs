@@ -33,8 +33,8 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
-    ApplyArgs, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand, ServerArgs, SetArgs,
-    TaskArgs, TaskCommand, UpArgs,
+    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand,
+    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -232,6 +232,9 @@ pub(crate) enum Command {
     Policy(RecordArgs),
     RemoteMount(RemoteMountArgs),
     Apply(ApplyArgs),
+    /// The configuration of a server as a whole
+    #[command(subcommand)]
+    Config(ConfigCommand),
     Quota(QuotaArgs),
     Usage(UsageArgs),
     Report(ReportArgs),

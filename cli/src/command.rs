@@ -107,6 +107,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Policy(args) => control::record(context, "policies", args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,
         Command::Apply(args) => control::apply(context, args).await,
+        Command::Config(command) => control::config(context, command).await,
         Command::Quota(args) => control::quota(context, args.command).await,
         Command::Usage(args) => Box::pin(control::usage(context, args)).await,
         Command::Report(args) => control::report(context, args.command).await,

@@ -91,7 +91,7 @@ impl Instance {
     }
 }
 
-kind!(Instance, InstanceId, "instances", "instance", shared: false);
+kind!(Instance, InstanceId, "instances", "instance", shared: false, renames: false);
 
 #[cfg(test)]
 mod tests {

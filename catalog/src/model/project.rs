@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::error::Result;
+use crate::error::{CatalogError, Result};
 use crate::id::ProjectId;
 use crate::record::Kind;
 
@@ -19,6 +19,16 @@ impl Kind for Project {
     const TABLE: &'static str = "projects";
     const WORD: &'static str = "project";
     const SHARED: bool = false;
+    const RENAMES: bool = false;
+
+    /// Repositories know an instance as `PROJECT.INSTANCE`: with a dot in it, the name of one
+    /// project could begin what is another's.
+    fn check_name(name: &str) -> Result<()> {
+        let fits = (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let text = "the name of a project has 1 to 64 letters, digits, dashes and underscores";
+        if fits { Ok(()) } else { Err(CatalogError::invalid(text)) }
+    }
 
     fn is_project(id: ProjectId) -> Option<ProjectId> {
         Some(id)

@@ -10,6 +10,7 @@ use crate::support::{Lab, on_both};
 
 on_both! {
     names_are_unique_within_a_project
+    what_repositories_know_by_name_keeps_it
     what_belongs_to_others_is_not_there
     a_change_based_on_an_old_revision_loses
     pages_show_everything_once
@@ -41,6 +42,27 @@ pub async fn project(catalog: &Catalog, name: &str) -> ProjectId {
     let project = tx.insert(None, name, Project::default(), 7).await.unwrap();
     tx.commit().await.unwrap();
     project.id
+}
+
+/// `PROJECT.INSTANCE` names an instance in repositories: it must name one, and for good.
+async fn what_repositories_know_by_name_keeps_it(Lab { catalog, .. }: Lab) {
+    let shop = project(&catalog, "shop").await;
+    let mut tx = catalog.begin().await.unwrap();
+    for name in ["shop.web", "a/b", "a b", "a@b", "ä", "", &"x".repeat(65)] {
+        let refused = tx.insert(None, name, Project::default(), 7).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{name}");
+    }
+    let mut made = tx.insert(Some(shop), "web.1", instance(&[]), 7).await.unwrap();
+    made.body.description = "changed".into();
+    tx.update(&mut made, 8).await.unwrap();
+    made.name = "web.2".into();
+    assert_eq!(tx.update(&mut made, 9).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let mut record = tx.get::<Project>(shop, &Visible::All).await.unwrap();
+    record.name = "market".into();
+    assert_eq!(tx.update(&mut record, 9).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let mut store = tx.insert(Some(shop), "store", destination(), 7).await.unwrap();
+    store.name = "depot".into();
+    tx.update(&mut store, 9).await.unwrap();
 }
 
 async fn names_are_unique_within_a_project(Lab { catalog, .. }: Lab) {
@@ -132,12 +154,15 @@ async fn the_catalog_stays_when_it_is_closed(Lab { catalog, url, _folder: _kept 
 
 async fn several_servers_may_open_an_empty_database_at_once(Lab { catalog, url, .. }: Lab) {
     // Back to nothing: what a server finds the first time.
-    let mut names = vec!["settings"];
-    names.extend(["assignments", "schedule_state", "task_log", "tasks", "points", "bindings"]);
-    names.extend(["sessions", "api_tokens", "users", "idempotency", "audit", "secrets"]);
-    names.extend(["missed", "quotas", "held", "transfers", "levels"]);
-    names.extend(["join_tokens", "node_presence", "nodes", "policies", "instances"]);
-    names.extend(["destinations", "projects"]);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let words = |line: &'_ str| line.split([' ', '(']).nth(2).map(str::to_owned);
+    let made = text.lines().filter(|line| line.starts_with("CREATE TABLE"));
+    // What refers to others was made after them.
+    let names: Vec<String> = made.filter_map(words).chain(["settings".to_owned()]).rev().collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     sluice_catalog_drop(&catalog, &url, &names).await;
     let opened: Vec<_> = (0..4).map(|_| tokio::spawn(open(url.clone()))).collect();
     for one in opened {

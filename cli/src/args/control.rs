@@ -254,14 +254,31 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  sluice apply -f sluice.json --plan
-  sluice apply -f sluice.json")]
+  sluice apply -f sluice.yaml --plan
+  sluice apply -f sluice.yaml
+  sluice apply -f sluice.yaml --check || echo the server is not as the file says")]
 pub(crate) struct ApplyArgs {
-    /// The file; `-` for standard input
+    /// The file, YAML or JSON; `-` for standard input
     #[arg(short = 'f', long, value_name = "FILE")]
     pub(crate) file: PathBuf,
 
     /// Only say what would be done
     #[arg(long)]
     pub(crate) plan: bool,
+
+    /// Only say what differs, and end with status 3 if anything does
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// `sluice config`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the server's configuration as a file that `sluice apply` takes
+    ///
+    /// Projects, destinations, instances and policies, by name; secrets are left out.
+    #[command(after_help = "\
+Examples:
+  sluice config export > sluice.yaml")]
+    Export,
 }

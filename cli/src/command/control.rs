@@ -1,6 +1,7 @@
 //! The control plane: server and nodes run here, and what a server is asked.
 
 mod apply;
+mod difference;
 mod keep;
 mod mounts;
 mod profile;
@@ -18,7 +19,7 @@ use crate::context::Context;
 use crate::error::Exit;
 use crate::output;
 
-pub(crate) use apply::run as apply;
+pub(crate) use apply::{config, run as apply};
 pub(crate) use profile::login;
 pub(crate) use serve::{server, up};
 pub(crate) use usage::{quota, report, usage};

@@ -101,6 +101,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
 
 /// A project with one of everything.
 struct World {
+    name: String,
     project: String,
     destination: String,
     instance: String,
@@ -129,7 +130,8 @@ impl World {
         // Whoever watches a task that has ended gets an answer that ends.
         let cancel = format!("/api/v1/tasks/{task}/cancel");
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
-        Self { project, destination, instance, policy, task, point, mount }
+        let name = name.to_owned();
+        Self { name, project, destination, instance, policy, task, point, mount }
     }
 
     fn path(&self, template: &str) -> String {
@@ -188,6 +190,8 @@ impl World {
                 "spec": spec,
             }),
             ("PUT", "/api/v1/policies/{id}/instances/{instance}") => return None,
+            (_, "/api/v1/projects/{id}") => json!({"name": self.name, "spec": spec}),
+            (_, "/api/v1/instances/{id}") => json!({"name": "web", "spec": spec}),
             _ => json!({"name": "renamed", "spec": spec}),
         })
     }

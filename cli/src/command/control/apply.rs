@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
+use sluice_node_api::Client;
 
+use super::difference::{Difference, without_defaults};
 use super::{profile, records};
-use crate::args::ApplyArgs;
+use crate::args::{ApplyArgs, ConfigCommand};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::output;
@@ -14,30 +16,70 @@ const ORDER: [&str; 4] = ["projects", "destinations", "instances", "policies"];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
-    let text = records::read(&args.file)?;
-    let file: Map<String, Value> = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a JSON object", args.file.display()))?;
+    let file: Map<String, Value> = records::document(&args.file)?;
     if let Some(odd) = file.keys().find(|key| !ORDER.contains(&key.as_str())) {
         return Err(usage_error(format!("{odd}: a file has {}", ORDER.join(", "))));
     }
     let client = profile::client()?;
+    let plan = args.plan || args.check;
     let mut changes = Vec::new();
     for kind in ORDER {
         let wanted = file.get(kind).and_then(Value::as_object);
         for (name, spec) in wanted.into_iter().flatten() {
-            let change = records::set(&client, kind, name, spec.clone(), args.plan)
+            // `shop:` with nothing behind it is a record that says nothing.
+            let spec = if spec.is_null() { json!({}) } else { spec.clone() };
+            let change = records::set(&client, kind, name, spec, plan)
                 .await
                 .with_context(|| format!("{kind}: {name}"))?;
-            changes.push(json!({"kind": kind, "name": name, "change": change}));
+            changes.push((kind, name, change));
         }
     }
+    let differs = changes.iter().any(|(.., change)| change.word != "unchanged");
     if context.global.json {
-        output::json(&json!({"plan": args.plan, "changes": changes}))?;
+        let told = changes.iter().map(|(kind, name, change)| {
+            let differences: Vec<_> = change.differences.iter().map(Difference::json).collect();
+            json!({"kind": kind, "name": name, "change": change.word, "differences": differences})
+        });
+        let told: Vec<_> = told.collect();
+        output::json(&json!({"plan": plan, "differs": differs, "changes": told}))?;
     } else {
-        for change in &changes {
-            let part = |name: &str| change[name].as_str().unwrap_or_default();
-            output::print(&format!("{} {} {}\n", part("change"), part("kind"), part("name")))?;
+        for (kind, name, change) in &changes {
+            output::print(&format!("{} {kind} {name}\n", change.word))?;
+            for difference in &change.differences {
+                output::print(&format!("  {}\n", difference.text()))?;
+            }
         }
+    }
+    Ok(if args.check && differs { Exit::Warnings } else { Exit::Done })
+}
+
+/// What is done with the configuration as a whole.
+pub(crate) async fn config(context: &Context, command: ConfigCommand) -> Result<Exit> {
+    let ConfigCommand::Export = command;
+    let client = profile::client()?;
+    let file = exported(&client).await?;
+    if context.global.json {
+        output::json(&file)?;
+    } else {
+        output::print(&serde_saphyr::to_string(&file)?)?;
     }
     Ok(Exit::Done)
+}
+
+/// The server's configuration as a file says it: by names, and without what is so anyway.
+async fn exported(client: &Client) -> Result<Value> {
+    let destinations = records::Records::load(client, "destinations").await?;
+    let mut file = Map::new();
+    for kind in ORDER {
+        let all = records::Records::load(client, kind).await?;
+        let of_kind = all.named().map(|(name, record)| {
+            let mut spec = record["spec"].clone();
+            for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+                rule["destination"] = destinations.name_of(&rule["destination"]).into();
+            }
+            (name, without_defaults(&spec))
+        });
+        file.insert(kind.to_owned(), Value::Object(of_kind.collect()));
+    }
+    Ok(Value::Object(file))
 }

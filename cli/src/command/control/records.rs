@@ -5,9 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use http::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::difference::{Difference, differences};
 use super::{all, profile, show_list, word};
 use crate::args::{RecordCommand, SetArgs};
 use crate::context::Context;
@@ -37,7 +39,7 @@ pub(crate) async fn run(
         RecordCommand::Set(args) => {
             let name = args.name.clone();
             let spec = spec_of(kind, &args)?;
-            let change = set(&client, kind, &name, spec, false).await?;
+            let change = set(&client, kind, &name, spec, false).await?.word;
             if let Some(file) = &args.passphrase_file {
                 passphrase(&client, &name, file).await?;
             }
@@ -71,6 +73,11 @@ impl Records {
         let items = all(client, &format!("/api/v1/{kind}")).await?;
         let projects = all(client, "/api/v1/projects").await?;
         Ok(Self { kind, items, projects })
+    }
+
+    /// All of them, with their names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, &Value)> {
+        self.items.iter().map(|record| (self.name(record), record))
     }
 
     /// `PROJECT/NAME`, or the name alone.
@@ -112,11 +119,16 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(context)
 }
 
+/// What a file of YAML or JSON says, or standard input.
+pub(crate) fn document<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read(path)?;
+    serde_saphyr::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{} cannot be read: {error}", path.display()))
+}
+
 fn spec_of(kind: &str, args: &SetArgs) -> Result<Value> {
     if let Some(file) = &args.spec {
-        let text = read(file)?;
-        return serde_json::from_str(&text)
-            .with_context(|| format!("{} is not JSON", file.display()));
+        return document(file);
     }
     match kind {
         "projects" => Ok(json!({})),
@@ -145,6 +157,21 @@ async fn passphrase(client: &Client, name: &str, file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What becomes of a record.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// `created`, `changed` or `unchanged`.
+    pub(crate) word: &'static str,
+    /// What is different from before.
+    pub(crate) differences: Vec<Difference>,
+}
+
+impl Change {
+    fn of(word: &'static str) -> Self {
+        Self { word, differences: Vec::new() }
+    }
+}
+
 /// Makes a record, or changes what it says; tells which. With `plan` it only tells.
 pub(crate) async fn set(
     client: &Client,
@@ -152,7 +179,7 @@ pub(crate) async fn set(
     name: &str,
     mut spec: Value,
     plan: bool,
-) -> Result<&'static str> {
+) -> Result<Change> {
     if kind == "policies" {
         with_destinations(client, &mut spec, plan).await?;
     }
@@ -179,10 +206,11 @@ pub(crate) async fn set(
             }
             client.send(Method::POST, &format!("/api/v1/{kind}"), Some(&body), &[]).await?;
         }
-        return Ok("created");
+        return Ok(Change::of("created"));
     };
-    if says(&old["spec"], &spec) {
-        return Ok("unchanged");
+    let differences = differences(&old["spec"], &spec);
+    if differences.is_empty() {
+        return Ok(Change::of("unchanged"));
     }
     if !plan {
         let path = format!("/api/v1/{kind}/{}", word(old, "id"));
@@ -190,34 +218,7 @@ pub(crate) async fn set(
         let body = json!({"name": old["name"], "spec": spec});
         client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await?;
     }
-    Ok("changed")
-}
-
-/// Whether `old` says what `new` says; what `new` leaves out has its default, and an old default
-/// is no difference.
-fn says(old: &Value, new: &Value) -> bool {
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            let same = new.iter().all(|(key, new)| old.get(key).is_some_and(|old| says(old, new)));
-            same && old.iter().all(|(key, old)| new.contains_key(key) || is_default(key, old))
-        }
-        (Value::Array(old), Value::Array(new)) => {
-            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| says(old, new))
-        }
-        _ => old == new,
-    }
-}
-
-/// Whether a field says what it says when it is left out.
-fn is_default(key: &str, value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(set) => *set == (key == "present"),
-        Value::Number(number) => number.as_u64() == Some(if key == "priority" { 50 } else { 0 }),
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.iter().all(|(key, value)| is_default(key, value)),
-    }
+    Ok(Change { word: "changed", differences })
 }
 
 /// Rules name destinations as people do.
@@ -234,22 +235,4 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_out_is_no_difference() {
-        let old = json!({"url": "/a", "description": "", "environment": {}});
-        assert!(says(&old, &json!({"url": "/a"})));
-        assert!(!says(&old, &json!({"url": "/b"})));
-        assert!(!says(&old, &json!({"url": "/a", "environment": {"OS_X": "1"}})));
-        let old = json!({"url": "/a", "description": "mine"});
-        assert!(!says(&old, &json!({"url": "/a"})), "a word was taken away");
-        assert!(!says(&json!({"rules": [], "paused": true}), &json!({"rules": []})));
-        assert!(says(&json!({"rules": [], "priority": 50}), &json!({"rules": []})));
-        assert!(!says(&json!({"tags": ["a"]}), &json!({"tags": ["a", "b"]})));
-    }
 }

@@ -25,10 +25,10 @@ pub(super) fn at_hand(path: &Path, offset: u64, length: usize) -> Option<Vec<u8>
     (read == length).then_some(body)
 }
 
-/// Lengths of reads that use memory again.
-const LARGE: RangeInclusive<usize> = 512 << 10..=8 << 20;
-/// Buffers kept for that.
-const KEPT: usize = 4;
+/// Lengths of reads that use memory again: runs of blocks, and whole packs.
+const LARGE: RangeInclusive<usize> = 512 << 10..=32 << 20;
+/// Bytes of buffers kept for that.
+const KEPT: usize = 64 << 20;
 static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// The content of a large read, in memory that is kept when it is dropped.
@@ -39,8 +39,12 @@ struct Lent {
 
 impl Lent {
     fn new(length: usize) -> Self {
-        let bytes = BUFFERS.lock().pop().unwrap_or_else(|| vec![0; *LARGE.end()]);
-        Self { bytes, length }
+        let size = length.next_power_of_two();
+        let mut buffers = BUFFERS.lock();
+        let found = buffers.iter().position(|bytes| bytes.len() == size);
+        let kept = found.map(|at| buffers.remove(at));
+        drop(buffers);
+        Self { bytes: kept.unwrap_or_else(|| vec![0; size]), length }
     }
 }
 
@@ -53,8 +57,10 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut buffers = BUFFERS.lock();
-        if buffers.len() < KEPT {
-            buffers.push(std::mem::take(&mut self.bytes));
+        buffers.push(std::mem::take(&mut self.bytes));
+        // What was used longest ago goes: its size may not be asked for any more.
+        while buffers.iter().map(Vec::len).sum::<usize>() > KEPT {
+            buffers.remove(0);
         }
     }
 }
@@ -132,12 +138,12 @@ mod tests {
     fn memory_is_used_again_when_nobody_has_it_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let content: Vec<u8> = (0..9u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
+        let content: Vec<u8> = (0..34u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = File::open(&path).unwrap();
         let lengths = [*LARGE.start(), 3 << 20, *LARGE.end(), *LARGE.end() + 1, *LARGE.start() - 1];
         let mut held = Vec::new();
-        for round in 0..3 * KEPT {
+        for round in 0..12 {
             let (offset, length) = (round * 1000, lengths[round % lengths.len()]);
             let body = exact_at(&file, offset as u64, length).unwrap();
             assert!(body[..] == content[offset..offset + length]);
@@ -149,8 +155,9 @@ mod tests {
         for (offset, body) in held {
             assert!(body[..] == content[offset..offset + body.len()]);
         }
-        assert!(BUFFERS.lock().len() <= KEPT);
-        let beyond = exact_at(&file, 8 << 20, 2 << 20).unwrap_err();
+        let kept: usize = BUFFERS.lock().iter().map(Vec::len).sum();
+        assert!((1..=KEPT).contains(&kept), "{kept}");
+        let beyond = exact_at(&file, 33 << 20, 2 << 20).unwrap_err();
         assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -74,11 +74,15 @@ impl Place {
     }
 
     fn cmd(&self, words: &[&str]) -> Cmd {
+        self.plain(&["--json"]).args(words)
+    }
+
+    /// The same with the output that people see.
+    fn plain(&self, words: &[&str]) -> Cmd {
         Cmd::new(binary::path())
             .env("HOME", self.folder.path())
             .env("SLUICE_LOGIN", self.path("login.json"))
             .env("SLUICE_PASSWORD_FILE", self.path("password"))
-            .arg("--json")
             .args(words)
     }
 
@@ -160,6 +164,15 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
     let plan = place.ok(&["apply", "-f", text(&file), "--plan"]).json();
     let said: Vec<_> = plan["changes"].as_array().unwrap().iter().map(|c| &c["change"]).collect();
     assert_eq!(said, ["unchanged", "unchanged"]);
+
+    // What the server exports is such a file; what is different from it is told, and drift found.
+    let exported = place.plain(&["config", "export"]).ok().text();
+    assert!(exported.contains("shop/often:") && !exported.contains("priority"), "{exported}");
+    let file = place.write("sluice.yaml", &exported);
+    place.ok(&["apply", "-f", text(&file), "--check"]);
+    let file = place.write("sluice.yaml", &exported.replace("last: 2", "last: 3"));
+    let drift = place.plain(&["apply", "-f", text(&file), "--check"]).fails(3);
+    assert!(drift.text().contains("rules[0].keep.last: 2 -> 3"), "{}", drift.text());
     let policies = place.ok(&["policy", "show", "shop/often"]).json();
     assert_eq!(policies["revision"], 1);
 

@@ -1,0 +1,135 @@
+//! What is different between two documents of the server.
+
+use serde_json::{Map, Value, json};
+
+/// A value that is not what it was.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Difference {
+    /// Where, as `rules[0].keep.daily`.
+    pub(crate) path: String,
+    /// What it was; nothing where it had its default.
+    pub(crate) old: Option<Value>,
+    /// What it is to be; nothing where it gets its default.
+    pub(crate) new: Option<Value>,
+}
+
+impl Difference {
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        json!({"path": self.path, "old": self.old, "new": self.new})
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let show = |value: &Option<Value>| match value {
+            Some(value) => value.to_string(),
+            None => "(default)".to_owned(),
+        };
+        format!("{}: {} -> {}", self.path, show(&self.old), show(&self.new))
+    }
+}
+
+/// Where `new` says something else than `old`. What either leaves out has its default.
+pub(crate) fn differences(old: &Value, new: &Value) -> Vec<Difference> {
+    let mut found = Vec::new();
+    compare("", "", Some(old), Some(new), &mut found);
+    found
+}
+
+/// Fields that do not say their default.
+pub(crate) fn without_defaults(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(key, value)| !is_default(key, value));
+            let trim = |(key, value): (&String, &Value)| (key.clone(), without_defaults(value));
+            Value::Object(fields.map(trim).collect::<Map<_, _>>())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_defaults).collect()),
+        other => other.clone(),
+    }
+}
+
+fn compare(
+    path: &str,
+    key: &str,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    found: &mut Vec<Difference>,
+) {
+    match (old, new) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let added = new.keys().filter(|key| !old.contains_key(*key));
+            for key in old.keys().chain(added) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, key, old.get(key), new.get(key), found);
+            }
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new))) if old.len() == new.len() => {
+            for (at, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(&format!("{path}[{at}]"), "", Some(old), Some(new), found);
+            }
+        }
+        (Some(old), Some(new)) if old == new => {}
+        (Some(value), None) | (None, Some(value)) if is_default(key, value) => {}
+        _ => {
+            let (path, old, new) = (path.to_owned(), old.cloned(), new.cloned());
+            found.push(Difference { path, old, new });
+        }
+    }
+}
+
+/// Whether a field says what it says when it is left out.
+fn is_default(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(set) => *set == (key == "present"),
+        Value::Number(number) => number.as_u64() == Some(if key == "priority" { 50 } else { 0 }),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.iter().all(|(key, value)| is_default(key, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(old: &Value, new: &Value) -> bool {
+        differences(old, new).is_empty()
+    }
+
+    #[test]
+    fn what_is_left_out_is_no_difference() {
+        let old = json!({"url": "/a", "description": "", "environment": {}});
+        assert!(same(&old, &json!({"url": "/a"})));
+        assert!(!same(&old, &json!({"url": "/b"})));
+        assert!(!same(&old, &json!({"url": "/a", "environment": {"OS_X": "1"}})));
+        let old = json!({"url": "/a", "description": "mine"});
+        assert!(!same(&old, &json!({"url": "/a"})), "a word was taken away");
+        assert!(!same(&json!({"rules": [], "paused": true}), &json!({"rules": []})));
+        assert!(same(&json!({"rules": [], "priority": 50}), &json!({"rules": []})));
+        assert!(!same(&json!({"tags": ["a"]}), &json!({"tags": ["a", "b"]})));
+    }
+
+    #[test]
+    fn differences_are_told_with_their_place() {
+        let old =
+            json!({"rules": [{"name": "main", "keep": {"daily": 7, "last": 0}}], "paused": true});
+        let new = json!({"rules": [{"name": "main", "keep": {"daily": 14}}], "tags": ["a"]});
+        let told: Vec<String> = differences(&old, &new).iter().map(Difference::text).collect();
+        let wanted = [
+            "paused: true -> (default)",
+            "rules[0].keep.daily: 7 -> 14",
+            "tags: (default) -> [\"a\"]",
+        ];
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn a_document_without_defaults_says_the_same() {
+        let all = json!({"url": "/a", "description": "", "list": [{"priority": 50, "n": 1}]});
+        let short = without_defaults(&all);
+        assert_eq!(short, json!({"url": "/a", "list": [{"n": 1}]}));
+        assert!(same(&all, &short) && same(&short, &all));
+    }
+}
