@@ -8,7 +8,7 @@
 //! * `hash`: zero test and keyed BLAKE3, which is what an unchanged image costs;
 //! * `decode`: AES-256-GCM, zstd, and BLAKE3 again for each block, which is what a restore costs;
 //! * `read`: reading the blocks from the file, most likely from the page cache;
-//! * `write`: writing them to the file SCRATCH, which is new and then removed, until they are
+//! * `write`: writing them to the file SCRATCH, which is made anew and then removed, until they are
 //!   durable: past the page cache where that can be.
 //!
 //! Speeds are in GB/s of blocks that are not all zero: holes cost nothing. Processor times beside
@@ -292,7 +292,7 @@ struct Scratch {
 
 impl Scratch {
     fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        let file = File::options().write(true).create(true).truncate(true).open(path)?;
         Ok(Self { direct: DirectFile::of(&file), file, end: 0 })
     }
 

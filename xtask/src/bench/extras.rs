@@ -135,7 +135,7 @@ fn url(socket: &Path) -> String {
 }
 
 fn nbd(sluice: &Sluice, place: &Place) -> Result<Sample> {
-    let (server, socket) = export(sluice, place, "second")?;
+    let (server, socket) = export(sluice, place, "first")?;
     let copy = command("nbdcopy", [url(&socket).as_str(), "null:"]);
     Ok(server.add_to(measure(&copy.into(), &place.log())?))
 }
@@ -143,7 +143,7 @@ fn nbd(sluice: &Sluice, place: &Place) -> Result<Sample> {
 fn fuse(sluice: &Sluice, place: &Place) -> Result<Sample> {
     let folder = place.folder.join("mnt");
     std::fs::create_dir_all(&folder)?;
-    let latest = folder.join("second/latest");
+    let latest = folder.join("first/latest");
     let mut mount = sluice.command(place, &["mount"]);
     let server = Server::start(mount.arg(&folder).stderr(Stdio::null()), || latest.is_dir())?;
     let result = read_image(&latest, &place.log()).map(|sample| server.add_to(sample));
