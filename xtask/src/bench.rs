@@ -214,8 +214,11 @@ impl Bench {
             let load = machine::load();
             self.load = (self.load.0.min(load), self.load.1.max(load));
             eprintln!("bench: {}, round {round}, load average {load:.1}", data.name);
-            floor =
-                floor.best(Floor::measure(&self.floor, &data.image, &self.folder.join("floor-scratch"))?);
+            floor = floor.best(Floor::measure(
+                &self.floor,
+                &data.image,
+                &self.folder.join("floor-scratch"),
+            )?);
             for (tool, result) in self.tools.iter().zip(&mut results) {
                 let place = Place::new(self.folder.join(format!("run-{}", tool.name())))?;
                 let done = self.steps(tool.as_ref(), &place, &data, result);
