@@ -17,7 +17,7 @@ on_both! {
     the_log_keeps_its_order
 }
 
-fn backup() -> NewTask {
+pub fn backup() -> NewTask {
     NewTask {
         project: None,
         instance: None,

@@ -5,6 +5,7 @@ use sluice_catalog::{
 };
 
 use crate::support::{Lab, on_both};
+use crate::tasks::backup;
 
 on_both! {
     what_is_held_is_added_up_for_projects_and_instances
@@ -105,19 +106,7 @@ async fn a_task_is_in_the_ledger_once(Lab { catalog, .. }: Lab) {
 }
 
 async fn add(tx: &mut Tx, project: ProjectId, instance: InstanceId, now_ms: u64) -> TaskId {
-    let new = NewTask {
-        project: Some(project),
-        instance: Some(instance),
-        policy: None,
-        destination: None,
-        wanted_node: None,
-        kind: "backup".into(),
-        priority: 50,
-        due_key: None,
-        max_attempts: 1,
-        not_before_ms: 0,
-        spec: json!({}),
-    };
+    let new = NewTask { project: Some(project), instance: Some(instance), ..backup() };
     tx.add_task(&new, now_ms).await.unwrap().unwrap()
 }
 

@@ -291,17 +291,14 @@ impl Inner {
         Ok(entries)
     }
 
-    /// Fills `buf` from the caches, unless something is not there.
+    /// Fills `buf` from the caches, unless something is not there: then nothing is copied.
     fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
         let (size, fanout) = (u64::from(self.record.block_size), FANOUT as u64);
+        let end = offset + buf.len() as u64;
         // Neighbours share their leaf.
         let mut known: Option<(u64, Option<Arc<Page>>)> = None;
-        let mut at = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let (block, within) = (at / size, (at % size) as usize);
-            let take = rest.len().min(size as usize - within);
-            let (out, tail) = rest.split_at_mut(take);
+        let mut chunks = Vec::new();
+        for block in offset / size..end.div_ceil(size) {
             let number = block / fanout;
             if known.as_ref().is_none_or(|(leaf, _)| *leaf != number) {
                 let Some(page) = self.cached_leaf(number) else { return false };
@@ -309,16 +306,23 @@ impl Inner {
             }
             let page = known.as_ref().and_then(|(_, page)| page.as_ref());
             match page.and_then(|page| page.get((block % fanout) as usize)) {
-                None => out.fill(0),
-                Some(entry) => match self.shared.caches.chunk_at_hand(&entry.id) {
-                    Some(chunk) if chunk.len() as u64 == size => {
-                        out.copy_from_slice(&chunk[within..within + take]);
-                    }
+                None => chunks.push(None),
+                Some(entry) => match self.shared.caches.chunks.get(&entry.id) {
+                    Some(chunk) if chunk.len() as u64 == size => chunks.push(Some(chunk)),
                     _ => return false,
                 },
             }
-            at += take as u64;
-            rest = tail;
+        }
+        self.shared.caches.count_hits(chunks.iter().flatten().count() as u64);
+        let (mut within, mut rest) = ((offset % size) as usize, buf);
+        for chunk in chunks {
+            let take = rest.len().min(size as usize - within);
+            let (out, tail) = rest.split_at_mut(take);
+            match chunk {
+                Some(chunk) => out.copy_from_slice(&chunk[within..within + take]),
+                None => out.fill(0),
+            }
+            (within, rest) = (0, tail);
         }
         true
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -171,7 +172,11 @@ impl Shared {
             let Piece { offset, length, buffer, run } = piece;
             let written = match failed {
                 Some(error) => Err(error),
-                None => self.target.write_at(offset, &buffer[..length]),
+                // A thread that died of it would leave its piece unwritten, and others waiting.
+                None => catch_unwind(AssertUnwindSafe(|| {
+                    self.target.write_at(offset, &buffer[..length])
+                }))
+                .unwrap_or_else(|_| Err(io::Error::other("the target crashed"))),
             };
             match written {
                 Ok(()) => self.progress.add_written(length as u64),

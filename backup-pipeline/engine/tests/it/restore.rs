@@ -57,6 +57,39 @@ fn disk() -> Vec<u8> {
     disk
 }
 
+/// A target that crashes at one of its writes.
+struct Crashing(AtomicU64);
+
+impl Target for Crashing {
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        assert!(self.0.fetch_add(1, Ordering::Relaxed) != 3, "as the test wants it to");
+        Ok(())
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn starts_zeroed(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_crashes_fails_the_restore() {
+    let (_, repository) = new_repository().await;
+    let point = back_up(&repository, &disk(), Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let target = Arc::new(Crashing(AtomicU64::new(0)));
+    let (options, cancel) = (RestoreOptions::default(), CancellationToken::new());
+    let done = restore(&image, repository.pool(), target, options, Progress::new(), cancel).await;
+    assert!(done.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_is_whole_and_leaves_holes_alone() {
     let (_, repository) = new_repository().await;
