@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use sluice_block::{BlockRead, coalesce};
 use sluice_repository::{ImageReader, Pool, RunBytes};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{EngineError, ErrorKind, Result};
@@ -44,6 +45,12 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// What the target reports.
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Tells that a range will soon be written, all of it, so that its space may be set aside in
+    /// one piece. It reads as it did until it is written.
+    fn reserve(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
 
     /// Returns once everything written is durable.
     ///
@@ -119,10 +126,7 @@ pub async fn restore(
             let run = shared.clone();
             async move {
                 let task = tokio::spawn(async move { run.leaf(leaf).await });
-                task.await.unwrap_or_else(|error| {
-                    let text = "a part of the run died";
-                    Err(EngineError::caused(ErrorKind::Cancelled, text, error))
-                })
+                task.await.unwrap_or_else(|error| Err(died(error)))
             }
         })
         .buffer_unordered(LEAVES)
@@ -161,6 +165,7 @@ impl Run {
             ));
         }
         let runs = self.image.runs(leaf).await?;
+        self.reserve(&runs).await?;
         let tasks = runs.into_iter().map(|run| {
             let this = self.clone();
             async move {
@@ -185,6 +190,24 @@ impl Run {
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Tells the target which ranges the blocks of a leaf will fill.
+    async fn reserve(&self, runs: &[sluice_repository::Run]) -> Result<()> {
+        let mut blocks: Vec<u64> =
+            runs.iter().flat_map(|run| run.wanted.iter().map(|(block, _)| *block)).collect();
+        blocks.sort_unstable();
+        let (target, size) = (self.target.clone(), self.image.size());
+        let block_size = u64::from(self.image.block_size());
+        let reserve = move || {
+            for run in blocks.chunk_by(|block, next| block + 1 == *next) {
+                let offset = run[0] * block_size;
+                // The last block is padded beyond the image's end.
+                let end = (offset + run.len() as u64 * block_size).min(size);
+                target.reserve(offset, end.saturating_sub(offset));
+            }
+        };
+        tokio::task::spawn_blocking(reserve).await.map_err(died)
     }
 
     /// Decodes a run into pieces that are written behind; the receiver tells when all are.
@@ -212,12 +235,12 @@ impl Run {
             this.journal.append(&leaves)
         };
         let flushed = tokio::task::spawn_blocking(flush).await;
-        flushed
-            .map_err(|error| {
-                EngineError::caused(ErrorKind::Cancelled, "a part of the run died", error)
-            })?
-            .map_err(target_error)
+        flushed.map_err(died)?.map_err(target_error)
     }
+}
+
+fn died(error: JoinError) -> EngineError {
+    EngineError::caused(ErrorKind::Cancelled, "a part of the run died", error)
 }
 
 fn target_error(error: io::Error) -> EngineError {

@@ -115,6 +115,14 @@ impl Target for FileTarget {
         Ok(())
     }
 
+    fn reserve(&self, offset: u64, length: u64) {
+        // Direct writes into holes go one at a time, those into space set aside side by side. A
+        // file system that cannot do it, or has no room, tells when it is written to.
+        if self.zeroed && self.direct.is_some() && length > 0 {
+            let _ = fallocate(&self.file, FallocateFlags::empty(), offset, length);
+        }
+    }
+
     fn flush(&self) -> io::Result<()> {
         self.file.sync_all()
     }

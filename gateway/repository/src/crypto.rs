@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::rand;
 use parking_lot::Mutex;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -120,7 +119,8 @@ impl From<MasterKey> for Secrets {
 /// When the system has no randomness.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes)
+    // The kernel's own: a generator of a library's gathers entropy first, for tens of milliseconds.
+    getrandom::fill(&mut bytes)
         .map_err(|_| RepositoryError::new(ErrorKind::Local, "the system gives no random bytes"))?;
     Ok(bytes)
 }

@@ -1,9 +1,10 @@
 //! Restoring: whole, in part, and after an interruption.
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sluice_engine::{Change, Progress, RestoreOptions, Target, restore};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,9 @@ struct FileTarget {
     written: AtomicU64,
     room: u64,
     zeroed: bool,
+    /// What was told beforehand, and what came of it.
+    reserved: Mutex<Vec<Range<u64>>>,
+    places: Mutex<Vec<Range<u64>>>,
 }
 
 impl FileTarget {
@@ -24,7 +28,9 @@ impl FileTarget {
         let mut file = file.clone();
         let file = file.read(true).write(true).create(true).truncate(false).open(path).unwrap();
         file.set_len(size).unwrap();
-        Arc::new(Self { file, written: AtomicU64::new(0), room, zeroed })
+        let written = AtomicU64::new(0);
+        let (reserved, places) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { file, written, room, zeroed, reserved, places })
     }
 }
 
@@ -34,7 +40,12 @@ impl Target for FileTarget {
         if before + data.len() as u64 > self.room {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.places.lock().unwrap().push(offset..offset + data.len() as u64);
         self.file.write_all_at(data, offset)
+    }
+
+    fn reserve(&self, offset: u64, length: u64) {
+        self.reserved.lock().unwrap().push(offset..offset + length);
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -109,6 +120,13 @@ async fn a_restore_is_whole_and_leaves_holes_alone() {
     assert_eq!(done.written, target.written.load(Ordering::Relaxed));
     assert_eq!(done.written, (30 << 20) - 100);
     assert!(std::fs::read(&path).unwrap() == disk);
+    // The target knew of each write beforehand, and of no more than that.
+    let (reserved, places) = (target.reserved.lock().unwrap(), target.places.lock().unwrap());
+    let bytes = |ranges: &[Range<u64>]| ranges.iter().map(|one| one.end - one.start).sum::<u64>();
+    assert_eq!(bytes(&reserved), done.written);
+    assert!(places.iter().all(|place| {
+        reserved.iter().any(|range| range.start <= place.start && place.end <= range.end)
+    }));
     let snapshot = progress.snapshot();
     assert_eq!(snapshot.done, snapshot.total);
 }

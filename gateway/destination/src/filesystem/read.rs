@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use memmap2::{Advice, MmapMut};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -25,44 +26,62 @@ pub(super) fn at_hand(path: &Path, offset: u64, length: usize) -> Option<Vec<u8>
     (read == length).then_some(body)
 }
 
-/// Lengths of reads that use memory again: runs of blocks, and whole packs.
-const LARGE: RangeInclusive<usize> = 512 << 10..=32 << 20;
-/// Bytes of buffers kept for that.
-const KEPT: usize = 64 << 20;
-static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// Lengths of reads that use memory again: runs of blocks, and whole packs with their tables.
+const LARGE: RangeInclusive<usize> = 128 << 10..=48 << 20;
+/// Most bytes of buffers kept for that; no more than were in use at a time.
+const KEPT: usize = 128 << 20;
+static BUFFERS: Mutex<Vec<MmapMut>> = Mutex::new(Vec::new());
 
 /// The content of a large read, in memory that is kept when it is dropped.
 struct Lent {
-    bytes: Vec<u8>,
+    /// Something but for while it is dropped.
+    memory: Option<MmapMut>,
     length: usize,
 }
 
 impl Lent {
-    fn new(length: usize) -> Self {
-        let size = length.next_power_of_two();
-        let mut buffers = BUFFERS.lock();
-        let found = buffers.iter().position(|bytes| bytes.len() == size);
-        let kept = found.map(|at| buffers.remove(at));
-        drop(buffers);
-        Self { bytes: kept.unwrap_or_else(|| vec![0; size]), length }
+    fn new(length: usize) -> io::Result<Self> {
+        let kept = {
+            let mut buffers = BUFFERS.lock();
+            let fits = |memory: &MmapMut| (length..=2 * length).contains(&memory.len());
+            let fitting = buffers.iter().enumerate().filter(|(_, memory)| fits(memory));
+            let smallest = fitting.min_by_key(|(_, memory)| memory.len()).map(|(at, _)| at);
+            smallest.map(|at| buffers.remove(at))
+        };
+        let memory = match kept {
+            Some(memory) => memory,
+            None => fresh_memory(length)?,
+        };
+        Ok(Self { memory: Some(memory), length })
     }
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        self.memory.as_ref().map_or(&[], |memory| &memory[..self.length])
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        let Some(memory) = self.memory.take() else { return };
         let mut buffers = BUFFERS.lock();
-        buffers.push(std::mem::take(&mut self.bytes));
+        buffers.push(memory);
         // What was used longest ago goes: its size may not be asked for any more.
-        while buffers.iter().map(Vec::len).sum::<usize>() > KEPT {
+        while buffers.iter().map(|memory| memory.len()).sum::<usize>() > KEPT {
             buffers.remove(0);
         }
     }
+}
+
+/// Memory for a read of `length` bytes and of somewhat longer ones, in pages as large as there are.
+fn fresh_memory(length: usize) -> io::Result<MmapMut> {
+    // Four sizes between a power of two and the next: reads differ, and are to fit in what is kept.
+    let step = (length.next_power_of_two() / 8).max(1);
+    let memory = MmapMut::map_anon(length.next_multiple_of(step))?;
+    // Where there are no large pages, small ones do.
+    let _ = memory.advise(Advice::HugePage);
+    Ok(memory)
 }
 
 /// Exactly `length` bytes from `offset` on.
@@ -73,8 +92,10 @@ pub(super) fn exact_at(file: &File, offset: u64, length: usize) -> io::Result<By
     if !LARGE.contains(&length) {
         return fresh_at(file, offset, length).map(Bytes::from);
     }
-    let mut lent = Lent::new(length);
-    file.read_exact_at(&mut lent.bytes[..length], offset)?;
+    let mut lent = Lent::new(length)?;
+    if let Some(memory) = &mut lent.memory {
+        file.read_exact_at(&mut memory[..length], offset)?;
+    }
     Ok(Bytes::from_owner(lent))
 }
 
@@ -138,7 +159,7 @@ mod tests {
     fn memory_is_used_again_when_nobody_has_it_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let content: Vec<u8> = (0..34u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
+        let content: Vec<u8> = (0..49u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let file = File::open(&path).unwrap();
         let lengths = [*LARGE.start(), 3 << 20, *LARGE.end(), *LARGE.end() + 1, *LARGE.start() - 1];
@@ -155,9 +176,9 @@ mod tests {
         for (offset, body) in held {
             assert!(body[..] == content[offset..offset + body.len()]);
         }
-        let kept: usize = BUFFERS.lock().iter().map(Vec::len).sum();
+        let kept: usize = BUFFERS.lock().iter().map(|memory| memory.len()).sum();
         assert!((1..=KEPT).contains(&kept), "{kept}");
-        let beyond = exact_at(&file, 33 << 20, 2 << 20).unwrap_err();
+        let beyond = exact_at(&file, 48 << 20, 2 << 20).unwrap_err();
         assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -23,8 +23,9 @@ pub struct KdfCost {
 }
 
 impl Default for KdfCost {
+    /// The second recommended choice of RFC 9106, section 4.
     fn default() -> Self {
-        Self { memory_kib: 64 << 10, passes: 3, lanes: 1 }
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 4 }
     }
 }
 
