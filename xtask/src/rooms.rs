@@ -32,7 +32,13 @@ const ROOMS: &[Room] = &[
         tests_may_use: &[],
     },
     Room { folder: "protocol", may_use: &[], tests_may_use: &[] },
-    Room { folder: "mountd", may_use: &["gateway/block", "protocol"], tests_may_use: &[] },
+    // Which connections a server of disks lets in.
+    Room { folder: "mountd/door", may_use: &[], tests_may_use: &[] },
+    Room {
+        folder: "mountd",
+        may_use: &["gateway/block", "protocol", "mountd/door"],
+        tests_may_use: &[],
+    },
     Room {
         folder: "backup-pipeline/connectors",
         // Disk images of foreign formats are read through an NBD server of their own.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluice_block::BlockRead;
+use sluice_door::Places;
 
 use crate::ServeError;
 use crate::condition::Validators;
@@ -49,7 +50,8 @@ impl fmt::Debug for Export {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at a time; further ones are closed at once.
+    /// Connections at a time. Those that have not shown the token yet make room for newer ones, the
+    /// oldest first; beyond that, further ones are closed at once.
     pub max_connections: usize,
     /// Connections at a time from one address (of IPv6, from one /64 network).
     pub max_connections_per_address: usize,
@@ -59,6 +61,13 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Time that answers under way get to finish when the server shuts down.
     pub shutdown_grace: Duration,
+}
+
+impl Limits {
+    pub(crate) fn places(&self) -> Places {
+        let (all, per_address) = (self.max_connections, self.max_connections_per_address);
+        Places { all, per_address, strangers: all }
+    }
 }
 
 impl Default for Limits {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sluice_door::network;
+
 /// Wrong tokens an address may send at once: a person who mistypes is not locked out.
 const BURST: u32 = 10;
 /// After that, one for each of these.
@@ -31,7 +33,7 @@ impl Guard {
     /// How long an address must wait until it may try again; `None` when it may now.
     pub(crate) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let forgiven = accounts.find(subnet(address), now)?;
+        let forgiven = accounts.find(network(address), now)?;
         // One more failure fits as long as it does not go beyond the burst.
         let most = now + REFILL * (BURST - 1);
         (forgiven > most).then(|| forgiven - most)
@@ -40,7 +42,7 @@ impl Guard {
     /// Counts a wrong token.
     pub(crate) fn failed(&self, address: IpAddr, now: Instant) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = subnet(address);
+        let address = network(address);
         let before = accounts.find(address, now).unwrap_or(now).max(now);
         // Capped, so that requests already under way do not add up to a long wait.
         let until = (before + REFILL).min(now + REFILL * BURST);
@@ -60,14 +62,6 @@ impl Accounts {
         }
         let full = self.forgiven.len() >= REMEMBERED;
         self.forgiven.get(&address).copied().or(if full { self.crowd } else { None })
-    }
-}
-
-/// What counts as one address: whoever has an IPv6 address has a whole network of them.
-pub(crate) fn subnet(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -112,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
-        let at = |text: &str| subnet(IpAddr::V6(text.parse::<Ipv6Addr>().unwrap()));
+        let at = |text: &str| network(IpAddr::V6(text.parse::<Ipv6Addr>().unwrap()));
         assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
         assert_eq!(at("::ffff:192.0.2.1"), "192.0.2.1".parse::<IpAddr>().unwrap());

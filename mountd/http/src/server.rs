@@ -1,17 +1,18 @@
 //! Accepting connections, and ending in good order.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use http::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
+use sluice_door::{Door, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
@@ -19,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::guard::{Guard, subnet};
+use crate::guard::Guard;
 use crate::service::Site;
 use crate::stall::Watched;
 use crate::{Export, Limits, ServeError, Tls, Token};
@@ -104,8 +105,8 @@ impl BoundServer {
         let shared = Arc::new(Shared {
             site,
             tls: tls.map(|tls| tls.acceptor()),
+            door: Door::new(limits.places()),
             limits,
-            connected: Mutex::default(),
             shutdown,
         });
         let mut acceptors = JoinSet::new();
@@ -124,41 +125,8 @@ struct Shared {
     site: Site,
     tls: Option<TlsAcceptor>,
     limits: Limits,
-    connected: Mutex<HashMap<IpAddr, usize>>,
+    door: Arc<Door>,
     shutdown: CancellationToken,
-}
-
-/// A connection's place among those allowed; given back when dropped.
-struct Place {
-    shared: Arc<Shared>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
-        let address = subnet(address);
-        let mut connected = shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = connected.get(&address).copied().unwrap_or(0);
-        let limits = &shared.limits;
-        let full = connected.values().sum::<usize>() >= limits.max_connections;
-        if full || own >= limits.max_connections_per_address {
-            return None;
-        }
-        connected.insert(address, own + 1);
-        Some(Self { shared: Arc::clone(shared), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut connected = self.shared.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = connected.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                connected.remove(&self.address);
-            }
-        }
-    }
 }
 
 /// Accepts on one socket until shutdown, then waits for the connections made through it.
@@ -174,9 +142,11 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener) {
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match Place::take(&shared, peer.ip()) {
-                Some(place) => drop(sessions.spawn(session(place, stream, peer))),
-                None => tracing::warn!(%peer, "connection closed: there are too many"),
+            Ok((stream, peer)) => match shared.door.enter(Some(peer.ip())) {
+                Ok(ticket) => {
+                    drop(sessions.spawn(session(Arc::clone(&shared), ticket, stream, peer)));
+                }
+                Err(full) => tracing::warn!(%peer, "connection closed: {full}"),
             },
             // The client left before it was accepted: nothing to wait for.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -194,37 +164,44 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener) {
 }
 
 /// Serves one connection to its end.
-async fn session(place: Place, stream: TcpStream, peer: SocketAddr) {
-    let shared = &*place.shared;
+async fn session(shared: Arc<Shared>, ticket: Ticket, stream: TcpStream, peer: SocketAddr) {
+    let shared = &*shared;
     // Fails for a client that has already left, which the session will notice.
     if let Err(error) = tune(&stream) {
         tracing::debug!(%peer, "cannot tune the connection: {error}");
     }
     let stream = Watched::new(stream, shared.limits.stall_timeout);
     let Some(tls) = &shared.tls else {
-        return converse(shared, stream, peer).await;
+        return converse(shared, &ticket, stream, peer).await;
     };
     let limit = shared.limits.header_timeout;
     let shaken = tokio::select! {
         () = shared.shutdown.cancelled() => return,
+        () = ticket.crowded_out() => return log_crowded_out(peer),
         shaken = tokio::time::timeout(limit, tls.accept(stream)) => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => Box::pin(converse(shared, stream, peer)).await,
+        Ok(Ok(stream)) => Box::pin(converse(shared, &ticket, stream, peer)).await,
         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),
         Err(_) => tracing::warn!(%peer, "connection closed: the TLS handshake took too long"),
     }
 }
 
-async fn converse<S>(shared: &Shared, stream: S, peer: SocketAddr)
+async fn converse<S>(shared: &Shared, ticket: &Ticket, stream: S, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request| async move {
         let answer = shared.site.answer(peer.ip(), &request).await;
-        let status = answer.status().as_u16();
+        let status = answer.status();
+        // Everything else is said to those who know the token.
+        if ![StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+            && status != StatusCode::METHOD_NOT_ALLOWED
+        {
+            ticket.known();
+        }
         // Without the path: it may hold the token.
-        tracing::debug!(%peer, method = %request.method(), status, "answered");
+        tracing::debug!(%peer, method = %request.method(), status = status.as_u16(), "answered");
         Ok::<_, Infallible>(answer)
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -236,6 +213,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = ticket.crowded_out() => return log_crowded_out(peer),
         () = shared.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let grace = shared.limits.shutdown_grace;
@@ -253,6 +231,10 @@ where
         Err(error) if error.is_user() => tracing::warn!(%peer, "answer cut off"),
         Err(error) => tracing::debug!(%peer, "connection closed: {error}"),
     }
+}
+
+fn log_crowded_out(peer: SocketAddr) {
+    tracing::warn!(%peer, "connection closed: it had not shown the token, and others came");
 }
 
 fn log_crash(ended: Result<(), JoinError>) {

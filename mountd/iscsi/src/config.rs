@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_block::{BlockRead, BlockWrite};
+use sluice_door::Places;
 use sluice_iscsi_wire::limits;
 use sluice_scsi::Identity;
 use zeroize::Zeroizing;
@@ -202,6 +203,13 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Time that commands under way get to finish when the server shuts down.
     pub shutdown_grace: Duration,
+}
+
+impl Limits {
+    pub(crate) fn places(&self) -> Places {
+        let (all, per_address) = (self.max_sessions, self.max_sessions_per_address);
+        Places { all, per_address, strangers: all }
+    }
 }
 
 impl Default for Limits {

@@ -32,7 +32,6 @@ mod buffer;
 mod chap;
 mod config;
 mod conversation;
-mod door;
 mod error;
 mod execute;
 mod link;

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_door::Door;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, Target};
-use crate::door::Door;
 use crate::link::LinkError;
 use crate::login::LoginError;
 use crate::session::{self, Ends, SessionError};
@@ -97,7 +97,7 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then initiators are told, nothing new is accepted, and
     /// commands under way get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let door = Door::new(&self.limits);
+        let door = Door::new(self.limits.places());
         let serving = Arc::new(Serving {
             shared: self.shared,
             limits: self.limits,
@@ -198,7 +198,7 @@ fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, 
         tracing::warn!(%peer, "connection closed: this initiator may not connect");
         return;
     }
-    let ticket = match serving.door.enter(peer.ip()) {
+    let ticket = match serving.door.enter(Some(peer.ip())) {
         Ok(ticket) => ticket,
         Err(full) => {
             tracing::warn!(%peer, "connection closed: {full}");

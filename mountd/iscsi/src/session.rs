@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_door::Ticket;
 use sluice_iscsi_wire::{
     AsyncEvent, DataOut, HEADER, LogoutReason, LogoutRequest, NO_TAG, NopOut, Parameters,
     RejectReason, Request, Response, ScsiCommand, TaskAttribute, TaskRequest, TextRequest,
@@ -25,7 +26,6 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::buffer::Pool;
 use crate::config::Limits;
 use crate::conversation::Conversation;
-use crate::door::Ticket;
 use crate::execute::{GRAIN, Place, Work};
 use crate::link::{Link, LinkError};
 use crate::login::{Agreement, LoginError, MOST_TO_US, login};
@@ -87,13 +87,13 @@ where
     );
     let agreement = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        () = ticket.crowded_out.cancelled() => return Err(SessionError::CrowdedOut),
+        () = ticket.crowded_out() => return Err(SessionError::CrowdedOut),
         agreed = logging_in => {
             agreed.map_err(|_| SessionError::LoginTimeout(limits.login_timeout))??
         }
     };
     let Some(agreement) = agreement else { return Ok(()) };
-    ticket.logged_in();
+    ticket.known();
     let Agreement { initiator, port, discovery, parameters, window, connection, composer } =
         agreement;
     tracing::info!(initiator, discovery, "session begins");

@@ -35,7 +35,6 @@ mod buffer;
 mod command;
 mod context;
 mod device;
-mod door;
 mod error;
 mod export;
 mod handshake;

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use sluice_door::Places;
+
 /// What clients may take of the server, each and together.
 ///
 /// Nothing one client does may keep the others from being served: what it holds is bounded, and it
@@ -35,6 +37,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    pub(crate) fn places(&self) -> Places {
+        let (all, per_address) = (self.max_connections, self.max_connections_per_peer);
+        Places { all, per_address, strangers: self.max_handshakes }
+    }
+
     /// The time that `bytes` of content may take on the wire.
     pub(crate) fn patience(&self, bytes: u64) -> Duration {
         let seconds = bytes / self.slowest_transfer.max(1);

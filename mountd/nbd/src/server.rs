@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_door::Door;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::door::Door;
 use crate::export::Exports;
 use crate::listener::{Accepted, Bound};
 use crate::session::{self, SessionError, Shared};
@@ -124,7 +124,7 @@ impl BoundServer {
     /// get [`Limits::shutdown_grace`] to finish, and sockets are removed.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Server { exports, encryption, limits, clients } = self.server;
-        let door = Door::new(&limits);
+        let door = Door::new(limits.places());
         let shared = Arc::new(Shared::new(exports, encryption, limits, shutdown));
         let mut acceptors = JoinSet::new();
         for (socket, address) in self.sockets.into_iter().zip(self.addresses) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_door::Ticket;
 use sluice_nbd_wire::{Command, CommandFlags, Errno, Request, StatusFilter, WireError};
 use thiserror::Error;
 use tokio::io::{
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::command::{Agreement, Incoming, Link, Payload, answer, answer_at_hand, weight};
-use crate::door::Ticket;
 use crate::export::Exports;
 use crate::handshake::{HandshakeError, Outcome, greet, negotiate};
 use crate::limits::Limits;
@@ -92,7 +92,7 @@ impl Shared {
         let limit = self.limits.handshake_timeout;
         tokio::select! {
             () = self.shutdown.cancelled() => Ok(None),
-            () = ticket.crowded_out.cancelled() => Err(SessionError::Crowded),
+            () = ticket.crowded_out() => Err(SessionError::Crowded),
             done = timeout_at(deadline, part) => {
                 let done = done.map_err(|_| SessionError::HandshakeTimeout(limit))?;
                 Ok(Some(done?))
@@ -130,7 +130,7 @@ where
     };
     let tls = match (outcome, tls) {
         (Outcome::Transmission(agreement), _) => {
-            ticket.negotiated();
+            ticket.known();
             return transmit(shared, agreement, input, output).await;
         }
         (Outcome::Upgrade, Some(tls)) => tls,
@@ -154,7 +154,7 @@ where
     };
     match shared.within(deadline, ticket, secret).await? {
         Some((Outcome::Transmission(agreement), input, output)) => {
-            ticket.negotiated();
+            ticket.known();
             transmit(shared, agreement, input, output).await
         }
         _ => Ok(()),

@@ -132,6 +132,33 @@ async fn connections_are_counted_and_places_come_back() {
     tokio::time::timeout(PATIENCE, freed).await.expect("a place");
 }
 
+#[tokio::test]
+async fn who_does_not_show_the_token_makes_room_and_who_did_does_not() {
+    let few = limits(|limits| limits.max_connections = 2);
+    let serving = serve(sample().await, few, None).await;
+    let mut known = serving.connect().await;
+    let ask = async |stream: &mut tokio::net::TcpStream| {
+        send(stream, "GET", &format!("/{TOKEN}/disk.raw"), &["Range: bytes=0-1"]).await;
+        answer(stream, true).await.status
+    };
+    assert_eq!(ask(&mut known).await, 206);
+    // One that is silent, then one that is wrong, then one that only asks what there may be.
+    let mut silent = serving.connect().await;
+    let mut wrong = serving.connect().await;
+    assert!(closed(&mut silent).await.is_empty());
+    send(&mut wrong, "GET", "/wrong-wrong-wrong-wrong/disk.raw", &[]).await;
+    assert_eq!(answer(&mut wrong, true).await.status, 401);
+    let mut second = serving.connect().await;
+    assert!(closed(&mut wrong).await.is_empty());
+    assert_eq!(ask(&mut second).await, 206);
+    // Now all are known, and nobody has to go.
+    let mut late = serving.connect().await;
+    assert!(closed(&mut late).await.is_empty());
+    for stream in [&mut known, &mut second] {
+        assert_eq!(ask(stream).await, 206);
+    }
+}
+
 async fn closed_at_once(stream: &mut tokio::net::TcpStream) -> bool {
     !matches!(stream.read(&mut [0; 1]).await, Ok(1))
 }
