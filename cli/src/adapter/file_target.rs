@@ -139,7 +139,7 @@ impl Target for FileTarget {
 
 #[cfg(test)]
 mod tests {
-    use sluice_block::{ALIGN, AlignedBuffer};
+    use sluice_block::{ALIGN, Buffer};
 
     use super::*;
 
@@ -177,7 +177,7 @@ mod tests {
         let path = folder.path().join("disk");
         let page = ALIGN as u64;
         let target = FileTarget::open(&path, 3 * page + 100, Opened::New).unwrap();
-        let mut data = AlignedBuffer::new(2 * ALIGN + 100);
+        let mut data = Buffer::new(2 * ALIGN + 100);
         data.iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = (at % 251) as u8);
         target.write_at(page, &data).unwrap();
         target.write_at(7, &data[1..11]).unwrap();

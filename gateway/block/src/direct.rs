@@ -9,7 +9,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,36 +22,6 @@ pub const ALIGN: usize = 4096;
 
 /// File systems on local disks (statfs(2)): ext4, XFS, Btrfs, F2FS.
 const ON_DISK: [u32; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010];
-
-/// Memory that begins at a multiple of [`ALIGN`].
-#[derive(Debug)]
-pub struct AlignedBuffer {
-    bytes: Vec<u8>,
-    start: usize,
-    length: usize,
-}
-
-impl AlignedBuffer {
-    /// `length` bytes of zeroes.
-    pub fn new(length: usize) -> Self {
-        let bytes = vec![0; length + ALIGN];
-        let start = bytes.as_ptr().align_offset(ALIGN);
-        Self { bytes, start, length }
-    }
-}
-
-impl Deref for AlignedBuffer {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..][..self.length]
-    }
-}
-
-impl DerefMut for AlignedBuffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..][..self.length]
-    }
-}
 
 /// An open file or device once more, for direct writes.
 #[derive(Debug)]
@@ -103,16 +72,7 @@ impl DirectFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_buffer_begins_where_direct_writes_want_it() {
-        for length in [0, 1, ALIGN, 3 * ALIGN + 7] {
-            let mut buffer = AlignedBuffer::new(length);
-            assert_eq!((buffer.len(), buffer.as_ptr().align_offset(ALIGN)), (length, 0));
-            buffer.fill(7);
-            assert!(buffer.iter().all(|byte| *byte == 7));
-        }
-    }
+    use crate::Buffer;
 
     #[test]
     fn whole_pages_are_written_and_nothing_else() {
@@ -122,7 +82,7 @@ mod tests {
         let file = options.open(folder.path().join("file")).unwrap();
         // In memory, and on some network, there is none.
         let Some(direct) = DirectFile::of(&file) else { return };
-        let mut data = AlignedBuffer::new(3 * ALIGN);
+        let mut data = Buffer::new(3 * ALIGN);
         data.iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = (at % 251) as u8);
         let page = ALIGN as u64;
         assert_eq!(direct.write_at(0, &data[..100]).unwrap(), 0, "part of a page");

@@ -17,6 +17,7 @@
 //!
 //! [`conformance`] checks the contract; every implementation runs it in its tests.
 
+mod buffer;
 mod direct;
 mod error;
 mod extent;
@@ -28,7 +29,8 @@ pub mod conformance;
 
 use async_trait::async_trait;
 
-pub use direct::{ALIGN, AlignedBuffer, DirectFile};
+pub use buffer::Buffer;
+pub use direct::{ALIGN, DirectFile};
 pub use error::{BlockError, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, ExtentList, coalesce};
 pub use filter::{FaultyRead, Offset};

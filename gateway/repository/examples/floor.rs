@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use rayon::iter::{
     IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator,
 };
-use sluice_block::{AlignedBuffer, DirectFile};
+use sluice_block::{Buffer, DirectFile};
 use sluice_repository::crypto::{NONCE_LEN, SealKey, TAG_LEN};
 use sluice_repository::is_zero;
 
@@ -298,13 +298,13 @@ impl Scratch {
 
     /// Writes these blocks one after the other. Gathering them is not part of the time.
     fn write(&mut self, blocks: &[Block], spent: &mut Spent) -> io::Result<()> {
-        let pieces: Vec<(u64, AlignedBuffer)> = (self.end..)
+        let pieces: Vec<(u64, Buffer)> = (self.end..)
             .step_by(WRITE)
             .zip(blocks.chunks(WRITE / BLOCK))
             .map(|(offset, blocks)| {
                 let content: Vec<u8> =
                     blocks.iter().flat_map(|block| block.content.iter().copied()).collect();
-                let mut buffer = AlignedBuffer::new(content.len());
+                let mut buffer = Buffer::new(content.len());
                 buffer.copy_from_slice(&content);
                 (offset, buffer)
             })
@@ -313,7 +313,7 @@ impl Scratch {
         timed(spent, || self.write_pieces(&pieces))
     }
 
-    fn write_pieces(&self, pieces: &[(u64, AlignedBuffer)]) -> io::Result<()> {
+    fn write_pieces(&self, pieces: &[(u64, Buffer)]) -> io::Result<()> {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some((offset, piece)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -433,7 +433,7 @@ impl ChunkWriter {
         let writer = self.clone();
         self.runtime.spawn(async move {
             let length = bytes.len() as u64;
-            let put = writer.put_pack(kind, pack, Bytes::from(bytes)).await;
+            let put = writer.put_pack(kind, pack, bytes).await;
             match put {
                 Ok(()) => {
                     writer.counters.durable.fetch_add(length, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
-use sluice_block::AlignedBuffer;
+use sluice_block::Buffer;
 use sluice_repository::{BlockSink, RepositoryError};
 use tokio::sync::oneshot;
 
@@ -41,7 +41,7 @@ impl From<RepositoryError> for Failure {
 struct Piece {
     offset: u64,
     length: usize,
-    buffer: AlignedBuffer,
+    buffer: Buffer,
     run: Arc<RunState>,
 }
 
@@ -63,7 +63,7 @@ impl Drop for RunState {
 
 struct State {
     queue: VecDeque<Piece>,
-    free: Vec<AlignedBuffer>,
+    free: Vec<Buffer>,
     /// Buffers that may still be made.
     unmade: usize,
     /// A write has failed: the target is not whole, and nothing more is written.
@@ -138,7 +138,7 @@ impl Shared {
     ///
     /// # Errors
     /// That of a write that failed.
-    fn buffer(&self) -> io::Result<AlignedBuffer> {
+    fn buffer(&self) -> io::Result<Buffer> {
         let mut state = self.state.lock();
         loop {
             if let Some(error) = &state.failed {
@@ -150,13 +150,13 @@ impl Shared {
             if state.unmade > 0 {
                 state.unmade -= 1;
                 drop(state);
-                return Ok(AlignedBuffer::new(self.piece));
+                return Ok(Buffer::new(self.piece));
             }
             self.room.wait(&mut state);
         }
     }
 
-    fn put_back(&self, buffer: AlignedBuffer) {
+    fn put_back(&self, buffer: Buffer) {
         self.state.lock().free.push(buffer);
         self.room.notify_one();
     }
@@ -224,7 +224,7 @@ pub(super) struct Pieces<'b> {
 struct Open {
     first: u64,
     blocks: usize,
-    buffer: AlignedBuffer,
+    buffer: Buffer,
 }
 
 impl BlockSink for Pieces<'_> {

@@ -6,8 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use sluice_block::{AlignedBuffer, DirectFile};
+use sluice_block::{ALIGN, Buffer, DirectFile};
 
 /// Where files are written before they get their name. A key's segment cannot start with a dot.
 pub(super) const FOLDER: &str = ".tmp";
@@ -19,9 +18,6 @@ const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 const LARGE: usize = 1 << 20;
 /// Bytes written so at a time.
 const PIECE: usize = 4 << 20;
-/// Buffers kept for later: about as many as packs are put at a time.
-const KEPT: usize = 4;
-static BUFFERS: Mutex<Vec<AlignedBuffer>> = Mutex::new(Vec::new());
 
 /// A complete, durable file without a final name; removed when dropped.
 pub(super) struct Temporary {
@@ -73,20 +69,22 @@ impl Drop for Temporary {
 fn write_direct(file: &File, body: &[u8]) -> io::Result<usize> {
     let direct = if body.len() < LARGE { None } else { DirectFile::of(file) };
     let Some(direct) = direct else { return Ok(0) };
-    let mut buffer = BUFFERS.lock().pop().unwrap_or_else(|| AlignedBuffer::new(PIECE));
+    // Packs are built where direct writes want them; what lies elsewhere is copied there.
+    let mut copy = (body.as_ptr().align_offset(ALIGN) != 0).then(|| Buffer::new(PIECE));
     let mut done = 0;
     for piece in body.chunks(PIECE) {
-        let buffer = &mut buffer[..piece.len()];
-        buffer.copy_from_slice(piece);
-        let written = direct.write_at(done as u64, buffer)?;
+        let piece = match &mut copy {
+            Some(copy) => {
+                copy[..piece.len()].copy_from_slice(piece);
+                &copy[..piece.len()]
+            }
+            None => piece,
+        };
+        let written = direct.write_at(done as u64, piece)?;
         done += written;
         if written < piece.len() {
             break;
         }
-    }
-    let mut buffers = BUFFERS.lock();
-    if buffers.len() < KEPT {
-        buffers.push(buffer);
     }
     Ok(done)
 }
@@ -121,8 +119,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for length in [0, 1, LARGE - 1, LARGE, LARGE + 1, PIECE, 2 * PIECE, 2 * PIECE + 4097] {
             let body: Vec<u8> = (0..length as u32).map(|at| (at % 251) as u8).collect();
-            let file = Temporary::write(folder.path(), &body).unwrap();
-            assert!(fs::read(file.path()).unwrap() == body, "{length}");
+            let mut aligned = Buffer::new(length + 1);
+            aligned[1..].copy_from_slice(&body);
+            let odd = Temporary::write(folder.path(), &aligned[1..]).unwrap();
+            assert!(fs::read(odd.path()).unwrap() == body, "{length}");
+            aligned[..length].copy_from_slice(&body);
+            let even = Temporary::write(folder.path(), &aligned[..length]).unwrap();
+            assert!(fs::read(even.path()).unwrap() == body, "{length}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Compaction: the live slots of a pack in its next generation, under the same numbers.
 
-use bytes::Bytes;
+use sluice_block::Buffer;
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 
 use crate::crypto::random;
@@ -54,7 +54,8 @@ impl Shared {
                 }
             }
         }
-        let mut bytes = header.to_vec();
+        let mut bytes = Buffer::with_capacity(1 << 20);
+        bytes.extend_from_slice(&header);
         let dropped = |slot: &SlotEntry| SlotEntry { offset: 0, stored_len: 0, ..*slot };
         let mut next: Vec<SlotEntry> = table.iter().map(dropped).collect();
         for (from, to) in spans(&table, &kept) {
@@ -77,7 +78,7 @@ impl Shared {
         let bytes = compacted(&self.keys, kind, pack, bytes, &next, generation, random()?);
         moved.written = bytes.len() as u64;
         let key = generation_key(kind, pack, generation);
-        match self.destination.put_new(&key, Bytes::from(bytes)).await {
+        match self.destination.put_new(&key, bytes).await {
             Ok(()) => {}
             // Another collector was faster; what it kept is enough as well.
             Err(error) if error.kind() == DestinationKind::AlreadyExists => {}

@@ -1,5 +1,8 @@
 //! Packs: slots, their table and the footer (`docs/format/`, section 5).
 
+use bytes::Bytes;
+use sluice_block::Buffer;
+
 use super::header::{HEADER_LEN, Header, Kind};
 use super::id::{PackId, PackKind, RepositoryId};
 use super::{FormatError, MAJOR, Parsed, take, u32_at};
@@ -90,7 +93,7 @@ pub struct PackBuilder {
     kind: Kind,
     pack: PackId,
     key: SealKey,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     entries: Vec<SlotEntry>,
 }
 
@@ -105,7 +108,7 @@ impl PackBuilder {
     pub fn new(keys: &KeyRing, repository: RepositoryId, kind: PackKind, pack: PackId) -> Self {
         let epoch = keys.epoch(kind);
         let header = Header { kind: header_kind(kind), repository, object: pack.0, epoch }.encode();
-        let mut bytes = Vec::with_capacity(match kind {
+        let mut bytes = Buffer::with_capacity(match kind {
             PackKind::Data => PACK_TARGET + (1 << 20),
             PackKind::Meta => 1 << 20,
         });
@@ -150,7 +153,7 @@ impl PackBuilder {
     }
 
     /// Seals the table and closes the pack. `nonce` must be random.
-    pub fn finish(self, keys: &KeyRing, nonce: [u8; NONCE_LEN]) -> (Vec<u8>, Vec<SlotEntry>) {
+    pub fn finish(self, keys: &KeyRing, nonce: [u8; NONCE_LEN]) -> (Bytes, Vec<SlotEntry>) {
         let bytes = close(keys, self.kind, self.pack, self.bytes, &self.entries, 0, nonce);
         (bytes, self.entries)
     }
@@ -162,11 +165,11 @@ pub fn compacted(
     keys: &KeyRing,
     kind: PackKind,
     pack: PackId,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     table: &[SlotEntry],
     generation: u32,
     nonce: [u8; NONCE_LEN],
-) -> Vec<u8> {
+) -> Bytes {
     close(keys, header_kind(kind), pack, bytes, table, generation, nonce)
 }
 
@@ -175,11 +178,11 @@ fn close(
     keys: &KeyRing,
     kind: Kind,
     pack: PackId,
-    mut bytes: Vec<u8>,
+    mut bytes: Buffer,
     entries: &[SlotEntry],
     origin: u32,
     nonce: [u8; NONCE_LEN],
-) -> Vec<u8> {
+) -> Bytes {
     let table_offset = bytes.len();
     for entry in entries {
         bytes.extend_from_slice(&encode_entry(entry));
@@ -199,7 +202,7 @@ fn close(
         origin,
     };
     bytes.extend_from_slice(&footer.encode());
-    bytes
+    bytes.into()
 }
 
 pub(crate) fn encode_entry(entry: &SlotEntry) -> [u8; ENTRY_LEN] {
@@ -367,7 +370,7 @@ mod tests {
             assert!(key.open(slot_nonce(slot + 1), &aad, &mut moved).is_none(), "slot moved");
         }
         for at in footer.table_offset as usize..bytes.len() {
-            let mut bad = bytes.clone();
+            let mut bad = bytes.to_vec();
             bad[at] ^= 0x10;
             assert!(open_table(&keys, repository, PackKind::Data, pack, &bad).is_err(), "{at}");
         }

@@ -189,7 +189,7 @@ mod tests {
         for slot in 0..6u8 {
             builder.push([slot; 32], Codec::Raw, 100, &[slot; 100]);
         }
-        let whole = builder.finish(&shared.keys, [1; 12]).0.into();
+        let whole = builder.finish(&shared.keys, [1; 12]).0;
         Lab { shared, whole, source: place, target: Arc::new(MemoryDestination::new()) }
     }
 

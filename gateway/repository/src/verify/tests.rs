@@ -70,7 +70,7 @@ async fn swap(destination: &Arc<dyn Destination>, repository: &Repository, fill:
         builder.push(shared.keys.chunk_id(&content), Codec::Zstd, BLOCK as u32, &payload);
     }
     let (bytes, _) = builder.finish(&shared.keys, [7; 12]);
-    destination.put(&pack_key(PackKind::Data, pack), bytes.into()).await.unwrap();
+    destination.put(&pack_key(PackKind::Data, pack), bytes).await.unwrap();
     pack
 }
 
