@@ -1,6 +1,7 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod boot_test;
 mod collect;
 mod control;
 mod doctor;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand,
@@ -199,6 +201,7 @@ pub(crate) enum Command {
     Mounts(MountsArgs),
     Mountd(MountdArgs),
     Restore(RestoreArgs),
+    BootTest(BootTestArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
     Verify(VerifyArgs),
@@ -366,6 +369,7 @@ mod tests {
             "sluice key check --recovery-key-file f",
             "sluice key rotate --new-passphrase-file f",
             "sluice key rotate --data --keep-passphrase-file f --drop-other-slots --trust 0123",
+            "sluice boot-test web-1 --console login: --tcp 22=^SSH --guest-agent --timeout 5m",
             "sluice completions bash",
             "sluice man /tmp",
         ] {

@@ -1,6 +1,7 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod boot_test;
 mod collect;
 mod control;
 mod destroy;
@@ -79,6 +80,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Mounts(args) => mounts::run(context, &args).await,
         Command::Mountd(args) => mountd::run(context, &args).await,
         Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
+        Command::BootTest(args) => Box::pin(boot_test::run(context, args)).await,
         Command::Cat(args) => read::cat(context, &args).await,
         Command::Diff(args) => read::diff(context, &args).await,
         Command::Verify(args) => verify::run(context, &args).await,
