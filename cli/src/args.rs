@@ -20,7 +20,9 @@ mod read;
 mod remote_mount;
 mod replicate;
 mod restore;
+mod restore_test;
 mod retain;
+mod run_script;
 mod scrub;
 mod stat;
 mod usage;
@@ -59,7 +61,9 @@ pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use remote_mount::{RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use restore_test::{RestoreTestArgs, RestoreTestCommand, RestoreTestRunArgs};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
+pub(crate) use run_script::RunScriptArgs;
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use stat::StatArgs;
 pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
@@ -234,6 +238,8 @@ pub(crate) enum Command {
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
     RemoteMount(RemoteMountArgs),
+    RestoreTest(RestoreTestArgs),
+    RunScript(RunScriptArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole
     #[command(subcommand)]

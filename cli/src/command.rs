@@ -23,6 +23,7 @@ mod read;
 mod replicate;
 mod restore;
 mod retain;
+mod run_script;
 mod scrub;
 mod simulate;
 mod stat;
@@ -108,6 +109,8 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Instance(args) => control::record(context, "instances", args.command).await,
         Command::Policy(args) => control::record(context, "policies", args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,
+        Command::RestoreTest(args) => Box::pin(control::restore_test(context, args.command)).await,
+        Command::RunScript(args) => run_script::run(context, args).await,
         Command::Apply(args) => control::apply(context, args).await,
         Command::Config(command) => control::config(context, command).await,
         Command::Quota(args) => control::quota(context, args.command).await,

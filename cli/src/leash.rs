@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 
 use crate::error::Exit;
 
@@ -22,6 +22,8 @@ const TETHER: &str = "SLUICE_TETHER";
 
 /// Folders that end with this process.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Groups of processes that do.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Ends the process at the end of standard input, if it is on a leash. At once: a killed backup
 /// leaves no restore point, and its next run finds what was stored.
@@ -32,6 +34,9 @@ pub(crate) fn hold() {
     std::thread::spawn(|| {
         let mut rest = [0; 64];
         while io::stdin().lock().read(&mut rest).is_ok_and(|read| read > 0) {}
+        for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = kill_process_group(*group, Signal::KILL);
+        }
         let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
         for folder in folders.iter() {
             let _ = std::fs::remove_dir_all(folder);
@@ -43,6 +48,11 @@ pub(crate) fn hold() {
 /// Removes a folder, too, when the leash ends this process.
 pub(crate) fn leave_nothing_of(folder: &Path) {
     FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_owned());
+}
+
+/// Kills a group of processes, too, when the leash ends this process.
+pub(crate) fn take_along(group: Pid) {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(group);
 }
 
 /// A command that is killed with the thread that starts it: it must be the main one, or another

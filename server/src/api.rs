@@ -10,6 +10,7 @@ pub(crate) mod policies;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
+pub(crate) mod restore_tests;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 pub(crate) mod usage;
@@ -137,6 +138,10 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))
+        .routes(routes!(restore_tests::list, restore_tests::create))
+        .routes(routes!(restore_tests::get))
+        .routes(routes!(restore_tests::screenshot))
+        .routes(routes!(restore_tests::console))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

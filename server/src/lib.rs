@@ -28,6 +28,7 @@ mod mounts;
 mod problem;
 mod queue;
 mod quota;
+mod restore_tests;
 mod server;
 mod state;
 mod ticker;

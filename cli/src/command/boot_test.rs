@@ -40,6 +40,7 @@ use crate::{interrupt, leash};
 
 use checks::{Check, Console};
 use machine::Places;
+pub(crate) use machine::qemu;
 use monitor::Monitor;
 
 /// Folders of tests begin so.

@@ -1,7 +1,9 @@
 //! What stands behind the question mark.
 
 use serde::Deserialize;
-use sluice_catalog::{DestinationId, InstanceId, MountState, PolicyId, ProjectId, TaskState};
+use sluice_catalog::{
+    DestinationId, InstanceId, MountState, PolicyId, ProjectId, TaskState, TestState,
+};
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
 use utoipa::IntoParams;
@@ -50,6 +52,21 @@ pub(crate) struct TaskQuery {
 pub(crate) struct MountQuery {
     /// Those in this state; all but those that are gone when it is not said.
     pub(crate) state: Option<MountState>,
+    /// Those of this instance.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which restore tests.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TestQuery {
+    /// Those in this state.
+    pub(crate) state: Option<TestState>,
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,

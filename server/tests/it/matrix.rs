@@ -82,6 +82,11 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
     ("DELETE", "/api/v1/mounts/{id}", Project(OPERATE)),
     ("POST", "/api/v1/mounts/{id}/renew", Project(OPERATE)),
+    ("GET", "/api/v1/restore-tests", Anywhere(READ)),
+    ("POST", "/api/v1/restore-tests", Project(OPERATE)),
+    ("GET", "/api/v1/restore-tests/{id}", Project(READ)),
+    ("GET", "/api/v1/restore-tests/{id}/screenshot", Project(READ)),
+    ("GET", "/api/v1/restore-tests/{id}/console", Project(READ)),
     ("GET", "/api/v1/tasks", Anywhere(READ)),
     ("POST", "/api/v1/tasks", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}", Project(READ)),
@@ -109,6 +114,7 @@ struct World {
     task: String,
     point: String,
     mount: String,
+    test: String,
 }
 
 impl World {
@@ -126,12 +132,13 @@ impl World {
         let point = backed_up(lab, admin, name, &start).await;
         let body = json!({"point": point, "protocol": "nbd", "clients": ["192.0.2.0/24"]});
         let mount = make(admin, "mounts", body).await;
+        let test = make(admin, "restore-tests", json!({"point": point})).await;
         let task = make(admin, "tasks", start).await;
         // Whoever watches a task that has ended gets an answer that ends.
         let cancel = format!("/api/v1/tasks/{task}/cancel");
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
         let name = name.to_owned();
-        Self { name, project, destination, instance, policy, task, point, mount }
+        Self { name, project, destination, instance, policy, task, point, mount, test }
     }
 
     fn path(&self, template: &str) -> String {
@@ -143,6 +150,7 @@ impl World {
             "policies" => &self.policy,
             "tasks" => &self.task,
             "mounts" => &self.mount,
+            "restore-tests" => &self.test,
             _ => nobody,
         };
         template.replace("{id}", id).replace("{instance}", &self.instance)
@@ -180,6 +188,7 @@ impl World {
             (_, "/api/v1/mounts") => {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
+            (_, "/api/v1/restore-tests") => json!({"point": self.point}),
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})
@@ -199,7 +208,7 @@ impl World {
 
 /// A restore point, which a node of its own has made; its id.
 async fn backed_up(lab: &Lab, admin: &Client, name: &str, start: &Value) -> String {
-    let node = lab.node(admin, name, &["backup", "mount"]).await;
+    let node = lab.node(admin, name, &["backup", "mount", "restore-test"]).await;
     let task = make(admin, "tasks", start.clone()).await;
     finish(&node, &task, &format!("{name}.web@k3")).await;
     let points: Value = admin.get("/api/v1/points").await.unwrap();
@@ -219,7 +228,7 @@ async fn ask(client: &Client, world: &World, method: &str, template: &str) -> u1
         Err(error) => match error.status() {
             Some(status) => status,
             // A stream of events is no document; that it begins is enough.
-            None if template.ends_with("/events") => 200,
+            None if template.ends_with("/events") || template.ends_with("/console") => 200,
             None => panic!("{method} {path}: {error:?}"),
         },
     }

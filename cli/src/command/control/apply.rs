@@ -74,8 +74,16 @@ async fn exported(client: &Client) -> Result<Value> {
         let all = records::Records::load(client, kind).await?;
         let of_kind = all.named().map(|(name, record)| {
             let mut spec = record["spec"].clone();
-            for rule in spec["rules"].as_array_mut().into_iter().flatten() {
-                rule["destination"] = destinations.name_of(&rule["destination"]).into();
+            for part in ["rules", "tests"] {
+                for rule in spec[part].as_array_mut().into_iter().flatten() {
+                    rule["destination"] = destinations.name_of(&rule["destination"]).into();
+                }
+            }
+            if spec["tests"].is_null()
+                && let Some(fields) = spec.as_object_mut()
+            {
+                // Looking at it has made it.
+                fields.remove("tests");
             }
             (name, without_defaults(&spec))
         });

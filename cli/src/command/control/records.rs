@@ -221,10 +221,29 @@ pub(crate) async fn set(
     Ok(Change { word: "changed", differences })
 }
 
+/// Tests name nodes as people do.
+async fn named_nodes(client: &Client, spec: &mut Value) -> Result<()> {
+    for test in spec["tests"].as_array_mut().into_iter().flatten() {
+        if let Some(name) = test["node"].as_str().map(str::to_owned) {
+            test["node"] = Records::load(client, "nodes").await?.one(&name)?["id"].clone();
+        }
+    }
+    Ok(())
+}
+
 /// Rules name destinations as people do.
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
-    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+    named_nodes(client, spec).await?;
+    let mut rules = Vec::new();
+    if let Some(fields) = spec.as_object_mut() {
+        for (name, value) in fields {
+            if name == "rules" || name == "tests" {
+                rules.extend(value.as_array_mut().into_iter().flatten());
+            }
+        }
+    }
+    for rule in rules {
         let Some(name) = rule["destination"].as_str().map(str::to_owned) else { continue };
         match destinations.find(&name) {
             Some(found) => rule["destination"] = found["id"].clone(),

@@ -24,6 +24,7 @@ mod nbd_exports;
 mod overlay;
 mod removal;
 mod replicate;
+mod restore_tests;
 mod retention;
 mod s3;
 mod scripts;
