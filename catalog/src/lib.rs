@@ -46,9 +46,9 @@ pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
 pub use model::plan::{
-    OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanRun, PlanRunFilter, PlanRunState,
-    PlanSchedule, PlanTarget, PointChoice, Script,
+    OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
 };
+pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;

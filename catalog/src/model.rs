@@ -6,6 +6,7 @@ pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
 pub(crate) mod plan;
+pub(crate) mod plan_run;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;

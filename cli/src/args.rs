@@ -14,6 +14,7 @@ mod lock;
 mod mount;
 mod mountd;
 mod overlay;
+mod plan;
 mod points;
 mod prune;
 mod read;
@@ -55,6 +56,7 @@ pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
     WritableArgs,
 };
+pub(crate) use plan::{PlanArgs, PlanCommand, PlanRunArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
@@ -239,6 +241,7 @@ pub(crate) enum Command {
     Policy(RecordArgs),
     RemoteMount(RemoteMountArgs),
     RestoreTest(RestoreTestArgs),
+    Plan(PlanArgs),
     RunScript(RunScriptArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole

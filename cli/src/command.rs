@@ -109,6 +109,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Instance(args) => control::record(context, "instances", args.command).await,
         Command::Policy(args) => control::record(context, "policies", args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,
+        Command::Plan(args) => Box::pin(control::plan(context, args.command)).await,
         Command::RestoreTest(args) => Box::pin(control::restore_test(context, args.command)).await,
         Command::RunScript(args) => run_script::run(context, args).await,
         Command::Apply(args) => control::apply(context, args).await,

@@ -25,6 +25,7 @@ mod idempotency;
 mod ledger;
 mod limiter;
 mod mounts;
+mod plans;
 mod problem;
 mod queue;
 mod quota;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::policies::EVERYTHING;
 use crate::dispatch::backup_spec;
 use crate::mounts;
+use crate::plans;
 use crate::problem::Result;
 use crate::quota;
 use crate::restore_tests;
@@ -53,6 +54,7 @@ struct Planner {
     /// The change that it has seen.
     changes: Option<String>,
     policies: Vec<Planned>,
+    plans: plans::Planner,
     /// When it was looked last.
     now: u64,
 }
@@ -104,7 +106,7 @@ impl Planner {
             }
             tx.commit().await?;
         }
-        Ok(Self { changes: Some(changes), policies, now })
+        Ok(Self { changes: Some(changes), policies, plans: plans::Planner::default(), now })
     }
 }
 
@@ -154,8 +156,11 @@ async fn tick(shared: &Shared, planner: &mut Planner) -> Result<()> {
     }
     mounts::settle(shared, now).await?;
     restore_tests::settle(shared, now).await?;
+    plans::settle(shared, now).await?;
+    planner.plans.tick(shared, now).await?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
-        *planner = Planner::load(shared, changes, now).await?;
+        let plans = std::mem::take(&mut planner.plans);
+        *planner = Planner { plans, ..Planner::load(shared, changes, now).await? };
     }
     planner.now = now;
     for planned in &mut planner.policies {

@@ -1,12 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::{CatalogError, Result};
-use crate::id::{DestinationId, InstanceId, NodeId, PlanId, PlanRunId, PointId, ProjectId};
+use crate::id::{DestinationId, InstanceId, NodeId, PlanId, PointId};
 use crate::model::mount::MountProtocol;
 use crate::model::policy::{Schedule, check_schedules};
 use crate::model::restore_test::BootSpec;
@@ -201,7 +200,11 @@ pub struct Script {
     pub command: Vec<String>,
     /// It is ended after so long, in seconds.
     #[serde(default = "ten_minutes")]
-    pub timeout_seconds: u64,
+    pub limit_seconds: u64,
+    /// How often it may be started when its node dies meanwhile: 1 to 10. It may have done
+    /// something by then, so more than once is for those that can be repeated.
+    #[serde(default = "once")]
+    pub attempts: u32,
     /// Exit codes that mean success; 0 when nothing is said.
     #[serde(default)]
     pub accept: BTreeSet<i32>,
@@ -212,6 +215,10 @@ pub struct Script {
 
 fn ten_minutes() -> u64 {
     600
+}
+
+fn once() -> u32 {
+    1
 }
 
 fn only_run() -> BTreeSet<PlanMode> {
@@ -283,8 +290,11 @@ impl Plan {
             if script.command.first().is_none_or(String::is_empty) {
                 return Err(bad("a script has a command"));
             }
-            if !(1..=LONGEST_SCRIPT).contains(&script.timeout_seconds) {
+            if !(1..=LONGEST_SCRIPT).contains(&script.limit_seconds) {
                 return Err(bad("a script has 1 second to 24 hours"));
+            }
+            if !(1..=10).contains(&script.attempts) {
+                return Err(bad("a script has 1 to 10 attempts"));
             }
         }
         for item in self.items() {
@@ -325,84 +335,10 @@ impl PlanItem {
 
 kind!(Plan, PlanId, "plans", "plan", shared: false);
 
-/// How far a run of a plan is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PlanRunState {
-    /// It goes on.
-    Running,
-    /// All steps are done.
-    Succeeded,
-    /// It went on over steps that have failed.
-    Warnings,
-    /// Something has failed, and what comes later was left out.
-    Failed,
-    /// Somebody wanted it to end.
-    Cancelled,
-}
-
-impl PlanRunState {
-    /// Every state.
-    pub const ALL: [Self; 5] =
-        [Self::Running, Self::Succeeded, Self::Warnings, Self::Failed, Self::Cancelled];
-
-    /// Its word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Warnings => "warnings",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The state of that word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.word() == word)
-    }
-}
-
-/// A run of a plan.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlanRun {
-    /// Its id.
-    pub id: PlanRunId,
-    /// The project of the plan.
-    pub project: Option<ProjectId>,
-    /// The plan.
-    pub plan: PlanId,
-    /// What that was called.
-    pub plan_name: String,
-    /// What it is for.
-    pub mode: PlanMode,
-    /// How far it is.
-    pub state: PlanRunState,
-    /// A run with the same key is not added again.
-    pub due_key: Option<String>,
-    /// Grows with every change.
-    pub revision: u64,
-    /// When it began, in milliseconds since 1970.
-    pub created_ms: u64,
-    /// When it ended, in milliseconds since 1970.
-    pub finished_ms: Option<u64>,
-    /// Why it is in this state, in one line.
-    pub message: String,
-    /// The plan as it was, and how far each step is.
-    pub body: Value,
-}
-
-/// Which runs to list.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PlanRunFilter {
-    /// Those in this state.
-    pub state: Option<PlanRunState>,
-    /// Those of this plan.
-    pub plan: Option<PlanId>,
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn plan(change: impl FnOnce(&mut Value)) -> Result<()> {

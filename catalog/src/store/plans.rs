@@ -7,7 +7,8 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{PlanId, PlanRunId};
-use crate::model::plan::{PlanMode, PlanRun, PlanRunFilter, PlanRunState};
+use crate::model::plan::PlanMode;
+use crate::model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 use crate::record::{Page, Visible};
 
 const COLUMNS: &str = "id, project_id, plan_id, plan_name, mode, state, due_key, revision, \

@@ -4,6 +4,7 @@ mod apply;
 mod difference;
 mod keep;
 mod mounts;
+mod plans;
 mod profile;
 mod records;
 mod restore_tests;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use sluice_node_api::Client;
 
 use crate::args::{
-    NodeCommand, RecordCommand, RemoteMountCommand, RestoreTestCommand, TaskCommand,
+    NodeCommand, PlanCommand, RecordCommand, RemoteMountCommand, RestoreTestCommand, TaskCommand,
 };
 use crate::context::Context;
 use crate::error::Exit;
@@ -73,6 +74,11 @@ pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Res
 /// Does something with mounts.
 pub(crate) async fn remote_mount(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
     mounts::run(context, command).await
+}
+
+/// Does something with recovery plans.
+pub(crate) async fn plan(context: &Context, command: PlanCommand) -> Result<Exit> {
+    plans::run(context, command).await
 }
 
 /// Does something with restore tests.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use crate::args::RunScriptArgs;
 use crate::context::Context;
-use crate::error::{Exit, advise};
+use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, note};
 use crate::{interrupt, leash};
 
@@ -55,13 +55,12 @@ pub(crate) async fn run(context: &Context, args: RunScriptArgs) -> Result<Exit> 
         (accept, Some(code)) => accept.contains(&code),
         (_, None) => false,
     };
-    if context.global.json {
-        output::json(&json!({"exit_code": code, "accepted": fine}))?;
-    }
     if !fine {
-        output::warn(format_args!("{program} ended with {status}"));
         // Wrong usage is not tried again, and neither is this: it may have done something.
-        return Ok(Exit::Usage);
+        return Err(usage_error(format!("{program} ended with {status}")));
+    }
+    if context.global.json {
+        output::json(&json!({"exit_code": code}))?;
     }
     Ok(Exit::Done)
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::difference::{Difference, differences};
+use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::args::{RecordCommand, SetArgs};
 use crate::context::Context;
@@ -182,6 +183,9 @@ pub(crate) async fn set(
 ) -> Result<Change> {
     if kind == "policies" {
         with_destinations(client, &mut spec, plan).await?;
+    }
+    if kind == "plans" {
+        Named::load(client).await?.to_ids(name, &mut spec, plan)?;
     }
     let records = Records::load(client, kind).await?;
     let Some(old) = records.find(name) else {

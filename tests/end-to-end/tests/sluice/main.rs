@@ -22,6 +22,7 @@ mod namespaces;
 mod nbd;
 mod nbd_exports;
 mod overlay;
+mod plans;
 mod removal;
 mod replicate;
 mod restore_tests;
