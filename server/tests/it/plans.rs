@@ -198,7 +198,8 @@ async fn a_plan_that_is_cancelled_ends_what_it_has_started() {
     }
     world.report(&lease, Outcome::Cancelled, Value::Null).await;
     let run = world.ended(&run).await;
-    let states: Vec<_> = run["steps"].as_array().unwrap().iter().map(|s| &s["state"]).collect();
+    let steps = run["steps"].as_array().unwrap().iter();
+    let states: Vec<_> = steps.map(|step| step["state"].as_str().unwrap()).collect();
     assert_eq!((&run["state"], states), (&json!("cancelled"), vec!["cancelled", "cancelled"]));
     let again = world.admin.send(Method::POST, &cancel, None, &[]).await;
     assert_eq!(status(&again), 409);

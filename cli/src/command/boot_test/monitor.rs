@@ -34,9 +34,8 @@ impl Lines {
         if line.is_empty() {
             bail!("the other side has closed the connection");
         }
-        // An agent begins an answer with a byte that is no text, to show where it begins.
-        let line: Vec<u8> = line.into_iter().filter(|byte| *byte != 0xff).collect();
-        serde_json::from_slice(&line).context("this is no JSON")
+        // What is cut off says nothing.
+        Ok(serde_json::from_slice(&line).unwrap_or_default())
     }
 }
 
@@ -119,11 +118,7 @@ pub(super) async fn agent_answers(path: &Path) -> Result<()> {
     // What was left on the wire by an earlier question is no answer to this one.
     let number = u64::from(rand::random::<u32>());
     agent.say(&json!({"execute": "guest-sync", "arguments": {"id": number}})).await?;
-    loop {
-        if agent.hear().await.is_ok_and(|heard| heard["return"] == number) {
-            break;
-        }
-    }
+    while agent.hear().await?["return"] != number {}
     agent.say(&json!({"execute": "guest-ping"})).await?;
     let pong = agent.hear().await?;
     if pong.get("return").is_none() {
