@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 
 /// Test that restore points of a server boot and answer, and show what proves it
 ///
-/// A node with QEMU boots the restore point in a virtual machine that reaches nothing; what it writes
-/// is thrown away. Policies do the same by schedule, with `tests`.
+/// A node with QEMU boots the restore point in a virtual machine that reaches nothing; what it
+/// writes is thrown away. Policies do the same by schedule, with `tests`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreTestArgs {
     #[command(subcommand)]
@@ -40,14 +40,15 @@ pub(crate) enum RestoreTestCommand {
 Examples:
   sluice restore-test run shop/web-1
   sluice restore-test run shop/web-1 --spec boot.yaml --node mover-2
-  echo 'checks: [{kind: tcp, port: 22, banner: ^SSH}]' | sluice restore-test run shop/web-1 --spec -")]
+  echo 'checks: [{kind: tcp, port: 22}]' | sluice restore-test run shop/web-1 --spec -")]
 pub(crate) struct RestoreTestRunArgs {
     /// The restore point: its id, its name in the repository, or an instance, whose newest is meant
     #[arg(value_name = "POINT")]
     pub(crate) point: String,
 
     /// How it is booted and what is waited for, as YAML or JSON: memory_mib, cpus, firmware, disk,
-    /// nic, checks, timeout_seconds; `-` for standard input [default: a login prompt on the console]
+    /// nic, checks, timeout_seconds; `-` for standard input [default: wait for a login prompt on
+    /// the console]
     #[arg(long, value_name = "FILE")]
     pub(crate) spec: Option<PathBuf>,
 

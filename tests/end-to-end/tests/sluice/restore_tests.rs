@@ -11,8 +11,9 @@ use crate::support::run::wait_until;
 
 /// Machine code of a boot sector that writes the text behind it to the screen and to the first
 /// serial port, and stops.
-const SPEAKS: &[u8] = b"\xfa\x31\xc0\x8e\xd8\xbe\x27\x7c\xac\x84\xc0\x74\x17\xb4\x0e\xbb\x07\x00\x50\
-    \xcd\x10\xba\xfd\x03\xec\xa8\x20\x74\xfb\x58\xba\xf8\x03\xee\xeb\xe4\xf4\xeb\xfdweb-1 login: \0";
+const SPEAKS: &[u8] = b"\xfa\x31\xc0\x8e\xd8\xbe\x27\x7c\xac\x84\xc0\x74\x17\xb4\x0e\xbb\x07\
+    \x00\x50\xcd\x10\xba\xfd\x03\xec\xa8\x20\x74\xfb\x58\xba\xf8\x03\xee\xeb\xe4\xf4\xeb\xfd\
+    web-1 login: \0";
 /// One that only stops.
 const MUTE: &[u8] = b"\xf4\xeb\xfd";
 
@@ -41,8 +42,8 @@ pub fn has_qemu() -> bool {
 fn guests() -> usize {
     let text = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
     let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(text);
-    let own = format!("sluice-boot-test\0-no-user-config");
-    all.filter(|line| String::from_utf8_lossy(line).contains(&own)).count()
+    let own = "sluice-boot-test\0-no-user-config";
+    all.filter(|line| String::from_utf8_lossy(line).contains(own)).count()
 }
 
 #[test]
