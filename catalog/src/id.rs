@@ -156,6 +156,12 @@ names! {
     PointId;
     /// Names a mounted restore point.
     MountId;
+    /// Names a restore test.
+    RestoreTestId;
+    /// Names a recovery plan.
+    PlanId;
+    /// Names a run of a recovery plan.
+    PlanRunId;
 }
 
 #[cfg(test)]

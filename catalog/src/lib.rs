@@ -37,17 +37,25 @@ pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use id::{
-    DestinationId, Guid, InstanceId, MountId, NodeId, PointId, PolicyId, ProjectId, TaskId,
-    TokenId, UserId,
+    DestinationId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId, PointId, PolicyId,
+    ProjectId, RestoreTestId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Grant, Role, Session, Token, User};
 pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::plan::{
+    OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
+};
+pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
+pub use model::restore_test::{
+    BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
+    TestOutcome, TestRule, TestState,
+};
 pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Transfer};
 pub use password::{hash_password, token_hash, verify_password};

@@ -5,9 +5,12 @@ pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
+pub(crate) mod plan;
+pub(crate) mod plan_run;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;
+pub(crate) mod restore_test;
 pub(crate) mod task;
 pub(crate) mod usage;
 

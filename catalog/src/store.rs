@@ -3,9 +3,11 @@
 mod access;
 mod mounts;
 mod nodes;
+mod plans;
 mod points;
 mod policies;
 mod queue;
+mod restore_tests;
 mod secrets;
 mod settings;
 mod task_log;

@@ -1,6 +1,7 @@
 //! What can be typed: one file for each command.
 
 mod backup;
+mod boot_test;
 mod collect;
 mod control;
 mod doctor;
@@ -13,13 +14,16 @@ mod lock;
 mod mount;
 mod mountd;
 mod overlay;
+mod plan;
 mod points;
 mod prune;
 mod read;
 mod remote_mount;
 mod replicate;
 mod restore;
+mod restore_test;
 mod retain;
+mod run_script;
 mod scrub;
 mod stat;
 mod usage;
@@ -31,6 +35,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use backup::{BackupArgs, SourceFormat};
+pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand,
@@ -51,13 +56,16 @@ pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
     WritableArgs,
 };
+pub(crate) use plan::{PlanArgs, PlanCommand, PlanRunArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use remote_mount::{RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
+pub(crate) use restore_test::{RestoreTestArgs, RestoreTestCommand, RestoreTestRunArgs};
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
+pub(crate) use run_script::RunScriptArgs;
 pub(crate) use scrub::ScrubArgs;
 pub(crate) use stat::StatArgs;
 pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
@@ -199,6 +207,7 @@ pub(crate) enum Command {
     Mounts(MountsArgs),
     Mountd(MountdArgs),
     Restore(RestoreArgs),
+    BootTest(BootTestArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
     Verify(VerifyArgs),
@@ -231,6 +240,9 @@ pub(crate) enum Command {
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
     RemoteMount(RemoteMountArgs),
+    RestoreTest(RestoreTestArgs),
+    Plan(PlanArgs),
+    RunScript(RunScriptArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole
     #[command(subcommand)]
@@ -366,6 +378,7 @@ mod tests {
             "sluice key check --recovery-key-file f",
             "sluice key rotate --new-passphrase-file f",
             "sluice key rotate --data --keep-passphrase-file f --drop-other-slots --trust 0123",
+            "sluice boot-test web-1 --console login: --tcp 22=^SSH --guest-agent --timeout 5m",
             "sluice completions bash",
             "sluice man /tmp",
         ] {

@@ -1,6 +1,7 @@
 //! What the commands do: one file for each family.
 
 mod backup;
+mod boot_test;
 mod collect;
 mod control;
 mod destroy;
@@ -22,6 +23,7 @@ mod read;
 mod replicate;
 mod restore;
 mod retain;
+mod run_script;
 mod scrub;
 mod simulate;
 mod stat;
@@ -79,6 +81,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Mounts(args) => mounts::run(context, &args).await,
         Command::Mountd(args) => mountd::run(context, &args).await,
         Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
+        Command::BootTest(args) => Box::pin(boot_test::run(context, args)).await,
         Command::Cat(args) => read::cat(context, &args).await,
         Command::Diff(args) => read::diff(context, &args).await,
         Command::Verify(args) => verify::run(context, &args).await,
@@ -106,6 +109,9 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Instance(args) => control::record(context, "instances", args.command).await,
         Command::Policy(args) => control::record(context, "policies", args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,
+        Command::Plan(args) => Box::pin(control::plan(context, args.command)).await,
+        Command::RestoreTest(args) => Box::pin(control::restore_test(context, args.command)).await,
+        Command::RunScript(args) => run_script::run(context, args).await,
         Command::Apply(args) => control::apply(context, args).await,
         Command::Config(command) => control::config(context, command).await,
         Command::Quota(args) => control::quota(context, args.command).await,

@@ -1,12 +1,29 @@
 //! Ending with whoever started this process: a node keeps a pipe to the standard input of its
 //! tasks, and nothing of them may run on when the node was killed.
+//!
+//! What such a process starts itself, and what knows no leash, is *tethered*: it is started through
+//! this executable, which asks the kernel to kill it with its parent and then becomes it.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 
 use crate::error::Exit;
 
 /// Set for the processes of tasks.
 const LEASH: &str = "SLUICE_LEASH";
+/// Set for a process that is to become another one; the number of its parent.
+const TETHER: &str = "SLUICE_TETHER";
+
+/// Folders that end with this process.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Groups of processes that do.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Ends the process at the end of standard input, if it is on a leash. At once: a killed backup
 /// leaves no restore point, and its next run finds what was stored.
@@ -16,7 +33,52 @@ pub(crate) fn hold() {
     }
     std::thread::spawn(|| {
         let mut rest = [0; 64];
-        while std::io::stdin().lock().read(&mut rest).is_ok_and(|read| read > 0) {}
+        while io::stdin().lock().read(&mut rest).is_ok_and(|read| read > 0) {}
+        for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = kill_process_group(*group, Signal::KILL);
+        }
+        let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        for folder in folders.iter() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
         std::process::exit(Exit::Failed as i32);
     });
+}
+
+/// Removes a folder, too, when the leash ends this process.
+pub(crate) fn leave_nothing_of(folder: &Path) {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_owned());
+}
+
+/// Kills a group of processes, too, when the leash ends this process.
+pub(crate) fn take_along(group: Pid) {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(group);
+}
+
+/// A command that is killed with the thread that starts it: it must be the main one, or another
+/// that stays as long.
+pub(crate) fn tether(program: &Path) -> io::Result<tokio::process::Command> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.arg(program).env(TETHER, std::process::id().to_string()).env_remove(LEASH);
+    Ok(command)
+}
+
+/// Becomes what the arguments name, if this process is tethered. Returns only why it cannot.
+pub(crate) fn tethered() -> Option<io::Error> {
+    let parent = std::env::var(TETHER).ok()?;
+    Some(become_other(&parent))
+}
+
+fn become_other(parent: &str) -> io::Error {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // It may have died before the kernel was asked.
+    let own = getppid().map(Pid::as_raw_nonzero).map(|number| number.to_string());
+    if own.as_deref() != Some(parent) {
+        return io::Error::other("whoever started this process is gone");
+    }
+    let mut words = std::env::args_os().skip(1);
+    let program = words.next().unwrap_or_else(|| OsString::from("false"));
+    Command::new(program).args(words).env_remove(TETHER).exec()
 }

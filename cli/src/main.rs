@@ -28,6 +28,10 @@ use args::Cli;
 use error::Exit;
 
 fn main() {
+    if let Some(error) = leash::tethered() {
+        eprintln!("error: {error}");
+        std::process::exit(Exit::Failed as i32);
+    }
     let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => error::usage(&error),

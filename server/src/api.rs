@@ -5,11 +5,13 @@ pub(crate) mod audit;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
+pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod policies;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
+pub(crate) mod restore_tests;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 pub(crate) mod usage;
@@ -137,6 +139,16 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))
+        .routes(routes!(records::plans::list, records::plans::create))
+        .routes(routes!(records::plans::get, records::plans::put, records::plans::remove))
+        .routes(routes!(plans::run))
+        .routes(routes!(plans::list))
+        .routes(routes!(plans::get))
+        .routes(routes!(plans::cancel))
+        .routes(routes!(restore_tests::list, restore_tests::create))
+        .routes(routes!(restore_tests::get))
+        .routes(routes!(restore_tests::screenshot))
+        .routes(routes!(restore_tests::console))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

@@ -15,11 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::api::policies::EVERYTHING;
 use crate::dispatch::backup_spec;
 use crate::mounts;
+use crate::plans;
 use crate::problem::Result;
 use crate::quota;
+use crate::restore_tests;
 use crate::state::Shared;
 pub(crate) use slot::compiled;
-use slot::{Due, Times};
+pub(crate) use slot::{Due, Times};
 
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,6 +54,7 @@ struct Planner {
     /// The change that it has seen.
     changes: Option<String>,
     policies: Vec<Planned>,
+    plans: plans::Planner,
     /// When it was looked last.
     now: u64,
 }
@@ -65,7 +68,7 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy.
+    /// The rule's place in the policy; those of tests come behind the others.
     rule: usize,
     /// `RULE/SCHEDULE`.
     key: String,
@@ -103,7 +106,7 @@ impl Planner {
             }
             tx.commit().await?;
         }
-        Ok(Self { changes: Some(changes), policies, now })
+        Ok(Self { changes: Some(changes), policies, plans: plans::Planner::default(), now })
     }
 }
 
@@ -116,10 +119,12 @@ fn slots(
     set: &mut Vec<Mark>,
 ) -> Vec<Slot> {
     let mut slots = Vec::new();
-    for (at, rule) in policy.body.rules.iter().enumerate() {
-        for schedule in &rule.schedules {
+    let rules = policy.body.rules.iter().map(|rule| (&rule.name, &rule.schedules));
+    let tests = policy.body.tests.iter().map(|test| (&test.name, &test.schedules));
+    for (at, (rule, schedules)) in rules.chain(tests).enumerate() {
+        for schedule in schedules {
             let Some(times) = Times::of(schedule) else { continue };
-            let key = format!("{}/{}", rule.name, schedule.name);
+            let key = format!("{rule}/{}", schedule.name);
             let known = marks.get(&(policy.id, key.clone())).copied();
             let next = times.next(now);
             let mark = match (known, next) {
@@ -150,8 +155,12 @@ async fn tick(shared: &Shared, planner: &mut Planner) -> Result<()> {
         expire(shared, now).await?;
     }
     mounts::settle(shared, now).await?;
+    restore_tests::settle(shared, now).await?;
+    plans::settle(shared, now).await?;
+    planner.plans.tick(shared, now).await?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
-        *planner = Planner::load(shared, changes, now).await?;
+        let plans = std::mem::take(&mut planner.plans);
+        *planner = Planner { plans, ..Planner::load(shared, changes, now).await? };
     }
     planner.now = now;
     for planned in &mut planner.policies {
@@ -215,6 +224,12 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
                 batch.missed(None, MissReason::Merged, (due.run[0].0, due.last), times).await?;
             } else if let Some(rule) = policy.body.rules.get(slot.rule) {
                 batch.add(rule, &due).await?;
+            } else if let Some(rule) =
+                policy.body.tests.get(slot.rule.saturating_sub(policy.body.rules.len()))
+                && !due.run.is_empty()
+            {
+                let (policy, now) = (batch.policy, batch.now);
+                restore_tests::due(batch.tx, policy, rule, &slot.key, &due, now).await?;
             }
         }
         slot.mark = due.last;

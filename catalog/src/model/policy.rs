@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
+use crate::model::restore_test::TestRule;
 
 /// What is done with instances, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +26,9 @@ pub struct Policy {
     pub assign: Assign,
     /// What is done.
     pub rules: Vec<Rule>,
+    /// Which restore points are tried, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<TestRule>,
 }
 
 fn middle() -> u32 {
@@ -158,20 +162,35 @@ impl Policy {
         let mut names = BTreeSet::new();
         for rule in &self.rules {
             crate::record::check_name("rule", &rule.name)?;
-            for schedule in &rule.schedules {
-                crate::record::check_name("schedule", &schedule.name)?;
-                if !names.insert((&rule.name, &schedule.name)) {
+            check_schedules(&rule.schedules)?;
+        }
+        for test in &self.tests {
+            test.sense()?;
+        }
+        let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
+        let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
+        for (rule, schedules) in rules.chain(tests) {
+            for schedule in schedules {
+                if !names.insert((rule, &schedule.name)) {
                     return Err(bad("two rules or schedules of a policy have the same name"));
-                }
-                if let When::Every { seconds } = schedule.when
-                    && !(1..=366 * 86_400).contains(&seconds)
-                {
-                    return Err(bad("an interval is 1 second to 366 days"));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether schedules make sense by themselves.
+pub(crate) fn check_schedules(schedules: &[Schedule]) -> Result<()> {
+    for schedule in schedules {
+        crate::record::check_name("schedule", &schedule.name)?;
+        if let When::Every { seconds } = schedule.when
+            && !(1..=366 * 86_400).contains(&seconds)
+        {
+            return Err(CatalogError::invalid("an interval is 1 second to 366 days"));
+        }
+    }
+    Ok(())
 }
 
 kind!(Policy, PolicyId, "policies", "policy", shared: true);

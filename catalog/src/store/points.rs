@@ -8,11 +8,13 @@ use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
 use crate::model::point::{NewPoint, Point};
 use crate::record::{Page, Visible};
 
-const COLUMNS: &str = "id, project_id, instance_id, destination_id, task_id, point, taken_ms, \
-                       image_bytes, new_bytes, stored_bytes, removed_ms";
+const COLUMNS: &str = Point::COLUMNS;
 
 impl Point {
-    fn read(row: &AnyRow) -> Result<Self> {
+    pub(crate) const COLUMNS: &str = "id, project_id, instance_id, destination_id, task_id, \
+        point, taken_ms, image_bytes, new_bytes, stored_bytes, removed_ms";
+
+    pub(crate) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             id: row.id("id")?,
             instance: row.id("instance_id")?,

@@ -2,6 +2,7 @@
 
 mod access;
 mod mounts;
+mod plans;
 mod records;
 mod support;
 mod tasks;

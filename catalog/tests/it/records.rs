@@ -237,6 +237,7 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         paused: false,
         priority: 50,
         assign: sluice_catalog::Assign { tags: tags.iter().map(|&tag| tag.to_owned()).collect() },
+        tests: Vec::new(),
         rules: vec![Rule {
             name: "daily".into(),
             destination,

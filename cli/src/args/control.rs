@@ -249,8 +249,9 @@ pub(crate) struct SetArgs {
 
 /// Make a server's configuration what a file says
 ///
-/// The file is JSON: for each of `projects`, `destinations`, `instances` and `policies` an object
-/// of names (PROJECT/NAME for what belongs to a project) and specs. What it does not name stays.
+/// The file is JSON: for each of `projects`, `destinations`, `instances`, `policies` and `plans`
+/// an object of names (PROJECT/NAME for what belongs to a project) and specs. What it
+/// does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -276,7 +277,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, instances and policies, by name; secrets are left out.
+    /// Projects, destinations, instances, policies and plans, by name; secrets are left out.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]

@@ -4,8 +4,10 @@ mod apply;
 mod difference;
 mod keep;
 mod mounts;
+mod plans;
 mod profile;
 mod records;
+mod restore_tests;
 mod serve;
 mod tasks;
 mod usage;
@@ -14,7 +16,9 @@ use anyhow::Result;
 use serde_json::Value;
 use sluice_node_api::Client;
 
-use crate::args::{NodeCommand, RecordCommand, RemoteMountCommand, TaskCommand};
+use crate::args::{
+    NodeCommand, PlanCommand, RecordCommand, RemoteMountCommand, RestoreTestCommand, TaskCommand,
+};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output;
@@ -70,6 +74,16 @@ pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Res
 /// Does something with mounts.
 pub(crate) async fn remote_mount(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
     mounts::run(context, command).await
+}
+
+/// Does something with recovery plans.
+pub(crate) async fn plan(context: &Context, command: PlanCommand) -> Result<Exit> {
+    plans::run(context, command).await
+}
+
+/// Does something with restore tests.
+pub(crate) async fn restore_test(context: &Context, command: RestoreTestCommand) -> Result<Exit> {
+    restore_tests::run(context, command).await
 }
 
 /// All parts of a list.

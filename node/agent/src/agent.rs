@@ -191,7 +191,10 @@ impl Agent {
     ) -> Option<Finished> {
         let mut last = failed("there was nothing to do".into(), false);
         for step in steps {
-            let mut words = vec!["--repo".to_owned(), lease.work.url.clone()];
+            let mut words = Vec::new();
+            if !lease.work.url.is_empty() {
+                words.extend(["--repo".to_owned(), lease.work.url.clone()]);
+            }
             words.extend(step.words);
             let config = &self.config;
             let environment = &lease.work.environment;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sluice_node_api::TaskSpec;
+use sluice_node_api::{TaskSpec, TestOrder};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -50,7 +50,13 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
             backup.words.extend(images);
             backup
         }
-        TaskSpec::Restore { point, target } => step(["restore", "--", point, target]),
+        TaskSpec::Restore { point, target, format, overwrite } => {
+            let mut restore = step(["restore"]);
+            restore.words.extend(format.iter().map(|format| format!("--format={format}")));
+            restore.words.extend(overwrite.then(|| "--overwrite".to_owned()));
+            restore.words.extend(["--", point, target].map(str::to_owned));
+            restore
+        }
         TaskSpec::Verify { point, data } => {
             let mut verify = step(["verify"]);
             if *data {
@@ -80,8 +86,34 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
         TaskSpec::Mount { .. } | TaskSpec::Unmount { .. } => {
             return Err("this node keeps no mounts".into());
         }
+        TaskSpec::RestoreTest { test } => boot_test(test),
+        TaskSpec::Script { script } => {
+            let mut run = step(["run-script"]);
+            run.words.push(format!("--timeout={}s", script.timeout_seconds.max(1)));
+            run.words.extend(script.accept.iter().map(|code| format!("--accept={code}")));
+            run.words.push("--".into());
+            run.words.extend(script.command.iter().cloned());
+            run
+        }
     };
     Ok(vec![one])
+}
+
+/// What is typed for a restore test. Expressions may begin with a dash.
+fn boot_test(test: &TestOrder) -> Step {
+    let mut boot = step(["boot-test"]);
+    let words = &mut boot.words;
+    words.push(format!("--memory={}MiB", test.memory_mib));
+    words.push(format!("--cpus={}", test.cpus));
+    words.push(format!("--firmware={}", test.firmware));
+    words.push(format!("--disk={}", test.disk));
+    words.push(format!("--nic={}", test.nic));
+    words.push(format!("--timeout={}s", test.timeout_seconds.max(1)));
+    words.extend(test.console.iter().map(|pattern| format!("--console={pattern}")));
+    words.extend(test.tcp.iter().map(|port| format!("--tcp={port}")));
+    words.extend(test.guest_agent.then(|| "--guest-agent".to_owned()));
+    words.extend(["--".to_owned(), test.point.clone()]);
+    boot
 }
 
 /// The image files in a folder, in the order of their names.
@@ -105,6 +137,8 @@ fn image_files(folder: &Path) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use sluice_node_api::ScriptOrder;
+
     use super::*;
 
     fn words(spec: &TaskSpec) -> Vec<String> {
@@ -120,8 +154,31 @@ mod tests {
             project: None,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
-        let spec = TaskSpec::Restore { point: "web@k3".into(), target: "/out.raw".into() };
-        assert_eq!(words(&spec), ["restore -- web@k3 /out.raw"]);
+        let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
+            point: "web@k3".into(),
+            target: "/out.raw".into(),
+            format: format.map(str::to_owned),
+            overwrite,
+        };
+        assert_eq!(words(&restore(None, false)), ["restore -- web@k3 /out.raw"]);
+        let typed = "restore --format=qcow2 --overwrite -- web@k3 /out.raw";
+        assert_eq!(words(&restore(Some("qcow2"), true)), [typed]);
+        let test = TestOrder {
+            point: "--repo".into(),
+            console: vec!["-> ready".into()],
+            tcp: vec!["22=^SSH".into()],
+            ..TestOrder::default()
+        };
+        let typed = &words(&TaskSpec::RestoreTest { test })[0];
+        assert!(typed.ends_with("--console=-> ready --tcp=22=^SSH -- --repo"), "{typed}");
+        let script = ScriptOrder {
+            command: vec!["--json".into()],
+            accept: vec![0, 7],
+            timeout_seconds: 60,
+            ..ScriptOrder::default()
+        };
+        let typed = words(&TaskSpec::Script { script });
+        assert_eq!(typed, ["run-script --timeout=60s --accept=0 --accept=7 -- --json"]);
     }
 
     #[test]

@@ -75,6 +75,18 @@ pub struct Answer {
     pub body: Value,
 }
 
+/// What a server says that refuses.
+fn refused(status: http::StatusCode, body: &Value) -> ClientError {
+    let word = |name: &str| body[name].as_str().map(str::to_owned);
+    ClientError::Refused {
+        status: status.as_u16(),
+        code: word("code").unwrap_or_default(),
+        title: word("detail")
+            .or_else(|| word("title"))
+            .unwrap_or_else(|| format!("the server answers {status}")),
+    }
+}
+
 /// Speaks to one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -145,6 +157,28 @@ impl Client {
         serde_json::from_value(answer.body).map_err(ClientError::Answer)
     }
 
+    /// Reads what is no document: an image, or text.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn fetch(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header("host", format!("{}:{}", self.host, self.port));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.as_str()));
+        }
+        let request = request.body(Full::default()).map_err(|error| self.lost(error))?;
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(request))
+            .await
+            .map_err(|error| self.lost(error))??;
+        if head.status.is_success() {
+            return Ok(bytes);
+        }
+        Err(refused(head.status, &serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
     /// Sends any request.
     ///
     /// # Errors
@@ -191,14 +225,7 @@ impl Client {
             });
         }
         let body = body.unwrap_or_default();
-        let word = |name: &str| body[name].as_str().map(str::to_owned);
-        Err(ClientError::Refused {
-            status: head.status.as_u16(),
-            code: word("code").unwrap_or_default(),
-            title: word("detail")
-                .or_else(|| word("title"))
-                .unwrap_or_else(|| format!("the server answers {}", head.status)),
-        })
+        Err(refused(head.status, &body))
     }
 
     async fn exchange(

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
+use crate::plans::{ScriptOrder, TestOrder};
 
 /// The version of the contract; it stands in the paths.
 pub const VERSION: u32 = 1;
@@ -127,6 +128,12 @@ pub enum TaskSpec {
         point: String,
         /// Where to.
         target: String,
+        /// `raw` or `qcow2`; told by the target's name when it is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<String>,
+        /// Whether a file that is there, or a device, is written over.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        overwrite: bool,
     },
     /// Check a restore point, or all.
     Verify {
@@ -164,11 +171,21 @@ pub enum TaskSpec {
         /// Its id.
         mount: String,
     },
+    /// Boot a restore point and see whether it answers.
+    RestoreTest {
+        /// Which, and how.
+        test: TestOrder,
+    },
+    /// Run a command that a recovery plan has.
+    Script {
+        /// The command.
+        script: ScriptOrder,
+    },
 }
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 10] = [
+    pub const KINDS: [&str; 12] = [
         "init",
         "backup",
         "restore",
@@ -179,6 +196,8 @@ impl TaskSpec {
         "replicate",
         "mount",
         "unmount",
+        "restore-test",
+        "script",
     ];
     /// Those that are about mounts: short, and not to wait behind backups.
     pub const MOUNT_KINDS: [&str; 2] = ["mount", "unmount"];
@@ -196,6 +215,8 @@ impl TaskSpec {
             Self::Replicate { .. } => "replicate",
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
+            Self::RestoreTest { .. } => "restore-test",
+            Self::Script { .. } => "script",
         }
     }
 }
@@ -326,6 +347,8 @@ mod tests {
             TaskSpec::Verify { point: None, data: true },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
             TaskSpec::Unmount { mount: "m".into() },
+            TaskSpec::RestoreTest { test: TestOrder { id: "t".into(), ..TestOrder::default() } },
+            TaskSpec::Script { script: ScriptOrder::default() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

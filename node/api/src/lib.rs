@@ -20,6 +20,7 @@ mod contract;
 mod mounts;
 mod network;
 mod pin;
+mod plans;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
@@ -29,3 +30,4 @@ pub use contract::{
 pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport};
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
+pub use plans::{ScriptOrder, TestOrder};

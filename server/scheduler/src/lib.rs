@@ -54,6 +54,7 @@ pub mod metering;
 pub mod plan;
 pub mod queue;
 pub mod quota;
+pub mod recovery;
 pub mod retention;
 pub mod retry;
 pub mod task;

@@ -43,11 +43,13 @@ pub enum TaskKind {
     RestoreTest,
     /// Counts what is stored.
     Stat,
+    /// Runs a command of a recovery plan.
+    Script,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Init,
         Self::Backup,
         Self::Export,
@@ -64,6 +66,7 @@ impl TaskKind {
         Self::Replicate,
         Self::RestoreTest,
         Self::Stat,
+        Self::Script,
     ];
 
     /// The kind of that name.
@@ -90,6 +93,7 @@ impl TaskKind {
             Self::Replicate => "replicate",
             Self::RestoreTest => "restore-test",
             Self::Stat => "stat",
+            Self::Script => "script",
         }
     }
 }

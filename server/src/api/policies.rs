@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, NewTask, Policy, PolicyId, ProjectId, Record,
-    Tx, Visible, When,
+    Destination, DestinationId, Instance, InstanceId, NewTask, Node, Policy, PolicyId, ProjectId,
+    Record, Schedule, Tx, Visible, When,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
@@ -19,6 +19,7 @@ use crate::api::records::View;
 use crate::api::{Body, Hidden, List, Path};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
+use crate::restore_tests;
 use crate::state::Shared;
 use crate::ticker::compiled;
 
@@ -44,16 +45,40 @@ pub(crate) async fn check_policy(
     actor: &Actor,
 ) -> Result<()> {
     for rule in &policy.rules {
-        for schedule in &rule.schedules {
-            if let When::Calendar { calendar } = &schedule.when {
-                compiled(calendar).map_err(|what| {
-                    Problem::invalid(format!("schedule {}: {what}", schedule.name))
-                })?;
-            }
+        check_calendars(&rule.schedules)?;
+        usable(tx, rule.destination, project, actor).await?;
+    }
+    for test in &policy.tests {
+        check_calendars(&test.schedules)?;
+        restore_tests::check(&test.boot)?;
+        usable(tx, test.destination, project, actor).await?;
+        if let Some(node) = test.node {
+            tx.get::<Node>(node, &EVERYTHING).await?;
         }
-        let destination = tx.get::<Destination>(rule.destination, &actor.visible()).await?;
-        if destination.project.is_some() && destination.project != project {
-            return Err(Problem::not_found("destination"));
+    }
+    Ok(())
+}
+
+/// A destination of the project, or of the system.
+async fn usable(
+    tx: &mut Tx,
+    id: DestinationId,
+    project: Option<ProjectId>,
+    actor: &Actor,
+) -> Result<()> {
+    let destination = tx.get::<Destination>(id, &actor.visible()).await?;
+    match destination.project {
+        Some(_) if destination.project != project => Err(Problem::not_found("destination")),
+        _ => Ok(()),
+    }
+}
+
+/// Calendars are ones that the scheduler can read.
+pub(crate) fn check_calendars(schedules: &[Schedule]) -> Result<()> {
+    for schedule in schedules {
+        if let When::Calendar { calendar } = &schedule.when {
+            compiled(calendar)
+                .map_err(|what| Problem::invalid(format!("schedule {}: {what}", schedule.name)))?;
         }
     }
     Ok(())

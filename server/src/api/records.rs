@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Destination, Instance, Kind, Policy, Project, ProjectId, Record, Tx};
+use sluice_catalog::{Destination, Instance, Kind, Plan, Policy, Project, ProjectId, Record, Tx};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -171,6 +171,14 @@ impl Rules for Policy {
 
     async fn fits(&self, tx: &mut Tx, project: Option<ProjectId>, actor: &Actor) -> Result<()> {
         check_policy(self, tx, project, actor).await
+    }
+}
+
+impl Rules for Plan {
+    const ACTIONS: [&'static str; 3] = ["plan.create", "plan.change", "plan.remove"];
+
+    async fn fits(&self, tx: &mut Tx, project: Option<ProjectId>, actor: &Actor) -> Result<()> {
+        crate::plans::check(self, tx, project, actor).await
     }
 }
 
@@ -347,3 +355,4 @@ requests!(
     "/api/v1/instances/{id}"
 );
 requests!(policies, Policy, PolicyId, "policy", "/api/v1/policies", "/api/v1/policies/{id}");
+requests!(plans, Plan, PlanId, "plan", "/api/v1/plans", "/api/v1/plans/{id}");

@@ -172,7 +172,7 @@ async fn prepared(tx: &mut Tx, actor: &Actor, start: Start) -> Result<NewTask> {
             }
             (task.project, task.instance) = (point.project, Some(point.instance));
             (task.destination, task.wanted_node) = (Some(point.new.destination), Some(node));
-            TaskSpec::Restore { point: point.new.point, target }
+            TaskSpec::Restore { point: point.new.point, target, format: None, overwrite: false }
         }
         Start::Verify { destination, data } => {
             own(tx, actor, &mut task, destination, Permission::Operate).await?;

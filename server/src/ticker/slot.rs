@@ -16,7 +16,7 @@ pub(crate) fn compiled(calendar: &Value) -> Result<Calendar, String> {
 
 /// When something is due.
 #[derive(Debug)]
-pub(super) enum Times {
+pub(crate) enum Times {
     /// Every so many milliseconds, counted from 1970.
     Every(u64),
     /// By a calendar.
@@ -25,13 +25,13 @@ pub(super) enum Times {
 
 /// What became due: occurrences that run, and those that do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Due {
+pub(crate) struct Due {
     /// Those that run, with the last moment at which each may start.
-    pub(super) run: Vec<(u64, Option<u64>)>,
+    pub(crate) run: Vec<(u64, Option<u64>)>,
     /// Why others do not, the first and the last of them, and how many they are.
-    pub(super) missed: Option<(MissReason, u64, u64, u64)>,
+    pub(crate) missed: Option<(MissReason, u64, u64, u64)>,
     /// The last of all.
-    pub(super) last: u64,
+    pub(crate) last: u64,
 }
 
 fn ms(at: jiff::Timestamp) -> u64 {
@@ -40,7 +40,7 @@ fn ms(at: jiff::Timestamp) -> u64 {
 
 impl Times {
     /// The times of a schedule; nothing for one that is never due by itself.
-    pub(super) fn of(schedule: &Schedule) -> Option<Self> {
+    pub(crate) fn of(schedule: &Schedule) -> Option<Self> {
         match &schedule.when {
             When::Every { seconds } => {
                 Some(Self::Every(seconds.checked_mul(1000).filter(|period| *period > 0)?))
@@ -54,7 +54,7 @@ impl Times {
     }
 
     /// The first time later than `after`.
-    pub(super) fn next(&self, after: u64) -> Option<u64> {
+    pub(crate) fn next(&self, after: u64) -> Option<u64> {
         match self {
             Self::Every(period) => (after / period + 1).checked_mul(*period),
             Self::Calendar(calendar) => calendar.next(moment(after)).map(ms),
@@ -62,7 +62,7 @@ impl Times {
     }
 
     /// The last time not later than `now`.
-    fn previous(&self, now: u64) -> Option<u64> {
+    pub(crate) fn previous(&self, now: u64) -> Option<u64> {
         match self {
             Self::Every(period) => Some(now - now % period),
             Self::Calendar(calendar) => calendar.previous(moment(now)).map(ms),
@@ -70,7 +70,7 @@ impl Times {
     }
 
     /// What became due between `mark` and `now`. While it is paused, nothing of it runs.
-    pub(super) fn due(&self, mark: u64, now: u64, paused: bool) -> Option<Due> {
+    pub(crate) fn due(&self, mark: u64, now: u64, paused: bool) -> Option<Due> {
         let last = self.previous(now).filter(|last| *last > mark)?;
         let mut all: Vec<u64> = std::iter::successors(self.next(mark), |at| self.next(*at))
             .take_while(|at| *at <= last)

@@ -4,6 +4,7 @@ mod lease;
 mod limits;
 mod matrix;
 mod mounts;
+mod plans;
 mod requests;
 mod retention;
 mod support;

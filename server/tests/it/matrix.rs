@@ -82,6 +82,20 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
     ("DELETE", "/api/v1/mounts/{id}", Project(OPERATE)),
     ("POST", "/api/v1/mounts/{id}/renew", Project(OPERATE)),
+    ("GET", "/api/v1/restore-tests", Anywhere(READ)),
+    ("POST", "/api/v1/restore-tests", Project(OPERATE)),
+    ("GET", "/api/v1/restore-tests/{id}", Project(READ)),
+    ("GET", "/api/v1/restore-tests/{id}/screenshot", Project(READ)),
+    ("GET", "/api/v1/restore-tests/{id}/console", Project(READ)),
+    ("GET", "/api/v1/plans", Anywhere(READ)),
+    ("POST", "/api/v1/plans", Project(MANAGE)),
+    ("GET", "/api/v1/plans/{id}", Project(READ)),
+    ("PUT", "/api/v1/plans/{id}", Project(MANAGE)),
+    ("DELETE", "/api/v1/plans/{id}", Project(MANAGE)),
+    ("POST", "/api/v1/plans/{id}/runs", Project(OPERATE)),
+    ("GET", "/api/v1/plan-runs", Anywhere(READ)),
+    ("GET", "/api/v1/plan-runs/{id}", Project(READ)),
+    ("POST", "/api/v1/plan-runs/{id}/cancel", Project(OPERATE)),
     ("GET", "/api/v1/tasks", Anywhere(READ)),
     ("POST", "/api/v1/tasks", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}", Project(READ)),
@@ -109,6 +123,9 @@ struct World {
     task: String,
     point: String,
     mount: String,
+    test: String,
+    plan: String,
+    run: String,
 }
 
 impl World {
@@ -126,12 +143,21 @@ impl World {
         let point = backed_up(lab, admin, name, &start).await;
         let body = json!({"point": point, "protocol": "nbd", "clients": ["192.0.2.0/24"]});
         let mount = make(admin, "mounts", body).await;
+        let body = json!({"project": project, "name": "flood", "spec": {"groups": []}});
+        let plan = make(admin, "plans", body).await;
+        let run = make(admin, &format!("plans/{plan}/runs"), json!({"mode": "test"})).await;
+        let asked = json!({"point": point});
+        let made: Value = admin.post("/api/v1/restore-tests", &asked).await.unwrap();
+        let test = made["id"].as_str().unwrap().to_owned();
+        // No other node is to find it.
+        let cancel = format!("/api/v1/tasks/{}/cancel", made["task"].as_str().unwrap());
+        admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
         let task = make(admin, "tasks", start).await;
         // Whoever watches a task that has ended gets an answer that ends.
         let cancel = format!("/api/v1/tasks/{task}/cancel");
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
         let name = name.to_owned();
-        Self { name, project, destination, instance, policy, task, point, mount }
+        Self { name, project, destination, instance, policy, task, point, mount, test, plan, run }
     }
 
     fn path(&self, template: &str) -> String {
@@ -143,6 +169,9 @@ impl World {
             "policies" => &self.policy,
             "tasks" => &self.task,
             "mounts" => &self.mount,
+            "restore-tests" => &self.test,
+            "plans" => &self.plan,
+            "plan-runs" => &self.run,
             _ => nobody,
         };
         template.replace("{id}", id).replace("{instance}", &self.instance)
@@ -155,6 +184,7 @@ impl World {
             "destinations" => json!({"url": "/backup"}),
             "instances" => device,
             "policies" => json!({"rules": []}),
+            "plans" => json!({"groups": []}),
             _ => json!({}),
         };
         let secret = json!({"secrets": {"SLUICE_PASSPHRASE": "hush"}});
@@ -172,6 +202,8 @@ impl World {
             (_, "/api/v1/destinations/{id}/secrets") => secret,
             (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
             (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
+            (_, "/api/v1/plan-runs/{id}/cancel") => return None,
+            (_, "/api/v1/plans/{id}/runs") => json!({"mode": "test"}),
             ("PUT", "/api/v1/limits" | "/api/v1/projects/{id}/quota") => json!({}),
             (_, "/api/v1/tasks") => {
                 let (instance, destination) = (&self.instance, &self.destination);
@@ -180,6 +212,7 @@ impl World {
             (_, "/api/v1/mounts") => {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
+            (_, "/api/v1/restore-tests") => json!({"point": self.point}),
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})
@@ -199,7 +232,7 @@ impl World {
 
 /// A restore point, which a node of its own has made; its id.
 async fn backed_up(lab: &Lab, admin: &Client, name: &str, start: &Value) -> String {
-    let node = lab.node(admin, name, &["backup", "mount"]).await;
+    let node = lab.node(admin, name, &["backup", "mount", "restore-test"]).await;
     let task = make(admin, "tasks", start.clone()).await;
     finish(&node, &task, &format!("{name}.web@k3")).await;
     let points: Value = admin.get("/api/v1/points").await.unwrap();
@@ -219,7 +252,7 @@ async fn ask(client: &Client, world: &World, method: &str, template: &str) -> u1
         Err(error) => match error.status() {
             Some(status) => status,
             // A stream of events is no document; that it begins is enough.
-            None if template.ends_with("/events") => 200,
+            None if template.ends_with("/events") || template.ends_with("/console") => 200,
             None => panic!("{method} {path}: {error:?}"),
         },
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use sluice_node_api::Client;
 
 use super::difference::{Difference, without_defaults};
+use super::plans::Named;
 use super::{profile, records};
 use crate::args::{ApplyArgs, ConfigCommand};
 use crate::context::Context;
@@ -12,7 +13,7 @@ use crate::error::{Exit, usage_error};
 use crate::output;
 
 /// What comes later refers to what comes earlier.
-const ORDER: [&str; 4] = ["projects", "destinations", "instances", "policies"];
+const ORDER: [&str; 5] = ["projects", "destinations", "instances", "policies", "plans"];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
@@ -69,13 +70,25 @@ pub(crate) async fn config(context: &Context, command: ConfigCommand) -> Result<
 /// The server's configuration as a file says it: by names, and without what is so anyway.
 async fn exported(client: &Client) -> Result<Value> {
     let destinations = records::Records::load(client, "destinations").await?;
+    let named = Named::load(client).await?;
     let mut file = Map::new();
     for kind in ORDER {
         let all = records::Records::load(client, kind).await?;
         let of_kind = all.named().map(|(name, record)| {
             let mut spec = record["spec"].clone();
-            for rule in spec["rules"].as_array_mut().into_iter().flatten() {
-                rule["destination"] = destinations.name_of(&rule["destination"]).into();
+            for part in ["rules", "tests"] {
+                for rule in spec[part].as_array_mut().into_iter().flatten() {
+                    rule["destination"] = destinations.name_of(&rule["destination"]).into();
+                }
+            }
+            if spec["tests"].is_null()
+                && let Some(fields) = spec.as_object_mut()
+            {
+                // Looking at it has made it.
+                fields.remove("tests");
+            }
+            if kind == "plans" {
+                named.to_names(&mut spec);
             }
             (name, without_defaults(&spec))
         });

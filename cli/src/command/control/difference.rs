@@ -83,10 +83,34 @@ fn is_default(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(set) => *set == (key == "present"),
-        Value::Number(number) => number.as_u64() == Some(if key == "priority" { 50 } else { 0 }),
-        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(default_number(key)),
+        Value::String(text) => text == default_text(key),
+        Value::Array(list) if key == "modes" => list[..] == ["run"],
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.iter().all(|(key, value)| is_default(key, value)),
+    }
+}
+
+fn default_number(key: &str) -> u64 {
+    match key {
+        "priority" => 50,
+        "memory_mib" => 1024,
+        "cpus" | "attempts" => 1,
+        "timeout_seconds" => 300,
+        "limit_seconds" => 600,
+        "lease_seconds" => 28_800,
+        _ => 0,
+    }
+}
+
+fn default_text(key: &str) -> &'static str {
+    match key {
+        "firmware" => "bios",
+        "disk" | "nic" => "virtio",
+        "on_failure" => "stop",
+        // Of a restore point in a plan; nothing else has such a kind.
+        "kind" => "latest",
+        _ => "",
     }
 }
 
@@ -109,6 +133,10 @@ mod tests {
         assert!(!same(&json!({"rules": [], "paused": true}), &json!({"rules": []})));
         assert!(same(&json!({"rules": [], "priority": 50}), &json!({"rules": []})));
         assert!(!same(&json!({"tags": ["a"]}), &json!({"tags": ["a", "b"]})));
+        let full = json!({"boot": {"disk": "virtio", "cpus": 1, "timeout_seconds": 300,
+            "checks": []}, "point": {"kind": "latest"}, "modes": ["run"]});
+        assert!(same(&full, &json!({})));
+        assert!(!same(&json!({"modes": []}), &json!({})), "never is not only in runs");
     }
 
     #[test]

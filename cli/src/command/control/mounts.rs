@@ -87,7 +87,7 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
 
 /// The id of a restore point that is called by its id, by the repository's name for it, or by the
 /// instance whose newest is meant.
-async fn point(client: &Client, called: &str) -> Result<Value> {
+pub(super) async fn point(client: &Client, called: &str) -> Result<Value> {
     let points = all(client, "/api/v1/points").await?;
     let named = |point: &&Value| point["id"] == called || point["point"] == called;
     if let Some(point) = points.iter().find(named) {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::difference::{Difference, differences};
+use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::args::{RecordCommand, SetArgs};
 use crate::context::Context;
@@ -183,6 +184,9 @@ pub(crate) async fn set(
     if kind == "policies" {
         with_destinations(client, &mut spec, plan).await?;
     }
+    if kind == "plans" {
+        Named::load(client).await?.to_ids(name, &mut spec, plan)?;
+    }
     let records = Records::load(client, kind).await?;
     let Some(old) = records.find(name) else {
         let (project, own) = match name.split_once('/').filter(|_| kind != "projects") {
@@ -221,10 +225,29 @@ pub(crate) async fn set(
     Ok(Change { word: "changed", differences })
 }
 
+/// Tests name nodes as people do.
+async fn named_nodes(client: &Client, spec: &mut Value) -> Result<()> {
+    for test in spec["tests"].as_array_mut().into_iter().flatten() {
+        if let Some(name) = test["node"].as_str().map(str::to_owned) {
+            test["node"] = Records::load(client, "nodes").await?.one(&name)?["id"].clone();
+        }
+    }
+    Ok(())
+}
+
 /// Rules name destinations as people do.
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
-    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+    named_nodes(client, spec).await?;
+    let mut rules = Vec::new();
+    if let Some(fields) = spec.as_object_mut() {
+        for (name, value) in fields {
+            if name == "rules" || name == "tests" {
+                rules.extend(value.as_array_mut().into_iter().flatten());
+            }
+        }
+    }
+    for rule in rules {
         let Some(name) = rule["destination"].as_str().map(str::to_owned) else { continue };
         match destinations.find(&name) {
             Some(found) => rule["destination"] = found["id"].clone(),

@@ -13,6 +13,7 @@ use sluice_server::{Config, Server};
 use super::keep::{self, Keeper};
 use super::profile::Profile;
 use crate::args::{ServerArgs, UpArgs};
+use crate::command::boot_test;
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::interrupt;
@@ -109,8 +110,13 @@ fn agent(client: Client, state: &Path, slots: u32, keeper: Keeper) -> Result<Age
 
 fn hello(slots: u32) -> Hello {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let kinds = TaskSpec::KINDS.map(str::to_owned).to_vec();
-    Hello { version: env!("CARGO_PKG_VERSION").to_owned(), host, slots, kinds, missing: Vec::new() }
+    let mut kinds = TaskSpec::KINDS.map(str::to_owned).to_vec();
+    let mut missing = Vec::new();
+    if boot_test::qemu().is_none() {
+        kinds.retain(|kind| kind != "restore-test");
+        missing.push("restore tests: package qemu-system-x86".to_owned());
+    }
+    Hello { version: env!("CARGO_PKG_VERSION").to_owned(), host, slots, kinds, missing }
 }
 
 /// Lets this machine join.

@@ -1,0 +1,174 @@
+//! Runs of recovery plans, and up to when their schedules were decided.
+
+use std::collections::BTreeMap;
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, document, number, query, text_of};
+use crate::error::{CatalogError, ErrorKind, Result};
+use crate::id::{PlanId, PlanRunId};
+use crate::model::plan::PlanMode;
+use crate::model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
+use crate::record::{Page, Visible};
+
+const COLUMNS: &str = "id, project_id, plan_id, plan_name, mode, state, due_key, revision, \
+                       created_ms, finished_ms, message, body";
+/// Runs that are looked at in one go.
+const LOOKED_AT: i64 = 500;
+
+impl PlanRun {
+    fn read(row: &AnyRow) -> Result<Self> {
+        let state = PlanRunState::from_word(&row.text("state")?)
+            .ok_or_else(|| CatalogError::new(ErrorKind::Damaged, "a run of unknown state"))?;
+        Ok(Self {
+            id: row.id("id")?,
+            project: row.maybe_id("project_id")?,
+            plan: row.id("plan_id")?,
+            plan_name: row.text("plan_name")?,
+            mode: if row.text("mode")? == "test" { PlanMode::Test } else { PlanMode::Run },
+            state,
+            due_key: row.maybe_text("due_key")?,
+            revision: row.count("revision")?,
+            created_ms: row.count("created_ms")?,
+            finished_ms: row.maybe_count("finished_ms")?,
+            message: row.text("message")?,
+            body: row.json("body")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a run; returns whether there was none with the same `due_key`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_plan_run(&mut self, run: &PlanRun) -> Result<bool> {
+        let sql = format!(
+            "INSERT INTO plan_runs ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, NULL, \
+             $9, $10) ON CONFLICT (due_key) DO NOTHING"
+        );
+        let insert = query(sql)
+            .bind(run.id.to_string())
+            .bind(text_of(run.project))
+            .bind(run.plan.to_string())
+            .bind(run.plan_name.clone())
+            .bind(run.mode.word())
+            .bind(run.state.word())
+            .bind(run.due_key.clone())
+            .bind(number(run.created_ms))
+            .bind(run.message.clone())
+            .bind(document(&run.body));
+        Ok(self.run(insert).await? > 0)
+    }
+
+    /// A run, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn plan_run(&mut self, id: PlanRunId, visible: &Visible) -> Result<PlanRun> {
+        let sql = format!("SELECT {COLUMNS} FROM plan_runs WHERE id = $1");
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let run = row.map(|row| PlanRun::read(&row)).transpose()?;
+        run.filter(|run| visible.covers(run.project))
+            .ok_or_else(|| CatalogError::not_found(format_args!("run {id}")))
+    }
+
+    /// The runs that the caller may know of, newest first. `page.after` is the oldest one shown
+    /// so far.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_runs(
+        &mut self,
+        visible: &Visible,
+        filter: &PlanRunFilter,
+        page: &Page,
+    ) -> Result<Vec<PlanRun>> {
+        let (condition, values) = visible.condition("project_id", false, 5);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM plan_runs WHERE id < $1 AND ($3 = '' OR state = $3) \
+             AND ($4 = '' OR plan_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
+        );
+        // No id begins with a letter behind f.
+        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
+        let mut select = query(sql)
+            .bind(before)
+            .bind(i64::from(page.limit.min(Page::LARGEST)))
+            .bind(filter.state.map_or("", PlanRunState::word))
+            .bind(text_of(filter.plan));
+        for value in values {
+            select = select.bind(value);
+        }
+        self.all(select).await?.iter().map(PlanRun::read).collect()
+    }
+
+    /// The runs that have not ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_runs_under_way(&mut self) -> Result<Vec<PlanRunId>> {
+        let sql = format!(
+            "SELECT id FROM plan_runs WHERE state = 'running' ORDER BY id LIMIT {LOOKED_AT}"
+        );
+        self.all(query(sql)).await?.iter().map(|row| row.id("id")).collect()
+    }
+
+    /// Stores how far a run is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stale`] when it was changed since it was read.
+    pub async fn save_plan_run(&mut self, run: &PlanRun) -> Result<()> {
+        let sql = "UPDATE plan_runs SET state = $1, finished_ms = $2, message = $3, body = $4, \
+                   revision = revision + 1 WHERE id = $5 AND revision = $6";
+        let update = sqlx::query(sql)
+            .bind(run.state.word())
+            .bind(run.finished_ms.map(number))
+            .bind(run.message.replace('\0', ""))
+            .bind(document(&run.body))
+            .bind(run.id.to_string())
+            .bind(number(run.revision));
+        if self.run(update).await? == 0 {
+            return Err(CatalogError::new(ErrorKind::Stale, "this run has gone on meanwhile"));
+        }
+        Ok(())
+    }
+
+    /// A text that differs whenever any plan was made, changed or removed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_changes(&mut self) -> Result<String> {
+        let sql = "SELECT COUNT(*) AS many, CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS all_of, \
+                   COALESCE(MAX(id), '') AS newest FROM plans";
+        let row = self.maybe(sqlx::query(sql)).await?;
+        row.map_or(Ok(String::new()), |row| {
+            let (many, all) = (row.count("many")?, row.count("all_of")?);
+            Ok(format!("{many}/{all}/{}", row.text("newest")?))
+        })
+    }
+
+    /// Up to when each schedule of a plan was decided, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_marks(&mut self) -> Result<BTreeMap<(PlanId, String), u64>> {
+        let rows =
+            self.all(sqlx::query("SELECT plan_id, schedule, last_due_ms FROM plan_marks")).await?;
+        let read = |row: &AnyRow| {
+            Ok(((row.id("plan_id")?, row.text("schedule")?), row.count("last_due_ms")?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Sets up to when a schedule was decided.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the plan is gone.
+    pub async fn set_plan_mark(&mut self, plan: PlanId, schedule: &str, at_ms: u64) -> Result<()> {
+        let sql = "INSERT INTO plan_marks (plan_id, schedule, last_due_ms) VALUES ($1, $2, $3) \
+                   ON CONFLICT (plan_id, schedule) DO UPDATE SET \
+                   last_due_ms = excluded.last_due_ms";
+        let set = sqlx::query(sql).bind(plan.to_string()).bind(schedule.to_owned());
+        self.run(set.bind(number(at_ms))).await.map(drop)
+    }
+}

@@ -1,0 +1,209 @@
+//! Restore tests and what they prove.
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, document, number, query, text_of};
+use crate::error::{CatalogError, ErrorKind, Result};
+use crate::id::{DestinationId, InstanceId, PolicyId, RestoreTestId, TaskId};
+use crate::model::point::Point;
+use crate::model::restore_test::{NewTest, RestoreTest, TestFilter, TestOutcome, TestState};
+use crate::record::{Page, Visible};
+
+const COLUMNS: &str = "id, project_id, instance_id, point_id, destination_id, policy_id, task_id, \
+    state, revision, created_ms, updated_ms, spec, report, message, \
+    CASE WHEN screenshot = '' THEN 0 ELSE 1 END AS has_screenshot";
+/// Tests that are looked at in one go.
+const LOOKED_AT: i64 = 500;
+/// Tests of an instance whose screenshots and consoles are kept: the newest.
+const KEPT: i64 = 30;
+
+impl RestoreTest {
+    fn read(row: &AnyRow) -> Result<Self> {
+        let state = TestState::from_word(&row.text("state")?)
+            .ok_or_else(|| CatalogError::new(ErrorKind::Damaged, "a test of unknown state"))?;
+        Ok(Self {
+            id: row.id("id")?,
+            new: NewTest {
+                project: row.maybe_id("project_id")?,
+                instance: row.id("instance_id")?,
+                point: row.id("point_id")?,
+                destination: row.id("destination_id")?,
+                policy: row.maybe_id("policy_id")?,
+                spec: row.json("spec")?,
+            },
+            task: row.maybe_id("task_id")?,
+            state,
+            report: row.json("report")?,
+            message: row.text("message")?,
+            has_screenshot: row.count("has_screenshot")? != 0,
+            revision: row.count("revision")?,
+            created_ms: row.count("created_ms")?,
+            updated_ms: row.count("updated_ms")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a test that is pending.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_test(
+        &mut self,
+        id: RestoreTestId,
+        new: &NewTest,
+        task: Option<TaskId>,
+        now_ms: u64,
+    ) -> Result<()> {
+        let sql = "INSERT INTO restore_tests (id, project_id, instance_id, point_id, \
+             destination_id, policy_id, task_id, state, revision, created_ms, updated_ms, spec, \
+             report, message, screenshot, console) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', 1, $8, $8, $9, 'null', '', '', '')";
+        let insert = sqlx::query(sql)
+            .bind(id.to_string())
+            .bind(text_of(new.project))
+            .bind(new.instance.to_string())
+            .bind(new.point.to_string())
+            .bind(new.destination.to_string())
+            .bind(text_of(new.policy))
+            .bind(text_of(task))
+            .bind(number(now_ms))
+            .bind(document(&new.spec));
+        self.run(insert).await.map(drop)
+    }
+
+    /// A test, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn test(&mut self, id: RestoreTestId, visible: &Visible) -> Result<RestoreTest> {
+        let sql = format!("SELECT {COLUMNS} FROM restore_tests WHERE id = $1");
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let test = row.map(|row| RestoreTest::read(&row)).transpose()?;
+        test.filter(|test| visible.covers(test.new.project))
+            .ok_or_else(|| CatalogError::not_found(format_args!("restore test {id}")))
+    }
+
+    /// The tests that the caller may know of, newest first. `page.after` is the oldest one shown
+    /// so far.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tests(
+        &mut self,
+        visible: &Visible,
+        filter: &TestFilter,
+        page: &Page,
+    ) -> Result<Vec<RestoreTest>> {
+        let (condition, values) = visible.condition("project_id", false, 5);
+        let sql = format!(
+            "SELECT {COLUMNS} FROM restore_tests WHERE id < $1 AND ($3 = '' OR state = $3) \
+             AND ($4 = '' OR instance_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
+        );
+        // No id begins with a letter behind f.
+        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
+        let mut select = query(sql)
+            .bind(before)
+            .bind(i64::from(page.limit.min(Page::LARGEST)))
+            .bind(filter.state.map_or("", TestState::word))
+            .bind(text_of(filter.instance));
+        for value in values {
+            select = select.bind(value);
+        }
+        self.all(select).await?.iter().map(RestoreTest::read).collect()
+    }
+
+    /// Pending tests whose task has ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tests_to_settle(&mut self) -> Result<Vec<RestoreTest>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM restore_tests WHERE state = 'pending' AND NOT EXISTS \
+             (SELECT 1 FROM tasks t WHERE t.id = restore_tests.task_id \
+             AND t.state IN ('queued', 'running')) ORDER BY id LIMIT {LOOKED_AT}"
+        );
+        self.all(query(sql)).await?.iter().map(RestoreTest::read).collect()
+    }
+
+    /// Notes what came of a test that is pending; returns whether it was. Screenshots and
+    /// consoles of its instance's older tests are dropped.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_test(
+        &mut self,
+        id: RestoreTestId,
+        outcome: &TestOutcome,
+        now_ms: u64,
+    ) -> Result<bool> {
+        let sql = "UPDATE restore_tests SET state = $1, report = $2, message = $3, \
+                   screenshot = $4, console = $5, updated_ms = $6, revision = revision + 1 \
+                   WHERE id = $7 AND state = 'pending'";
+        let update = sqlx::query(sql)
+            .bind(outcome.state.word())
+            .bind(document(&outcome.report))
+            // PostgreSQL has no place for NUL in texts.
+            .bind(outcome.message.replace('\0', ""))
+            .bind(outcome.screenshot.clone())
+            .bind(outcome.console.replace('\0', ""))
+            .bind(number(now_ms))
+            .bind(id.to_string());
+        if self.run(update).await? == 0 {
+            return Ok(false);
+        }
+        let sql = format!(
+            "UPDATE restore_tests SET screenshot = '', console = '' WHERE screenshot <> '' \
+             AND instance_id = (SELECT instance_id FROM restore_tests WHERE id = $1) \
+             AND id NOT IN (SELECT id FROM restore_tests WHERE instance_id = \
+             (SELECT instance_id FROM restore_tests WHERE id = $1) ORDER BY id DESC LIMIT {KEPT})"
+        );
+        self.run(query(sql).bind(id.to_string())).await?;
+        Ok(true)
+    }
+
+    /// The screenshot (PNG in base64) and the console of a test.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such test.
+    pub async fn test_evidence(&mut self, id: RestoreTestId) -> Result<(String, String)> {
+        let sql = "SELECT screenshot, console FROM restore_tests WHERE id = $1";
+        let row = self.maybe(sqlx::query(sql).bind(id.to_string())).await?;
+        let row = row.ok_or_else(|| CatalogError::not_found(format_args!("restore test {id}")))?;
+        Ok((row.text("screenshot")?, row.text("console")?))
+    }
+
+    /// Whether an instance has a test of this policy that is pending.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn test_pending(&mut self, instance: InstanceId, policy: PolicyId) -> Result<bool> {
+        let sql = "SELECT id FROM restore_tests WHERE instance_id = $1 AND policy_id = $2 \
+                   AND state = 'pending' LIMIT 1";
+        let select = sqlx::query(sql).bind(instance.to_string()).bind(policy.to_string());
+        Ok(self.maybe(select).await?.is_some())
+    }
+
+    /// The newest restore point of an instance, at one destination and not after a moment when
+    /// these are said.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn newest_point(
+        &mut self,
+        instance: InstanceId,
+        destination: Option<DestinationId>,
+        until_ms: Option<u64>,
+    ) -> Result<Option<Point>> {
+        let sql = format!(
+            "SELECT {} FROM points WHERE instance_id = $1 AND ($2 = '' OR destination_id = $2) \
+             AND taken_ms <= $3 AND removed_ms IS NULL ORDER BY taken_ms DESC, id DESC LIMIT 1",
+            Point::COLUMNS
+        );
+        let select = query(sql)
+            .bind(instance.to_string())
+            .bind(text_of(destination))
+            .bind(number(until_ms.unwrap_or(u64::MAX)));
+        self.maybe(select).await?.map(|row| Point::read(&row)).transpose()
+    }
+}

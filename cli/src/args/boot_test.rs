@@ -1,0 +1,142 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use regex::bytes::Regex;
+
+use super::value;
+
+/// Boot a restore point in a virtual machine and see whether it answers
+///
+/// The guest runs under QEMU on this machine. Its disks are the restore point itself; what it
+/// writes is thrown away. Its network leads nowhere, but for the ports that are checked. Needs
+/// qemu-system-x86_64 (package qemu-system-x86). Ends with status 3 when the guest does not answer.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice boot-test web-1@latest
+  sluice boot-test web-1 --tcp 22=^SSH --timeout 10m --screenshot web-1.png
+  sluice boot-test win-1 --firmware uefi --disk sata --nic e1000 --memory 4GiB --guest-agent")]
+pub(crate) struct BootTestArgs {
+    /// The restore point, with :IMAGE to start with that image only
+    pub(crate) point: String,
+
+    /// It answers when its serial console shows this, a regular expression; several must all be
+    /// shown [default: login: when nothing else is checked]
+    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
+    pub(crate) console: Vec<Regex>,
+
+    /// It answers when this port of the guest does, and sends what the expression says
+    #[arg(long, value_name = "PORT[=REGEX]", value_parser = tcp)]
+    pub(crate) tcp: Vec<TcpCheck>,
+
+    /// It answers when its guest agent does
+    #[arg(long)]
+    pub(crate) guest_agent: bool,
+
+    /// How long it has to answer
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::duration)]
+    pub(crate) timeout: Duration,
+
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes)]
+    pub(crate) memory: u64,
+
+    /// Processors of the guest
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: u32,
+
+    /// What the guest boots with
+    #[arg(long, value_enum, value_name = "FIRMWARE", default_value = "bios")]
+    pub(crate) firmware: Firmware,
+
+    /// How the guest sees its disks
+    #[arg(long, value_enum, value_name = "BUS", default_value = "virtio")]
+    pub(crate) disk: DiskBus,
+
+    /// How the guest sees its network card
+    #[arg(long, value_enum, value_name = "CARD", default_value = "virtio")]
+    pub(crate) nic: Nic,
+
+    /// Whether the processor runs the guest itself; auto does where that works for any guest
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub(crate) accelerator: Accelerator,
+
+    /// Write what the guest's screen shows at the end to this file, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) screenshot: Option<PathBuf>,
+}
+
+/// A port that is to answer.
+#[derive(Debug, Clone)]
+pub(crate) struct TcpCheck {
+    pub(crate) port: u16,
+    pub(crate) banner: Option<Regex>,
+}
+
+fn tcp(text: &str) -> Result<TcpCheck, String> {
+    let (port, banner) = match text.split_once('=') {
+        Some((port, banner)) => (port, Some(Regex::new(banner).map_err(|e| e.to_string())?)),
+        None => (text, None),
+    };
+    let port = port.parse().ok().filter(|port| *port > 0);
+    let port = port.ok_or_else(|| format!("{text:?} is no port; write 22 or 22=^SSH"))?;
+    Ok(TcpCheck { port, banner })
+}
+
+/// What a guest boots with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Firmware {
+    /// SeaBIOS
+    Bios,
+    /// OVMF (package ovmf)
+    Uefi,
+}
+
+/// How a guest sees its disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiskBus {
+    /// virtio-blk
+    Virtio,
+    /// virtio-scsi
+    Scsi,
+    /// AHCI, which every system knows
+    Sata,
+}
+
+/// How a guest sees its network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Nic {
+    /// virtio-net
+    Virtio,
+    /// Intel 82540EM, which most systems know
+    E1000,
+}
+
+/// What runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accelerator {
+    /// KVM where the processor's own virtualization is behind it, else QEMU
+    Auto,
+    /// The kernel
+    Kvm,
+    /// QEMU
+    Tcg,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_say_what_it_sends() {
+        let check = tcp("22=^SSH-2").unwrap();
+        assert_eq!(check.port, 22);
+        assert!(check.banner.is_some_and(|banner| banner.is_match(b"SSH-2.0-x")));
+        assert!(tcp("443").is_ok_and(|check| check.banner.is_none()));
+        for bad in ["", "0", "65536", "ssh", "22=("] {
+            assert!(tcp(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Restore tests: made by people, policies and plans, done by a task, and kept with their proof.
+
+use axum::http::StatusCode;
+use regex::Regex;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sluice_catalog::{
+    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, NodeState, Page, Point, Policy, PolicyId,
+    Record, RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
+};
+use sluice_node_api::{TaskSpec, TestOrder};
+
+use crate::api::policies::EVERYTHING;
+use crate::problem::{Problem, Result};
+use crate::state::Shared;
+use crate::ticker::Due;
+
+/// The kind of its task.
+const KIND: &str = "restore-test";
+/// Attempts of a test; those that have a verdict are not repeated.
+const ATTEMPTS: u32 = 2;
+/// Where the restore points of a test come from may be busy: others go first.
+const PRIORITY: u32 = 40;
+/// The most of a screenshot that is kept, in bytes of base64.
+const LARGEST_SCREEN: usize = 1_400_000;
+/// The most of a console that is kept, in bytes.
+const LARGEST_CONSOLE: usize = 64 << 10;
+/// What a node needs for it.
+const MISSING: &str = "no node can boot restore points; install qemu-system-x86 on one";
+
+/// Whether a guest can be booted so, and its expressions can be read.
+pub(crate) fn check(spec: &BootSpec) -> Result<()> {
+    spec.sense()?;
+    for pattern in spec.checks.iter().filter_map(BootCheck::pattern) {
+        Regex::new(pattern).map_err(|error| Problem::invalid(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// What a node is told to boot.
+fn order(id: RestoreTestId, point: &Point, spec: &BootSpec) -> TestOrder {
+    let point = &point.new.point;
+    let mut order = TestOrder {
+        id: id.to_string(),
+        point: spec.image.as_ref().map_or_else(|| point.clone(), |one| format!("{point}:{one}")),
+        memory_mib: spec.memory_mib,
+        cpus: spec.cpus,
+        firmware: word(spec.firmware),
+        disk: word(spec.disk),
+        nic: word(spec.nic),
+        timeout_seconds: spec.timeout_seconds,
+        ..TestOrder::default()
+    };
+    for check in &spec.checks {
+        match check {
+            BootCheck::Console { pattern } => order.console.push(pattern.clone()),
+            BootCheck::Tcp { port, banner: None } => order.tcp.push(port.to_string()),
+            BootCheck::Tcp { port, banner: Some(banner) } => {
+                order.tcp.push(format!("{port}={banner}"));
+            }
+            BootCheck::GuestAgent {} => order.guest_agent = true,
+        }
+    }
+    order
+}
+
+/// A word as documents have it.
+fn word(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// The node that is named, if it can; without a name, whether any can.
+pub(crate) async fn able(tx: &mut Tx, named: Option<NodeId>) -> Result<()> {
+    let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
+    let can = |node: &Node| {
+        node.state == NodeState::Enabled && node.capabilities.kinds.iter().any(|kind| kind == KIND)
+    };
+    if let Some(id) = named {
+        let node = tx.get::<Node>(id, &EVERYTHING).await?;
+        return match can(&node.body) {
+            true => Ok(()),
+            false => Err(none("this node cannot boot restore points; install qemu-system-x86")),
+        };
+    }
+    let mut page = Page { after: None, limit: Page::LARGEST };
+    loop {
+        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last() else { return Err(none(MISSING)) };
+        page.after = Some(last.id.to_string());
+        if part.iter().any(|node| can(&node.body)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Adds a test and its task.
+pub(crate) async fn start(
+    tx: &mut Tx,
+    point: &Point,
+    spec: &BootSpec,
+    (policy, node): (Option<PolicyId>, Option<NodeId>),
+    priority: Option<u32>,
+    now: u64,
+) -> Result<RestoreTestId> {
+    let id = RestoreTestId::new(now);
+    let work = TaskSpec::RestoreTest { test: order(id, point, spec) };
+    let task = NewTask {
+        project: point.project,
+        // An instance has one task at a time, and is backed up while it is tested.
+        instance: None,
+        policy,
+        destination: Some(point.new.destination),
+        wanted_node: node,
+        kind: KIND.to_owned(),
+        priority: priority.unwrap_or(PRIORITY),
+        due_key: None,
+        max_attempts: ATTEMPTS,
+        not_before_ms: now,
+        spec: serde_json::to_value(&work).unwrap_or_default(),
+    };
+    let task = tx.add_task(&task, now).await?;
+    let new = NewTest {
+        project: point.project,
+        instance: point.instance,
+        point: point.id,
+        destination: point.new.destination,
+        policy,
+        spec: spec.clone(),
+    };
+    tx.add_test(id, &new, task, now).await?;
+    Ok(id)
+}
+
+/// A rule of a policy is due: the newest restore point of each of its instances is tested.
+pub(crate) async fn due(
+    tx: &mut Tx,
+    policy: &Record<Policy>,
+    rule: &TestRule,
+    key: &str,
+    due: &Due,
+    now: u64,
+) -> Result<()> {
+    let missing = able(tx, rule.node).await.err();
+    for instance in tx.instances_of(policy, &EVERYTHING).await? {
+        let newest = tx.newest_point(instance.id, Some(rule.destination), None).await?;
+        let Some(point) = newest else { continue };
+        if tx.test_pending(instance.id, policy.id).await? {
+            continue;
+        }
+        let who = (Some(policy.id), rule.node);
+        let id = start(tx, &point, &rule.boot, who, None, now).await?;
+        if let Some(problem) = &missing {
+            give_up(tx, id, &problem.detail, now).await?;
+        }
+        tracing::debug!(test = %id, key, due = due.last, "a restore test is due");
+    }
+    Ok(())
+}
+
+/// Ends a test that nobody can do, and its task.
+async fn give_up(tx: &mut Tx, id: RestoreTestId, why: &str, now: u64) -> Result<()> {
+    if let Some(task) = tx.test(id, &EVERYTHING).await?.task {
+        tx.cancel(task, now).await?;
+    }
+    let state = TestState::Undone;
+    tx.end_test(id, &outcome(state, &Value::Null, why), now).await?;
+    Ok(())
+}
+
+/// What a task told, without what is kept elsewhere.
+pub(crate) fn without_evidence(document: &Value) -> Value {
+    let mut document = document.clone();
+    if document["verdict"].is_string()
+        && let Some(fields) = document.as_object_mut()
+    {
+        fields.remove("screenshot");
+        fields.remove("console");
+    }
+    document
+}
+
+fn outcome(state: TestState, document: &Value, message: &str) -> TestOutcome {
+    let text = |name: &str| document[name].as_str().unwrap_or_default();
+    let screenshot = Some(text("screenshot")).filter(|one| one.len() <= LARGEST_SCREEN);
+    let console = text("console");
+    let cut = console.ceil_char_boundary(console.len().saturating_sub(LARGEST_CONSOLE));
+    TestOutcome {
+        state,
+        report: without_evidence(document),
+        message: message.to_owned(),
+        screenshot: screenshot.unwrap_or_default().to_owned(),
+        console: console[cut..].to_owned(),
+    }
+}
+
+/// The verdict of a task that has ended, which told this.
+fn judged(task: &Task, document: &Value) -> TestOutcome {
+    let done = matches!(task.state, TaskState::Succeeded | TaskState::Warnings);
+    let state = match (done, document["verdict"].as_str()) {
+        (true, Some("ok")) => TestState::Ok,
+        (true, Some("failed")) => TestState::Failed,
+        _ if task.state == TaskState::Cancelled => TestState::Cancelled,
+        _ => TestState::Undone,
+    };
+    let message = match state {
+        TestState::Ok => "",
+        TestState::Failed => document["reason"].as_str().unwrap_or_default(),
+        TestState::Undone if done => "the node told no verdict; is it of another release?",
+        _ => &task.message,
+    };
+    outcome(state, document, message)
+}
+
+/// A task has ended for good. `document` is what it told last, with the evidence.
+pub(crate) async fn task_ended(tx: &mut Tx, task: &Task, document: &Value, now: u64) -> Result<()> {
+    let Ok(TaskSpec::RestoreTest { test }) = serde_json::from_value(task.new.spec.clone()) else {
+        return Ok(());
+    };
+    let Ok(id) = test.id.parse::<RestoreTestId>() else { return Ok(()) };
+    tx.end_test(id, &judged(task, document), now).await?;
+    Ok(())
+}
+
+/// Ends tests whose task has ended unheard: cancelled, lost too often, or refused.
+pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
+    let found = shared.catalog.read().await?.tests_to_settle().await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut tx = shared.catalog.begin().await?;
+    for test in found {
+        let task = match test.task {
+            Some(task) => tx.task(task, &EVERYTHING).await.ok(),
+            None => None,
+        };
+        let outcome = match &task {
+            Some(task) => judged(task, &task.result),
+            None => outcome(TestState::Undone, &json!(null), "its task is gone"),
+        };
+        tx.end_test(test.id, &outcome, now).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_are_read_before_they_are_stored() {
+        let spec = |pattern: &str| BootSpec {
+            checks: vec![BootCheck::Console { pattern: pattern.into() }],
+            ..BootSpec::default()
+        };
+        assert!(check(&spec("login: ?$")).is_ok());
+        assert_eq!(check(&spec("(")).unwrap_err().status, 422);
+    }
+
+    #[test]
+    fn what_proves_a_test_is_kept_apart_and_bounded() {
+        let document = json!({"verdict": "failed", "reason": "why", "screenshot": "aGk=",
+            "console": "é".repeat(LARGEST_CONSOLE), "timings": {"start_ms": 5}});
+        let outcome = outcome(TestState::Failed, &document, "why");
+        assert_eq!(
+            outcome.report,
+            json!({"verdict": "failed", "reason": "why",
+            "timings": {"start_ms": 5}})
+        );
+        assert_eq!((outcome.screenshot.as_str(), outcome.console.len()), ("aGk=", LARGEST_CONSOLE));
+        let other = json!({"console": "kept"});
+        assert_eq!(without_evidence(&other), other);
+    }
+}
