@@ -2,6 +2,7 @@
 //! declarations as the routes, so neither has what the other lacks.
 
 pub(crate) mod audit;
+mod document;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
@@ -153,15 +154,14 @@ fn router() -> OpenApiRouter<Shared> {
 
 /// The OpenAPI document of `/api/v1`, as pretty JSON.
 pub fn openapi() -> String {
-    let document = router().into_openapi();
     // What was derived can be written.
-    document.to_pretty_json().map(|text| text + "\n").unwrap_or_default()
+    document::completed(router().into_openapi()).to_pretty_json().map(|text| text + "\n").unwrap_or_default()
 }
 
 /// Everything that is answered.
 pub(crate) fn service(shared: Shared) -> Router {
     let (api, document) = router().split_for_parts();
-    let document = document.to_json().unwrap_or_default();
+    let document = document::completed(document).to_json().unwrap_or_default();
     let json = [("content-type", "application/json")];
     api.layer(from_fn_with_state(shared.clone(), idempotency::layer))
         .route("/api/v1/openapi.json", get(async move || (json, document)))

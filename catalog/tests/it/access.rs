@@ -8,6 +8,7 @@ on_both! {
     tokens_last_until_removed
     a_join_token_is_used_up
     requests_are_answered_once
+    a_zero_byte_is_the_callers_mistake
 }
 
 async fn a_session_is_somebody_until_it_ends(Lab { catalog, .. }: Lab) {
@@ -82,4 +83,16 @@ async fn requests_are_answered_once(Lab { catalog, .. }: Lab) {
     tx.set_setting("a", "2").await.unwrap();
     assert_eq!(tx.setting("a").await.unwrap().as_deref(), Some("2"));
     assert!(tx.remove_setting("a").await.unwrap() && !tx.remove_setting("a").await.unwrap());
+}
+
+async fn a_zero_byte_is_the_callers_mistake(Lab { catalog, .. }: Lab) {
+    match catalog.read().await.unwrap().user_by_login("an\0na").await {
+        Ok(found) => assert_eq!(found, None),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
+    }
+    let page = Page { after: Some("\0".into()), limit: 1 };
+    match catalog.read().await.unwrap().users(&page).await {
+        Ok(found) => assert!(found.is_empty()),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
+    }
 }

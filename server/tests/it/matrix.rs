@@ -76,7 +76,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/nodes/{id}", System(ADMINISTER)),
     ("POST", "/api/v1/node-tokens", System(ADMINISTER)),
     ("GET", "/api/v1/points", Anywhere(READ)),
-    ("GET", "/api/v1/points/{id}", Anywhere(READ)),
+    ("GET", "/api/v1/points/{id}", Project(READ)),
     ("GET", "/api/v1/mounts", Anywhere(READ)),
     ("POST", "/api/v1/mounts", Project(OPERATE)),
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
@@ -143,6 +143,7 @@ impl World {
             "policies" => &self.policy,
             "tasks" => &self.task,
             "mounts" => &self.mount,
+            "points" => &self.point,
             _ => nobody,
         };
         template.replace("{id}", id).replace("{instance}", &self.instance)
