@@ -156,6 +156,12 @@ names! {
     PointId;
     /// Names a mounted restore point.
     MountId;
+    /// Names a session, without being one.
+    SessionId;
+    /// Names a group of users.
+    GroupId;
+    /// Names a request that waits for a second person.
+    ApprovalId;
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 
 mod access;
 mod api;
+mod approvals;
 mod auth;
 mod dispatch;
 mod idempotency;
@@ -28,10 +29,12 @@ mod mounts;
 mod problem;
 mod queue;
 mod quota;
+mod rules;
 mod server;
 mod state;
 mod ticker;
 mod tls;
+mod totp;
 
 pub use api::openapi;
 pub use server::{Config, Server, ServerError};

@@ -1,5 +1,6 @@
 //! What is the same of every request in the OpenAPI document, said once.
 
+use crate::approvals::MAY_WAIT;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 
@@ -9,10 +10,15 @@ const REFUSALS: [(&str, &str); 2] = [
     ("5XX", "The server or its database cannot answer now"),
 ];
 
-/// The document with the problems that every request may be answered.
+/// The document with the problems that every request may be answered, and with what is told
+/// instead where a second person must agree.
 pub(super) fn completed(mut document: OpenApi) -> OpenApi {
-    for item in document.paths.paths.values_mut() {
-        for operation in operations(item) {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            if MAY_WAIT.iter().any(|(word, template, _)| *word == method && template == path) {
+                let accepted = RefOr::T(accepted());
+                operation.responses.responses.insert("202".to_owned(), accepted);
+            }
             for (status, text) in REFUSALS {
                 let problem = RefOr::T(problem(text));
                 operation.responses.responses.insert(status.to_owned(), problem);
@@ -22,9 +28,22 @@ pub(super) fn completed(mut document: OpenApi) -> OpenApi {
     document
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    let methods = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
-    methods.into_iter().flatten()
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let methods = [
+        ("GET", &mut item.get),
+        ("PUT", &mut item.put),
+        ("POST", &mut item.post),
+        ("DELETE", &mut item.delete),
+        ("PATCH", &mut item.patch),
+    ];
+    methods.into_iter().filter_map(|(word, operation)| Some((word, operation.as_mut()?)))
+}
+
+fn accepted() -> Response {
+    let schema = Ref::from_schema_name("ApprovalView");
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    let text = "It waits for a second person, as the access rules want it";
+    ResponseBuilder::new().description(text).content("application/json", content).build()
 }
 
 fn problem(text: &str) -> Response {
