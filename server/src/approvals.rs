@@ -115,6 +115,8 @@ pub(crate) async fn layer(State(shared): State<Shared>, request: Request, next: 
         .map(|(actions, id)| (actions, id.to_owned()));
     match waits {
         None => next.run(request).await,
+        // Handlers would decode it, and no id needs that: nothing goes past by another spelling.
+        Some((_, id)) if id.contains('%') => Problem::not_found("thing").into_response(),
         Some((actions, id)) => {
             judge(&shared, actions, id, request, next).await.unwrap_or_else(Problem::into_response)
         }

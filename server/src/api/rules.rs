@@ -12,7 +12,8 @@ use crate::rules::AccessRules;
 use crate::state::Shared;
 
 /// Read what is asked of passwords, second factors, and a second person
-#[utoipa::path(get, path = "/api/v1/access-rules", tag = "access", operation_id = "get-access-rules",
+#[utoipa::path(get, path = "/api/v1/access-rules", tag = "access",
+    operation_id = "get-access-rules",
     responses((status = 200, body = AccessRules), (status = "4XX", body = Problem)))]
 pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Json<AccessRules>> {
     actor.require(Permission::Read, None)?;
@@ -23,8 +24,8 @@ pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Js
 ///
 /// What is left out is what it was at first. Where anything waits for a second person, so does
 /// this.
-#[utoipa::path(put, path = "/api/v1/access-rules", tag = "access", operation_id = "set-access-rules",
-    request_body = AccessRules,
+#[utoipa::path(put, path = "/api/v1/access-rules", tag = "access",
+    operation_id = "set-access-rules", request_body = AccessRules,
     responses((status = 200, body = AccessRules), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
     State(shared): State<Shared>,

@@ -39,6 +39,12 @@ async fn a_removal_waits_for_somebody_else_and_is_done_in_the_name_of_who_asked(
     let path = format!("/api/v1/projects/{project}");
     let approval = ask(&admin, Method::DELETE, &path, None).await;
     assert_eq!(status(&admin.get::<Value>(&path).await), 200, "nothing was done");
+    // The same by another spelling of the id.
+    let (head, tail) = project.split_at(1);
+    let spelt = format!("/api/v1/projects/%{:02x}{tail}", head.as_bytes()[0]);
+    assert_eq!(status(&admin.get::<Value>(&spelt).await), 200, "handlers understand it");
+    assert_eq!(status(&admin.send(Method::DELETE, &spelt, None, &[]).await), 404);
+    assert_eq!(status(&admin.get::<Value>(&path).await), 200, "nothing was done");
     assert_eq!(say(&admin, &approval, "approve").await.0, 403, "nobody approves their own");
     let viewer = lab.user(&admin, "viewer", None).await;
     assert_eq!(say(&viewer, &approval, "approve").await.0, 403);

@@ -1,5 +1,5 @@
-//! Hostile and odd requests, made of the OpenAPI document: no failure of the server's, and no answer
-//! that the document does not have.
+//! Hostile and odd requests, made of the OpenAPI document: no failure of the server's, and no
+//! answer that the document does not have.
 
 use std::path::Path;
 use std::time::Duration;
