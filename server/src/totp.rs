@@ -61,11 +61,11 @@ pub(crate) fn step_of(secret: &str, shown: &str, now_ms: u64) -> Option<u64> {
     let now = now_ms / STEP_MS;
     // All are looked at, so that how long it takes tells nothing.
     let steps = now.saturating_sub(DRIFT)..=now.saturating_add(DRIFT);
-    let right = |step: &u64| {
-        let code = format!("{:0DIGITS$}", code(&secret, *step));
+    let right = |step: u64| {
+        let code = format!("{:0DIGITS$}", code(&secret, step));
         aws_lc_rs::constant_time::verify_slices_are_equal(code.as_bytes(), shown.as_bytes()).is_ok()
     };
-    steps.filter(right).last()
+    steps.fold(None, |found, step| if right(step) { Some(step) } else { found })
 }
 
 /// New recovery codes: four groups of four letters and digits each.

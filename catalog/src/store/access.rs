@@ -263,10 +263,17 @@ impl Tx {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn sessions(&mut self, user: UserId, now_ms: u64) -> Result<Vec<OpenSession>> {
+    pub async fn sessions(
+        &mut self,
+        user: UserId,
+        page: &Page,
+        now_ms: u64,
+    ) -> Result<Vec<OpenSession>> {
         let sql = "SELECT id, token_hash, address, created_ms, expires_ms FROM sessions \
-                   WHERE user_id = $1 AND expires_ms > $2 ORDER BY id";
-        let rows = self.all(sqlx::query(sql).bind(user.to_string()).bind(number(now_ms))).await?;
+                   WHERE user_id = $1 AND expires_ms > $2 AND id > $3 ORDER BY id LIMIT $4";
+        let select = sqlx::query(sql).bind(user.to_string()).bind(number(now_ms));
+        let select = select.bind(page.after.clone().unwrap_or_default());
+        let rows = self.all(select.bind(i64::from(page.limit.min(Page::LARGEST)))).await?;
         let read = |row: &AnyRow| {
             Ok(OpenSession {
                 id: row.id("id")?,

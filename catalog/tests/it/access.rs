@@ -172,7 +172,7 @@ async fn passwords_are_remembered_and_sessions_can_be_ended(Lab { catalog, .. }:
     let first = tx.add_session("s1", anna, "192.0.2.1", 10, 30).await.unwrap();
     tx.add_session("s2", anna, "192.0.2.2", 11, 30).await.unwrap();
     tx.add_session("s3", anna, "192.0.2.3", 12, 13).await.unwrap();
-    let open = tx.sessions(anna, 20).await.unwrap();
+    let open = tx.sessions(anna, &Page::default(), 20).await.unwrap();
     let from: Vec<_> = open.iter().map(|session| session.address.as_str()).collect();
     assert_eq!((from, open[0].id), (vec!["192.0.2.1", "192.0.2.2"], first));
     assert_eq!(tx.end_sessions(otto, Some(first)).await.unwrap(), 0, "it is not theirs");

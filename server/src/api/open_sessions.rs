@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::sessions::{NewToken, TokenView, make_token};
-use crate::api::{Body, List, Path};
+use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -27,14 +27,16 @@ pub(crate) struct OpenSessionView {
     current: bool,
 }
 
-/// List your sessions
+/// List your sessions, oldest first
 #[utoipa::path(get, path = "/api/v1/sessions", tag = "session", operation_id = "list-sessions",
-    responses((status = 200, body = List<OpenSessionView>), (status = "4XX", body = Problem)))]
+    params(PageQuery), responses((status = 200, body = List<OpenSessionView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
+    Query(query): Query<PageQuery>,
 ) -> Result<Json<List<OpenSessionView>>> {
-    let sessions = shared.catalog.read().await?.sessions(actor.user.id, shared.now()).await?;
+    let (page, now) = (query.page()?, shared.now());
+    let sessions = shared.catalog.read().await?.sessions(actor.user.id, &page, now).await?;
     let view = |session: OpenSession| OpenSessionView {
         id: session.id,
         address: session.address,
@@ -42,7 +44,8 @@ pub(crate) async fn list(
         expires_ms: session.expires_ms,
         current: session.token_hash == actor.shown,
     };
-    Ok(Json(List { items: sessions.into_iter().map(view).collect(), next: None }))
+    let views = sessions.into_iter().map(view).collect();
+    Ok(Json(List::new(views, page.limit, |view: &OpenSessionView| view.id.to_string())))
 }
 
 /// End a session of yours

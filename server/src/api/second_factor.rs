@@ -58,6 +58,23 @@ pub(crate) struct RemoveTotp {
     code: Hidden,
 }
 
+/// By what somebody has shown the second factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Code,
+    RecoveryCode,
+}
+
+impl Shown {
+    /// Its word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Code => "code",
+            Self::RecoveryCode => "recovery-code",
+        }
+    }
+}
+
 /// Whether this is the user's code now, or one of its recovery codes. Whichever it is, it is used
 /// up.
 pub(crate) async fn accepts(
@@ -66,13 +83,17 @@ pub(crate) async fn accepts(
     user: UserId,
     code: &str,
     now: u64,
-) -> Result<bool> {
-    let Some(known) = tx.totp(user).await? else { return Ok(false) };
+) -> Result<Option<Shown>> {
+    let Some(known) = tx.totp(user).await? else { return Ok(None) };
     let secret = known.secret(&shared.sealer)?;
     if let Some(step) = totp::step_of(&secret, code, now) {
-        return Ok(tx.use_totp_step(user, step).await?);
+        return Ok(tx.use_totp_step(user, step).await?.then_some(Shown::Code));
     }
-    Ok(known.confirmed && tx.use_recovery_code(user, &token_hash(&totp::plain(code))).await?)
+    if !known.confirmed {
+        return Ok(None);
+    }
+    let used = tx.use_recovery_code(user, &token_hash(&totp::plain(code))).await?;
+    Ok(used.then_some(Shown::RecoveryCode))
 }
 
 /// By whom codes are guessed, wherever they log in from.
@@ -128,7 +149,7 @@ pub(crate) async fn confirm(
         }
         Some(_) => {}
     }
-    if !accepts(&shared, &mut tx, actor.user.id, &confirm.code.0, now).await? {
+    if accepts(&shared, &mut tx, actor.user.id, &confirm.code.0, now).await?.is_none() {
         failed(&shared, &who, now);
         return Err(wrong_code());
     }
@@ -158,7 +179,7 @@ pub(crate) async fn remove(
     if tx.totp(actor.user.id).await?.is_none() {
         return Err(Problem::not_found("second factor"));
     }
-    if !accepts(&shared, &mut tx, actor.user.id, &remove.code.0, now).await? {
+    if accepts(&shared, &mut tx, actor.user.id, &remove.code.0, now).await?.is_none() {
         failed(&shared, &who, now);
         return Err(wrong_code());
     }

@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use crate::api::second_factor::{accepts, guesser};
+use crate::api::second_factor::{Shown, accepts, guesser};
 use crate::api::{Body, Hidden, Path};
 use crate::auth::{self, Actor, First};
 use crate::problem::{Problem, Result};
@@ -209,34 +209,61 @@ pub(crate) async fn login(
         let text = "name or password is wrong";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-password", text));
     };
-    let second_factor = tx.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
-    if second_factor {
-        let guesser = guesser(user.id);
-        wait(&shared, &guesser, now)?;
-        let Some(code) = code else {
-            let text = "this login takes a code of the authenticator app, or a recovery code";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "code-needed", text));
-        };
-        if !accepts(&shared, &mut tx, user.id, &code.0, now).await? {
-            failed(&shared, &who, now);
-            failed(&shared, &guesser, now);
-            tx.audit(entry("session.refused"), now).await?;
-            tx.commit().await?;
-            let text = "this code is wrong, or was used: wait for the next one";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-code", text));
-        }
-        shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&guesser);
+    let second = second_factor(&shared, &mut tx, user.id, code, now).await?;
+    if second == Second::Wrong {
+        failed(&shared, &who, now);
+        tx.audit(entry("session.refused"), now).await?;
+        tx.commit().await?;
+        let text = "this code is wrong, or was used: wait for the next one";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-code", text));
     }
     shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&who);
     let grants = tx.all_grants(user.id).await?;
-    let first = auth::first(&mut tx, &user, &grants, second_factor).await?;
+    let first = auth::first(&mut tx, &user, &grants, second != Second::NotWanted).await?;
     let token = new_token("session");
     let expires_ms = now + SESSION_MS;
     let address = peer.ip().to_string();
     tx.add_session(&token_hash(&token), user.id, &address, now, expires_ms).await?;
-    tx.audit(entry("session.begin"), now).await?;
+    let mut begun = entry("session.begin");
+    if let Second::Right(shown) = second {
+        begun.detail["second_factor"] = shown.word().into();
+    }
+    tx.audit(begun, now).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(SessionView { token, expires_ms, first })))
+}
+
+/// What became of the second factor of a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// The user has none.
+    NotWanted,
+    Right(Shown),
+    Wrong,
+}
+
+async fn second_factor(
+    shared: &Shared,
+    tx: &mut Tx,
+    user: UserId,
+    code: Option<Hidden>,
+    now: u64,
+) -> Result<Second> {
+    if !tx.totp(user).await?.is_some_and(|totp| totp.confirmed) {
+        return Ok(Second::NotWanted);
+    }
+    let guesser = guesser(user);
+    wait(shared, &guesser, now)?;
+    let Some(code) = code else {
+        let text = "this login takes a code of the authenticator app, or a recovery code";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "code-needed", text));
+    };
+    let Some(shown) = accepts(shared, tx, user, &code.0, now).await? else {
+        failed(shared, &guesser, now);
+        return Ok(Second::Wrong);
+    };
+    shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&guesser);
+    Ok(Second::Right(shown))
 }
 
 /// Log out

@@ -86,6 +86,9 @@ async fn a_login_with_a_second_factor_takes_a_code_that_was_not_used() {
     assert_eq!(log_in(&lab, "admin", PASSWORD, None).await.0, 201);
     let audit: Value = admin.get("/api/v1/audit").await.unwrap();
     assert!(!audit.to_string().contains(&secret), "no secret is written down");
+    let by: Vec<_> = audit["items"].as_array().unwrap().iter().collect();
+    let by: Vec<_> = by.iter().filter_map(|row| row["detail"]["second_factor"].as_str()).collect();
+    assert_eq!(by, ["code", "recovery-code"]);
 }
 
 #[tokio::test]
@@ -200,6 +203,7 @@ async fn a_group_gives_its_members_what_it_may_do() {
     let group = make(&admin, "groups", spec).await;
     assert_eq!(status(&client.get::<Value>(&path).await), 200);
     let path_of_group = format!("/api/v1/groups/{group}");
+    assert_eq!(delete(&admin, &path).await, 409, "its name must not come to mean another one");
     let empty = json!({"name": "shop people", "grants": grants});
     assert_eq!(put(&admin, &path_of_group, empty.clone()).await, 428);
     let based = [("if-match", "\"1\"")];

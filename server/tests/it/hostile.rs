@@ -52,8 +52,14 @@ async fn world(admin: &Client) -> Value {
     let task = make(admin, "tasks", start).await;
     let cancel = format!("/api/v1/tasks/{task}/cancel");
     admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
+    let robot = make(admin, "users", json!({"login": "robot", "service": true})).await;
+    let group = make(admin, "groups", json!({"name": "team", "members": [robot]})).await;
+    let rules = json!({"approvals": {"actions": ["collect"]}});
+    admin.send(Method::PUT, "/api/v1/access-rules", Some(&rules), &[]).await.unwrap();
+    let collect = json!({"kind": "collect", "destination": destination});
+    let approval = make(admin, "tasks", collect).await;
     json!({"projects": project, "destinations": destination, "instances": instance,
-        "policies": policy, "tasks": task})
+        "policies": policy, "tasks": task, "users": robot, "groups": group, "approvals": approval})
 }
 
 #[tokio::test(flavor = "multi_thread")]

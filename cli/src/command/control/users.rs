@@ -183,8 +183,7 @@ async fn totp(context: &Context, client: &Client, command: TotpCommand) -> Resul
 async fn sessions(context: &Context, client: &Client, command: SessionCommand) -> Result<Exit> {
     match command {
         SessionCommand::List => {
-            let list: Value = client.get("/api/v1/sessions").await?;
-            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let items = all(client, "/api/v1/sessions").await?;
             let row = |session: &Value| {
                 let current = if session["current"] == true { "this one" } else { "" };
                 let end = super::moment(context, &session["expires_ms"]);

@@ -173,7 +173,7 @@ fn groups_and_programs_have_roles() {
 /// A database of its own on the lab's PostgreSQL.
 fn database() -> Option<String> {
     if std::env::var("SLUICE_SKIP_POSTGRES").is_ok_and(|skip| skip == "1") {
-        println!("skipped: SLUICE_SKIP_POSTGRES=1");
+        eprintln!("skipped: SLUICE_SKIP_POSTGRES=1");
         return None;
     }
     let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/postgres/postgres-up");
@@ -194,12 +194,12 @@ fn two_people_at_two_servers_approve_once() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     let first = Server::start(&one, Some(&database));
+    let admin = Person { folder: folder.path(), server: &first, name: "admin" };
+    admin.set_up();
     std::fs::create_dir(&two).unwrap();
     // Servers of one database have one key for its secrets.
     std::fs::copy(one.join("secrets.key"), two.join("secrets.key")).unwrap();
     let second = Server::start(&two, Some(&database));
-    let admin = Person { folder: folder.path(), server: &first, name: "admin" };
-    admin.set_up();
     let anna = admin.another("anna", &first);
     let otto = admin.another("otto", &second);
     let rules = folder.path().join("rules.yaml");
