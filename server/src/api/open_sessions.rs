@@ -29,7 +29,8 @@ pub(crate) struct OpenSessionView {
 
 /// List your sessions, oldest first
 #[utoipa::path(get, path = "/api/v1/sessions", tag = "session", operation_id = "list-sessions",
-    params(PageQuery), responses((status = 200, body = List<OpenSessionView>), (status = "4XX", body = Problem)))]
+    params(PageQuery), responses(
+    (status = 200, body = List<OpenSessionView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,

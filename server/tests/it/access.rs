@@ -9,8 +9,8 @@ use crate::support::{Lab, PASSWORD, make, status};
 
 /// The code of a secret now, or so many steps from now: computed apart from the server's code.
 fn code(secret: &str, steps: i64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let step = (i64::try_from(now.as_secs()).unwrap() / 30 + steps) as u64;
+    let now = sluice_repository::Clock::system().now_ms();
+    let step = (now / 30_000).saturating_add_signed(steps);
     let bytes = data_encoding::BASE32_NOPAD.decode(secret.as_bytes()).unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &bytes);
     let tag = hmac::sign(&key, &step.to_be_bytes());

@@ -108,7 +108,8 @@ impl Person<'_> {
 fn code(secret: &str, steps: i32) -> String {
     let script = "import base64,hashlib,hmac,struct,sys,time\n\
         s=sys.argv[1]; k=base64.b32decode(s+'='*(-len(s)%8))\n\
-        h=hmac.new(k,struct.pack('>Q',int(time.time())//30+int(sys.argv[2])),hashlib.sha1).digest()\n\
+        c=struct.pack('>Q',int(time.time())//30+int(sys.argv[2]))\n\
+        h=hmac.new(k,c,hashlib.sha1).digest()\n\
         o=h[-1]&15; print('%06d'%((struct.unpack('>I',h[o:o+4])[0]&0x7fffffff)%10**6))";
     let ran = Command::new("python3").args(["-c", script, secret, &steps.to_string()]).output();
     String::from_utf8(ran.unwrap().stdout).unwrap().trim().to_owned()
