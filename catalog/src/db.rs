@@ -4,7 +4,7 @@ use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, Row, Transaction};
 
 use crate::error::{CatalogError, ErrorKind, Result};
-use crate::schema;
+use crate::{fate, schema};
 
 /// Connections to the database. SQLite has one writer at a time however many there are, and more
 /// than these do not make PostgreSQL faster on the machines this runs on.
@@ -100,13 +100,16 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// Makes everything it did happen.
+    /// Makes everything it did happen; undoes it in a rehearsal ([`crate::rehearsed`]).
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the database does not answer; it is then unknown whether
     /// it happened.
-    pub async fn commit(self) -> Result<()> {
-        Ok(self.inner.commit().await?)
+    pub async fn commit(mut self) -> Result<()> {
+        match fate::seal(&mut self).await? {
+            true => Ok(self.inner.commit().await?),
+            false => Ok(self.inner.rollback().await?),
+        }
     }
 
     /// Runs a statement and returns how many rows it touched.

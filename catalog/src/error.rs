@@ -75,6 +75,9 @@ impl std::error::Error for CatalogError {
     }
 }
 
+/// What PostgreSQL says of a zero byte in a text; SQLite takes it.
+const UNTRANSLATABLE: &str = "22021";
+
 impl From<sqlx::Error> for CatalogError {
     fn from(error: sqlx::Error) -> Self {
         let database = error.as_database_error();
@@ -82,6 +85,8 @@ impl From<sqlx::Error> for CatalogError {
             (ErrorKind::Conflict, "a record with that name is there already")
         } else if database.is_some_and(|e| e.is_foreign_key_violation()) {
             (ErrorKind::Conflict, "other records refer to it, or what it refers to is gone")
+        } else if database.is_some_and(|e| e.code().as_deref() == Some(UNTRANSLATABLE)) {
+            (ErrorKind::Invalid, "a text holds a zero byte, which no text here may")
         } else if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
             (ErrorKind::Damaged, "the database holds something unreadable")
         } else {

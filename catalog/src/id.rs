@@ -162,6 +162,12 @@ names! {
     PlanId;
     /// Names a run of a recovery plan.
     PlanRunId;
+    /// Names a session, without being one.
+    SessionId;
+    /// Names a group of users.
+    GroupId;
+    /// Names a request that waits for a second person.
+    ApprovalId;
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@
 mod audit;
 mod db;
 mod error;
+mod fate;
 mod id;
 mod model;
 mod password;
@@ -36,11 +37,12 @@ mod store;
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
+pub use fate::{Consent, approved, rehearsed};
 pub use id::{
-    DestinationId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId, PointId, PolicyId,
-    ProjectId, RestoreTestId, TaskId, TokenId, UserId,
+    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
 };
-pub use model::access::{Binding, Grant, Role, Session, Token, User};
+pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
+pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
@@ -61,3 +63,5 @@ pub use model::usage::{Held, InUse, Level, Transfer};
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
+pub use store::groups::NewGroup;
+pub use store::totp::Totp;

@@ -1,6 +1,7 @@
 //! The domain model: what the records say.
 
 pub(crate) mod access;
+pub(crate) mod approval;
 pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;

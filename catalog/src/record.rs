@@ -304,6 +304,7 @@ impl Tx {
                 ("policies", "project_id"),
                 ("destinations", "project_id"),
                 ("bindings", "project_id"),
+                ("group_bindings", "project_id"),
             ],
             "destinations" => &[("points", "destination_id"), ("policies", "body")],
             "instances" => &[("points", "instance_id")],

@@ -9,6 +9,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002-queue-and-usage.sql"),
     include_str!("../migrations/0003-mounts.sql"),
     include_str!("../migrations/0004-plans.sql"),
+    include_str!("../migrations/0005-access.sql"),
 ];
 
 const SETTINGS: &str =

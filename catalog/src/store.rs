@@ -1,6 +1,8 @@
 //! What the database is asked beside records: access, nodes, policies, tasks, restore points.
 
 mod access;
+mod approvals;
+pub(crate) mod groups;
 mod mounts;
 mod nodes;
 mod plans;
@@ -12,4 +14,5 @@ mod secrets;
 mod settings;
 mod task_log;
 mod tasks;
+pub(crate) mod totp;
 mod usage;

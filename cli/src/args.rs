@@ -1,5 +1,6 @@
 //! What can be typed: one file for each command.
 
+mod access;
 mod backup;
 mod boot_test;
 mod collect;
@@ -34,6 +35,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use access::{
+    AccessArgs, AccessCommand, ApprovalArgs, ApprovalCommand, GroupArgs, GroupCommand,
+    SessionCommand, TokenCommand, TotpCommand, UserArgs, UserCommand,
+};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
 pub(crate) use collect::CollectArgs;
@@ -250,6 +255,10 @@ pub(crate) enum Command {
     Quota(QuotaArgs),
     Usage(UsageArgs),
     Report(ReportArgs),
+    User(UserArgs),
+    Group(GroupArgs),
+    Approval(ApprovalArgs),
+    Access(AccessArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

@@ -117,6 +117,10 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Quota(args) => control::quota(context, args.command).await,
         Command::Usage(args) => Box::pin(control::usage(context, args)).await,
         Command::Report(args) => control::report(context, args.command).await,
+        Command::User(args) => Box::pin(control::user(context, args.command)).await,
+        Command::Group(args) => Box::pin(control::group(context, args.command)).await,
+        Command::Approval(args) => control::approval(context, args.command).await,
+        Command::Access(args) => control::access(context, args.command).await,
         Command::Completions(_) | Command::Man(_) => {
             unreachable!("done by without_runtime")
         }

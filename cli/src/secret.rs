@@ -108,6 +108,33 @@ pub(crate) fn password() -> Result<Zeroizing<String>> {
     }
 }
 
+/// A new password of a user of a server; asked for twice.
+pub(crate) fn new_password() -> Result<Zeroizing<String>> {
+    if let Some(path) = std::env::var_os("SLUICE_NEW_PASSWORD_FILE").filter(|p| !p.is_empty()) {
+        return first_line(Path::new(&path));
+    }
+    let ask = |prompt| {
+        let typed = rpassword::prompt_password(prompt);
+        typed.map(Zeroizing::new).context("cannot ask for the new password on the terminal")
+    };
+    let (first, second) = (ask("New password: ")?, ask("Once more: ")?);
+    if first != second {
+        return Err(advise("login", "the two passwords differ", "run the command again"));
+    }
+    Ok(first)
+}
+
+/// A code of an authenticator app, or a recovery code.
+pub(crate) fn login_code() -> Result<Zeroizing<String>> {
+    match std::env::var_os("SLUICE_CODE_FILE").filter(|path| !path.is_empty()) {
+        Some(path) => first_line(Path::new(&path)),
+        None => {
+            let typed = rpassword::prompt_password("Code of the authenticator app: ");
+            typed.map(Zeroizing::new).context("cannot ask for the code on the terminal")
+        }
+    }
+}
+
 /// The first line of a file.
 fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = read(path)
@@ -173,8 +200,13 @@ pub(crate) fn write_recovery_picture(path: &Path, key: &RecoveryKey) -> Result<(
 
 /// A recovery key as blocks of a terminal, to be scanned from the screen.
 pub(crate) fn recovery_blocks(key: &RecoveryKey) -> Result<Zeroizing<String>> {
+    blocks(&key.to_text())
+}
+
+/// A secret as blocks of a terminal, to be scanned from the screen.
+pub(crate) fn blocks(text: &str) -> Result<Zeroizing<String>> {
     use qrcode::render::unicode::Dense1x2;
-    let code = code(key)?;
+    let code = qrcode::QrCode::new(text.as_bytes()).context("cannot draw a picture to scan")?;
     // Most terminals are dark, and many scanners want dark on light.
     let blocks =
         code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();

@@ -1,28 +1,34 @@
 //! `/api/v1`: one file for each family of requests. The OpenAPI document is made of the same
 //! declarations as the routes, so neither has what the other lacks.
 
+pub(crate) mod approvals;
 pub(crate) mod audit;
+mod document;
+pub(crate) mod groups;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
 pub(crate) mod plans;
+pub(crate) mod open_sessions;
 pub(crate) mod points;
 pub(crate) mod policies;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
 pub(crate) mod restore_tests;
+pub(crate) mod rules;
+pub(crate) mod second_factor;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 pub(crate) mod usage;
 pub(crate) mod users;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sluice_catalog::Page;
@@ -85,9 +91,9 @@ impl<T> List<T> {
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
     /// Begin after this: `next` of the part before.
-    after: Option<String>,
+    pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000, 100 when it is not said.
-    limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
 }
 
 impl PageQuery {
@@ -161,21 +167,42 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(usage::protection))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
+        .routes(routes!(open_sessions::list))
+        .routes(routes!(open_sessions::end))
+        .routes(routes!(open_sessions::end_all))
+        .routes(routes!(open_sessions::tokens, open_sessions::create_token))
+        .routes(routes!(open_sessions::delete_token))
+        .routes(routes!(second_factor::enrol))
+        .routes(routes!(second_factor::confirm))
+        .routes(routes!(second_factor::remove))
+        .routes(routes!(second_factor::reset))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::get, groups::put, groups::remove))
+        .routes(routes!(rules::get, rules::put))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::get))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::reject))
 }
 
 /// The OpenAPI document of `/api/v1`, as pretty JSON.
 pub fn openapi() -> String {
-    let document = router().into_openapi();
     // What was derived can be written.
-    document.to_pretty_json().map(|text| text + "\n").unwrap_or_default()
+    document::completed(router().into_openapi())
+        .to_pretty_json()
+        .map(|text| text + "\n")
+        .unwrap_or_default()
 }
 
 /// Everything that is answered.
 pub(crate) fn service(shared: Shared) -> Router {
     let (api, document) = router().split_for_parts();
-    let document = document.to_json().unwrap_or_default();
+    let document = document::completed(document).to_json().unwrap_or_default();
     let json = [("content-type", "application/json")];
-    api.layer(from_fn_with_state(shared.clone(), idempotency::layer))
+    let replay = crate::approvals::Replay(api.clone().with_state(shared.clone()));
+    api.layer(from_fn_with_state(shared.clone(), crate::approvals::layer))
+        .layer(Extension(replay))
+        .layer(from_fn_with_state(shared.clone(), idempotency::layer))
         .route("/api/v1/openapi.json", get(async move || (json, document)))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))

@@ -24,6 +24,12 @@ const KEPT_MS: u64 = 24 * 3_600_000;
 const SECRET: [&str; 4] =
     ["/api/v1/setup", "/api/v1/sessions", "/api/v1/tokens", "/api/v1/node-tokens"];
 
+/// Whether an answer holds a secret.
+fn is_secret(path: &str) -> bool {
+    let of_service = path.starts_with("/api/v1/users/") && path.ends_with("/tokens");
+    SECRET.contains(&path) || of_service || path.starts_with("/api/v1/me/totp")
+}
+
 /// Keys of requests that are not answered yet.
 #[derive(Debug, Default)]
 pub(crate) struct UnderWay(Mutex<HashSet<String>>);
@@ -50,7 +56,7 @@ pub(crate) async fn layer(State(shared): State<Shared>, request: Request, next: 
     let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
     let path = request.uri().path();
     match key {
-        Some(key) if request.method() == Method::POST && !SECRET.contains(&path) => {
+        Some(key) if request.method() == Method::POST && !is_secret(path) => {
             answer(&shared, key, request, next).await.unwrap_or_else(Problem::into_response)
         }
         _ => next.run(request).await,
@@ -62,7 +68,7 @@ async fn answer(shared: &Shared, key: String, request: Request, next: Next) -> R
         return Err(Problem::invalid("an idempotency key has 1 to 200 bytes"));
     }
     let (head, body) = request.into_parts();
-    let actor = auth::actor(shared, &head.headers).await?.id();
+    let actor = auth::actor(shared, &head.headers, head.uri.path()).await?.id();
     let body = to_bytes(body, LARGEST).await.map_err(|_| {
         let text = format!("a document has at most {LARGEST} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", text)

@@ -19,6 +19,7 @@
 
 mod access;
 mod api;
+mod approvals;
 mod auth;
 mod dispatch;
 mod idempotency;
@@ -30,10 +31,12 @@ mod problem;
 mod queue;
 mod quota;
 mod restore_tests;
+mod rules;
 mod server;
 mod state;
 mod ticker;
 mod tls;
+mod totp;
 
 pub use api::openapi;
 pub use server::{Config, Server, ServerError};

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::{ProjectId, TokenId, UserId};
+use crate::id::{GroupId, ProjectId, SessionId, TokenId, UserId};
 
 /// Somebody who may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,8 +10,12 @@ pub struct User {
     pub id: UserId,
     /// The name to log in with.
     pub login: String,
-    /// Argon2id hash of the password.
+    /// Argon2id hash of the password; empty for a service account, which has none.
     pub password_hash: String,
+    /// Whether it is a program, which has API tokens and cannot log in.
+    pub service: bool,
+    /// Whether somebody else has set the password, so that it must be changed first of all.
+    pub must_change: bool,
     /// Whether logging in is refused.
     pub disabled: bool,
     /// When it was made, in milliseconds since 1970.
@@ -77,6 +81,44 @@ pub struct Binding {
 pub struct Session {
     /// Who it is.
     pub user: User,
+    /// What they may do, by themselves and by their groups.
+    pub grants: Vec<Grant>,
+    /// Whether they have logged in; without, an API token was shown.
+    pub logged_in: bool,
+    /// Whether logging in takes a second factor.
+    pub second_factor: bool,
+}
+
+/// A session, without what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The hash of what is shown.
+    pub token_hash: String,
+    /// From where it was begun.
+    pub address: String,
+    /// When, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+/// A group of users: what it may do, each of them may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// For people; unique.
+    pub name: String,
+    /// Grows with every change.
+    pub revision: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it was changed last, in milliseconds since 1970.
+    pub updated_ms: u64,
+    /// Who is in it.
+    pub members: Vec<UserId>,
     /// What they may do.
     pub grants: Vec<Grant>,
 }

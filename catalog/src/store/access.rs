@@ -4,8 +4,8 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
-use crate::id::{TokenId, UserId};
-use crate::model::access::{Grant, Role, Session, Token, User};
+use crate::id::{SessionId, TokenId, UserId};
+use crate::model::access::{Grant, OpenSession, Role, Session, Token, User};
 use crate::record::{Page, check_name};
 
 impl User {
@@ -14,16 +14,19 @@ impl User {
             id: row.id("id")?,
             login: row.text("login")?,
             password_hash: row.text("password_hash")?,
+            service: row.count("service")? != 0,
+            must_change: row.count("must_change")? != 0,
             disabled: row.count("disabled")? != 0,
             created_ms: row.count("created_ms")?,
         })
     }
 }
 
-const USER: &str = "SELECT id, login, password_hash, disabled, created_ms FROM users";
+const USER: &str =
+    "SELECT id, login, password_hash, service, must_change, disabled, created_ms FROM users";
 
 impl Tx {
-    /// Adds a user.
+    /// Adds somebody who logs in with a password.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the login is taken.
@@ -33,21 +36,42 @@ impl Tx {
         password_hash: &str,
         now_ms: u64,
     ) -> Result<User> {
+        self.add_account(login, password_hash, false, now_ms).await
+    }
+
+    /// Adds a program, which has no password.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the login is taken.
+    pub async fn add_service(&mut self, login: &str, now_ms: u64) -> Result<User> {
+        self.add_account(login, "", true, now_ms).await
+    }
+
+    async fn add_account(
+        &mut self,
+        login: &str,
+        password_hash: &str,
+        service: bool,
+        now_ms: u64,
+    ) -> Result<User> {
         check_name("user", login)?;
         let user = User {
             id: UserId::new(now_ms),
             login: login.to_owned(),
             password_hash: password_hash.to_owned(),
+            service,
+            must_change: false,
             disabled: false,
             created_ms: now_ms,
         };
-        let sql = "INSERT INTO users (id, login, password_hash, disabled, created_ms) \
-                   VALUES ($1, $2, $3, 0, $4)";
+        let sql = "INSERT INTO users (id, login, password_hash, disabled, created_ms, service) \
+                   VALUES ($1, $2, $3, 0, $4, $5)";
         let insert = sqlx::query(sql)
             .bind(user.id.to_string())
             .bind(user.login.clone())
             .bind(user.password_hash.clone())
-            .bind(number(now_ms));
+            .bind(number(now_ms))
+            .bind(i64::from(service));
         self.run(insert).await?;
         Ok(user)
     }
@@ -91,18 +115,49 @@ impl Tx {
         self.all(select).await?.iter().map(User::read).collect()
     }
 
-    /// Sets another password. All sessions of the user end.
+    /// Sets another password. All sessions of the user end. The one before is remembered.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is no such user.
     pub async fn set_password(&mut self, id: UserId, password_hash: &str) -> Result<()> {
-        let update = sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2");
-        let update = update.bind(password_hash.to_owned()).bind(id.to_string());
+        let keep = "INSERT INTO old_passwords (user_id, seq, password_hash) \
+                    SELECT id, (SELECT COALESCE(MAX(seq), 0) + 1 FROM old_passwords \
+                    WHERE user_id = $1), password_hash FROM users \
+                    WHERE id = $1 AND password_hash <> ''";
+        self.run(sqlx::query(keep).bind(id.to_string())).await?;
+        let sql = "UPDATE users SET password_hash = $1, must_change = 0 WHERE id = $2";
+        let update = sqlx::query(sql).bind(password_hash.to_owned()).bind(id.to_string());
         if self.run(update).await? == 0 {
             return Err(CatalogError::not_found(format_args!("user {id}")));
         }
         let end = sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(id.to_string());
         self.run(end).await.map(drop)
+    }
+
+    /// Says that a password must be changed before anything else is done.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn must_change_password(&mut self, id: UserId) -> Result<()> {
+        let update = sqlx::query("UPDATE users SET must_change = 1 WHERE id = $1");
+        self.run(update.bind(id.to_string())).await.map(drop)
+    }
+
+    /// The hashes of a user's last passwords, so many at most, the newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn last_passwords(&mut self, id: UserId, most: u32) -> Result<Vec<String>> {
+        let now = self.user(id).await?.password_hash;
+        let sql = "SELECT password_hash FROM old_passwords WHERE user_id = $1 \
+                   ORDER BY seq DESC LIMIT $2";
+        let select = sqlx::query(sql).bind(id.to_string()).bind(i64::from(most));
+        let rows = self.all(select).await?;
+        let old = rows.iter().map(|row| row.text("password_hash"));
+        let mut all: Vec<_> = std::iter::once(Ok(now)).chain(old).collect::<Result<_>>()?;
+        all.retain(|hash| !hash.is_empty());
+        all.truncate(most as usize);
+        Ok(all)
     }
 
     /// Removes a user with all sessions and tokens.
@@ -117,14 +172,30 @@ impl Tx {
         Ok(())
     }
 
-    /// What a user may do.
+    /// What a user may do by itself.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn grants(&mut self, user: UserId) -> Result<Vec<Grant>> {
         let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
                    ORDER BY project_id, role";
-        let rows = self.all(sqlx::query(sql).bind(user.to_string())).await?;
+        self.grants_by(sqlx::query(sql).bind(user.to_string())).await
+    }
+
+    /// What a user may do by itself and by its groups.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn all_grants(&mut self, user: UserId) -> Result<Vec<Grant>> {
+        let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
+                   UNION SELECT b.role, b.project_id FROM group_bindings b \
+                   JOIN group_members m ON m.group_id = b.group_id WHERE m.user_id = $1 \
+                   ORDER BY project_id, role";
+        self.grants_by(sqlx::query(sql).bind(user.to_string())).await
+    }
+
+    pub(crate) async fn grants_by(&mut self, select: crate::db::Query) -> Result<Vec<Grant>> {
+        let rows = self.all(select).await?;
         let mut grants = Vec::new();
         for row in rows {
             // A role that this release does not know allows nothing.
@@ -151,13 +222,16 @@ impl Tx {
         Ok(())
     }
 
-    /// How many users are administrators of the system and may log in.
+    /// How many people are administrators of the system and may log in.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn count_administrators(&mut self) -> Result<u64> {
-        let sql = "SELECT COUNT(*) AS many FROM users u JOIN bindings b ON b.user_id = u.id \
-                   WHERE b.role = 'admin' AND b.project_id = '' AND u.disabled = 0";
+        let sql = "SELECT COUNT(*) AS many FROM users u WHERE u.disabled = 0 AND u.service = 0 \
+                   AND (EXISTS (SELECT 1 FROM bindings b WHERE b.user_id = u.id \
+                   AND b.role = 'admin' AND b.project_id = '') OR EXISTS \
+                   (SELECT 1 FROM group_members m JOIN group_bindings g ON g.group_id = m.group_id \
+                   WHERE m.user_id = u.id AND g.role = 'admin' AND g.project_id = ''))";
         let row = self.maybe(sqlx::query(sql)).await?;
         row.map_or(Ok(0), |row| row.count("many"))
     }
@@ -170,15 +244,56 @@ impl Tx {
         &mut self,
         hash: &str,
         user: UserId,
+        address: &str,
         now_ms: u64,
         expires_ms: u64,
-    ) -> Result<()> {
+    ) -> Result<SessionId> {
         let forget = sqlx::query("DELETE FROM sessions WHERE expires_ms <= $1");
         self.run(forget.bind(number(now_ms))).await?;
-        let sql = "INSERT INTO sessions (token_hash, user_id, created_ms, expires_ms) \
-                   VALUES ($1, $2, $3, $4)";
+        let id = SessionId::new(now_ms);
+        let sql = "INSERT INTO sessions (token_hash, user_id, created_ms, expires_ms, id, address) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
         let insert = sqlx::query(sql).bind(hash.to_owned()).bind(user.to_string());
-        self.run(insert.bind(number(now_ms)).bind(number(expires_ms))).await.map(drop)
+        let insert = insert.bind(number(now_ms)).bind(number(expires_ms));
+        self.run(insert.bind(id.to_string()).bind(address.to_owned())).await?;
+        Ok(id)
+    }
+
+    /// The sessions of a user that last, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn sessions(
+        &mut self,
+        user: UserId,
+        page: &Page,
+        now_ms: u64,
+    ) -> Result<Vec<OpenSession>> {
+        let sql = "SELECT id, token_hash, address, created_ms, expires_ms FROM sessions \
+                   WHERE user_id = $1 AND expires_ms > $2 AND id > $3 ORDER BY id LIMIT $4";
+        let select = sqlx::query(sql).bind(user.to_string()).bind(number(now_ms));
+        let select = select.bind(page.after.clone().unwrap_or_default());
+        let rows = self.all(select.bind(i64::from(page.limit.min(Page::LARGEST)))).await?;
+        let read = |row: &AnyRow| {
+            Ok(OpenSession {
+                id: row.id("id")?,
+                token_hash: row.text("token_hash")?,
+                address: row.text("address")?,
+                created_ms: row.count("created_ms")?,
+                expires_ms: row.count("expires_ms")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Ends a session of a user; or, without one, all of them. Returns how many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_sessions(&mut self, user: UserId, id: Option<SessionId>) -> Result<u64> {
+        let sql = "DELETE FROM sessions WHERE user_id = $1 AND ($2 = '' OR id = $2)";
+        let end = sqlx::query(sql).bind(user.to_string()).bind(text_of(id));
+        self.run(end).await
     }
 
     /// Ends a session.
@@ -254,9 +369,10 @@ impl Tx {
     /// # Errors
     /// [`ErrorKind::NotFound`] when nobody has it (any more).
     pub async fn who(&mut self, hash: &str, now_ms: u64) -> Result<Session> {
-        let sql = "SELECT user_id FROM sessions WHERE token_hash = $1 AND expires_ms > $2 \
-                   UNION ALL SELECT user_id FROM api_tokens WHERE token_hash = $1 \
-                   AND (expires_ms IS NULL OR expires_ms > $2)";
+        let sql = "SELECT user_id, CAST(1 AS BIGINT) AS logged_in FROM sessions \
+                   WHERE token_hash = $1 AND expires_ms > $2 \
+                   UNION ALL SELECT user_id, CAST(0 AS BIGINT) AS logged_in FROM api_tokens \
+                   WHERE token_hash = $1 AND (expires_ms IS NULL OR expires_ms > $2)";
         let select = sqlx::query(sql).bind(hash.to_owned()).bind(number(now_ms));
         let nobody = || CatalogError::new(ErrorKind::NotFound, "nobody is logged in with this");
         let row = self.maybe(select).await?.ok_or_else(nobody)?;
@@ -264,7 +380,22 @@ impl Tx {
         if user.disabled {
             return Err(nobody());
         }
-        let grants = self.grants(user.id).await?;
-        Ok(Session { user, grants })
+        let logged_in = row.count("logged_in")? != 0;
+        let second_factor = self.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
+        let grants = self.all_grants(user.id).await?;
+        Ok(Session { user, grants, logged_in, second_factor })
+    }
+
+    /// What a user would be if it showed a session now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when it is gone or may not log in.
+    pub async fn as_if_logged_in(&mut self, id: UserId) -> Result<Session> {
+        let user = self.user(id).await?;
+        if user.disabled {
+            return Err(CatalogError::not_found(format_args!("user {id} that may log in")));
+        }
+        let grants = self.all_grants(id).await?;
+        Ok(Session { user, grants, logged_in: true, second_factor: true })
     }
 }

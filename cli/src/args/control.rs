@@ -107,7 +107,9 @@ pub(crate) enum NodeCommand {
 
 /// Log in to a server
 ///
-/// The password comes from SLUICE_PASSWORD_FILE or a prompt. What is needed for later commands is
+/// The password comes from SLUICE_PASSWORD_FILE or a prompt; so do a new password, where it must be
+/// changed first (SLUICE_NEW_PASSWORD_FILE), and the code of an authenticator app, where you have a
+/// second factor (SLUICE_CODE_FILE). What is needed for later commands is
 /// kept in $XDG_CONFIG_HOME/sluice/login.json or ~/.config/sluice/login.json, readable for you
 /// only; SLUICE_LOGIN names another file.
 #[derive(Debug, Args)]

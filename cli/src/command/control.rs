@@ -1,7 +1,9 @@
 //! The control plane: server and nodes run here, and what a server is asked.
 
 mod apply;
+mod approvals;
 mod difference;
+mod groups;
 mod keep;
 mod mounts;
 mod plans;
@@ -11,6 +13,7 @@ mod restore_tests;
 mod serve;
 mod tasks;
 mod usage;
+mod users;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -24,9 +27,12 @@ use crate::error::Exit;
 use crate::output;
 
 pub(crate) use apply::{config, run as apply};
+pub(crate) use approvals::{access, run as approval};
+pub(crate) use groups::run as group;
 pub(crate) use profile::login;
 pub(crate) use serve::{server, up};
 pub(crate) use usage::{quota, report, usage};
+pub(crate) use users::run as user;
 
 /// Does something with nodes.
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit> {
@@ -114,6 +120,11 @@ fn show_list(
         output::print(&output::table(headings, items.iter().map(row).collect()))?;
     }
     Ok(Exit::Done)
+}
+
+/// A moment as people read it; nothing when there is none.
+fn moment(context: &Context, ms: &Value) -> String {
+    ms.as_u64().map(|ms| output::local(ms, &context.zone)).unwrap_or_default()
 }
 
 fn word(value: &Value, name: &str) -> String {

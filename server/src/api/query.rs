@@ -2,8 +2,7 @@
 
 use serde::Deserialize;
 use sluice_catalog::{
-    DestinationId, InstanceId, MountState, PlanId, PlanRunState, PolicyId, ProjectId, TaskState,
-    TestState,
+    ApprovalState, DestinationId, InstanceId, MountState, PlanId, PlanRunState, PolicyId, ProjectId, TaskState, TestState,
 };
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
@@ -89,6 +88,18 @@ pub(crate) struct PlanRunQuery {
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which requests that wait for a second person.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ApprovalQuery {
+    /// Those in this state.
+    pub(crate) state: Option<ApprovalState>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000, 100 when it is not said.
     pub(crate) limit: Option<u32>,
 }
 

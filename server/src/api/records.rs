@@ -78,7 +78,7 @@ pub(crate) fn tagged<K: Kind>(status: StatusCode, record: Record<K>) -> Response
 }
 
 /// The revision that a change is based on.
-fn based_on(headers: &HeaderMap) -> Result<u64> {
+pub(crate) fn based_on(headers: &HeaderMap) -> Result<u64> {
     let given = headers.get(header::IF_MATCH).ok_or_else(|| {
         let text = "a change names the revision it is based on: If-Match: \"REVISION\"";
         Problem::new(StatusCode::PRECONDITION_REQUIRED, "revision-needed", text)
@@ -87,7 +87,7 @@ fn based_on(headers: &HeaderMap) -> Result<u64> {
     revision.ok_or_else(stale)
 }
 
-fn stale() -> Problem {
+pub(crate) fn stale() -> Problem {
     let text = "it was changed by somebody else: read it again";
     Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text)
 }

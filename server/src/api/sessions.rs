@@ -6,24 +6,24 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    AuditEntry, ErrorKind, Grant, Role, TokenId, UserId, hash_password, token_hash, verify_password,
+    AuditEntry, ErrorKind, Grant, Role, Token, TokenId, Tx, UserId, hash_password, token_hash,
+    verify_password,
 };
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use crate::api::second_factor::{Shown, accepts, guesser};
 use crate::api::{Body, Hidden, Path};
-use crate::auth::Actor;
+use crate::auth::{self, Actor, First};
 use crate::problem::{Problem, Result};
+use crate::rules::{AccessRules, LONGEST};
 use crate::server::SETUP;
 use crate::state::{Shared, new_token};
 
 /// How long a session lasts.
 const SESSION_MS: u64 = 12 * 3_600_000;
-/// A password has at least so many characters, and at most so many bytes.
-const SHORTEST: usize = 12;
-const LONGEST: usize = 1024;
 
 /// The first administrator.
 #[derive(Deserialize, ToSchema)]
@@ -45,6 +45,9 @@ pub(crate) struct Login {
     login: String,
     /// The password.
     password: Hidden,
+    /// Of who has a second factor: the code that the app shows, or a recovery code.
+    #[serde(default)]
+    code: Option<Hidden>,
 }
 
 /// A session.
@@ -54,6 +57,8 @@ pub(crate) struct SessionView {
     token: String,
     /// When it ends, in milliseconds since 1970.
     expires_ms: u64,
+    /// What must be done before anything else: `change-password` or `enrol-totp`.
+    first: Option<First>,
 }
 
 /// Who is logged in.
@@ -61,14 +66,37 @@ pub(crate) struct SessionView {
 pub(crate) struct Me {
     id: UserId,
     login: String,
+    /// What you may do, by yourself and by your groups.
     grants: Vec<Grant>,
+    /// Whether you are a program.
+    service: bool,
+    /// Whether logging in takes a second factor.
+    second_factor: bool,
+    /// How many recovery codes are left.
+    recovery_codes: u64,
+    /// What must be done before anything else.
+    first: Option<First>,
 }
 
-/// Refuses passwords that are too easy to guess or too long to hash.
-pub(crate) fn check_password(password: &str) -> Result<()> {
-    if password.chars().count() < SHORTEST || password.len() > LONGEST {
-        return Err(Problem::invalid("a password has at least 12 characters"));
+/// Asks for the password again, for what a session that was left open must not do.
+pub(crate) async fn confirm_password(
+    shared: &Shared,
+    actor: &Actor,
+    password: Zeroizing<String>,
+) -> Result<()> {
+    let (now, who) = (shared.now(), format!("again {}", actor.user.id));
+    wait(shared, &who, now)?;
+    let hash = actor.user.password_hash.clone();
+    let fits = password.len() <= LONGEST
+        && tokio::task::spawn_blocking(move || verify_password(&password, &hash))
+            .await
+            .unwrap_or(false);
+    if !fits {
+        failed(shared, &who, now);
+        let text = "the password is wrong";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "wrong-password", text));
     }
+    shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&who);
     Ok(())
 }
 
@@ -92,10 +120,10 @@ pub(crate) async fn setup(
     let now = shared.now();
     let who = format!("setup {}", peer.ip());
     wait(&shared, &who, now)?;
-    check_password(&setup.password.0)?;
+    AccessRules::default().check_password(&setup.password.0)?;
     let expected = shared.catalog.read().await?.setting(SETUP).await?;
     if expected.as_deref() != Some(&token_hash(&setup.token)) {
-        shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).failed(&who, now);
+        failed(&shared, &who, now);
         let text = "this is not the setup token, or it was used";
         return Err(Problem::new(StatusCode::FORBIDDEN, "no-setup", text));
     }
@@ -119,7 +147,13 @@ pub(crate) async fn setup(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn wait(shared: &Shared, who: &str, now: u64) -> Result<()> {
+/// Notes that somebody has guessed wrong.
+pub(crate) fn failed(shared: &Shared, who: &str, now: u64) {
+    shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).failed(who, now);
+}
+
+/// Refuses whoever has guessed wrong too often.
+pub(crate) fn wait(shared: &Shared, who: &str, now: u64) -> Result<()> {
     let limiter = shared.limiter.lock().unwrap_or_else(PoisonError::into_inner);
     match limiter.wait(who, now) {
         0 => Ok(()),
@@ -131,6 +165,8 @@ fn wait(shared: &Shared, who: &str, now: u64) -> Result<()> {
 }
 
 /// Log in
+///
+/// Who has a second factor is answered 401 with the code `code-needed` until a code comes along.
 #[utoipa::path(post, path = "/api/v1/sessions", tag = "session", operation_id = "login",
     security(()), request_body = Login, responses(
     (status = 201, body = SessionView), (status = "4XX", body = Problem)))]
@@ -144,8 +180,12 @@ pub(crate) async fn login(
     let who = format!("{} {}", peer.ip(), login.login);
     wait(&shared, &who, now)?;
     let user = shared.catalog.read().await?.user_by_login(&login.login).await?;
-    let hash = user.as_ref().filter(|user| !user.disabled).map(|u| u.password_hash.clone());
-    let Login { password, .. } = login;
+    let may = user.as_ref().filter(|user| !user.disabled && !user.service);
+    let hash = may.map(|user| user.password_hash.clone());
+    let Login { password, code, .. } = login;
+    if password.0.len() > LONGEST {
+        return Err(Problem::invalid("a password has at most 1024 bytes"));
+    }
     let fits = tokio::task::spawn_blocking(move || match hash {
         Some(hash) => verify_password(&password.0, &hash),
         // A name that is not there must take as long as one that is.
@@ -163,19 +203,67 @@ pub(crate) async fn login(
         detail: from,
     };
     let Some(user) = user.filter(|_| fits) else {
-        shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).failed(&who, now);
+        failed(&shared, &who, now);
         tx.audit(entry("session.refused"), now).await?;
         tx.commit().await?;
         let text = "name or password is wrong";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-password", text));
     };
+    let second = second_factor(&shared, &mut tx, user.id, code, now).await?;
+    if second == Second::Wrong {
+        failed(&shared, &who, now);
+        tx.audit(entry("session.refused"), now).await?;
+        tx.commit().await?;
+        let text = "this code is wrong, or was used: wait for the next one";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-code", text));
+    }
     shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&who);
+    let grants = tx.all_grants(user.id).await?;
+    let first = auth::first(&mut tx, &user, &grants, second != Second::NotWanted).await?;
     let token = new_token("session");
     let expires_ms = now + SESSION_MS;
-    tx.add_session(&token_hash(&token), user.id, now, expires_ms).await?;
-    tx.audit(entry("session.begin"), now).await?;
+    let address = peer.ip().to_string();
+    tx.add_session(&token_hash(&token), user.id, &address, now, expires_ms).await?;
+    let mut begun = entry("session.begin");
+    if let Second::Right(shown) = second {
+        begun.detail["second_factor"] = shown.word().into();
+    }
+    tx.audit(begun, now).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(SessionView { token, expires_ms })))
+    Ok((StatusCode::CREATED, Json(SessionView { token, expires_ms, first })))
+}
+
+/// What became of the second factor of a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// The user has none.
+    NotWanted,
+    Right(Shown),
+    Wrong,
+}
+
+async fn second_factor(
+    shared: &Shared,
+    tx: &mut Tx,
+    user: UserId,
+    code: Option<Hidden>,
+    now: u64,
+) -> Result<Second> {
+    if !tx.totp(user).await?.is_some_and(|totp| totp.confirmed) {
+        return Ok(Second::NotWanted);
+    }
+    let guesser = guesser(user);
+    wait(shared, &guesser, now)?;
+    let Some(code) = code else {
+        let text = "this login takes a code of the authenticator app, or a recovery code";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "code-needed", text));
+    };
+    let Some(shown) = accepts(shared, tx, user, &code.0, now).await? else {
+        failed(shared, &guesser, now);
+        return Ok(Second::Wrong);
+    };
+    shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&guesser);
+    Ok(Second::Right(shown))
 }
 
 /// Log out
@@ -191,8 +279,22 @@ pub(crate) async fn logout(State(shared): State<Shared>, actor: Actor) -> Result
 /// Tell who is logged in
 #[utoipa::path(get, path = "/api/v1/me", tag = "session", operation_id = "me",
     responses((status = 200, body = Me), (status = "4XX", body = Problem)))]
-pub(crate) async fn me(actor: Actor) -> Json<Me> {
-    Json(Me { id: actor.user.id, login: actor.user.login, grants: actor.grants })
+pub(crate) async fn me(State(shared): State<Shared>, actor: Actor) -> Result<Json<Me>> {
+    let mut tx = shared.catalog.read().await?;
+    let recovery_codes = tx.recovery_codes_left(actor.user.id).await?;
+    let first = match actor.logged_in {
+        true => auth::first(&mut tx, &actor.user, &actor.grants, actor.second_factor).await?,
+        false => None,
+    };
+    Ok(Json(Me {
+        id: actor.user.id,
+        login: actor.user.login,
+        grants: actor.grants,
+        service: actor.user.service,
+        second_factor: actor.second_factor,
+        recovery_codes,
+        first,
+    }))
 }
 
 /// An API token.
@@ -205,6 +307,13 @@ pub(crate) struct TokenView {
     /// What to show; told once.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+}
+
+impl From<Token> for TokenView {
+    fn from(token: Token) -> Self {
+        let Token { id, name, created_ms, expires_ms } = token;
+        Self { id, name, created_ms, expires_ms, token: None }
+    }
 }
 
 /// A token to make.
@@ -226,14 +335,7 @@ pub(crate) async fn tokens(
     actor: Actor,
 ) -> Result<Json<Vec<TokenView>>> {
     let tokens = shared.catalog.read().await?.tokens(actor.user.id).await?;
-    let view = |token: sluice_catalog::Token| TokenView {
-        id: token.id,
-        name: token.name,
-        created_ms: token.created_ms,
-        expires_ms: token.expires_ms,
-        token: None,
-    };
-    Ok(Json(tokens.into_iter().map(view).collect()))
+    Ok(Json(tokens.into_iter().map(TokenView::from).collect()))
 }
 
 /// Make an API token, which may do what you may do
@@ -245,21 +347,25 @@ pub(crate) async fn create_token(
     actor: Actor,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<TokenView>)> {
-    let now = shared.now();
-    let secret = new_token("token");
-    let hash = token_hash(&secret);
     let mut tx = shared.catalog.begin().await?;
-    let token = tx.add_token(actor.user.id, &new.name, &hash, now, new.expires_ms).await?;
-    tx.audit(actor.did("token.create", token.id, None, json!({"name": token.name})), now).await?;
+    let view = make_token(&mut tx, &actor, actor.user.id, new, shared.now()).await?;
     tx.commit().await?;
-    let view = TokenView {
-        id: token.id,
-        name: token.name,
-        created_ms: token.created_ms,
-        expires_ms: token.expires_ms,
-        token: Some(secret),
-    };
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// A new API token of `owner`.
+pub(crate) async fn make_token(
+    tx: &mut Tx,
+    actor: &Actor,
+    owner: UserId,
+    new: NewToken,
+    now: u64,
+) -> Result<TokenView> {
+    let secret = new_token("token");
+    let token = tx.add_token(owner, &new.name, &token_hash(&secret), now, new.expires_ms).await?;
+    let detail = json!({"name": token.name, "user": owner});
+    tx.audit(actor.did("token.create", token.id, None, detail), now).await?;
+    Ok(TokenView { token: Some(secret), ..TokenView::from(token) })
 }
 
 /// Remove an API token of yours

@@ -319,7 +319,7 @@ pub(crate) async fn log(
 /// Watch a task: an event `task` whenever something of it changes, until it has ended
 #[utoipa::path(get, path = "/api/v1/tasks/{id}/events", tag = "task", operation_id = "watch-task",
     params(("id" = TaskId, Path)), responses(
-    (status = 200, content_type = "text/event-stream", body = String),
+    (status = 200, content_type = "text/event-stream"),
     (status = "4XX", body = Problem)))]
 pub(crate) async fn events(
     State(shared): State<Shared>,

@@ -5,15 +5,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Grant, Project, Tx, User, UserId};
+use sluice_catalog::{Grant, Project, Tx, User, UserId, verify_password};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
-use crate::api::sessions::{check_password, hashed};
+use crate::api::sessions::{confirm_password, hashed};
 use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
+use crate::rules::AccessRules;
 use crate::state::Shared;
 
 /// A user.
@@ -22,7 +23,12 @@ pub(crate) struct UserView {
     id: UserId,
     login: String,
     disabled: bool,
+    /// Whether it is a program, which has API tokens and cannot log in.
+    service: bool,
+    /// Whether logging in takes a second factor.
+    second_factor: bool,
     created_ms: u64,
+    /// What it may do by itself; what its groups may is told there.
     grants: Vec<Grant>,
 }
 
@@ -31,8 +37,15 @@ pub(crate) struct UserView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     login: String,
-    /// At least 12 characters.
-    password: Hidden,
+    /// At least 12 characters; none for a service account.
+    #[serde(default)]
+    password: Option<Hidden>,
+    /// Whether it is a program, which has API tokens and cannot log in.
+    #[serde(default)]
+    service: bool,
+    /// Whether the password may stay; without, it must be changed at the first login.
+    #[serde(default)]
+    keep_password: bool,
     #[serde(default)]
     grants: Vec<Grant>,
 }
@@ -43,12 +56,16 @@ pub(crate) struct NewUser {
 pub(crate) struct NewPassword {
     /// At least 12 characters.
     password: Hidden,
+    /// The password until now; for your own only.
+    #[serde(default)]
+    current: Option<Hidden>,
 }
 
 async fn view(tx: &mut Tx, user: User) -> Result<UserView> {
     let grants = tx.grants(user.id).await?;
-    let User { id, login, disabled, created_ms, .. } = user;
-    Ok(UserView { id, login, disabled, created_ms, grants })
+    let second_factor = tx.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
+    let User { id, login, disabled, service, created_ms, .. } = user;
+    Ok(UserView { id, login, disabled, service, second_factor, created_ms, grants })
 }
 
 /// List users
@@ -80,13 +97,29 @@ pub(crate) async fn create(
     Body(new): Body<NewUser>,
 ) -> Result<(StatusCode, Json<UserView>)> {
     actor.require(Permission::Administer, None)?;
-    check_password(&new.password.0)?;
-    let hash = hashed(new.password.0).await?;
+    let rules = AccessRules::load(&mut shared.catalog.read().await?).await?;
+    let hash = match new.password {
+        Some(_) if new.service => {
+            return Err(Problem::invalid("a service account has no password"));
+        }
+        None if !new.service => return Err(Problem::invalid("a person needs a password")),
+        Some(password) => {
+            rules.check_password(&password.0)?;
+            Some(hashed(password.0).await?)
+        }
+        None => None,
+    };
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let user = tx.add_user(&new.login, &hash, now).await?;
+    let user = match hash {
+        Some(hash) => tx.add_user(&new.login, &hash, now).await?,
+        None => tx.add_service(&new.login, now).await?,
+    };
+    if !new.service && !new.keep_password {
+        tx.must_change_password(user.id).await?;
+    }
     grant(&mut tx, user.id, &new.grants).await?;
-    let detail = json!({"login": user.login, "grants": new.grants});
+    let detail = json!({"login": user.login, "grants": new.grants, "service": new.service});
     tx.audit(actor.did("user.create", user.id, None, detail), now).await?;
     let view = view(&mut tx, user).await?;
     tx.commit().await?;
@@ -101,7 +134,7 @@ async fn grant(tx: &mut Tx, user: UserId, grants: &[Grant]) -> Result<()> {
 }
 
 /// Somebody must be left who can let others in.
-async fn keep_one(tx: &mut Tx) -> Result<()> {
+pub(crate) async fn keep_one(tx: &mut Tx) -> Result<()> {
     if tx.count_administrators().await? == 0 {
         let text = "nobody would be left who administers the system";
         return Err(Problem::new(StatusCode::CONFLICT, "last-administrator", text));
@@ -149,6 +182,8 @@ pub(crate) async fn set_grants(
 }
 
 /// Set another password: your own, or as an administrator anybody's
+///
+/// Your own takes the one until now. Somebody else's must be changed again at the next login.
 #[utoipa::path(put, path = "/api/v1/users/{id}/password", tag = "user",
     operation_id = "set-user-password", params(("id" = UserId, Path)),
     request_body = NewPassword, responses((status = 204), (status = "4XX", body = Problem)))]
@@ -158,13 +193,41 @@ pub(crate) async fn set_password(
     Path(id): Path<UserId>,
     Body(new): Body<NewPassword>,
 ) -> Result<StatusCode> {
-    if id != actor.user.id {
+    let own = id == actor.user.id;
+    if !own {
         actor.require(Permission::Administer, None)?;
     }
-    check_password(&new.password.0)?;
+    let mut read = shared.catalog.read().await?;
+    if read.user(id).await?.service {
+        return Err(Problem::invalid("a service account has no password"));
+    }
+    let rules = AccessRules::load(&mut read).await?;
+    let last = read.last_passwords(id, rules.passwords.remembered).await?;
+    drop(read);
+    rules.check_password(&new.password.0)?;
+    if own {
+        actor.require_login()?;
+        let current = new
+            .current
+            .ok_or_else(|| Problem::invalid("another password takes the one until now: current"))?;
+        if *current.0 == *new.password.0 {
+            return Err(Problem::invalid("this is the password that you have"));
+        }
+        confirm_password(&shared, &actor, current.0).await?;
+    }
+    let password = new.password.0.clone();
+    let used = tokio::task::spawn_blocking(move || {
+        last.iter().any(|hash| verify_password(&password, hash))
+    });
+    if used.await.unwrap_or(true) {
+        return Err(Problem::invalid("this password was used before"));
+    }
     let hash = hashed(new.password.0).await?;
     let mut tx = shared.catalog.begin().await?;
     tx.set_password(id, &hash).await?;
+    if !own {
+        tx.must_change_password(id).await?;
+    }
     tx.audit(actor.did("user.password", id, None, json!({})), shared.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

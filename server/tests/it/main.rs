@@ -1,5 +1,8 @@
 //! The server over HTTPS, as clients see it.
 
+mod access;
+mod approvals;
+mod hostile;
 mod lease;
 mod limits;
 mod matrix;

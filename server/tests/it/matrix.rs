@@ -76,7 +76,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/nodes/{id}", System(ADMINISTER)),
     ("POST", "/api/v1/node-tokens", System(ADMINISTER)),
     ("GET", "/api/v1/points", Anywhere(READ)),
-    ("GET", "/api/v1/points/{id}", Anywhere(READ)),
+    ("GET", "/api/v1/points/{id}", Project(READ)),
     ("GET", "/api/v1/mounts", Anywhere(READ)),
     ("POST", "/api/v1/mounts", Project(OPERATE)),
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
@@ -111,6 +111,27 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/reports/missed", Anywhere(READ)),
     ("GET", "/api/v1/audit", Anywhere(ADMINISTER)),
     ("GET", "/api/v1/audit/verify", System(ADMINISTER)),
+    ("GET", "/api/v1/sessions", Login),
+    ("DELETE", "/api/v1/sessions/{id}", Login),
+    ("DELETE", "/api/v1/users/{id}/sessions", System(ADMINISTER)),
+    ("GET", "/api/v1/users/{id}/tokens", System(ADMINISTER)),
+    ("POST", "/api/v1/users/{id}/tokens", System(ADMINISTER)),
+    ("DELETE", "/api/v1/users/{id}/tokens/{token}", System(ADMINISTER)),
+    ("POST", "/api/v1/me/totp", Login),
+    ("POST", "/api/v1/me/totp/confirm", Login),
+    ("POST", "/api/v1/me/totp/remove", Login),
+    ("DELETE", "/api/v1/users/{id}/totp", System(ADMINISTER)),
+    ("GET", "/api/v1/groups", System(ADMINISTER)),
+    ("POST", "/api/v1/groups", System(ADMINISTER)),
+    ("GET", "/api/v1/groups/{id}", System(ADMINISTER)),
+    ("PUT", "/api/v1/groups/{id}", System(ADMINISTER)),
+    ("DELETE", "/api/v1/groups/{id}", System(ADMINISTER)),
+    ("GET", "/api/v1/access-rules", System(READ)),
+    ("PUT", "/api/v1/access-rules", System(ADMINISTER)),
+    ("GET", "/api/v1/approvals", Anywhere(READ)),
+    ("GET", "/api/v1/approvals/{id}", Project(READ)),
+    ("POST", "/api/v1/approvals/{id}/approve", Project(ADMINISTER)),
+    ("POST", "/api/v1/approvals/{id}/reject", Project(ADMINISTER)),
 ];
 
 /// A project with one of everything.
@@ -126,6 +147,7 @@ struct World {
     test: String,
     plan: String,
     run: String,
+    approval: String,
 }
 
 impl World {
@@ -156,8 +178,23 @@ impl World {
         // Whoever watches a task that has ended gets an answer that ends.
         let cancel = format!("/api/v1/tasks/{task}/cancel");
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
+        let collect = json!({"kind": "collect", "destination": destination});
+        let approval = make(admin, "tasks", collect).await;
         let name = name.to_owned();
-        Self { name, project, destination, instance, policy, task, point, mount, test, plan, run }
+        Self {
+            name,
+            project,
+            destination,
+            instance,
+            policy,
+            task,
+            point,
+            mount,
+            test,
+            plan,
+            run,
+            approval,
+        }
     }
 
     fn path(&self, template: &str) -> String {
@@ -172,9 +209,12 @@ impl World {
             "restore-tests" => &self.test,
             "plans" => &self.plan,
             "plan-runs" => &self.run,
+            "points" => &self.point,
+            "approvals" => &self.approval,
             _ => nobody,
         };
-        template.replace("{id}", id).replace("{instance}", &self.instance)
+        let path = template.replace("{id}", id).replace("{instance}", &self.instance);
+        path.replace("{token}", nobody)
     }
 
     /// A document that is understood, so that it is the access that is judged.
@@ -198,6 +238,15 @@ impl World {
                 json!({"login": format!("u{}", rand::random::<u64>()), "password": password})
             }
             (_, "/api/v1/users/{id}/grants") => json!([]),
+            (_, "/api/v1/users/{id}/tokens") => json!({"name": "t"}),
+            (_, "/api/v1/me/totp") => json!({"password": "not this one"}),
+            (_, "/api/v1/me/totp/confirm") => json!({"code": "123456"}),
+            (_, "/api/v1/me/totp/remove") => json!({"password": "no", "code": "123456"}),
+            (_, "/api/v1/groups" | "/api/v1/groups/{id}") => {
+                json!({"name": format!("g{}", rand::random::<u64>())})
+            }
+            (_, "/api/v1/access-rules") => json!({}),
+            (_, "/api/v1/approvals/{id}/approve" | "/api/v1/approvals/{id}/reject") => json!({}),
             (_, "/api/v1/users/{id}/password") => json!({"password": password}),
             (_, "/api/v1/destinations/{id}/secrets") => secret,
             (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
@@ -277,6 +326,9 @@ async fn the_table_has_every_endpoint_and_no_other() {
 async fn every_role_gets_what_it_may_and_nothing_else() {
     let lab = Lab::new().await;
     let admin = lab.administrator().await;
+    // Something waits for a second person, so that there are approvals.
+    let rules = json!({"approvals": {"actions": ["collect"]}});
+    admin.send(Method::PUT, "/api/v1/access-rules", Some(&rules), &[]).await.unwrap();
     let own = World::new(&lab, &admin, "own").await;
     let other = World::new(&lab, &admin, "other").await;
     let nobody = lab.anybody.clone().with_token("session-0");

@@ -138,7 +138,7 @@ async fn the_last_administrator_stays_and_a_password_ends_sessions() {
     assert_eq!(status(&told), 409);
     let token: Value = admin.post("/api/v1/tokens", &json!({"name": "ci"})).await.unwrap();
     let program = lab.anybody.clone().with_token(token["token"].as_str().unwrap());
-    let password = json!({"password": "another long password"});
+    let password = json!({"password": "another long password", "current": PASSWORD});
     let change = format!("{path}/password");
     admin.send(Method::PUT, &change, Some(&password), &[]).await.unwrap();
     assert_eq!(status(&admin.get::<Value>("/api/v1/me").await), 401);

@@ -82,7 +82,9 @@ impl Lab {
     pub async fn user(&self, admin: &Client, role: &str, project: Option<&str>) -> Client {
         let login = format!("{role}-{}", project.unwrap_or("system"));
         let grants = json!([{"role": role, "project": project}]);
-        let user = json!({"login": login, "password": PASSWORD, "grants": grants});
+        let keep = true;
+        let user = json!({"login": login, "password": PASSWORD, "keep_password": keep,
+            "grants": grants});
         let _: Value = admin.post("/api/v1/users", &user).await.unwrap();
         self.login(&login).await
     }

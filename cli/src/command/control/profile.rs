@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sluice_node_api::{Client, Fingerprint};
+use sluice_node_api::{Client, ClientError, Fingerprint};
 
+use super::users::change_own;
 use crate::args::LoginArgs;
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
-use crate::output::{self, note};
+use crate::output::{self, note, warn};
 use crate::secret;
 
 /// What is kept of a login, or of a node that has joined.
@@ -72,6 +73,18 @@ pub(crate) fn client() -> Result<Client> {
     profile.client()
 }
 
+/// Begins a session, with a code where one is needed.
+async fn begin(client: &Client, user: &str, password: &str) -> Result<Value> {
+    let mut body = json!({"login": user, "password": password});
+    match client.post("/api/v1/sessions", &body).await {
+        Err(ClientError::Refused { code, .. }) if code == "code-needed" => {
+            body["code"] = secret::login_code()?.as_str().into();
+            Ok(client.post("/api/v1/sessions", &body).await?)
+        }
+        session => Ok(session?),
+    }
+}
+
 /// Logs in.
 pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
     let client = Client::new(&args.server, print(&args.fingerprint)?)?;
@@ -81,9 +94,21 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
         let setup = json!({"token": *token, "login": args.user, "password": *password});
         client.send(http::Method::POST, "/api/v1/setup", Some(&setup), &[]).await?;
     }
-    let session: Value = client
-        .post("/api/v1/sessions", &json!({"login": args.user, "password": *password}))
-        .await?;
+    let mut session = begin(&client, &args.user, &password).await?;
+    if session["first"] == "change-password" {
+        if !context.global.quiet {
+            note("somebody else has set this password: choose another one");
+        }
+        let shown = client.clone().with_token(session["token"].as_str().unwrap_or_default());
+        let new = secret::new_password()?;
+        change_own(&shown, &password, &new).await?;
+        session = begin(&client, &args.user, &new).await?;
+    }
+    if session["first"] == "enrol-totp" {
+        warn(
+            "your role takes a second factor, without which nothing works: sluice user totp enrol",
+        );
+    }
     let token = session["token"].as_str().unwrap_or_default().to_owned();
     let path = place()?;
     let server = args.server.trim_end_matches('/').to_owned();

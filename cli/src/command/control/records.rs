@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::approvals::{Done, done, waits};
 use super::difference::{Difference, differences};
 use super::plans::Named;
 use super::{all, profile, show_list, word};
@@ -53,10 +54,9 @@ pub(crate) async fn run(
         RecordCommand::Remove { name } => {
             let records = Records::load(&client, kind).await?;
             let id = word(records.one(&name)?, "id");
-            client.send(Method::DELETE, &format!("/api/v1/{kind}/{id}"), None, &[]).await?;
-            if context.global.json {
-                output::json(&json!({"name": name, "change": "removed"}))?;
-            }
+            let path = format!("/api/v1/{kind}/{id}");
+            let answer = client.send(Method::DELETE, &path, None, &[]).await?;
+            return done(context, &answer, Done { name: &name, change: "removed" });
         }
     }
     Ok(Exit::Done)
@@ -161,7 +161,7 @@ async fn passphrase(client: &Client, name: &str, file: &Path) -> Result<()> {
 /// What becomes of a record.
 #[derive(Debug)]
 pub(crate) struct Change {
-    /// `created`, `changed` or `unchanged`.
+    /// `created`, `changed`, `unchanged`, or `waits` when a second person decides.
     pub(crate) word: &'static str,
     /// What is different from before.
     pub(crate) differences: Vec<Difference>,
@@ -220,7 +220,11 @@ pub(crate) async fn set(
         let path = format!("/api/v1/{kind}/{}", word(old, "id"));
         let tag = format!("\"{}\"", old["revision"]);
         let body = json!({"name": old["name"], "spec": spec});
-        client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await?;
+        let answer = client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await?;
+        if let Some(id) = waits(&answer) {
+            note(format_args!("{name}: a second person decides: sluice approval approve {id}"));
+            return Ok(Change { word: "waits", differences });
+        }
     }
     Ok(Change { word: "changed", differences })
 }

@@ -1,5 +1,6 @@
 //! One binary, one module for each thing that is promised.
 
+mod access;
 mod arbiter;
 mod collect;
 mod control_plane;
