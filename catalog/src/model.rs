@@ -5,6 +5,8 @@ pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
+pub(crate) mod notice;
+pub(crate) mod overview;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;

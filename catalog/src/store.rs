@@ -3,11 +3,14 @@
 mod access;
 mod mounts;
 mod nodes;
+mod notices;
+mod overview;
 mod points;
 mod policies;
 mod queue;
 mod secrets;
 mod settings;
+mod summed;
 mod task_log;
 mod tasks;
 mod usage;

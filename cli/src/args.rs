@@ -12,6 +12,7 @@ mod key;
 mod lock;
 mod mount;
 mod mountd;
+mod operate;
 mod overlay;
 mod points;
 mod prune;
@@ -47,6 +48,10 @@ pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
+pub(crate) use operate::{
+    CatalogArgs, CatalogCommand, NotifyArgs, NotifyCommand, SelfBackupArgs, SelfBackupCommand,
+    ServerCommand, ServerCommandArgs, ServerRestoreArgs, SupportBundleArgs,
+};
 pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
     WritableArgs,
@@ -217,7 +222,7 @@ pub(crate) enum Command {
     Destroy(DestroyArgs),
     Key(KeyArgs),
     Up(UpArgs),
-    Server(ServerArgs),
+    Server(ServerCommandArgs),
     Node(NodeArgs),
     Login(LoginArgs),
     #[command(visible_alias = "jobs")]
@@ -238,6 +243,10 @@ pub(crate) enum Command {
     Quota(QuotaArgs),
     Usage(UsageArgs),
     Report(ReportArgs),
+    SelfBackup(SelfBackupArgs),
+    Catalog(CatalogArgs),
+    Notify(NotifyArgs),
+    SupportBundle(SupportBundleArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

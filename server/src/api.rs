@@ -2,14 +2,17 @@
 //! declarations as the routes, so neither has what the other lacks.
 
 pub(crate) mod audit;
+pub(crate) mod dashboard;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
+pub(crate) mod notifications;
 pub(crate) mod points;
 pub(crate) mod policies;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
+pub(crate) mod self_backup;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 pub(crate) mod usage;
@@ -32,7 +35,7 @@ use zeroize::Zeroizing;
 
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{dispatch, idempotency};
+use crate::{dispatch, idempotency, metrics};
 
 /// The most that a request may have, in bytes.
 const LARGEST_REQUEST: usize = 2 << 20;
@@ -149,6 +152,12 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(usage::protection))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
+        .routes(routes!(dashboard::dashboard))
+        .routes(routes!(self_backup::get, self_backup::put, self_backup::run))
+        .routes(routes!(self_backup::adopt))
+        .routes(routes!(notifications::get, notifications::put))
+        .routes(routes!(notifications::secret))
+        .routes(routes!(notifications::test))
 }
 
 /// The OpenAPI document of `/api/v1`, as pretty JSON.
@@ -174,6 +183,7 @@ pub(crate) fn service(shared: Shared) -> Router {
             Problem::new(status, "method", "this path does not know this method")
         })
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .layer(from_fn_with_state(shared.clone(), metrics::layer))
         .with_state(shared)
 }
 

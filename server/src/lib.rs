@@ -20,19 +20,24 @@
 mod access;
 mod api;
 mod auth;
+mod certificate;
 mod dispatch;
 mod idempotency;
 mod ledger;
 mod limiter;
+mod metrics;
 mod mounts;
+mod notify;
 mod problem;
 mod queue;
 mod quota;
+mod self_backup;
 mod server;
 mod state;
 mod ticker;
 mod tls;
 
 pub use api::openapi;
+pub use self_backup::{CATALOG, INSTANCE, KEYS, restore_state};
 pub use server::{Config, Server, ServerError};
 pub use state::Local;

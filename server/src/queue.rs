@@ -11,7 +11,7 @@
 //! have in the database.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ use crate::state::Shared;
 /// How often is looked when no bell rings: another server may have added a task.
 const LOOK: Duration = Duration::from_secs(1);
 /// A node that was not heard of for so long is lost. Nodes that wait for work ask each 20 seconds.
-const LOST_MS: u64 = 60_000;
+pub(crate) const LOST_MS: u64 = 60_000;
 /// The kind of task that a node gets in any state.
 const UNMOUNT: &str = "unmount";
 /// The setting that holds limits and fairness.
@@ -89,7 +89,10 @@ pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
             () = shared.work.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
-        if let Err(problem) = turn(&shared).await {
+        let begun = Instant::now();
+        let turned = turn(&shared).await;
+        shared.metrics.turns.observe(begun.elapsed());
+        if let Err(problem) = turned {
             tracing::error!("no task can be given to a node: {}", problem.detail);
         }
     }

@@ -3,6 +3,7 @@
 mod access;
 mod mounts;
 mod records;
+mod snapshot;
 mod support;
 mod tasks;
 mod usage;

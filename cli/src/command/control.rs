@@ -1,9 +1,12 @@
 //! The control plane: server and nodes run here, and what a server is asked.
 
 mod apply;
+mod bundle;
 mod difference;
 mod keep;
 mod mounts;
+mod notify;
+mod operate;
 mod profile;
 mod records;
 mod serve;
@@ -20,6 +23,9 @@ use crate::error::Exit;
 use crate::output;
 
 pub(crate) use apply::{config, run as apply};
+pub(crate) use bundle::run as support_bundle;
+pub(crate) use notify::run as notify;
+pub(crate) use operate::{catalog, restore, self_backup};
 pub(crate) use profile::login;
 pub(crate) use serve::{server, up};
 pub(crate) use usage::{quota, report, usage};
@@ -30,8 +36,8 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Join { name, token_file, state } => {
             serve::join(context, &name, &token_file, state).await
         }
-        NodeCommand::Run { state, slots, mount_address } => {
-            serve::run_node(context, state, slots, mount_address).await
+        NodeCommand::Run { state, slots, mount_address, metrics } => {
+            serve::run_node(context, state, slots, mount_address, metrics).await
         }
         NodeCommand::Token => {
             let answer: Value = profile::client()?.post("/api/v1/node-tokens", &()).await?;

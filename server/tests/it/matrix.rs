@@ -97,6 +97,15 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/reports/missed", Anywhere(READ)),
     ("GET", "/api/v1/audit", Anywhere(ADMINISTER)),
     ("GET", "/api/v1/audit/verify", System(ADMINISTER)),
+    ("GET", "/api/v1/dashboard", Anywhere(READ)),
+    ("GET", "/api/v1/self-backup", System(ADMINISTER)),
+    ("PUT", "/api/v1/self-backup", System(ADMINISTER)),
+    ("POST", "/api/v1/self-backup", System(ADMINISTER)),
+    ("POST", "/api/v1/destinations/{id}/points", System(ADMINISTER)),
+    ("GET", "/api/v1/notifications", System(ADMINISTER)),
+    ("PUT", "/api/v1/notifications", System(ADMINISTER)),
+    ("PUT", "/api/v1/notifications/{channel}/secret", System(ADMINISTER)),
+    ("POST", "/api/v1/notifications/{channel}/test", System(ADMINISTER)),
 ];
 
 /// A project with one of everything.
@@ -145,7 +154,10 @@ impl World {
             "mounts" => &self.mount,
             _ => nobody,
         };
-        template.replace("{id}", id).replace("{instance}", &self.instance)
+        template
+            .replace("{id}", id)
+            .replace("{instance}", &self.instance)
+            .replace("{channel}", "ops")
     }
 
     /// A document that is understood, so that it is the access that is judged.
@@ -170,6 +182,12 @@ impl World {
             (_, "/api/v1/users/{id}/grants") => json!([]),
             (_, "/api/v1/users/{id}/password") => json!({"password": password}),
             (_, "/api/v1/destinations/{id}/secrets") => secret,
+            ("PUT", "/api/v1/self-backup") => json!({"destination": self.destination}),
+            ("POST", "/api/v1/self-backup") => return None,
+            ("PUT", "/api/v1/notifications") => json!({}),
+            (_, "/api/v1/notifications/{channel}/secret") => json!({"secret": "hush"}),
+            (_, "/api/v1/notifications/{channel}/test") => return None,
+            (_, "/api/v1/destinations/{id}/points") => json!([]),
             (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
             (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
             ("PUT", "/api/v1/limits" | "/api/v1/projects/{id}/quota") => json!({}),

@@ -1,12 +1,13 @@
 //! Running a server, a node, or both.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use sluice_node::{Agent, Config as NodeConfig, Mounts};
+use sluice_node_api::metrics as node_metrics;
 use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, TaskSpec};
 use sluice_server::{Config, Server};
 
@@ -22,7 +23,7 @@ use crate::secret;
 /// The node that runs beside the server of `sluice up`.
 const LOCAL: &str = "local";
 
-fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
+pub(crate) fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let place = given
         .or_else(|| set("XDG_STATE_HOME").map(|home| home.join("sluice").join(below)))
@@ -40,7 +41,12 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         names: args.names,
         lease: args.lease,
     };
-    Ok((Server::open(config).await?, state))
+    let server = Server::open(config).await?;
+    let server = match args.metrics {
+        Some(address) => server.with_metrics(address).await?,
+        None => server,
+    };
+    Ok((server, state))
 }
 
 fn tell(context: &Context, server: &Server, state: &Path) -> Result<()> {
@@ -144,6 +150,7 @@ pub(crate) async fn run_node(
     state: Option<PathBuf>,
     slots: u32,
     mount_address: IpAddr,
+    metrics: Option<SocketAddr>,
 ) -> Result<Exit> {
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
@@ -154,6 +161,11 @@ pub(crate) async fn run_node(
     // What was mounted comes back though the server does not answer.
     let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
     let agent = agent(profile.client()?, &state, slots, keeper)?;
+    if let Some(address) = metrics {
+        let socket = node_metrics::bind(address).await;
+        let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
+        tokio::spawn(node_metrics::serve(socket, sluice_node::tell(agent.metrics())));
+    }
     if context.global.json {
         output::json_line(&json!({"type": "ready", "server": profile.server}))?;
     } else if !context.global.quiet {

@@ -13,13 +13,13 @@ use crate::support::disk;
 use crate::support::run::{Cmd, Ran, wait_until};
 
 /// `sluice up` with a folder of its own; killed when dropped.
-struct Up {
+pub struct Up {
     child: Child,
-    ready: Value,
+    pub ready: Value,
 }
 
 impl Up {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let mut child = Command::new(binary::path())
             .args(["up", "--json", "--lease", "3s", "--state"])
             .arg(&place.state)
@@ -36,7 +36,7 @@ impl Up {
     }
 
     /// Ends it as a power cut would.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -49,14 +49,14 @@ impl Drop for Up {
     }
 }
 
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    state: PathBuf,
+    pub state: PathBuf,
     port: u16,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         // Nobody else is given it while we start again and again.
@@ -64,16 +64,16 @@ impl Place {
         Self { folder, state, port }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         std::fs::write(self.path(name), text).unwrap();
         self.path(name)
     }
 
-    fn cmd(&self, words: &[&str]) -> Cmd {
+    pub fn cmd(&self, words: &[&str]) -> Cmd {
         self.plain(&["--json"]).args(words)
     }
 
@@ -87,11 +87,11 @@ impl Place {
     }
 
     #[track_caller]
-    fn ok(&self, words: &[&str]) -> Ran {
+    pub fn ok(&self, words: &[&str]) -> Ran {
         self.cmd(words).ok()
     }
 
-    fn log_in(&self, up: &Up) {
+    pub fn log_in(&self, up: &Up) {
         self.write("password", "a long enough password\n");
         let word = |name: &str| up.ready[name].as_str().unwrap().to_owned();
         let words = ["login", &word("url"), "--fingerprint", &word("fingerprint")];
@@ -101,7 +101,7 @@ impl Place {
     }
 
     /// Tasks of a kind that were done.
-    fn done(&self, kind: &str) -> Vec<Value> {
+    pub fn done(&self, kind: &str) -> Vec<Value> {
         let tasks = self.ok(&["task", "list", "--state", "succeeded"]).json();
         let items = tasks["items"].as_array().unwrap().clone();
         items.into_iter().filter(|task| task["kind"] == kind).collect()
@@ -119,7 +119,7 @@ impl Place {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
