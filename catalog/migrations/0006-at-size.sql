@@ -34,17 +34,15 @@ INSERT INTO usage_days SELECT at_ms / 86400000 * 86400000, project_id, policy_id
 ALTER TABLE levels ADD COLUMN sum_high BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE levels ADD COLUMN sum_low BIGINT NOT NULL DEFAULT 0;
 -- What was there before is added up in whole MiB.
-CREATE TABLE levels_summed AS SELECT instance_id, destination_id, policy_id, at_ms,
-    CAST(COALESCE(SUM(held) OVER (PARTITION BY instance_id, destination_id, policy_id
-        ORDER BY at_ms ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS BIGINT) AS total
-    FROM (SELECT instance_id, destination_id, policy_id, at_ms, stored_bytes / 1048576 *
-        (LEAD(at_ms) OVER (PARTITION BY instance_id, destination_id, policy_id ORDER BY at_ms)
-        / 1000 - at_ms / 1000) AS held FROM levels) AS spans;
 UPDATE levels SET sum_high = s.total / 1048576, sum_low = s.total % 1048576 * 1048576
-    FROM levels_summed s WHERE levels.instance_id = s.instance_id
-    AND levels.destination_id = s.destination_id AND levels.policy_id = s.policy_id
-    AND levels.at_ms = s.at_ms;
-DROP TABLE levels_summed;
+    FROM (SELECT instance_id, destination_id, policy_id, at_ms,
+        CAST(COALESCE(SUM(held) OVER (PARTITION BY instance_id, destination_id, policy_id
+            ORDER BY at_ms ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS BIGINT) AS total
+        FROM (SELECT instance_id, destination_id, policy_id, at_ms, stored_bytes / 1048576 *
+            (LEAD(at_ms) OVER (PARTITION BY instance_id, destination_id, policy_id ORDER BY at_ms)
+            / 1000 - at_ms / 1000) AS held FROM levels) AS spans) AS s
+    WHERE levels.instance_id = s.instance_id AND levels.destination_id = s.destination_id
+    AND levels.policy_id = s.policy_id AND levels.at_ms = s.at_ms;
 -- The newest level of each.
 CREATE TABLE series (
     instance_id TEXT NOT NULL, destination_id TEXT NOT NULL, policy_id TEXT NOT NULL,

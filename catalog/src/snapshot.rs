@@ -49,8 +49,7 @@ impl Catalog {
             copy_table(&mut from, &mut to, table).await?;
         }
         to.commit().await?;
-        // What lies in the log beside the file goes into it.
-        sqlx::query("PRAGMA journal_mode = DELETE").execute(copy.pool()).await?;
+        // What lies in the log beside the file goes into it with the last connection.
         copy.close().await;
         Ok(())
     }
