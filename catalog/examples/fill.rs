@@ -18,6 +18,9 @@ const HISTORY: u64 = 30;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// Stands for some of the days.
+const DAYS: &str = "SOME-OF-THE-DAYS";
+
 /// How the databases write hexadecimal digits.
 struct Words {
     sqlite: bool,
@@ -53,12 +56,18 @@ async fn main() -> Result<()> {
     let words = Words { sqlite: url.starts_with("sqlite:") };
     for (what, statement) in statements(&words, instances, points, now) {
         let begun = Instant::now();
-        let done = sqlx::query(AssertSqlSafe(statement)).execute(&pool).await?;
-        eprintln!(
-            "{what}: {} rows in {:.1} s",
-            done.rows_affected(),
-            begun.elapsed().as_secs_f64()
-        );
+        let mut rows = 0;
+        // In parts, so that no transaction is as large as the table.
+        let days: Vec<u64> = match statement.contains(DAYS) {
+            true => (0..points).step_by(30).collect(),
+            false => vec![0],
+        };
+        for day in days {
+            let part = format!("d.n >= {day} AND d.n < {}", day + 30);
+            let statement = statement.replace(DAYS, &part);
+            rows += sqlx::query(AssertSqlSafe(statement)).execute(&pool).await?.rows_affected();
+        }
+        eprintln!("{what}: {rows} rows in {:.1} s", begun.elapsed().as_secs_f64());
     }
     pool.close().await;
     Ok(())
@@ -118,7 +127,7 @@ fn statements(words: &Words, instances: u64, points: u64, now: u64) -> Vec<(&'st
     let number = "CAST(substr(i.name, 4) AS BIGINT)";
     let task = words.id("aaa", &at, "i.n");
     let point = words.id("bbb", &at, "i.n");
-    let from = "FROM fill_days d CROSS JOIN fill_instances i";
+    let from = format!("FROM fill_days d CROSS JOIN fill_instances i WHERE {DAYS}");
     let state = "CASE WHEN (d.n * 7 + i.n) % 100 = 0 THEN 'failed' \
                  WHEN (d.n * 7 + i.n) % 50 = 1 THEN 'warnings' ELSE 'succeeded' END";
     let spec = "'{\"kind\":\"backup\",\"instance\":\"' || i.name || '\",\"images\":[\"/images/' \
@@ -150,7 +159,7 @@ fn statements(words: &Words, instances: u64, points: u64, now: u64) -> Vec<(&'st
                  cancel_requested, revision, spec, progress, result, message) SELECT {task}, \
                  i.project_id, i.id, i.policy_id, i.destination_id, 'backup', {state}, 50, NULL, \
                  '', '', 1, 3, 0, {at}, {at}, {at} + 5000, {at} + 66000, 0, 3, {spec}, \
-                 '{progress}', {result}, '' {from} WHERE d.n >= {}",
+                 '{progress}', {result}, '' {from} AND d.n >= {}",
                 points.saturating_sub(HISTORY)
             ),
         ),

@@ -34,8 +34,8 @@ use crate::{api, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
-/// Connections at a time. A node holds one for each slot.
-const CONNECTIONS: usize = 2048;
+/// Connections at a time. A node holds one for each slot that waits, and a few more.
+const CONNECTIONS: usize = 8192;
 /// How long a client may take to shake hands or to send its headers.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may take once the server is to end.

@@ -2,6 +2,7 @@
 
 mod access;
 mod mounts;
+mod points;
 mod records;
 mod snapshot;
 mod support;

@@ -148,6 +148,8 @@ impl Server {
             .args(["--metrics", &format!("127.0.0.1:{metrics}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // It tells of each slow statement.
+            .stderr(Stdio::null())
             .spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;

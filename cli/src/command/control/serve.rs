@@ -32,7 +32,16 @@ pub(crate) fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
     Ok(std::path::absolute(place.ok_or_else(advice)?)?)
 }
 
+/// Allows as many open files as may be: each slot of each node holds a connection.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it there are fewer connections, which the server says when they are needed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
+    allow_many_files();
     let state = folder(args.state, "server")?;
     let config = Config {
         state: state.clone(),

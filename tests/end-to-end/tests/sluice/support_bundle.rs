@@ -12,6 +12,8 @@ fn a_support_bundle_has_failures_and_setup_and_none_of_the_secrets() {
     let place = Place::new();
     let up = Up::start(&place);
     place.log_in(&up);
+    // A repository whose folder cannot be made.
+    place.write("gone", "a file");
     let url = place.path("gone/vault");
     let pass = place.write("pass", "hidden-passphrase-1\n");
     let words = ["--url", text(&url), "--passphrase-file", text(&pass)];
@@ -28,8 +30,6 @@ fn a_support_bundle_has_failures_and_setup_and_none_of_the_secrets() {
     let secret = place.write("key", "hidden-key-4\n");
     place.ok(&["notify", "secret", "ops", "--secret-file", text(&secret)]);
     assert_eq!(place.ok(&["notify", "show"]).json()["wanted"]["channels"][0]["name"], "ops");
-    // A repository whose folder cannot be made.
-    place.write("gone", "a file");
     place.ok(&["project", "set", "shop"]);
     place.ok(&["instance", "set", "shop/web", "--disk", "/nowhere/disk.raw"]);
     place.ok(&["task", "backup", "shop/web", "--to", "vault"]);
