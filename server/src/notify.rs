@@ -344,8 +344,8 @@ mod tests {
     #[test]
     fn a_password_is_not_sent_in_the_clear_and_headers_cannot_be_smuggled() {
         let mail = |user: Option<&str>, security: &str, to: &str| {
-            let via = json!({"kind": "mail", "server": "mail.example.org:587", "from": "a@b.example",
-                "to": [to], "user": user, "security": security});
+            let via = json!({"kind": "mail", "server": "mail.example.org:587", "user": user,
+                "from": "a@b.example", "to": [to], "security": security});
             wanted(json!({"channels": [{"name": "ops", "via": via}]}))
         };
         assert_eq!(mail(Some("sluice"), "starttls", "ops@b.example"), Ok(()));
