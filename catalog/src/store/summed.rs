@@ -28,7 +28,7 @@ pub(super) fn parts(sum: u128) -> (i64, i64) {
 }
 
 /// A level, with the byte-seconds of all before it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Summed {
     pub(super) at_ms: u64,
     stored_bytes: u64,
@@ -53,12 +53,6 @@ impl Summed {
     pub(super) fn until(&self, ms: u64) -> u128 {
         let seconds = (ms / 1000).saturating_sub(self.at_ms / 1000);
         self.sum + u128::from(self.stored_bytes) * u128::from(seconds)
-    }
-}
-
-impl Default for Summed {
-    fn default() -> Self {
-        Self { at_ms: 0, stored_bytes: 0, sum: 0 }
     }
 }
 

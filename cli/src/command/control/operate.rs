@@ -173,8 +173,16 @@ pub(crate) async fn catalog(context: &Context, command: CatalogCommand) -> Resul
     Ok(exit)
 }
 
+/// Where an image came from, of the description that a restore point keeps: `PATH (FORMAT)`.
+fn place(source: &str) -> &str {
+    match source.rsplit_once(" (") {
+        Some((path, format)) if format.ends_with(')') => path,
+        _ => source,
+    }
+}
+
 fn found(point: &RestorePoint) -> Value {
-    let sources: Vec<&str> = point.images.iter().map(|image| image.source.as_str()).collect();
+    let sources: Vec<&str> = point.images.iter().map(|image| place(&image.source)).collect();
     json!({
         "point": point.to_string(),
         "taken_ms": point.created_ms,
@@ -183,4 +191,16 @@ fn found(point: &RestorePoint) -> Value {
         "stored_bytes": point.stats.stored_bytes,
         "sources": sources,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_path_without_its_format() {
+        assert_eq!(place("/images/web (raw)"), "/images/web");
+        assert_eq!(place("/images/web (old) (qcow2)"), "/images/web (old)");
+        assert_eq!(place("/dev/vg/web"), "/dev/vg/web");
+    }
 }
