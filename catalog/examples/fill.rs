@@ -3,7 +3,7 @@
 //! Each instance gets a restore point a day, with its lines in the ledger, and the tasks of the
 //! last 30 days. What is in it follows from the numbers alone.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::json;
 use sluice_catalog::{Catalog, Destination, Instance, Policy, Project};
@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
         return Err("usage: fill URL INSTANCES POINTS".into());
     };
     let (instances, points): (u64, u64) = (instances.parse()?, points.parse()?);
-    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let now = u64::try_from(UNIX_EPOCH.elapsed()?.as_millis())?;
     let catalog = Catalog::open(url).await?;
     records(&catalog, instances, now).await?;
     catalog.close().await;

@@ -1,24 +1,26 @@
 //! A PostgreSQL of its own, that can be taken away.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 /// A server by the lab's scripts, with data and port of its own; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Database {
-    root: PathBuf,
+    root: TempDir,
     port: u16,
 }
 
 impl Database {
     pub(super) fn start() -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let root = tempfile::Builder::new().prefix("soak-postgres-").tempdir()?;
         // Its owner is another user, who must be able to get there.
-        let root = std::env::temp_dir().join(format!("soak-postgres-{port}"));
-        std::fs::create_dir_all(&root).with_context(|| format!("cannot make {root:?}"))?;
+        std::fs::set_permissions(root.path(), Permissions::from_mode(0o755))?;
         let database = Self { root, port };
         database.restart()?;
         Ok(database)
@@ -27,7 +29,7 @@ impl Database {
     fn script(&self, name: &str) -> Command {
         let mut command = Command::new(format!("tests/lab/postgres/{name}"));
         command
-            .env("SLUICE_LAB_POSTGRES_ROOT", &self.root)
+            .env("SLUICE_LAB_POSTGRES_ROOT", self.root.path())
             .env("SLUICE_LAB_POSTGRES_PORT", self.port.to_string());
         command
     }
@@ -56,6 +58,5 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let _ = self.script("postgres-down").arg("--purge").status();
-        let _ = std::fs::remove_dir_all(&self.root);
     }
 }
