@@ -113,7 +113,7 @@ async fn records(catalog: &Catalog, instances: u64, now: u64) -> Result<()> {
 /// What fills the other tables, from that.
 fn statements(words: &Words, instances: u64, points: u64, now: u64) -> Vec<(&'static str, String)> {
     let begin = now - points * DAY_MS;
-    let at = format!("({begin} + d.n * {DAY_MS} + i.n * {} / {instances})", DAY_MS);
+    let at = format!("({begin} + d.n * {DAY_MS} + i.n * {DAY_MS} / {instances})");
     let range = |name: &str, many: u64| match words.sqlite {
         true => format!(
             "CREATE TABLE {name} AS WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + 1 \
