@@ -15,6 +15,9 @@ const CONNECTIONS: u32 = 8;
 const PRAGMAS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                        PRAGMA busy_timeout = 30000; PRAGMA foreign_keys = ON;";
 
+/// How a transaction begins in PostgreSQL.
+const BEGIN: &str = "BEGIN";
+
 /// A statement with its arguments.
 pub(crate) type Query = sqlx::query::Query<'static, Any, AnyArguments>;
 
@@ -56,7 +59,7 @@ impl Catalog {
             CatalogError::new(ErrorKind::Unavailable, "cannot open the database").with_source(error)
         })?;
         // SQLite would otherwise find out in the middle of a transaction that it cannot write.
-        let begin = if sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        let begin = if sqlite { "BEGIN IMMEDIATE" } else { BEGIN };
         let catalog = Self { pool, begin };
         schema::migrate(&catalog).await?;
         Ok(catalog)
@@ -85,6 +88,14 @@ impl Catalog {
     pub async fn ping(&self) -> Result<()> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    pub(crate) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.begin != BEGIN
     }
 
     /// Closes all connections, once transactions have ended.

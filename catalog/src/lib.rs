@@ -32,6 +32,7 @@ mod password;
 mod record;
 mod schema;
 mod seal;
+mod snapshot;
 mod store;
 
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
@@ -39,7 +40,8 @@ pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Consent, approved, rehearsed};
 pub use id::{
-    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
+    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId,
+    PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -47,6 +49,8 @@ pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::notice::{FailedTask, Notice};
+pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
 pub use model::plan::{
     OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
 };
@@ -59,7 +63,7 @@ pub use model::restore_test::{
     TestOutcome, TestRule, TestState,
 };
 pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
-pub use model::usage::{Held, InUse, Level, Transfer};
+pub use model::usage::{Group, Held, InUse, Level, Moved, Stored, Transfer, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};

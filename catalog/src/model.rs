@@ -6,6 +6,8 @@ pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
+pub(crate) mod notice;
+pub(crate) mod overview;
 pub(crate) mod plan;
 pub(crate) mod plan_run;
 pub(crate) mod point;

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003-mounts.sql"),
     include_str!("../migrations/0004-plans.sql"),
     include_str!("../migrations/0005-access.sql"),
+    include_str!("../migrations/0006-at-size.sql"),
 ];
 
 const SETTINGS: &str =

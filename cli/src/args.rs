@@ -14,6 +14,7 @@ mod key;
 mod lock;
 mod mount;
 mod mountd;
+mod operate;
 mod overlay;
 mod plan;
 mod points;
@@ -57,6 +58,10 @@ pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
+pub(crate) use operate::{
+    CatalogArgs, CatalogCommand, NotifyArgs, NotifyCommand, SelfBackupArgs, SelfBackupCommand,
+    ServerCommand, ServerCommandArgs, ServerRestoreArgs, SupportBundleArgs,
+};
 pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
     WritableArgs,
@@ -231,7 +236,7 @@ pub(crate) enum Command {
     Destroy(DestroyArgs),
     Key(KeyArgs),
     Up(UpArgs),
-    Server(ServerArgs),
+    Server(ServerCommandArgs),
     Node(NodeArgs),
     Login(LoginArgs),
     #[command(visible_alias = "jobs")]
@@ -259,6 +264,10 @@ pub(crate) enum Command {
     Group(GroupArgs),
     Approval(ApprovalArgs),
     Access(AccessArgs),
+    SelfBackup(SelfBackupArgs),
+    Catalog(CatalogArgs),
+    Notify(NotifyArgs),
+    SupportBundle(SupportBundleArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

@@ -31,7 +31,7 @@ mod verify;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command, ExportProtocol};
+use crate::args::{Cli, Command, ExportProtocol, ServerCommand};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::managed;
@@ -100,7 +100,10 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Destroy(args) => destroy::run(context, &args).await,
         Command::Key(args) => key::run(context, args.command).await,
         Command::Up(args) => control::up(context, args).await,
-        Command::Server(args) => control::server(context, args).await,
+        Command::Server(args) => match args.command {
+            Some(ServerCommand::Restore(args)) => Box::pin(control::restore(context, args)).await,
+            None => control::server(context, args.serve).await,
+        },
         Command::Node(args) => Box::pin(control::node(context, args.command)).await,
         Command::Login(args) => control::login(context, args).await,
         Command::Task(args) => Box::pin(control::task(context, args.command)).await,
@@ -121,6 +124,10 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Group(args) => Box::pin(control::group(context, args.command)).await,
         Command::Approval(args) => control::approval(context, args.command).await,
         Command::Access(args) => control::access(context, args.command).await,
+        Command::SelfBackup(args) => control::self_backup(context, args.command).await,
+        Command::Notify(args) => Box::pin(control::notify(context, args.command)).await,
+        Command::SupportBundle(args) => Box::pin(control::support_bundle(context, args)).await,
+        Command::Catalog(args) => Box::pin(control::catalog(context, args.command)).await,
         Command::Completions(_) | Command::Man(_) => {
             unreachable!("done by without_runtime")
         }

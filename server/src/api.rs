@@ -3,13 +3,15 @@
 
 pub(crate) mod approvals;
 pub(crate) mod audit;
+pub(crate) mod dashboard;
 mod document;
 pub(crate) mod groups;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod nodes;
-pub(crate) mod plans;
+pub(crate) mod notifications;
 pub(crate) mod open_sessions;
+pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod policies;
 pub(crate) mod query;
@@ -18,6 +20,7 @@ pub(crate) mod records;
 pub(crate) mod restore_tests;
 pub(crate) mod rules;
 pub(crate) mod second_factor;
+pub(crate) mod self_backup;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
 pub(crate) mod usage;
@@ -40,7 +43,7 @@ use zeroize::Zeroizing;
 
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{dispatch, idempotency};
+use crate::{dispatch, idempotency, metrics};
 
 /// The most that a request may have, in bytes.
 const LARGEST_REQUEST: usize = 2 << 20;
@@ -183,6 +186,12 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(approvals::get))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::reject))
+        .routes(routes!(dashboard::dashboard))
+        .routes(routes!(self_backup::get, self_backup::put, self_backup::run))
+        .routes(routes!(self_backup::adopt))
+        .routes(routes!(notifications::get, notifications::put))
+        .routes(routes!(notifications::secret))
+        .routes(routes!(notifications::test))
 }
 
 /// The OpenAPI document of `/api/v1`, as pretty JSON.
@@ -213,6 +222,7 @@ pub(crate) fn service(shared: Shared) -> Router {
             Problem::new(status, "method", "this path does not know this method")
         })
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .layer(from_fn_with_state(shared.clone(), metrics::layer))
         .with_state(shared)
 }
 

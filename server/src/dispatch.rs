@@ -1,6 +1,6 @@
 //! What nodes are told, and what becomes of their reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -132,6 +132,11 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Wo
             Problem::new(StatusCode::CONFLICT, "moot", text)
         })?;
         *keep = periods(now);
+    }
+    // Whoever tried it before may have died after it was made, and before it could tell.
+    if let TaskSpec::Backup { task: by, again, .. } = &mut spec {
+        *by = Some(task.id.to_string());
+        *again = task.attempt > 1;
     }
     let spec = mounts::refreshed(tx, spec, shared.now()).await?;
     let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
@@ -320,20 +325,26 @@ fn periods(keep: Keep) -> BTreeMap<String, u32> {
     set.map(|(name, many)| (name.to_owned(), many)).collect()
 }
 
-/// What a prune removed is noted.
+/// What a prune removed is noted. Somebody who died may have removed more before, without being
+/// able to tell: of all points that it looked at, only those are there that it kept.
 async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     let Some(destination) = task.new.destination else { return Ok(()) };
-    let points = task.result["points"].as_array().into_iter().flatten();
-    let gone: Vec<String> = points
-        .filter(|point| point["keep"] == false)
-        .filter_map(|point| {
-            let name = point["point"].as_str().map(str::to_owned);
-            let parts =
-                || Some(format!("{}@{}", point["instance"].as_str()?, point["id"].as_str()?));
-            name.or_else(parts)
-        })
-        .collect();
-    if tx.points_removed(destination, &gone, now).await? > 0 {
+    let points = task.result["points"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let name = |point: &Value| {
+        let name = point["point"].as_str().map(str::to_owned);
+        let parts = || Some(format!("{}@{}", point["instance"].as_str()?, point["id"].as_str()?));
+        name.or_else(parts)
+    };
+    let chosen = |keep: bool| points.iter().filter(move |point| point["keep"] == keep);
+    let gone: Vec<String> = chosen(false).filter_map(name).collect();
+    let left: BTreeSet<String> = chosen(true).filter_map(name).collect();
+    let mut many = tx.points_removed(destination, &gone, now).await?;
+    // With warnings, some could not be read: they were neither kept nor removed.
+    if task.state == TaskState::Succeeded {
+        let before = task.started_ms.unwrap_or(0);
+        many += tx.points_left((destination, task.new.instance), &left, before, now).await?;
+    }
+    if many > 0 {
         ledger::shrunk(tx, task, now).await?;
     }
     Ok(())
@@ -353,7 +364,8 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         Source::Folder { path } => (Vec::new(), Some(path.clone())),
     };
     let name = ledger::name(tx, instance).await?;
-    Ok(TaskSpec::Backup { instance: name, images, folder, project: Some(project) })
+    let (project, task, again) = (Some(project), None, false);
+    Ok(TaskSpec::Backup { instance: name, images, folder, project, task, again })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! have in the database.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,10 @@ use crate::state::Shared;
 
 /// How often is looked when no bell rings: another server may have added a task.
 const LOOK: Duration = Duration::from_secs(1);
+/// The longest time for which nodes that ask are gathered.
+const GATHER: Duration = Duration::from_millis(500);
 /// A node that was not heard of for so long is lost. Nodes that wait for work ask each 20 seconds.
-const LOST_MS: u64 = 60_000;
+pub(crate) const LOST_MS: u64 = 60_000;
 /// The kind of task that a node gets in any state.
 const UNMOUNT: &str = "unmount";
 /// The setting that holds limits and fairness.
@@ -83,13 +85,21 @@ impl Waiter {
 
 /// Answers waiters until `shutdown` is cancelled.
 pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
+    let mut took = Duration::ZERO;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = shared.work.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
-        if let Err(problem) = turn(&shared).await {
+        // A turn reads all that waits: nodes that ask at the same time are served together, and
+        // the longer turns take, the more of them.
+        tokio::time::sleep(took.min(GATHER)).await;
+        let begun = Instant::now();
+        let turned = turn(&shared).await;
+        took = begun.elapsed();
+        shared.metrics.turns.observe(took);
+        if let Err(problem) = turned {
             tracing::error!("no task can be given to a node: {}", problem.detail);
         }
     }

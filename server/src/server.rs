@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sluice_catalog::{Catalog, Destination, Node, Sealer, token_hash};
+use sluice_node_api::metrics as node_metrics;
 use sluice_repository::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -26,14 +27,15 @@ use zeroize::Zeroizing;
 use crate::api::policies::init_task;
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
+use crate::metrics::{self, Metrics};
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
-use crate::{api, queue, ticker, tls};
+use crate::{api, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
-/// Connections at a time. A node holds one for each slot.
-const CONNECTIONS: usize = 2048;
+/// Connections at a time. A node holds one for each slot that waits, and a few more.
+const CONNECTIONS: usize = 8192;
 /// How long a client may take to shake hands or to send its headers.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may take once the server is to end.
@@ -90,6 +92,8 @@ pub struct Server {
     tls: Tls,
     socket: TcpListener,
     setup: Option<String>,
+    /// Where metrics are read.
+    readers: Option<TcpListener>,
 }
 
 impl std::fmt::Debug for Server {
@@ -162,8 +166,27 @@ impl Server {
             fingerprint: tls.fingerprint,
             url: format!("https://{host}:{port}"),
             lease_ms,
+            folder: config.state.clone(),
+            certificate_end_ms: tls.end_ms,
+            metrics: Metrics::default(),
         }));
-        Ok(Self { shared, tls, socket, setup })
+        Ok(Self { shared, tls, socket, setup, readers: None })
+    }
+
+    /// Also answers `GET http://ADDRESS/metrics`, to everybody who reaches that address.
+    ///
+    /// # Errors
+    /// [`ServerError`] when it cannot listen there.
+    pub async fn with_metrics(mut self, address: SocketAddr) -> Result<Self, ServerError> {
+        let readers = node_metrics::bind(address).await;
+        let failed = |error| ServerError::new(format!("cannot listen on {address}"), error);
+        self.readers = Some(readers.map_err(failed)?);
+        Ok(self)
+    }
+
+    /// Where it tells metrics, if it does.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.readers.as_ref()?.local_addr().ok()
     }
 
     /// How to reach it.
@@ -239,7 +262,11 @@ impl Server {
     pub async fn serve(self, shutdown: CancellationToken) {
         let ticker = tokio::spawn(ticker::run(self.shared.clone(), shutdown.clone()));
         let queue = tokio::spawn(queue::run(self.shared.clone(), shutdown.clone()));
+        let telling = tokio::spawn(notify::run(self.shared.clone(), shutdown.clone()));
+        let own = tokio::spawn(self_backup::run(self.shared.clone(), shutdown.clone()));
         let service = api::service(self.shared.clone());
+        let told = metrics::tell(self.shared.clone());
+        let readers = self.readers.map(|socket| tokio::spawn(node_metrics::serve(socket, told)));
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut sessions = JoinSet::new();
         loop {
@@ -264,11 +291,14 @@ impl Server {
             });
         }
         drop(self.socket);
+        if let Some(readers) = readers {
+            readers.abort();
+        }
         let _ =
             tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
                 .await;
         sessions.shutdown().await;
-        let _ = tokio::join!(ticker, queue);
+        let _ = tokio::join!(ticker, queue, own, telling);
         self.shared.catalog.close().await;
     }
 }

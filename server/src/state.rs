@@ -1,5 +1,6 @@
 //! What all requests share.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use sluice_catalog::{Catalog, Sealer};
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
+use crate::metrics::Metrics;
 use crate::queue::Waiter;
 
 /// What all requests share. Cheap to clone.
@@ -38,6 +40,11 @@ pub(crate) struct Inner {
     /// Where nodes reach this server.
     pub(crate) url: String,
     pub(crate) lease_ms: u64,
+    /// The server's own folder.
+    pub(crate) folder: PathBuf,
+    /// When the server's certificate expires, in milliseconds since 1970.
+    pub(crate) certificate_end_ms: Option<u64>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Inner {

@@ -6,7 +6,7 @@
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_catalog::{Missed, NewTask, Page, Policy, Record, Rule, Tx};
 use sluice_scheduler::plan::MissReason;
@@ -40,7 +40,14 @@ pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if let Err(problem) = tick(&shared, &mut planner).await {
+        let begun = Instant::now();
+        if shared.catalog.ping().await.is_ok() {
+            shared.metrics.database.observe(begun.elapsed());
+        }
+        let begun = Instant::now();
+        let ticked = tick(&shared, &mut planner).await;
+        shared.metrics.ticks.observe(begun.elapsed());
+        if let Err(problem) = ticked {
             tracing::error!("the scheduler cannot work: {}", problem.detail);
             // What was decided and not stored is decided again.
             planner = Planner::default();
@@ -141,6 +148,18 @@ fn slots(
         }
     }
     slots
+}
+
+/// When the schedules of a policy are due next, by `RULE/SCHEDULE`.
+pub(crate) fn next_times(policy: &Policy, now: u64) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    for rule in policy.rules.iter().filter(|_| !policy.paused) {
+        for schedule in rule.schedules.iter().filter(|schedule| !schedule.paused) {
+            let next = Times::of(schedule).and_then(|times| times.next(now));
+            all.extend(next.map(|next| (format!("{}/{}", rule.name, schedule.name), next)));
+        }
+    }
+    all
 }
 
 /// One look.

@@ -16,6 +16,8 @@ use crate::server::{ServerError, write_private};
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) fingerprint: Fingerprint,
+    /// When it expires, in milliseconds since 1970, if that can be read.
+    pub(crate) end_ms: Option<u64>,
 }
 
 /// The certificate in `certificate.pem` of the state folder with its key in `key.pem`; made for
@@ -42,6 +44,7 @@ pub(crate) fn load(state: &Path, names: Vec<String>) -> Result<Tls, ServerError>
     let (certificates, key_pem) = (read(&certificate)?, read(&key)?);
     let chain = CertificateDer::pem_slice_iter(&certificates).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|e| ServerError::new("certificate.pem is none", e))?;
+    let end_ms = chain.first().and_then(|first| crate::certificate::end_ms(first));
     let key = PrivateKeyDer::from_pem_slice(&key_pem);
     let key = key.map_err(|error| ServerError::new("key.pem holds no key", error))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -52,5 +55,5 @@ pub(crate) fn load(state: &Path, names: Vec<String>) -> Result<Tls, ServerError>
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let fingerprint = fingerprint_of(&certificates)
         .ok_or_else(|| ServerError::new("certificate.pem is empty", "no certificate in it"))?;
-    Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+    Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint, end_ms })
 }

@@ -9,6 +9,7 @@
 //! `gateway/repository/examples/floor.rs`); Sluice is measured against it in the same run.
 //! `docs/benchmarks.md` explains the tables to readers.
 
+mod catalog;
 mod data;
 mod exports;
 mod extras;
@@ -57,8 +58,11 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// `cargo xtask bench`.
 pub fn command(args: &[&str]) -> Result<()> {
     if args.iter().any(|arg| matches!(*arg, "help" | "-h" | "--help")) {
-        println!("{}\n{}", options::USAGE, exports::USAGE);
+        println!("{}\n{}\n{}", options::USAGE, exports::USAGE, catalog::USAGE);
         return Ok(());
+    }
+    if let Some((&"catalog", rest)) = args.split_first() {
+        return catalog::command(rest);
     }
     if let Some((&"exports", rest)) = args.split_first() {
         return exports(rest);

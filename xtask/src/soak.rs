@@ -7,6 +7,7 @@
 //! end every point of both places is read back and compared, none may be missing, and `verify
 //! --data` must find nothing.
 
+mod control;
 mod model;
 mod roles;
 
@@ -25,7 +26,11 @@ use roles::Roles;
 
 const USAGE: &str = "\
 usage: cargo xtask soak [--minutes N] [--seed N] [--s3] [--folder DIR]
+       cargo xtask soak --control-plane [--postgres] [--minutes N] [--seed N] [--folder DIR]
 
+  --control-plane
+                soak a server and two nodes instead: they are killed, the server's disk becomes
+                full (where a small one may be mounted), and with --postgres the database goes away
   --minutes N   how long to go on (default 3)
   --seed N      the choices to repeat (default: the time)
   --s3          keep the repository on the S3 server of tests/lab/s3 instead of in a folder
@@ -68,6 +73,7 @@ impl World {
 /// `cargo xtask soak`.
 pub fn command(args: &[&str]) -> Result<()> {
     let (mut minutes, mut seed, mut s3) = (3.0, None, false);
+    let (mut plane, mut postgres) = (false, false);
     let (mut folder, mut sluice) = (None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -78,6 +84,8 @@ pub fn command(args: &[&str]) -> Result<()> {
             "--folder" => folder = Some(PathBuf::from(value()?)),
             "--sluice" => sluice = Some(PathBuf::from(value()?)),
             "--s3" => s3 = true,
+            "--control-plane" => plane = true,
+            "--postgres" => postgres = true,
             "help" | "-h" | "--help" => {
                 println!("{USAGE}");
                 return Ok(());
@@ -86,12 +94,44 @@ pub fn command(args: &[&str]) -> Result<()> {
         }
     }
     let sluice = sluice.map_or_else(build, Ok)?;
-    run(sluice, Duration::from_secs_f64(minutes * 60.0), seed, s3, folder)
+    let time = Duration::from_secs_f64(minutes * 60.0);
+    match plane {
+        true => control_plane(sluice, time, seed, postgres, folder),
+        false => run(sluice, time, seed, s3, folder),
+    }
 }
 
 /// The form of it that fits into the gate.
 pub fn short() -> Result<()> {
-    run(build()?, Duration::from_secs(180), None, false, None)
+    run(build()?, Duration::from_secs(180), None, false, None)?;
+    let postgres = std::env::var_os("SLUICE_SKIP_POSTGRES").is_none();
+    control_plane(build()?, Duration::from_secs(120), None, postgres, None)
+}
+
+/// Each state of a hasher is another one.
+fn new_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 32
+}
+
+fn control_plane(
+    sluice: PathBuf,
+    time: Duration,
+    seed: Option<u64>,
+    postgres: bool,
+    folder: Option<PathBuf>,
+) -> Result<()> {
+    let kept = folder.is_some();
+    // After a failure it stays, to be looked at.
+    let made = || Ok(tempfile::Builder::new().prefix("soak-").tempdir()?.keep());
+    let folder = folder.map_or_else(made, anyhow::Ok)?;
+    println!("soak: in {}", folder.display());
+    let seed = seed.unwrap_or_else(new_seed);
+    let own = folder.clone();
+    control::run(control::Options { time, seed, postgres, folder, sluice })?;
+    if !kept {
+        std::fs::remove_dir_all(&own).with_context(|| format!("cannot remove {own:?}"))?;
+    }
+    Ok(())
 }
 
 fn run(
@@ -101,8 +141,7 @@ fn run(
     s3: bool,
     folder: Option<PathBuf>,
 ) -> Result<()> {
-    // Each state of a hasher is another one.
-    let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 32);
+    let seed = seed.unwrap_or_else(new_seed);
     let kept = folder.is_some();
     // After a failure it stays, to be looked at.
     let made = || Ok(tempfile::Builder::new().prefix("soak-").tempdir()?.keep());

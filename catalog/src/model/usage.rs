@@ -74,3 +74,65 @@ pub struct InUse {
     /// What is stored for it, at all destinations.
     pub stored_bytes: u64,
 }
+
+/// By what usage is grouped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// By project.
+    Project,
+    /// By instance.
+    Instance,
+    /// By policy.
+    Policy,
+    /// By destination.
+    Destination,
+}
+
+/// Whose usage, and when. What is not named does not matter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsageFilter {
+    /// From this moment on, in milliseconds since 1970.
+    pub from_ms: u64,
+    /// Until before this moment, in milliseconds since 1970.
+    pub until_ms: u64,
+    /// Of this project.
+    pub project: Option<ProjectId>,
+    /// Of this instance.
+    pub instance: Option<InstanceId>,
+    /// Under this policy.
+    pub policy: Option<PolicyId>,
+    /// At this destination.
+    pub destination: Option<DestinationId>,
+}
+
+/// What tasks of a kind have moved together, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// The id of the group, or the empty text.
+    pub group: String,
+    /// What sort of tasks, in a word.
+    pub kind: String,
+    /// How many.
+    pub tasks: u64,
+    /// Bytes of the source that they covered.
+    pub logical_bytes: u64,
+    /// Bytes that were new to the repository.
+    pub unique_bytes: u64,
+    /// Bytes that the repository had already.
+    pub shared_bytes: u64,
+    /// Bytes that went to or from the destination.
+    pub transferred_bytes: u64,
+}
+
+/// What was stored within a time, of one series of levels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The id of the group, or the empty text.
+    pub group: String,
+    /// Bytes times the seconds for which they were stored.
+    pub byte_seconds: u128,
+    /// Bytes at the end.
+    pub stored_bytes: u64,
+    /// Bytes of what is protected, at the end.
+    pub front_end_bytes: u64,
+}

@@ -1,5 +1,7 @@
 //! The mirror of restore points.
 
+use std::collections::BTreeSet;
+
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number, query, text_of};
@@ -75,15 +77,17 @@ impl Tx {
         instance: Option<InstanceId>,
         page: &Page,
     ) -> Result<Vec<Point>> {
-        let (condition, values) = visible.condition("project_id", false, 4);
+        let mut values: Vec<String> = instance.iter().map(ToString::to_string).collect();
+        let of = if instance.is_some() { "instance_id = $3 AND " } else { "" };
+        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        values.extend(more);
         let sql = format!(
-            "SELECT {COLUMNS} FROM points WHERE id > $1 AND ($3 = '' OR instance_id = $3) \
-             AND removed_ms IS NULL AND {condition} ORDER BY id LIMIT $2"
+            "SELECT {COLUMNS} FROM points WHERE id > $1 AND removed_ms IS NULL AND {of}{may} \
+             ORDER BY id LIMIT $2"
         );
         let mut select = query(sql)
             .bind(page.after.clone().unwrap_or_default())
-            .bind(i64::from(page.limit.min(Page::LARGEST)))
-            .bind(text_of(instance));
+            .bind(i64::from(page.limit.min(Page::LARGEST)));
         for value in values {
             select = select.bind(value);
         }
@@ -103,6 +107,16 @@ impl Tx {
             .ok_or_else(|| CatalogError::not_found(format_args!("restore point {id}")))
     }
 
+    /// Whether a restore point of a destination is noted, also if it is gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn point_known(&mut self, destination: DestinationId, point: &str) -> Result<bool> {
+        let sql = "SELECT id FROM points WHERE destination_id = $1 AND point = $2";
+        let select = sqlx::query(sql).bind(destination.to_string()).bind(point.to_owned());
+        Ok(self.maybe(select).await?.is_some())
+    }
+
     /// Notes that restore points are gone from a destination.
     ///
     /// # Errors
@@ -120,14 +134,51 @@ impl Tx {
             let update = sqlx::query(sql).bind(number(now_ms)).bind(destination.to_string());
             removed += self.run(update.bind(point.clone())).await?;
         }
-        // What is the last good backup now?
+        self.last_good_again(destination, now_ms).await?;
+        Ok(removed)
+    }
+
+    /// Notes that of the restore points at a destination, those of one instance or of all, that
+    /// were known before a time, only these are left. Names of instances of which nothing is left
+    /// say nothing: they may not have been looked at.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn points_left(
+        &mut self,
+        (destination, instance): (DestinationId, Option<InstanceId>),
+        left: &BTreeSet<String>,
+        known_before_ms: u64,
+        now_ms: u64,
+    ) -> Result<u64> {
+        let chain = |point: &str| point.split('@').next().unwrap_or_default().to_owned();
+        let chains: BTreeSet<String> = left.iter().map(|point| chain(point)).collect();
+        let of = if instance.is_some() { "AND instance_id = $3" } else { "AND $3 = ''" };
+        let sql = format!(
+            "SELECT point FROM points WHERE destination_id = $1 AND removed_ms IS NULL \
+             AND id < $2 {of}"
+        );
+        // Ids begin with the time, to the millisecond; what is of the same one stays.
+        let before = PointId::new(known_before_ms).to_string()[..13].to_owned();
+        let select = query(sql).bind(destination.to_string()).bind(before).bind(text_of(instance));
+        let mut gone = Vec::new();
+        for row in self.all(select).await? {
+            let point = row.text("point")?;
+            if chains.contains(&chain(&point)) && !left.contains(&point) {
+                gone.push(point);
+            }
+        }
+        self.points_removed(destination, &gone, now_ms).await
+    }
+
+    /// What is the last good backup now?
+    async fn last_good_again(&mut self, destination: DestinationId, now_ms: u64) -> Result<()> {
         let sql = "UPDATE held SET last_good_ms = COALESCE((SELECT MAX(p.taken_ms) FROM points p \
                    WHERE p.instance_id = held.instance_id \
                    AND p.destination_id = held.destination_id AND p.removed_ms IS NULL), 0) \
                    WHERE destination_id = $1 AND instance_id IN (SELECT instance_id FROM points \
                    WHERE removed_ms = $2)";
         let update = sqlx::query(sql).bind(destination.to_string()).bind(number(now_ms));
-        self.run(update).await?;
-        Ok(removed)
+        self.run(update).await.map(drop)
     }
 }

@@ -109,18 +109,25 @@ impl Tx {
         filter: &TaskFilter,
         page: &Page,
     ) -> Result<Vec<Task>> {
-        let (condition, values) = visible.condition("project_id", false, 5);
+        // What does not matter is not asked for, so that the fitting index is used.
+        let only = [
+            ("state", filter.state.map_or("", TaskState::word).to_owned()),
+            ("instance_id", text_of(filter.instance)),
+        ];
+        let (mut condition, mut values) = (String::new(), Vec::new());
+        for (column, value) in only.into_iter().filter(|(_, value)| !value.is_empty()) {
+            values.push(value);
+            condition.push_str(&format!("{column} = ${} AND ", 2 + values.len()));
+        }
+        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        values.extend(more);
         let sql = format!(
-            "SELECT {COLUMNS} FROM tasks WHERE id < $1 AND ($3 = '' OR state = $3) \
-             AND ($4 = '' OR instance_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
+            "SELECT {COLUMNS} FROM tasks WHERE id < $1 AND {condition}{may} \
+             ORDER BY id DESC LIMIT $2"
         );
         // No id begins with a letter behind f.
         let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
-        let mut select = query(sql)
-            .bind(before)
-            .bind(i64::from(page.limit.min(Page::LARGEST)))
-            .bind(filter.state.map_or("", TaskState::word))
-            .bind(text_of(filter.instance));
+        let mut select = query(sql).bind(before).bind(i64::from(page.limit.min(Page::LARGEST)));
         for value in values {
             select = select.bind(value);
         }

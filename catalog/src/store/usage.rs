@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::id::{DestinationId, InstanceId, ProjectId};
 use crate::model::usage::{Held, InUse, Level, Transfer};
 use crate::record::Visible;
+use crate::store::summed::{Summed, parts};
 
 const TRANSFER: &str = "task_id, at_ms, project_id, instance_id, policy_id, destination_id, kind, \
                         logical_bytes, unique_bytes, shared_bytes, transferred_bytes";
@@ -61,7 +62,7 @@ impl Held {
     }
 }
 
-fn with(mut select: Query, values: Vec<String>) -> Query {
+pub(super) fn with(mut select: Query, values: Vec<String>) -> Query {
     for value in values {
         select = select.bind(value);
     }
@@ -210,21 +211,41 @@ impl Tx {
         self.add_level(&size).await
     }
 
+    /// Notes a level. One that would be older than the last one (a clock was set back) holds from
+    /// that one's time on.
     async fn add_level(&mut self, level: &Level) -> Result<()> {
+        let key = [
+            level.instance.to_string(),
+            text_of(level.destination),
+            text_of(level.policy),
+            text_of(level.project),
+        ];
+        let sql = "SELECT at_ms, stored_bytes, sum_high, sum_low FROM series \
+                   WHERE instance_id = $1 AND destination_id = $2 AND policy_id = $3";
+        let row = self.maybe(with(sqlx::query(sql), key[..3].to_vec())).await?;
+        let before = row.map(|row| Summed::read(&row)).transpose()?;
+        let at_ms = before.map_or(level.at_ms, |before| before.at_ms.max(level.at_ms));
+        let (high, low) = parts(before.map_or(0, |before| before.until(at_ms)));
         let sql = format!(
-            "INSERT INTO levels ({LEVEL}) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+            "INSERT INTO levels ({LEVEL}, sum_high, sum_low) \
+             VALUES ($1, $2, $3, $5, $4, $6, $7, $8, $9) \
              ON CONFLICT (instance_id, destination_id, policy_id, at_ms) DO UPDATE SET \
              stored_bytes = excluded.stored_bytes, front_end_bytes = excluded.front_end_bytes"
         );
-        let insert = query(sql)
-            .bind(level.instance.to_string())
-            .bind(text_of(level.destination))
-            .bind(text_of(level.policy))
-            .bind(number(level.at_ms))
-            .bind(text_of(level.project))
+        let insert = with(query(sql), key.to_vec())
+            .bind(number(at_ms))
             .bind(number(level.stored_bytes))
             .bind(number(level.front_end_bytes));
-        self.run(insert).await.map(drop)
+        self.run(insert.bind(high).bind(low)).await?;
+        let sql = "INSERT INTO series (instance_id, destination_id, policy_id, project_id, at_ms, \
+                   stored_bytes, sum_high, sum_low) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                   ON CONFLICT (instance_id, destination_id, policy_id) DO UPDATE SET \
+                   project_id = excluded.project_id, at_ms = excluded.at_ms, \
+                   stored_bytes = excluded.stored_bytes, sum_high = excluded.sum_high, \
+                   sum_low = excluded.sum_low";
+        let upsert = with(sqlx::query(sql), key.to_vec()).bind(number(at_ms));
+        let upsert = upsert.bind(number(level.stored_bytes)).bind(high).bind(low);
+        self.run(upsert).await.map(drop)
     }
 
     /// Notes what a task moved; once for each task.
@@ -249,7 +270,10 @@ impl Tx {
             .bind(number(transfer.unique_bytes))
             .bind(number(transfer.shared_bytes))
             .bind(number(transfer.transferred_bytes));
-        self.run(insert).await.map(drop)
+        if self.run(insert).await? == 0 {
+            return Ok(());
+        }
+        self.add_to_day(transfer).await
     }
 
     /// What was moved within a time, of what the caller may know of.

@@ -54,6 +54,15 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "NAME", value_parser = value::project)]
     pub(crate) project: Option<String>,
 
+    /// Note with the restore point which task of a server asked for it
+    #[arg(long, value_name = "ID", value_parser = value::project)]
+    pub(crate) task: Option<String>,
+
+    /// The task has been tried before: if it got as far as a restore point, tell of that one and
+    /// make no other
+    #[arg(long, requires = "task")]
+    pub(crate) again: bool,
+
     /// Block size of the images, for the first backup [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
     pub(crate) block_size: Option<u32>,

@@ -58,6 +58,10 @@ pub(crate) struct ServerArgs {
     /// How long a node may go without a word before its tasks are given to others
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
     pub(crate) lease: Duration,
+
+    /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
+    #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// Make this machine a node of a server, and manage nodes
@@ -99,6 +103,9 @@ pub(crate) enum NodeCommand {
         /// Address of this machine at which clients find mounted restore points
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
         mount_address: IpAddr,
+        /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
+        #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
+        metrics: Option<SocketAddr>,
     },
     /// List the nodes of the server
     #[command(after_help = "Example:\n  sluice node list")]

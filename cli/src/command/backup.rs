@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use sluice_engine::{BackupOptions, BackupOutcome, Progress, backup};
-use sluice_repository::{Defragment, rfc3339};
+use sluice_repository::{Defragment, Repository, RestorePoint, rfc3339};
 
 use crate::adapter::source;
 use crate::args::BackupArgs;
@@ -17,16 +17,29 @@ use crate::output::{self, PointDocument, bytes, note, ratio, seconds, warn};
 
 /// Metadata lies in the manifest, which every listing reads.
 const LARGEST_META: u64 = 4 << 20;
+/// The name of the task in metadata.
+const TASK: &str = "task";
 
 /// Backs up images as a new restore point.
 pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
+    let started = Instant::now();
     context.repo()?;
     sluice_repository::check_name("instance", &args.instance)
         .map_err(|error| usage_error(error.to_string()))?;
     let metadata = args.meta.as_deref().map(metadata).transpose()?;
-    let metadata = tagged(metadata, args.project.as_deref())?;
+    let metadata = tagged(metadata, "project", args.project.as_deref())?;
+    let metadata = tagged(metadata, TASK, args.task.as_deref())?;
     let sources = source::plan(&args)?;
     let repository = context.open_with(args.jobs.map_or(0, usize::from)).await?;
+    if let Some(task) = args.task.as_deref().filter(|_| args.again)
+        && let Some(point) = made_by(&repository, &args.instance, task).await?
+    {
+        note(format_args!("this task has made {point} already"));
+        let (others, resumed_packs, together_bytes) = (Vec::new(), 0, 0);
+        let outcome = BackupOutcome { point, others, resumed_packs, together_bytes };
+        tell(context, &outcome, started.elapsed())?;
+        return Ok(Exit::Done);
+    }
     let images = source::open(sources, args.format).await?;
     let cancel = interrupt::watch("stopping; what is under way is stored (again to stop at once)")?;
     let progress = Progress::new();
@@ -42,7 +55,6 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
         ..BackupOptions::default()
     };
-    let started = Instant::now();
     let done =
         Box::pin(backup(&repository, &args.instance, images, options, progress, cancel)).await;
     drop(shower);
@@ -64,20 +76,35 @@ fn metadata(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The metadata with the project in it, as [`sluice_repository::RestorePoint::project`] finds it.
-fn tagged(metadata: Option<String>, project: Option<&str>) -> Result<Option<String>> {
-    let Some(project) = project else { return Ok(metadata) };
-    let tag = format!("\"project\": {}", json!(project));
+/// The restore point that a task has made, if it got so far: whoever ran it may have died before
+/// it could tell.
+async fn made_by(
+    repository: &Repository,
+    instance: &str,
+    task: &str,
+) -> Result<Option<RestorePoint>> {
+    let points = repository.list(Some(instance)).await?.points;
+    Ok(points.into_iter().rev().find(|point| {
+        let text = point.metadata.as_deref().unwrap_or_default();
+        let metadata: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        metadata[TASK] == task
+    }))
+}
+
+/// The metadata with a word in it: the project, as [`RestorePoint::project`] finds it, or the task.
+fn tagged(metadata: Option<String>, name: &str, word: Option<&str>) -> Result<Option<String>> {
+    let Some(word) = word else { return Ok(metadata) };
+    let tag = format!("\"{name}\": {}", json!(word));
     let Some(text) = metadata else { return Ok(Some(format!("{{{tag}}}"))) };
     let fields = serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(&text).ok();
-    let fields = fields.filter(|fields| !fields.contains_key("project"));
+    let fields = fields.filter(|fields| !fields.contains_key(name));
     // Everything else stays as it was written.
     match (fields, text.trim_start().strip_prefix('{')) {
         (Some(fields), Some(rest)) if fields.is_empty() => Ok(Some(format!("{{{tag}{rest}"))),
         (Some(_), Some(rest)) => Ok(Some(format!("{{{tag},{rest}"))),
-        _ => Err(usage_error(
-            "--project needs metadata that is a JSON object and has no \"project\" of its own",
-        )),
+        _ => Err(usage_error(format!(
+            "--{name} needs metadata that is a JSON object and has no \"{name}\" of its own"
+        ))),
     }
 }
 
@@ -142,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_project_is_added_to_metadata_and_the_rest_stays() {
-        let with = |text: Option<&str>| tagged(text.map(str::to_owned), Some("a \"b\"")).ok();
+        let with =
+            |text: Option<&str>| tagged(text.map(str::to_owned), "project", Some("a \"b\"")).ok();
         let tag = r#""project": "a \"b\"""#;
         assert_eq!(with(None), Some(Some(format!("{{{tag}}}"))));
         assert_eq!(with(Some("{ }")), Some(Some(format!("{{{tag} }}"))));
@@ -152,6 +180,6 @@ mod tests {
         for bad in ["[]", "7", r#"{"project": "x"}"#] {
             assert_eq!(with(Some(bad)), None, "{bad}");
         }
-        assert_eq!(tagged(Some("[]".into()), None).ok(), Some(Some("[]".into())));
+        assert_eq!(tagged(Some("[]".into()), "project", None).ok(), Some(Some("[]".into())));
     }
 }

@@ -2,10 +2,13 @@
 
 mod apply;
 mod approvals;
+mod bundle;
 mod difference;
 mod groups;
 mod keep;
 mod mounts;
+mod notify;
+mod operate;
 mod plans;
 mod profile;
 mod records;
@@ -28,7 +31,10 @@ use crate::output;
 
 pub(crate) use apply::{config, run as apply};
 pub(crate) use approvals::{access, run as approval};
+pub(crate) use bundle::run as support_bundle;
 pub(crate) use groups::run as group;
+pub(crate) use notify::run as notify;
+pub(crate) use operate::{catalog, restore, self_backup};
 pub(crate) use profile::login;
 pub(crate) use serve::{server, up};
 pub(crate) use usage::{quota, report, usage};
@@ -40,8 +46,8 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Join { name, token_file, state } => {
             serve::join(context, &name, &token_file, state).await
         }
-        NodeCommand::Run { state, slots, mount_address } => {
-            serve::run_node(context, state, slots, mount_address).await
+        NodeCommand::Run { state, slots, mount_address, metrics } => {
+            serve::run_node(context, state, slots, mount_address, metrics).await
         }
         NodeCommand::Token => {
             let answer: Value = profile::client()?.post("/api/v1/node-tokens", &()).await?;

@@ -24,7 +24,7 @@ pub(crate) async fn list(context: &Context, args: &ListArgs) -> Result<Exit> {
 }
 
 /// Warns of manifests that cannot be read.
-pub(super) fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
+pub(in crate::command) fn tell_damaged(damaged: &[DamagedPoint]) -> Exit {
     for one in damaged {
         warn(&one.error);
     }

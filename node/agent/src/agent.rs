@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
+use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
 
@@ -52,6 +53,7 @@ pub struct Agent {
     pub(crate) config: Config,
     /// Held while something is said of mounts: what is said later is of a later state.
     pub(crate) telling: Mutex<()>,
+    metrics: Arc<Metrics>,
 }
 
 /// Whether a task's end is still wanted.
@@ -64,7 +66,14 @@ pub(crate) enum Stop {
 impl Agent {
     /// A node that shows its token with `client`.
     pub fn new(client: Client, config: Config) -> Self {
-        Self { client, config, telling: Mutex::default() }
+        let metrics = Arc::new(Metrics::default());
+        metrics.has_slots(config.hello.slots);
+        Self { client, config, telling: Mutex::default(), metrics }
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Runs tasks until `shutdown` is cancelled; those under way are then stopped.
@@ -126,6 +135,7 @@ impl Agent {
                 // The server has waited already.
                 Ok(None) => {}
                 Err(error) => {
+                    self.metrics.unanswered();
                     tracing::warn!("no task can be asked for: {error}");
                     tokio::select! {
                         () = shutdown.cancelled() => return,
@@ -139,6 +149,7 @@ impl Agent {
     /// Does a task and tells the server what came of it.
     async fn perform(&self, lease: Lease, shutdown: &CancellationToken) {
         tracing::info!(task = %lease.task, kind = lease.work.spec.kind(), "begins");
+        let mut run = self.metrics.begins(lease.work.spec.kind());
         let encrypted = lease
             .work
             .environment
@@ -149,6 +160,7 @@ impl Agent {
             && TaskSpec::MOUNT_KINDS.contains(&lease.work.spec.kind())
         {
             let finished = self.perform_mount(&lease, mounts, shutdown).await;
+            run.ended(outcome(finished.as_ref()));
             let _telling = self.telling.lock().await;
             return self.conclude(&lease, finished, lines).await;
         }
@@ -156,6 +168,7 @@ impl Agent {
             Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
             Err(message) => Some(failed(message, false)),
         };
+        run.ended(outcome(finished.as_ref()));
         self.conclude(&lease, finished, lines).await;
     }
 
@@ -293,6 +306,17 @@ impl Agent {
             let server = self.client.server().to_owned();
             Err(ClientError::Unreachable { server, source: elapsed.into() })
         })
+    }
+}
+
+/// How a task ended, in a word.
+fn outcome(finished: Option<&Finished>) -> &'static str {
+    match finished.map(|finished| finished.outcome) {
+        Some(Outcome::Succeeded) => "succeeded",
+        Some(Outcome::Warnings) => "warnings",
+        Some(Outcome::Failed) => "failed",
+        Some(Outcome::Cancelled) => "cancelled",
+        None => "lost",
     }
 }
 

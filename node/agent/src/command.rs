@@ -37,7 +37,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
             }
             return Ok(vec![probe, init]);
         }
-        TaskSpec::Backup { instance, images, folder, project } => {
+        TaskSpec::Backup { instance, images, folder, project, task, again } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -45,6 +45,10 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
             let mut backup = step(["backup"]);
             if let Some(project) = project {
                 backup.words.extend(["--project".into(), project.clone()]);
+            }
+            if let Some(task) = task {
+                backup.words.extend(["--task".into(), task.clone()]);
+                backup.words.extend(again.then(|| "--again".into()));
             }
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
@@ -152,6 +156,8 @@ mod tests {
             images: vec!["/a.raw".into()],
             folder: None,
             project: None,
+            task: None,
+            again: false,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -179,6 +185,15 @@ mod tests {
         };
         let typed = words(&TaskSpec::Script { script });
         assert_eq!(typed, ["run-script --timeout=60s --accept=0 --accept=7 -- --json"]);
+        let spec = TaskSpec::Backup {
+            instance: "web".into(),
+            images: vec!["/a.raw".into()],
+            folder: None,
+            project: None,
+            task: Some("7".into()),
+            again: true,
+        };
+        assert_eq!(words(&spec), ["backup --task 7 --again -- web /a.raw"]);
     }
 
     #[test]

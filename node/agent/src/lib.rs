@@ -21,8 +21,10 @@
 
 mod agent;
 mod command;
+mod metrics;
 mod mounts;
 mod process;
 
 pub use agent::{Agent, Config};
+pub use metrics::{Metrics, tell};
 pub use mounts::{Mounts, Refused};

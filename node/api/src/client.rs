@@ -1,11 +1,14 @@
-//! A client of the server: JSON over HTTPS, one connection for each request.
+//! A client of the server: JSON over HTTPS. A connection that has answered is used again within
+//! seconds: a node that reports on many tasks would otherwise do little but shake hands.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -20,6 +23,10 @@ use crate::pin::{self, Fingerprint};
 
 /// The most of an answer that is read, in bytes.
 const LARGEST: usize = 64 << 20;
+/// How long a connection is kept for the next request: shorter than servers wait for one.
+const IDLE: Duration = Duration::from_secs(5);
+/// How many are kept.
+const KEPT: usize = 8;
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long to wait for an answer; longer than the server keeps a request for a lease.
@@ -95,7 +102,11 @@ pub struct Client {
     port: u16,
     tls: TlsConnector,
     token: Option<Arc<Zeroizing<String>>>,
+    idle: Arc<Mutex<Vec<Idle>>>,
 }
+
+/// A connection on which nothing is under way, and since when.
+type Idle = (Instant, SendRequest<Full<Bytes>>);
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,6 +131,7 @@ impl Client {
             port: authority.port_u16().unwrap_or(443),
             tls: TlsConnector::from(Arc::new(config)),
             token: None,
+            idle: Arc::default(),
         })
     }
 
@@ -232,6 +244,30 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
+        let mut request = request;
+        // One that the server has just closed takes nothing, and gives the request back.
+        while let Some(mut sender) = self.idle() {
+            match sender.try_send_request(request).await {
+                Ok(answer) => return self.read(answer, sender).await,
+                Err(mut failed) => match failed.take_message() {
+                    Some(back) => request = back,
+                    None => return Err(self.lost(failed.into_error())),
+                },
+            }
+        }
+        let mut sender = self.connected().await?;
+        let answer = sender.send_request(request).await.map_err(|error| self.lost(error))?;
+        self.read(answer, sender).await
+    }
+
+    /// A connection that was used before, if there is one.
+    fn idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, sender)| since.elapsed() < IDLE && sender.is_ready());
+        idle.pop().map(|(_, sender)| sender)
+    }
+
+    async fn connected(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let connect = async {
             let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
             socket.set_nodelay(true)?;
@@ -242,20 +278,28 @@ impl Client {
             .await
             .map_err(|error| self.lost(error))?
             .map_err(|error| self.lost(error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.lost(error))?;
-        // Ends with the answer; what goes wrong shows there.
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(|error| self.lost(error))?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, LARGEST).collect().await;
-            Ok((head, body.map_err(|error| self.lost(error))?.to_bytes().to_vec()))
-        };
-        let answer = answer.await;
-        driver.abort();
-        answer
+        // Ends when the sender is dropped; what goes wrong shows in an answer.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    /// Reads an answer to its end, and keeps the connection.
+    async fn read(
+        &self,
+        answer: http::Response<Incoming>,
+        sender: SendRequest<Full<Bytes>>,
+    ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, LARGEST).collect().await;
+        let bytes = body.map_err(|error| self.lost(error))?.to_bytes().to_vec();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < KEPT {
+            idle.push((Instant::now(), sender));
+        }
+        Ok((head, bytes))
     }
 
     fn lost(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {

@@ -121,6 +121,12 @@ pub enum TaskSpec {
         /// The project, which restore points keep for `sluice stat`.
         #[serde(default)]
         project: Option<String>,
+        /// The task, which restore points keep: it makes one, however often it is tried.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<String>,
+        /// Whether it was tried before.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// Write a restore point's images to a file, device or folder.
     Restore {

@@ -17,6 +17,7 @@
 
 mod client;
 mod contract;
+pub mod metrics;
 mod mounts;
 mod network;
 mod pin;

@@ -56,6 +56,23 @@ pub struct Transfer {
     pub transferred_bytes: u64,
 }
 
+/// What several tasks of a kind moved, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    /// What they did.
+    pub kind: TaskKind,
+    /// How many.
+    pub tasks: u64,
+    /// Of the sources that they covered.
+    pub logical_bytes: u64,
+    /// That were new to the repository.
+    pub unique_bytes: u64,
+    /// That the repository had already.
+    pub shared_bytes: u64,
+    /// That went over the wire to or from the destination.
+    pub transferred_bytes: u64,
+}
+
 /// How much there is from a moment on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
@@ -217,16 +234,28 @@ impl Usage {
         u64::try_from(self.stored_byte_seconds / seconds).unwrap_or(u64::MAX)
     }
 
-    fn transfer(&mut self, line: &Transfer) {
-        *self.tasks.entry(line.kind).or_default() += 1;
+    /// Adds what several tasks of a kind have moved.
+    pub fn add(&mut self, total: &Total) {
+        *self.tasks.entry(total.kind).or_default() += total.tasks;
         for (sum, part) in [
-            (&mut self.logical_bytes, line.logical_bytes),
-            (&mut self.unique_bytes, line.unique_bytes),
-            (&mut self.shared_bytes, line.shared_bytes),
-            (&mut self.transferred_bytes, line.transferred_bytes),
+            (&mut self.logical_bytes, total.logical_bytes),
+            (&mut self.unique_bytes, total.unique_bytes),
+            (&mut self.shared_bytes, total.shared_bytes),
+            (&mut self.transferred_bytes, total.transferred_bytes),
         ] {
             *sum = sum.saturating_add(part);
         }
+    }
+
+    fn transfer(&mut self, line: &Transfer) {
+        self.add(&Total {
+            kind: line.kind,
+            tasks: 1,
+            logical_bytes: line.logical_bytes,
+            unique_bytes: line.unique_bytes,
+            shared_bytes: line.shared_bytes,
+            transferred_bytes: line.transferred_bytes,
+        });
     }
 }
 

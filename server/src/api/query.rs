@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 use sluice_catalog::{
-    ApprovalState, DestinationId, InstanceId, MountState, PlanId, PlanRunState, PolicyId, ProjectId, TaskState, TestState,
+    ApprovalState, DestinationId, InstanceId, MountState, PlanId, PlanRunState, PolicyId,
+    ProjectId, TaskState, TestState,
 };
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;

@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, Kind, Level, Page, Policy, PolicyId, Project,
-    ProjectId, Record, Transfer, Tx, Visible,
+    Destination, DestinationId, Group, Instance, InstanceId, Kind, Page, Policy, Project,
+    ProjectId, Record, Tx, UsageFilter, Visible,
 };
-use sluice_scheduler::metering::{self, By, Filter, Labels, Ledger, Period, Usage};
+use sluice_scheduler::metering::{By, Period, Total, Usage};
 use sluice_scheduler::time::Span;
 use sluice_scheduler::work::TaskKind;
 use utoipa::ToSchema;
@@ -44,64 +44,6 @@ pub(crate) struct UsageReport {
     until_ms: u64,
     by: By,
     items: Vec<UsageRow>,
-}
-
-fn text<I: ToString>(id: Option<I>) -> String {
-    id.map(|id| id.to_string()).unwrap_or_default()
-}
-
-fn wanted(
-    query: &UsageQuery,
-    project: Option<ProjectId>,
-    instance: Option<InstanceId>,
-    policy: Option<PolicyId>,
-    destination: Option<DestinationId>,
-) -> bool {
-    (query.project.is_none() || query.project == project)
-        && (query.instance.is_none() || query.instance == instance)
-        && (query.policy.is_none() || query.policy == policy)
-        && (query.destination.is_none() || query.destination == destination)
-}
-
-type Clusters = BTreeMap<InstanceId, String>;
-
-fn labels(
-    clusters: &Clusters,
-    (project, instance): (Option<ProjectId>, Option<InstanceId>),
-    policy: Option<PolicyId>,
-    destination: Option<DestinationId>,
-) -> Labels {
-    let cluster = instance.and_then(|id| clusters.get(&id));
-    Labels {
-        project: text(project).into(),
-        instance: text(instance).into(),
-        cluster: cluster.map(|name| name.as_str().into()),
-        policy: policy.map(|id| id.to_string().into()),
-        destination: destination.map(|id| id.to_string().into()),
-    }
-}
-
-fn transfer(line: Transfer, clusters: &Clusters) -> Option<metering::Transfer> {
-    let whose = (line.project, line.instance);
-    Some(metering::Transfer {
-        at: moment(line.at_ms),
-        labels: labels(clusters, whose, line.policy, line.destination),
-        kind: TaskKind::from_name(&line.kind)?,
-        logical_bytes: line.logical_bytes,
-        unique_bytes: line.unique_bytes,
-        shared_bytes: line.shared_bytes,
-        transferred_bytes: line.transferred_bytes,
-    })
-}
-
-fn level(line: Level, clusters: &Clusters) -> metering::Level {
-    let whose = (line.project, Some(line.instance));
-    metering::Level {
-        at: moment(line.at_ms),
-        labels: labels(clusters, whose, line.policy, line.destination),
-        stored_bytes: line.stored_bytes,
-        front_end_bytes: line.front_end_bytes,
-    }
 }
 
 async fn every<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
@@ -148,34 +90,69 @@ pub(crate) async fn usage(
         return Err(Problem::invalid("a period ends after it begins: see from_ms and until_ms"));
     }
     let by = query.by.unwrap_or(By::Project);
+    let filter = UsageFilter {
+        from_ms,
+        until_ms,
+        project: query.project,
+        instance: query.instance,
+        policy: query.policy,
+        destination: query.destination,
+    };
     let visible = actor.visible();
     let mut tx = shared.catalog.read().await?;
-    let mut clusters = Clusters::new();
-    if by == By::Cluster {
-        for instance in every::<Instance>(&mut tx, &visible).await? {
-            clusters.extend(instance.body.cluster.map(|cluster| (instance.id, cluster)));
-        }
-    }
-    let transfers = tx.transfers(&visible, from_ms, until_ms).await?.into_iter();
-    let transfers: Vec<_> = transfers
-        .filter(|line| wanted(&query, line.project, line.instance, line.policy, line.destination))
-        .filter_map(|line| transfer(line, &clusters))
-        .collect();
-    let levels = tx.levels(&visible, from_ms, until_ms).await?.into_iter();
-    let levels: Vec<_> = levels
-        .filter(|line| {
-            wanted(&query, line.project, Some(line.instance), line.policy, line.destination)
-        })
-        .map(|line| level(line, &clusters))
-        .collect();
+    let groups = used(&mut tx, &visible, by, &filter).await?;
     let names = names(&mut tx, &visible, by).await?;
     let period = Period { from: moment(from_ms), until: moment(until_ms) };
-    let ledger = Ledger { transfers: &transfers, levels: &levels };
-    let items = ledger.usage(period, by, &Filter::default()).into_iter().map(|(id, usage)| {
+    let items = groups.into_iter().map(|(id, usage)| {
         let name = names.get(&id).cloned();
         UsageRow { id, name, mean_stored_bytes: usage.mean_stored(period), usage }
     });
     Ok(Json(UsageReport { from_ms, until_ms, by, items: items.collect() }))
+}
+
+/// Usage of each group that has any. The database adds up; what it cannot tell is the cluster.
+async fn used(
+    tx: &mut Tx,
+    visible: &Visible,
+    by: By,
+    filter: &UsageFilter,
+) -> Result<BTreeMap<String, Usage>> {
+    let group = match by {
+        By::Project => Group::Project,
+        By::Policy => Group::Policy,
+        By::Destination => Group::Destination,
+        By::Instance | By::Cluster => Group::Instance,
+    };
+    let mut clusters = BTreeMap::new();
+    if by == By::Cluster {
+        for instance in every::<Instance>(tx, visible).await? {
+            clusters.extend(instance.body.cluster.map(|name| (instance.id.to_string(), name)));
+        }
+    }
+    let name = |group: String| match by {
+        By::Cluster => clusters.get(&group).cloned().unwrap_or_default(),
+        _ => group,
+    };
+    let mut groups: BTreeMap<String, Usage> = BTreeMap::new();
+    for moved in tx.moved(visible, group, filter).await? {
+        // Kinds that another release knows are no usage here.
+        let Some(kind) = TaskKind::from_name(&moved.kind) else { continue };
+        groups.entry(name(moved.group)).or_default().add(&Total {
+            kind,
+            tasks: moved.tasks,
+            logical_bytes: moved.logical_bytes,
+            unique_bytes: moved.unique_bytes,
+            shared_bytes: moved.shared_bytes,
+            transferred_bytes: moved.transferred_bytes,
+        });
+    }
+    for stored in tx.stored(visible, group, filter).await? {
+        let usage = groups.entry(name(stored.group)).or_default();
+        usage.stored_byte_seconds += stored.byte_seconds;
+        usage.stored_bytes = usage.stored_bytes.saturating_add(stored.stored_bytes);
+        usage.front_end_bytes = usage.front_end_bytes.saturating_add(stored.front_end_bytes);
+    }
+    Ok(groups)
 }
 
 /// How well an instance is protected.

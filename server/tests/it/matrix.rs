@@ -132,6 +132,15 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/approvals/{id}", Project(READ)),
     ("POST", "/api/v1/approvals/{id}/approve", Project(ADMINISTER)),
     ("POST", "/api/v1/approvals/{id}/reject", Project(ADMINISTER)),
+    ("GET", "/api/v1/dashboard", Anywhere(READ)),
+    ("GET", "/api/v1/self-backup", System(ADMINISTER)),
+    ("PUT", "/api/v1/self-backup", System(ADMINISTER)),
+    ("POST", "/api/v1/self-backup", System(ADMINISTER)),
+    ("POST", "/api/v1/destinations/{id}/points", System(ADMINISTER)),
+    ("GET", "/api/v1/notifications", System(ADMINISTER)),
+    ("PUT", "/api/v1/notifications", System(ADMINISTER)),
+    ("PUT", "/api/v1/notifications/{channel}/secret", System(ADMINISTER)),
+    ("POST", "/api/v1/notifications/{channel}/test", System(ADMINISTER)),
 ];
 
 /// A project with one of everything.
@@ -213,8 +222,11 @@ impl World {
             "approvals" => &self.approval,
             _ => nobody,
         };
-        let path = template.replace("{id}", id).replace("{instance}", &self.instance);
-        path.replace("{token}", nobody)
+        template
+            .replace("{id}", id)
+            .replace("{instance}", &self.instance)
+            .replace("{token}", nobody)
+            .replace("{channel}", "ops")
     }
 
     /// A document that is understood, so that it is the access that is judged.
@@ -249,6 +261,12 @@ impl World {
             (_, "/api/v1/approvals/{id}/approve" | "/api/v1/approvals/{id}/reject") => json!({}),
             (_, "/api/v1/users/{id}/password") => json!({"password": password}),
             (_, "/api/v1/destinations/{id}/secrets") => secret,
+            ("PUT", "/api/v1/self-backup") => json!({"destination": self.destination}),
+            ("POST", "/api/v1/self-backup") => return None,
+            ("PUT", "/api/v1/notifications") => json!({}),
+            (_, "/api/v1/notifications/{channel}/secret") => json!({"secret": "hush"}),
+            (_, "/api/v1/notifications/{channel}/test") => return None,
+            (_, "/api/v1/destinations/{id}/points") => json!([]),
             (_, "/api/v1/nodes/{id}") => json!({"state": "enabled"}),
             (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
             (_, "/api/v1/plan-runs/{id}/cancel") => return None,

@@ -20,6 +20,8 @@ pub struct Lab {
     pub folder: Arc<TempDir>,
     pub anybody: Client,
     pub setup: Option<String>,
+    /// Where metrics are told.
+    pub metrics: String,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -34,12 +36,14 @@ impl Lab {
             lease,
         };
         let server = Server::open(config).await.unwrap();
+        let server = server.with_metrics("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let metrics = server.metrics_address().unwrap().to_string();
         let local = server.local();
         let anybody = Client::new(&local.url, local.fingerprint).unwrap();
         let setup = server.setup_token().map(str::to_owned);
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.serve(shutdown.clone()));
-        Self { folder, anybody, setup, shutdown, serving }
+        Self { folder, anybody, setup, metrics, shutdown, serving }
     }
 
     pub async fn new() -> Self {

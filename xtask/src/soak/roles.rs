@@ -18,10 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(super) struct Roles(Vec<(&'static str, JoinHandle<Result<()>>)>);
 
 /// Random choices that can be repeated.
-struct Dice(u64);
+#[derive(Debug)]
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn new(seed: u64, role: u64) -> Self {
+        Self(mix(seed, role))
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = mix(self.0, 1);
         self.0 % bound
     }
@@ -39,7 +44,7 @@ impl Roles {
             ("reader", reader),
         ];
         let start = |(number, (name, role)): (usize, (&'static str, Role))| {
-            let (world, dice) = (world.clone(), Dice(mix(seed, number as u64)));
+            let (world, dice) = (world.clone(), Dice::new(seed, number as u64));
             (name, std::thread::spawn(move || role(&world, dice)))
         };
         Self(roles.into_iter().enumerate().map(start).collect())

@@ -1,12 +1,13 @@
 //! Running a server, a node, or both.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use sluice_node::{Agent, Config as NodeConfig, Mounts};
+use sluice_node_api::metrics as node_metrics;
 use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, TaskSpec};
 use sluice_server::{Config, Server};
 
@@ -23,7 +24,7 @@ use crate::secret;
 /// The node that runs beside the server of `sluice up`.
 const LOCAL: &str = "local";
 
-fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
+pub(crate) fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let place = given
         .or_else(|| set("XDG_STATE_HOME").map(|home| home.join("sluice").join(below)))
@@ -32,7 +33,16 @@ fn folder(given: Option<PathBuf>, below: &str) -> Result<PathBuf> {
     Ok(std::path::absolute(place.ok_or_else(advice)?)?)
 }
 
+/// Allows as many open files as may be: each slot of each node holds a connection.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it there are fewer connections, which the server says when they are needed.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
+    allow_many_files();
     let state = folder(args.state, "server")?;
     let config = Config {
         state: state.clone(),
@@ -41,7 +51,12 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         names: args.names,
         lease: args.lease,
     };
-    Ok((Server::open(config).await?, state))
+    let server = Server::open(config).await?;
+    let server = match args.metrics {
+        Some(address) => server.with_metrics(address).await?,
+        None => server,
+    };
+    Ok((server, state))
 }
 
 fn tell(context: &Context, server: &Server, state: &Path) -> Result<()> {
@@ -150,6 +165,7 @@ pub(crate) async fn run_node(
     state: Option<PathBuf>,
     slots: u32,
     mount_address: IpAddr,
+    metrics: Option<SocketAddr>,
 ) -> Result<Exit> {
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
@@ -160,6 +176,11 @@ pub(crate) async fn run_node(
     // What was mounted comes back though the server does not answer.
     let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
     let agent = agent(profile.client()?, &state, slots, keeper)?;
+    if let Some(address) = metrics {
+        let socket = node_metrics::bind(address).await;
+        let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
+        tokio::spawn(node_metrics::serve(socket, sluice_node::tell(agent.metrics())));
+    }
     if context.global.json {
         output::json_line(&json!({"type": "ready", "server": profile.server}))?;
     } else if !context.global.quiet {

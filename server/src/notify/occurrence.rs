@@ -1,0 +1,214 @@
+//! What happened that somebody may want to know.
+
+use serde::{Deserialize, Serialize};
+use sluice_catalog::{Instance, Page, Policy, Project, ProjectId, Tx};
+use utoipa::ToSchema;
+
+use crate::api::policies::EVERYTHING;
+use crate::problem::Result;
+use crate::quota::{self, Counted};
+use crate::self_backup::SelfBackupState;
+
+/// Transactions may end later than the time that they note, in milliseconds.
+const OVERLAP_MS: u64 = 60_000;
+/// A node that was not heard of for so long is gone, in milliseconds.
+const GONE_MS: u64 = 300_000;
+const DAY_MS: u64 = 86_400_000;
+/// Before the end of a certificate, it is told at these distances.
+const DAYS: [u64; 3] = [1, 7, 30];
+
+/// What may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Event {
+    /// A task failed, and is not tried again.
+    TaskFailed,
+    /// Something was due and did not run.
+    MissedRun,
+    /// A project uses more than a soft limit.
+    QuotaSoft,
+    /// A node has not been heard of for five minutes.
+    NodeGone,
+    /// The server's certificate expires within 30, 7 or 1 days.
+    CertificateExpires,
+    /// The control plane could not be backed up.
+    SelfBackupFailed,
+    /// Somebody wants to see whether messages arrive.
+    Test,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Occurrence {
+    /// What.
+    pub(crate) event: Event,
+    /// When, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
+    /// Of which project.
+    pub(crate) project: Option<ProjectId>,
+    /// One line for people.
+    pub(crate) text: String,
+    /// The same for the same occurrence.
+    #[serde(skip)]
+    pub(crate) key: String,
+}
+
+/// All that happened since, and all that holds now; some of it may have been told.
+pub(super) async fn since(
+    tx: &mut Tx,
+    since: u64,
+    now: u64,
+    certificate_end: Option<u64>,
+) -> Result<Vec<Occurrence>> {
+    let from = since.saturating_sub(OVERLAP_MS);
+    let mut all = Vec::new();
+    failed(tx, from, &mut all).await?;
+    missed(tx, from, &mut all).await?;
+    nodes(tx, now, &mut all).await?;
+    quotas(tx, now, &mut all).await?;
+    let own = SelfBackupState::load(tx).await?;
+    if let Some(why) = own.failure {
+        all.push(Occurrence {
+            event: Event::SelfBackupFailed,
+            at_ms: own.begun_ms,
+            project: None,
+            text: format!("the control plane was not backed up: {why}"),
+            key: format!("self-backup/{}", own.begun_ms),
+        });
+    }
+    all.extend(certificate_end.and_then(|end| certificate(end, now)));
+    Ok(all)
+}
+
+fn certificate(end: u64, now: u64) -> Option<Occurrence> {
+    let left = end.saturating_sub(now) / DAY_MS;
+    let near = DAYS.iter().find(|days| left < **days)?;
+    let text = match end < now {
+        true => "the server's certificate has expired".to_owned(),
+        false => format!("the server's certificate expires in {left} days"),
+    };
+    let (event, key) = (Event::CertificateExpires, format!("certificate/{near}"));
+    Some(Occurrence { event, at_ms: now, project: None, text, key })
+}
+
+async fn failed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    for task in tx.failed_since(from).await? {
+        let of = match task.instance {
+            Some(id) => match tx.get::<Instance>(id, &EVERYTHING).await {
+                Ok(instance) => format!(" of {}", instance.name),
+                Err(_) => String::new(),
+            },
+            None => String::new(),
+        };
+        all.push(Occurrence {
+            event: Event::TaskFailed,
+            at_ms: task.finished_ms,
+            project: task.project,
+            text: format!("{}{of} failed: {} (task {})", task.kind, task.message, task.id),
+            key: format!("task/{}", task.id),
+        });
+    }
+    Ok(())
+}
+
+async fn missed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    for one in tx.missed(&EVERYTHING, from).await? {
+        let policy = tx.get::<Policy>(one.policy, &EVERYTHING).await;
+        let policy = policy.map_or_else(|_| one.policy.to_string(), |policy| policy.name);
+        let instance = one.instance.map(|id| id.to_string()).unwrap_or_default();
+        all.push(Occurrence {
+            event: Event::MissedRun,
+            at_ms: one.last_ms,
+            project: one.project,
+            text: format!("{} of policy {policy} did not run: {}", one.schedule, one.reason),
+            key: format!(
+                "missed/{}/{}/{instance}/{}/{}",
+                one.policy, one.schedule, one.reason, one.last_ms
+            ),
+        });
+    }
+    Ok(())
+}
+
+async fn nodes(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    for node in tx.heard().await? {
+        let silent = now.saturating_sub(node.last_seen_ms);
+        if silent < GONE_MS {
+            continue;
+        }
+        all.push(Occurrence {
+            event: Event::NodeGone,
+            at_ms: node.last_seen_ms,
+            project: None,
+            text: format!("the node {} was last heard of {} s ago", node.name, silent / 1000),
+            key: format!("node/{}", node.node),
+        });
+    }
+    Ok(())
+}
+
+async fn quotas(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    let mut page = Page { after: None, limit: Page::LARGEST };
+    loop {
+        let part = tx.list::<Project>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last() else { return Ok(()) };
+        page.after = Some(last.id.to_string());
+        for project in part {
+            let Some(quota) = quota::of(tx, project.id).await? else { continue };
+            let caps = quota.project;
+            let used = Counted::load(tx, &caps, project.id, None, now).await?;
+            let soft = [
+                (
+                    "stored bytes",
+                    caps.stored_bytes.and_then(|limit| limit.soft),
+                    used.bytes.stored_bytes,
+                ),
+                (
+                    "protected bytes",
+                    caps.front_end_bytes.and_then(|limit| limit.soft),
+                    used.bytes.front_end_bytes,
+                ),
+                (
+                    "backups",
+                    caps.backups.and_then(|limit| limit.soft).map(u64::from),
+                    used.backups.len() as u64,
+                ),
+                (
+                    "restores",
+                    caps.restores.and_then(|limit| limit.soft).map(u64::from),
+                    used.restores.len() as u64,
+                ),
+            ];
+            for (what, soft, used) in soft {
+                let Some(soft) = soft.filter(|soft| used > *soft) else { continue };
+                all.push(Occurrence {
+                    event: Event::QuotaSoft,
+                    at_ms: now,
+                    project: Some(project.id),
+                    text: format!(
+                        "{} has {used} {what}, above its soft limit of {soft}",
+                        project.name
+                    ),
+                    key: format!("quota/{}/{what}", project.id),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_told_of_at_three_distances() {
+        let end = 100 * DAY_MS;
+        let key = |days: u64| certificate(end, end - days * DAY_MS).map(|one| one.key);
+        assert_eq!(key(31), None);
+        assert_eq!(key(29).as_deref(), Some("certificate/30"));
+        assert_eq!((key(8), key(6).as_deref()), (key(29), Some("certificate/7")));
+        assert_eq!(key(0).as_deref(), Some("certificate/1"));
+        let late = certificate(end, end + DAY_MS).unwrap();
+        assert!(late.text.contains("has expired"), "{}", late.text);
+    }
+}
