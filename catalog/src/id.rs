@@ -156,6 +156,8 @@ names! {
     PointId;
     /// Names a mounted restore point.
     MountId;
+    /// Names a configuration of nodes.
+    NodeConfigId;
 }
 
 #[cfg(test)]

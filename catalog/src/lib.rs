@@ -37,14 +37,15 @@ pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use id::{
-    DestinationId, Guid, InstanceId, MountId, NodeId, PointId, PolicyId, ProjectId, TaskId,
-    TokenId, UserId,
+    DestinationId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PointId, PolicyId, ProjectId,
+    TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Grant, Role, Session, Token, User};
 pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::node_config::{Bandwidth, NodeConfig, lies_in};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
@@ -53,3 +54,4 @@ pub use model::usage::{Held, InUse, Level, Transfer};
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
+pub use store::certificates::NodeCertificate;

@@ -5,6 +5,7 @@ pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
+pub(crate) mod node_config;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;

@@ -8,6 +8,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001-begin.sql"),
     include_str!("../migrations/0002-queue-and-usage.sql"),
     include_str!("../migrations/0003-mounts.sql"),
+    include_str!("../migrations/0007-nodes.sql"),
 ];
 
 const SETTINGS: &str =

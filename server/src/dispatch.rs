@@ -8,26 +8,24 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sluice_catalog::{
-    AuditEntry, Capabilities, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
-    NewTask, Node, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
-    token_hash,
+    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, Progress,
+    Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
-use sluice_node_api::{
-    Ask, Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
-};
+use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
+use crate::certificates::{self, capabilities};
 use crate::ledger;
 use crate::mounts;
 use crate::problem::{Problem, Result};
 use crate::queue::Waiter;
-use crate::state::{Shared, new_token};
+use crate::state::Shared;
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
@@ -37,35 +35,12 @@ const PRUNE_ATTEMPTS: u32 = 3;
 /// The contract with nodes, version 1.
 pub(crate) fn router() -> Router<Shared> {
     Router::new()
-        .route("/api/node/v1/join", post(join))
+        .route("/api/node/v1/join", post(certificates::join))
+        .route("/api/node/v1/certificate", post(certificates::certificate))
         .route("/api/node/v1/hello", post(hello))
         .route("/api/node/v1/lease", post(lease))
         .route("/api/node/v1/tasks/{id}/report", post(report))
         .route("/api/node/v1/mounts", post(mounts::compare))
-}
-
-fn capabilities(hello: Hello) -> Capabilities {
-    let Hello { version, host, slots, kinds, missing } = hello;
-    Capabilities { version, host, slots, kinds, missing }
-}
-
-async fn join(State(shared): State<Shared>, Body(join): Body<Join>) -> Result<Json<Joined>> {
-    let now = shared.now();
-    let token = new_token("node");
-    let node = Node { capabilities: capabilities(join.hello), ..Node::default() };
-    let mut tx = shared.catalog.begin().await?;
-    let shown = token_hash(&join.token);
-    let record = tx.join(&shown, &join.name, node, &token_hash(&token), now).await?;
-    let entry = AuditEntry {
-        actor: format!("node {}", record.name),
-        action: "node.join",
-        object: record.id.to_string(),
-        project: None,
-        detail: json!({"host": record.body.capabilities.host}),
-    };
-    tx.audit(entry, now).await?;
-    tx.commit().await?;
-    Ok(Json(Joined { node: record.id.to_string(), token }))
 }
 
 /// A node begins: what it ran before is nobody's any more.
@@ -75,9 +50,10 @@ async fn hello(
     Body(hello): Body<Hello>,
 ) -> Result<Json<Value>> {
     let now = shared.now();
+    let told = capabilities(hello)?;
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
-    node.body.capabilities = capabilities(hello);
+    node.body.capabilities = told;
     tx.update(&mut node, now).await?;
     tx.node_seen(id, now).await?;
     tx.reclaim_node(id, now).await?;

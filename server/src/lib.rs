@@ -20,6 +20,8 @@
 mod access;
 mod api;
 mod auth;
+mod authority;
+mod certificates;
 mod dispatch;
 mod idempotency;
 mod ledger;

@@ -58,6 +58,10 @@ pub(crate) struct ServerArgs {
     /// How long a node may go without a word before its tasks are given to others
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
     pub(crate) lease: Duration,
+
+    /// How long the certificates of nodes are good; nodes renew them at two thirds of it
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration)]
+    pub(crate) node_certificates: Duration,
 }
 
 /// Make this machine a node of a server, and manage nodes
@@ -70,10 +74,20 @@ pub(crate) struct NodeArgs {
 /// What can be done with nodes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Make a token that lets one node join
-    #[command(after_help = "Example:\n  sluice node token > join.txt")]
-    Token,
+    /// Make a token that lets one node join, or come back
+    #[command(after_help = "\
+Examples:
+  sluice node token > join.txt
+  sluice node token --for mover-1 > join.txt")]
+    Token {
+        /// A node that has joined before, and has lost its certificate or let it end
+        #[arg(long = "for", value_name = "NAME")]
+        node: Option<String>,
+    },
     /// Let this machine join a server, with the token in a file
+    ///
+    /// The node makes a key, and the server a certificate for it, which `node run` renews in time.
+    /// A node that has joined before and joins again stays what it was.
     #[command(after_help = "Example:\n  sluice node join mover-1 --token-file join.txt")]
     Join {
         /// What it is to be called

@@ -4,9 +4,11 @@ mod apply;
 mod difference;
 mod keep;
 mod mounts;
+mod nodes;
 mod profile;
 mod records;
 mod serve;
+mod shown;
 mod tasks;
 mod usage;
 
@@ -33,8 +35,12 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Run { state, slots, mount_address } => {
             serve::run_node(context, state, slots, mount_address).await
         }
-        NodeCommand::Token => {
-            let answer: Value = profile::client()?.post("/api/v1/node-tokens", &()).await?;
+        NodeCommand::Token { node } => {
+            let client = profile::client()?;
+            let answer = match node {
+                Some(name) => nodes::token_for(&client, &name).await?,
+                None => client.post("/api/v1/node-tokens", &()).await?,
+            };
             if context.global.json {
                 output::json(&answer)?;
             } else {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
+use crate::credentials::Credentials;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
 
@@ -21,6 +22,8 @@ use crate::process::{Event, Process, Said};
 const REPORT: Duration = Duration::from_secs(2);
 /// How long to wait before a server that does not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The same when it refuses this node.
+const SHUT_OUT: Duration = Duration::from_secs(5);
 /// How long the end of a task is told to a server that does not answer.
 const INSIST: Duration = Duration::from_secs(15 * 60);
 /// Lines of the log in one report.
@@ -37,6 +40,8 @@ pub struct Config {
     pub hello: Hello,
     /// Keeps mounts, where this node has any.
     pub mounts: Option<Arc<dyn Mounts>>,
+    /// Keeps what the node shows, where that is to be renewed.
+    pub credentials: Option<Arc<dyn Credentials>>,
 }
 
 impl std::fmt::Debug for Config {
@@ -62,7 +67,7 @@ pub(crate) enum Stop {
 }
 
 impl Agent {
-    /// A node that shows its token with `client`.
+    /// A node that shows with `client` who it is.
     pub fn new(client: Client, config: Config) -> Self {
         Self { client, config, telling: Mutex::default() }
     }
@@ -92,6 +97,9 @@ impl Agent {
         if let Some(mounts) = agent.config.mounts.clone() {
             slots.spawn(Arc::clone(&agent).pull(mounting, shutdown.clone()));
             slots.spawn(Arc::clone(&agent).keep_in_step(mounts, shutdown.clone()));
+        }
+        if let Some(credentials) = agent.config.credentials.clone() {
+            slots.spawn(Arc::clone(&agent).keep_certified(credentials, shutdown.clone()));
         }
         while slots.join_next().await.is_some() {}
         Ok(())
@@ -127,9 +135,10 @@ impl Agent {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!("no task can be asked for: {error}");
+                    let pause = if is_shut_out(&error) { SHUT_OUT } else { PAUSE };
                     tokio::select! {
                         () = shutdown.cancelled() => return,
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
             }
@@ -271,6 +280,10 @@ impl Agent {
                 tracing::warn!(task = %lease.task, "another node has it now");
                 return Err(Stop::Lost);
             }
+            Err(error) if is_shut_out(&error) => {
+                tracing::warn!(task = %lease.task, "it is ended: {error}");
+                return Err(Stop::Lost);
+            }
             // What was not heard is told again.
             Err(_) => *lines = report.log,
         }
@@ -291,6 +304,11 @@ impl Agent {
             Err(ClientError::Unreachable { server, source: elapsed.into() })
         })
     }
+}
+
+/// Whether the server has ended this node's access.
+fn is_shut_out(error: &ClientError) -> bool {
+    ["node-disabled", "node-unknown"].contains(&error.code())
 }
 
 /// How often a task is reported on.

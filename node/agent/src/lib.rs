@@ -21,8 +21,10 @@
 
 mod agent;
 mod command;
+mod credentials;
 mod mounts;
 mod process;
 
 pub use agent::{Agent, Config};
+pub use credentials::Credentials;
 pub use mounts::{Mounts, Refused};

@@ -1,6 +1,6 @@
 //! A client of the server: JSON over HTTPS, one connection for each request.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use crate::identity::Identity;
 use crate::pin::{self, Fingerprint};
 
 /// The most of an answer that is read, in bytes.
@@ -39,6 +40,9 @@ pub enum ClientError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The node's own certificate cannot be shown.
+    #[error("this node's certificate cannot be used: let it join again")]
+    Identity(#[source] rustls::Error),
     /// The server refuses.
     #[error("{title}")]
     Refused {
@@ -62,6 +66,14 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// The word of a refusal; empty for anything else.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused { code, .. } => code,
+            _ => "",
+        }
+    }
 }
 
 /// A successful answer.
@@ -81,6 +93,13 @@ pub struct Client {
     server: String,
     host: String,
     port: u16,
+    pinned: Fingerprint,
+    shown: Arc<RwLock<Shown>>,
+}
+
+/// Who the client says it is.
+#[derive(Clone)]
+struct Shown {
     tls: TlsConnector,
     token: Option<Arc<Zeroizing<String>>>,
 }
@@ -101,20 +120,42 @@ impl Client {
         let server = server.trim_end_matches('/');
         let rest = server.strip_prefix("https://").ok_or_else(bad)?;
         let authority: http::uri::Authority = rest.parse().map_err(|_| bad())?;
-        let config = pin::config(fingerprint).map_err(|_| bad())?;
+        let config = pin::config(fingerprint, None).map_err(|_| bad())?;
         Ok(Self {
             server: server.to_owned(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(443),
-            tls: TlsConnector::from(Arc::new(config)),
-            token: None,
+            pinned: fingerprint,
+            shown: Arc::new(RwLock::new(Shown {
+                tls: TlsConnector::from(Arc::new(config)),
+                token: None,
+            })),
         })
+    }
+
+    fn shown(&self) -> Shown {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The same with a token to show.
     #[must_use]
     pub fn with_token(self, token: &str) -> Self {
-        Self { token: Some(Arc::new(Zeroizing::new(token.to_owned()))), ..self }
+        let token = Some(Arc::new(Zeroizing::new(token.to_owned())));
+        let shown = Arc::new(RwLock::new(Shown { token, ..self.shown() }));
+        Self { shown, ..self }
+    }
+
+    /// Shows this certificate from now on, and no token; so do all clones.
+    ///
+    /// # Errors
+    /// [`ClientError::Identity`] when key or certificate are damaged.
+    pub fn show(&self, identity: &Identity) -> Result<(), ClientError> {
+        let config = pin::config(self.pinned, Some(identity));
+        let config = config.map_err(ClientError::Identity)?;
+        let tls = TlsConnector::from(Arc::new(config));
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown { tls, token: None };
+        Ok(())
     }
 
     /// Its address.
@@ -161,7 +202,8 @@ impl Client {
             .uri(path)
             .header("host", format!("{}:{}", self.host, self.port))
             .header("accept", "application/json");
-        if let Some(token) = &self.token {
+        let Shown { tls, token } = self.shown();
+        if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {}", token.as_str()));
         }
         for (name, value) in headers {
@@ -175,7 +217,7 @@ impl Client {
             None => Bytes::new(),
         };
         let request = request.body(Full::new(bytes)).map_err(|error| self.lost(error))?;
-        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(request))
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(tls, request))
             .await
             .map_err(|error| self.lost(error))??;
         let body = match bytes.as_slice() {
@@ -203,13 +245,14 @@ impl Client {
 
     async fn exchange(
         &self,
+        tls: TlsConnector,
         request: Request<Full<Bytes>>,
     ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
         let connect = async {
             let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
             socket.set_nodelay(true)?;
             let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
-            self.tls.connect(name, socket).await
+            tls.connect(name, socket).await
         };
         let stream = tokio::time::timeout(CONNECT, connect)
             .await

@@ -5,11 +5,29 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 
-/// The version of the contract; it stands in the paths.
-pub const VERSION: u32 = 1;
+/// The version of the contract. What nodes of contract 1 say is still understood.
+pub const VERSION: u32 = 2;
+/// The oldest version that a server speaks.
+pub const OLDEST: u32 = 1;
+
+/// Why a server does not speak with a node of that contract, and who is to be upgraded; nothing
+/// when it does. Nodes that do not say speak the first.
+pub fn mismatch(contract: u32) -> Option<String> {
+    let contract = contract.max(1);
+    let old = match contract {
+        OLDEST..=VERSION => return None,
+        newer if newer > VERSION => "server",
+        _ => "node",
+    };
+    Some(format!(
+        "the node speaks version {contract} of the contract, the server {OLDEST} to {VERSION}: \
+         upgrade the {old}"
+    ))
+}
 
 /// A node asks to belong to the server.
 #[derive(Clone, Serialize, Deserialize)]
@@ -20,6 +38,9 @@ pub struct Join {
     pub name: String,
     /// What it can do.
     pub hello: Hello,
+    /// The request for a certificate as PEM; nodes of contract 1 send none and get a token.
+    #[serde(default)]
+    pub request: Option<String>,
 }
 
 /// It does now.
@@ -27,8 +48,15 @@ pub struct Join {
 pub struct Joined {
     /// Its id.
     pub node: String,
-    /// What it shows from now on.
+    /// What it shows from now on, when it has not asked for a certificate.
+    #[serde(default)]
     pub token: String,
+    /// What it shows from now on.
+    #[serde(default)]
+    pub certified: Option<Certified>,
+    /// Whether it is what it was before.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// What a node can do.
@@ -45,6 +73,8 @@ pub struct Hello {
     pub kinds: Vec<String>,
     /// What is missing for more, with the package that has it.
     pub missing: Vec<String>,
+    /// The version of the contract that it speaks; see [`mismatch`].
+    pub contract: u32,
 }
 
 /// A node asks for a task.
@@ -309,6 +339,12 @@ mod tests {
         for bad in ["", "https://x", "https://x#00#t", "a#b#c#d"] {
             assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_contract_that_is_not_spoken_says_which_side_is_old() {
+        assert!([0, OLDEST, VERSION].iter().all(|&contract| mismatch(contract).is_none()));
+        assert!(mismatch(VERSION + 1).is_some_and(|text| text.ends_with("upgrade the server")));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What stands behind the question mark.
 
 use serde::Deserialize;
-use sluice_catalog::{DestinationId, InstanceId, MountState, PolicyId, ProjectId, TaskState};
+use sluice_catalog::{
+    DestinationId, InstanceId, MountState, NodeId, PolicyId, ProjectId, TaskState,
+};
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
 use utoipa::IntoParams;
@@ -115,4 +117,14 @@ pub(crate) struct ProtectionQuery {
     /// Only those without a recent good backup.
     #[serde(default)]
     pub(crate) late: bool,
+}
+
+/// Which node a token is for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct JoinQuery {
+    /// One that has joined before: it comes back as what it was, and whatever it has shown before
+    /// counts no more.
+    #[param(value_type = Option<String>)]
+    pub(crate) node: Option<NodeId>,
 }

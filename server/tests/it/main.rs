@@ -1,5 +1,6 @@
 //! The server over HTTPS, as clients see it.
 
+mod certificates;
 mod lease;
 mod limits;
 mod matrix;
