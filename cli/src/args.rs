@@ -12,6 +12,7 @@ mod key;
 mod lock;
 mod mount;
 mod mountd;
+mod node_config;
 mod overlay;
 mod points;
 mod prune;
@@ -33,8 +34,8 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
-    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand,
-    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, NodeRunArgs, RecordArgs,
+    RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -47,6 +48,7 @@ pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
+pub(crate) use node_config::{NodeConfigArgs, NodeConfigCommand};
 pub(crate) use overlay::{
     OverlayArgs, OverlayCommand, OverlayCommitArgs, OverlayDiscardArgs, OverlayHydrateArgs,
     WritableArgs,
@@ -170,6 +172,30 @@ pub(crate) struct Global {
     )]
     pub(crate) retry_for: std::time::Duration,
 
+    /// Threads that hash, compress and seal, where a command does not say how many
+    #[arg(
+        long,
+        env = "SLUICE_THREADS",
+        value_name = "N",
+        default_value_t = 0,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) threads: usize,
+
+    /// How fast a destination is written and read: RATE;HH:MM-HH:MM=RATE
+    #[arg(
+        long,
+        env = "SLUICE_BANDWIDTH",
+        value_name = "RATES",
+        value_parser = node_config::rates,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) bandwidth: Option<node_config::Rates>,
+
     /// How often a backup shows a sign of life and looks whether a collection waits for it
     #[arg(
         long,
@@ -230,6 +256,7 @@ pub(crate) enum Command {
     Instance(RecordArgs),
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
+    NodeConfig(NodeConfigArgs),
     RemoteMount(RemoteMountArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole

@@ -4,6 +4,7 @@
 pub(crate) mod audit;
 pub(crate) mod limits;
 pub(crate) mod mounts;
+pub(crate) mod node_configs;
 pub(crate) mod nodes;
 pub(crate) mod points;
 pub(crate) mod policies;
@@ -132,6 +133,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::remove))
         .routes(routes!(nodes::create_token))
+        .routes(routes!(node_configs::list, node_configs::create))
+        .routes(routes!(node_configs::get, node_configs::put, node_configs::remove))
         .routes(routes!(points::list))
         .routes(routes!(points::get))
         .routes(routes!(mounts::list, mounts::create))

@@ -10,8 +10,8 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, Progress,
-    Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId,
+    Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
 use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
@@ -23,6 +23,7 @@ use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
 use crate::ledger;
 use crate::mounts;
+use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::queue::Waiter;
 use crate::state::Shared;
@@ -87,7 +88,7 @@ async fn lease(
 }
 
 /// What a node needs for a task: the repository and its secrets.
-pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
+pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId) -> Result<Work> {
     let mut spec = serde_json::from_value(task.new.spec.clone())
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
     if let TaskSpec::Unmount { .. } = &spec {
@@ -119,7 +120,10 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Wo
             environment.insert(name, secret.to_string());
         }
     }
-    Ok(Work { spec, url: destination.url, environment, secret_names })
+    let url = destination.url;
+    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new() };
+    node_configs::apply(tx, node, task, &mut work).await?;
+    Ok(work)
 }
 
 async fn report(
@@ -162,7 +166,7 @@ fn progress(line: &Value) -> Progress {
 
 async fn finish(
     tx: &mut Tx,
-    lease: (TaskId, sluice_catalog::NodeId, u32),
+    lease: (TaskId, NodeId, u32),
     finished: &Finished,
     now: u64,
 ) -> Result<()> {
@@ -197,11 +201,7 @@ async fn finish(
 }
 
 /// When a task whose attempt failed is tried again. How often it may be is the task's own.
-fn retry_at(
-    (task, _, attempt): (TaskId, sluice_catalog::NodeId, u32),
-    class: ErrorClass,
-    now: u64,
-) -> Option<u64> {
+fn retry_at((task, _, attempt): (TaskId, NodeId, u32), class: ErrorClass, now: u64) -> Option<u64> {
     let policy = RetryPolicy { max_attempts: u32::MAX, ..RetryPolicy::default() };
     let attempts = Attempts { failed: attempt, lost: 0 };
     let at = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_pause_grows_with_each_attempt_and_what_cannot_pass_has_none() {
-        let lease = |attempt| (TaskId::new(1), sluice_catalog::NodeId::new(1), attempt);
+        let lease = |attempt| (TaskId::new(1), NodeId::new(1), attempt);
         let at = |attempt| retry_at(lease(attempt), ErrorClass::Transient, 1_000_000).unwrap();
         // A minute, give or take a fifth, and twice as long each time, an hour at most.
         assert!((1_048_000..=1_072_000).contains(&at(1)), "{}", at(1));

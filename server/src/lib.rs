@@ -27,6 +27,7 @@ mod idempotency;
 mod ledger;
 mod limiter;
 mod mounts;
+mod node_configs;
 mod problem;
 mod queue;
 mod quota;

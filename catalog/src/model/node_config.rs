@@ -43,7 +43,7 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Bandwidth {
-    /// Always, but for the windows; without it, as fast as it goes.
+    /// Always; without it, as fast as it goes. Of several limits the smallest counts.
     pub limit: Option<u64>,
     /// By the time of day on the node, `HH:MM-HH:MM`; an end before the beginning is past
     /// midnight.

@@ -4,6 +4,7 @@ mod apply;
 mod difference;
 mod keep;
 mod mounts;
+mod node_configs;
 mod nodes;
 mod profile;
 mod records;
@@ -16,7 +17,7 @@ use anyhow::Result;
 use serde_json::Value;
 use sluice_node_api::Client;
 
-use crate::args::{NodeCommand, RecordCommand, RemoteMountCommand, TaskCommand};
+use crate::args::{NodeCommand, NodeConfigCommand, RecordCommand, RemoteMountCommand, TaskCommand};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output;
@@ -32,9 +33,15 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Join { name, token_file, state } => {
             serve::join(context, &name, &token_file, state).await
         }
-        NodeCommand::Run { state, slots, mount_address } => {
-            serve::run_node(context, state, slots, mount_address).await
+        NodeCommand::Run(args) => serve::run_node(context, args).await,
+        NodeCommand::Show { name } => {
+            output::json(&nodes::one(&profile::client()?, &name).await?)?;
+            Ok(Exit::Done)
         }
+        NodeCommand::Enable { name } => nodes::set_state(context, &name, "enabled").await,
+        NodeCommand::Drain { name } => nodes::set_state(context, &name, "draining").await,
+        NodeCommand::Disable { name } => nodes::set_state(context, &name, "disabled").await,
+        NodeCommand::Remove { name } => nodes::remove(context, &name).await,
         NodeCommand::Token { node } => {
             let client = profile::client()?;
             let answer = match node {
@@ -71,6 +78,11 @@ pub(crate) async fn record(
 /// Does something with tasks.
 pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Result<Exit> {
     tasks::run(context, command.unwrap_or(TaskCommand::List { state: None })).await
+}
+
+/// Does something with configurations of nodes.
+pub(crate) async fn node_config(context: &Context, command: NodeConfigCommand) -> Result<Exit> {
+    node_configs::run(context, command).await
 }
 
 /// Does something with mounts.

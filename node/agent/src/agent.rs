@@ -17,6 +17,7 @@ use crate::command::{Step, steps};
 use crate::credentials::Credentials;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
+use crate::sources;
 
 /// How often a task is reported on, unless its lease is shorter.
 const REPORT: Duration = Duration::from_secs(2);
@@ -38,6 +39,8 @@ pub struct Config {
     pub folder: PathBuf,
     /// What it can do; it runs as many tasks at a time as there are slots.
     pub hello: Hello,
+    /// The only folders of which anything is backed up, whatever the server says; any without.
+    pub folders: Option<Vec<String>>,
     /// Keeps mounts, where this node has any.
     pub mounts: Option<Arc<dyn Mounts>>,
     /// Keeps what the node shows, where that is to be renewed.
@@ -161,7 +164,8 @@ impl Agent {
             let _telling = self.telling.lock().await;
             return self.conclude(&lease, finished, lines).await;
         }
-        let finished = match steps(&lease.work.spec, encrypted) {
+        let allowed = sources::check(&lease.work.spec, &lease.work.folders, &self.config.folders);
+        let finished = match allowed.and_then(|()| steps(&lease.work.spec, encrypted)) {
             Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
             Err(message) => Some(failed(message, false)),
         };

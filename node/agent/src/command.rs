@@ -85,7 +85,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
 }
 
 /// The image files in a folder, in the order of their names.
-fn image_files(folder: &Path) -> Result<Vec<String>, String> {
+pub(crate) fn image_files(folder: &Path) -> Result<Vec<String>, String> {
     let failed = |error: std::io::Error| format!("cannot read {}: {error}", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {

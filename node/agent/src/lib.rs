@@ -24,6 +24,7 @@ mod command;
 mod credentials;
 mod mounts;
 mod process;
+mod sources;
 
 pub use agent::{Agent, Config};
 pub use credentials::Credentials;

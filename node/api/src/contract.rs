@@ -111,6 +111,9 @@ pub struct Work {
     /// Which of the variables are secrets.
     #[serde(default)]
     pub secret_names: Vec<String>,
+    /// Folders in which what is backed up must lie, with all links followed: in one of each list.
+    #[serde(default)]
+    pub folders: Vec<Vec<String>>,
 }
 
 impl Work {
@@ -121,6 +124,7 @@ impl Work {
             url: String::new(),
             environment: BTreeMap::new(),
             secret_names: Vec::new(),
+            folders: Vec::new(),
         }
     }
 }

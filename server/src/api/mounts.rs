@@ -19,6 +19,7 @@ use crate::api::query::MountQuery;
 use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
 use crate::mounts;
+use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -202,9 +203,11 @@ fn check(request: &MountRequest) -> Result<()> {
 async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Result<NodeId> {
     let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
     let destination = point.new.destination;
+    let configs = Configs::load(tx).await?;
     if let Some(id) = named {
         let node = tx.get::<Node>(id, &EVERYTHING).await?;
-        if !mounts::is_able(&node.body, destination) {
+        let narrowed = configs.narrow(node.body.clone());
+        if !mounts::is_able(&narrowed, destination) {
             return Err(none("this node makes no mounts, or may not use the destination"));
         }
         if node.body.state != NodeState::Enabled {
@@ -225,7 +228,7 @@ async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Re
             let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
             let able = node.body.state == NodeState::Enabled
                 && heard + LATELY_MS > now
-                && mounts::is_able(&node.body, destination);
+                && mounts::is_able(&configs.narrow(node.body.clone()), destination);
             if able && (best.is_none() || own == Some(node.id)) {
                 best = Some(node);
             }

@@ -12,7 +12,7 @@ use crate::error::{Exit, usage_error};
 use crate::output;
 
 /// What comes later refers to what comes earlier.
-const ORDER: [&str; 4] = ["projects", "destinations", "instances", "policies"];
+const ORDER: [&str; 5] = ["projects", "destinations", "node-configs", "instances", "policies"];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
@@ -76,6 +76,9 @@ async fn exported(client: &Client) -> Result<Value> {
             let mut spec = record["spec"].clone();
             for rule in spec["rules"].as_array_mut().into_iter().flatten() {
                 rule["destination"] = destinations.name_of(&rule["destination"]).into();
+            }
+            for named in spec["destinations"].as_array_mut().into_iter().flatten() {
+                *named = destinations.name_of(named).into();
             }
             (name, without_defaults(&spec))
         });

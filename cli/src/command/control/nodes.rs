@@ -1,11 +1,14 @@
 //! Managing nodes.
 
 use anyhow::Result;
-use serde_json::Value;
+use http::Method;
+use serde_json::{Map, Value, json};
 use sluice_node_api::Client;
 
 use super::{all, word};
-use crate::error::advise;
+use crate::context::Context;
+use crate::error::{Exit, advise};
+use crate::output::{self, note};
 
 /// The node of that name or id.
 pub(super) async fn one(client: &Client, name: &str) -> Result<Value> {
@@ -22,4 +25,41 @@ pub(super) async fn one(client: &Client, name: &str) -> Result<Value> {
 pub(super) async fn token_for(client: &Client, name: &str) -> Result<Value> {
     let id = word(&one(client, name).await?, "id");
     Ok(client.post(&format!("/api/v1/node-tokens?node={id}"), &()).await?)
+}
+
+/// Changes some of what is said of a node; the rest stays, unless somebody else changes it now.
+pub(super) async fn change(client: &Client, name: &str, to: &[(&str, Value)]) -> Result<()> {
+    let node = one(client, name).await?;
+    let fields = ["description", "state", "destinations", "slots", "slots_by_kind", "config"];
+    let mut body: Map<String, Value> =
+        fields.iter().map(|&field| (field.to_owned(), node[field].clone())).collect();
+    body.extend(to.iter().map(|(field, value)| ((*field).to_owned(), value.clone())));
+    let path = format!("/api/v1/nodes/{}", word(&node, "id"));
+    let tag = format!("\"{}\"", node["revision"]);
+    let body = Value::Object(body);
+    client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await?;
+    Ok(())
+}
+
+/// Enables, drains or disables a node.
+pub(super) async fn set_state(context: &Context, name: &str, state: &str) -> Result<Exit> {
+    change(&super::profile::client()?, name, &[("state", state.into())]).await?;
+    told(context, name, state)
+}
+
+/// Removes a node.
+pub(super) async fn remove(context: &Context, name: &str) -> Result<Exit> {
+    let client = super::profile::client()?;
+    let id = word(&one(&client, name).await?, "id");
+    client.send(Method::DELETE, &format!("/api/v1/nodes/{id}"), None, &[]).await?;
+    told(context, name, "removed")
+}
+
+fn told(context: &Context, name: &str, change: &str) -> Result<Exit> {
+    if context.global.json {
+        output::json(&json!({"name": name, "change": change}))?;
+    } else if !context.global.quiet {
+        note(format_args!("{name}: {change}"));
+    }
+    Ok(Exit::Done)
 }

@@ -180,7 +180,7 @@ pub(crate) async fn set(
     mut spec: Value,
     plan: bool,
 ) -> Result<Change> {
-    if kind == "policies" {
+    if kind == "policies" || kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
     let records = Records::load(client, kind).await?;
@@ -224,6 +224,14 @@ pub(crate) async fn set(
 /// Rules name destinations as people do.
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
+    for named in spec["destinations"].as_array_mut().into_iter().flatten() {
+        let Some(name) = named.as_str().map(str::to_owned) else { continue };
+        match destinations.find(&name) {
+            Some(found) => *named = found["id"].clone(),
+            None if plan => {}
+            None => destinations.one(&name).map(drop)?,
+        }
+    }
     for rule in spec["rules"].as_array_mut().into_iter().flatten() {
         let Some(name) = rule["destination"].as_str().map(str::to_owned) else { continue };
         match destinations.find(&name) {

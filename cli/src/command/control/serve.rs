@@ -1,6 +1,5 @@
 //! Running a server, a node, or both.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use sluice_server::{Config, Server};
 use super::keep::{self, Keeper};
 use super::profile::Profile;
 use super::shown::Shown;
-use crate::args::{ServerArgs, UpArgs};
+use crate::args::{NodeRunArgs, ServerArgs, UpArgs};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::interrupt;
@@ -94,7 +93,7 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     client.show(&identity)?;
     let shown = Shown::of_local(identity, context.clock.clone());
     let (keeper, keeping) = keep::start(&state, args.mount_address, &context.clock, &stop)?;
-    let agent = agent(client, &state, args.slots, keeper, shown)?;
+    let agent = agent(client, &state, args.slots, keeper, shown, None)?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
@@ -104,12 +103,19 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn agent(client: Client, state: &Path, slots: u32, keeper: Keeper, shown: Shown) -> Result<Agent> {
+fn agent(
+    client: Client,
+    state: &Path,
+    slots: u32,
+    keeper: Keeper,
+    shown: Shown,
+    folders: Option<Vec<String>>,
+) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
     let (folder, hello) = (state.to_owned(), hello(slots));
     let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
     let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(shown));
-    Ok(Agent::new(client, NodeConfig { executable, folder, hello, mounts, credentials }))
+    Ok(Agent::new(client, NodeConfig { executable, folder, hello, folders, mounts, credentials }))
 }
 
 fn hello(slots: u32) -> Hello {
@@ -159,12 +165,8 @@ pub(crate) async fn join(
 }
 
 /// Runs a node that has joined.
-pub(crate) async fn run_node(
-    context: &Context,
-    state: Option<PathBuf>,
-    slots: u32,
-    mount_address: IpAddr,
-) -> Result<Exit> {
+pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exit> {
+    let NodeRunArgs { state, slots, mount_address, allow_path } = args;
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
     let path = state.join("node.json");
@@ -176,7 +178,8 @@ pub(crate) async fn run_node(
     let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
     let (client, server) = (profile.client()?, profile.server.clone());
     let shown = Shown::of(profile, path, context.clock.clone());
-    let agent = agent(client, &state, slots, keeper, shown)?;
+    let folders = (!allow_path.is_empty()).then_some(allow_path);
+    let agent = agent(client, &state, slots, keeper, shown, folders)?;
     if context.global.json {
         output::json_line(&json!({"type": "ready", "server": server}))?;
     } else if !context.global.quiet {
