@@ -5,6 +5,7 @@ mod lease;
 mod limits;
 mod matrix;
 mod mounts;
+mod node_configs;
 mod requests;
 mod retention;
 mod support;
