@@ -140,6 +140,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))
+        .routes(routes!(mounts::commit))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

@@ -193,7 +193,7 @@ async fn finish(
     let task = tx.task(lease.0, &EVERYTHING).await?;
     ledger::moved(tx, &task, now).await?;
     match task.new.kind.as_str() {
-        "backup" => backed_up(tx, &task, now).await,
+        "backup" | "commit" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
         "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),

@@ -305,7 +305,8 @@ pub(crate) struct SetArgs {
 /// Make a server's configuration what a file says
 ///
 /// The file is JSON: for each of `projects`, `destinations`, `node-configs`, `instances` and
-/// `policies` an object of names (PROJECT/NAME for what belongs to a project) and specs. What it does not name stays.
+/// `policies` an object of names (PROJECT/NAME for what belongs to a project) and specs. What it
+/// does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -331,7 +332,8 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, configurations of nodes, instances and policies, by name; secrets are left out.
+    /// Projects, destinations, configurations of nodes, instances and policies, by name; secrets are
+    /// left out.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]

@@ -36,7 +36,8 @@ pub(crate) enum NodeConfigCommand {
     /// Make one, or change what it says
     #[command(after_help = "\
 Example:
-  echo '{\"source_paths\": [\"/srv/images/{project}\"]}' | sluice node-config set default --spec -")]
+  echo '{\"source_paths\": [\"/srv/images/{project}\"]}' |
+    sluice node-config set default --spec -")]
     Set {
         /// Its name
         name: String,

@@ -165,10 +165,11 @@ impl Agent {
             return self.conclude(&lease, finished, lines).await;
         }
         let allowed = sources::check(&lease.work.spec, &lease.work.folders, &self.config.folders);
-        let finished = match allowed.and_then(|()| steps(&lease.work.spec, encrypted)) {
-            Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
-            Err(message) => Some(failed(message, false)),
-        };
+        let finished =
+            match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
+                Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+                Err(message) => Some(failed(message, false)),
+            };
         self.conclude(&lease, finished, lines).await;
     }
 
@@ -202,7 +203,7 @@ impl Agent {
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
     ) -> Option<Finished> {
-        let mut last = failed("there was nothing to do".into(), false);
+        let mut last = nothing_to_do();
         for step in steps {
             let mut words = vec!["--repo".to_owned(), lease.work.url.clone()];
             words.extend(step.words);
@@ -326,6 +327,11 @@ fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
         lines.remove(0);
     }
     lines.push(entry);
+}
+
+fn nothing_to_do() -> Finished {
+    let message = "there was nothing to do".to_owned();
+    Finished { outcome: Outcome::Succeeded, document: Value::Null, message, retryable: false }
 }
 
 pub(crate) fn failed(message: String, retryable: bool) -> Finished {

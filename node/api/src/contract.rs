@@ -198,11 +198,21 @@ pub enum TaskSpec {
         /// Its id.
         mount: String,
     },
+    /// Make a restore point of what clients have written to a mount, which stays.
+    Commit {
+        /// Its id.
+        mount: String,
+    },
+    /// Throw away what clients have written to a mount that has ended.
+    Discard {
+        /// Its id.
+        mount: String,
+    },
 }
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 10] = [
+    pub const KINDS: [&str; 12] = [
         "init",
         "backup",
         "restore",
@@ -213,6 +223,8 @@ impl TaskSpec {
         "replicate",
         "mount",
         "unmount",
+        "commit",
+        "discard",
     ];
     /// Those that are about mounts: short, and not to wait behind backups.
     pub const MOUNT_KINDS: [&str; 2] = ["mount", "unmount"];
@@ -230,6 +242,8 @@ impl TaskSpec {
             Self::Replicate { .. } => "replicate",
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
+            Self::Commit { .. } => "commit",
+            Self::Discard { .. } => "discard",
         }
     }
 }
@@ -366,6 +380,8 @@ mod tests {
             TaskSpec::Verify { point: None, data: true },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
             TaskSpec::Unmount { mount: "m".into() },
+            TaskSpec::Commit { mount: "m".into() },
+            TaskSpec::Discard { mount: "m".into() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

@@ -32,6 +32,6 @@ pub use contract::{
     Reported, TaskSpec, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
-pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport};
+pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport, overlay_of};
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};

@@ -43,11 +43,15 @@ pub enum TaskKind {
     RestoreTest,
     /// Counts what is stored.
     Stat,
+    /// Makes a restore point of what was written to a mount.
+    Commit,
+    /// Throws away what was written to a mount that has ended.
+    Discard,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Init,
         Self::Backup,
         Self::Export,
@@ -64,6 +68,8 @@ impl TaskKind {
         Self::Replicate,
         Self::RestoreTest,
         Self::Stat,
+        Self::Commit,
+        Self::Discard,
     ];
 
     /// The kind of that name.
@@ -90,6 +96,8 @@ impl TaskKind {
             Self::Replicate => "replicate",
             Self::RestoreTest => "restore-test",
             Self::Stat => "stat",
+            Self::Commit => "commit",
+            Self::Discard => "discard",
         }
     }
 }

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
 use crate::api::query::MountQuery;
+use crate::api::tasks::TaskView;
 use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
 use crate::mounts;
@@ -129,6 +130,10 @@ pub(crate) struct MountRequest {
     protocol: MountProtocol,
     /// Networks of the clients that may connect, such as `192.0.2.0/24`.
     clients: Vec<String>,
+    /// Whether clients may write. What they write is kept on the node until the mount ends, and is
+    /// gone then; before, it can be made a restore point.
+    #[serde(default)]
+    writable: bool,
     /// iSCSI initiators that may connect; all without.
     #[serde(default)]
     initiators: Vec<String>,
@@ -276,6 +281,9 @@ pub(crate) async fn create(
         return Err(Problem::not_found("restore point"));
     }
     let node = node(&mut tx, request.node, &point, now).await?;
+    if request.writable {
+        mounts::check_writable(&mut tx, node).await?;
+    }
     let id = MountId::new(now);
     let new = NewMount {
         project: point.project,
@@ -288,7 +296,7 @@ pub(crate) async fn create(
             point: point.new.point,
             image: request.image,
             protocol: request.protocol,
-            writable: false,
+            writable: request.writable,
             clients: request.clients,
             initiators: request.initiators,
             chap_user: request.chap_user,
@@ -302,12 +310,38 @@ pub(crate) async fn create(
     let mount = tx.mount(id, &EVERYTHING).await?;
     mounts::start(&mut tx, &mount, now).await?;
     let detail = json!({"point": new.spec.point, "node": node, "protocol": new.spec.protocol,
-        "clients": new.spec.clients, "lease_end_ms": new.lease_end_ms});
+        "writable": new.spec.writable, "clients": new.spec.clients,
+        "lease_end_ms": new.lease_end_ms});
     tx.audit(actor.did("mount.create", id, new.project, detail), now).await?;
     let view = tx.mount(id, &EVERYTHING).await?.into();
     tx.commit().await?;
     shared.work.notify_one();
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Make a restore point of what clients have written to a mount, which stays
+///
+/// The answer is the task that does it.
+#[utoipa::path(post, path = "/api/v1/mounts/{id}/commit", tag = "mount",
+    operation_id = "commit-mount", params(("id" = MountId, Path)), responses(
+    (status = 201, body = TaskView), (status = "4XX", body = Problem)))]
+pub(crate) async fn commit(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<MountId>,
+) -> Result<(StatusCode, Json<TaskView>)> {
+    actor.require_anywhere(Permission::Operate)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mount = tx.mount(id, &actor.visible()).await?;
+    actor.require(Permission::Operate, mount.new.project)?;
+    let task = mounts::commit(&mut tx, &mount, now).await?;
+    let detail = json!({"mount": id, "point": mount.new.spec.point});
+    tx.audit(actor.did("mount.commit", task, mount.new.project, detail), now).await?;
+    let task = tx.task(task, &EVERYTHING).await?;
+    tx.commit().await?;
+    shared.work.notify_one();
+    Ok((StatusCode::CREATED, Json(task.into())))
 }
 
 /// Read a mount

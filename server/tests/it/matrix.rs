@@ -87,6 +87,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
     ("DELETE", "/api/v1/mounts/{id}", Project(OPERATE)),
     ("POST", "/api/v1/mounts/{id}/renew", Project(OPERATE)),
+    ("POST", "/api/v1/mounts/{id}/commit", Project(OPERATE)),
     ("GET", "/api/v1/tasks", Anywhere(READ)),
     ("POST", "/api/v1/tasks", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}", Project(READ)),
@@ -185,6 +186,7 @@ impl World {
             (_, "/api/v1/mounts") => {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
+            (_, "/api/v1/mounts/{id}/commit") => return None,
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})

@@ -49,7 +49,7 @@ impl Credentials for Shown {
         if let Some((path, profile)) = &self.file {
             let mut profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
             profile.identity = Some(identity.clone());
-            // The server takes no token once it has seen the certificate; until then, it takes both.
+            // The server takes the token too until it has seen the certificate.
             profile.write(path).map_err(|error| format!("{error:#}"))?;
         }
         let mut certified = self.certified.lock().unwrap_or_else(PoisonError::into_inner);

@@ -23,7 +23,7 @@ pub struct Network {
     /// This machine, as the node sees it.
     pub here: String,
     /// The node, as this machine sees it.
-    there: String,
+    pub there: String,
 }
 
 impl Network {

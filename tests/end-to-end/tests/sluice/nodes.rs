@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::iscsi::qemu;
 use crate::mounted::Lab;
 use crate::support::disk;
 use crate::support::run::{Cmd, Ran, wait_until};
@@ -107,4 +108,56 @@ fn a_node_that_is_drained_or_disabled_gets_nothing_and_a_configuration_binds_it(
         let why = ended["message"].as_str().unwrap();
         assert_eq!(why.contains("in no folder allowed"), !good, "{why}");
     }
+}
+
+#[test]
+fn what_is_written_to_a_mount_becomes_a_restore_point_or_is_thrown_away() {
+    let lab = Lab::new();
+    let server = lab.serve();
+    lab.set_up(&server);
+    let mover = lab.mover();
+    let mount = lab.mount(&["--writable", "--client", &lab.network.here]);
+    let (id, uri) = (mount["id"].as_str().unwrap(), mount["uri"].as_str().unwrap());
+    let disk = mount["disks"][0]["uri"].as_str().unwrap_or(uri).to_owned();
+    let write = |pattern: &str| {
+        let what = format!("write -P {pattern} 64k 64k");
+        qemu("qemu-io").args(["-f", "raw", "-c", &what, "-c", "flush", &disk]).ok();
+    };
+    write("0xab");
+    let overlay = lab.path("mover/overlays").join(id);
+    assert!(overlay.is_dir());
+    let task = lab.ok(&["remote-mount", "commit", id]).json()["id"].as_str().unwrap().to_owned();
+    let mut ended = Value::Null;
+    wait_until("the commit ends", || {
+        ended = lab.ok(&["task", "show", &task]).json();
+        ["succeeded", "failed"].contains(&ended["state"].as_str().unwrap())
+    });
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let point = ended["result"]["point"]["point"].as_str().unwrap().to_owned();
+
+    // The mount goes on after its node was killed, with what is written after that.
+    write("0xcd");
+    drop(mover);
+    let _mover = lab.mover();
+    let reads = |pattern: &str| {
+        let what = format!("read -P {pattern} 64k 64k");
+        let ran = qemu("qemu-io").args(["-r", "-f", "raw", "-c", &what, &disk]).run();
+        ran.code == Some(0) && !ran.text().contains("erification failed")
+    };
+    wait_until("the mount is back", || reads("0xcd"));
+    lab.ok(&["remote-mount", "stop", id]);
+    wait_until("what was written is thrown away", || !overlay.exists());
+
+    // The new point has what was written before, and is one of the catalog.
+    let show = ["remote-mount", "start", &point, "--node", "mover", "--client", &lab.network.here];
+    let shown = lab.ok(&show).json();
+    let read = |pattern: &str| {
+        let disk = shown["disks"][0]["uri"].as_str().unwrap();
+        let what = format!("read -P {pattern} 64k 64k");
+        let ran = qemu("qemu-io").args(["-r", "-f", "raw", "-c", &what, disk]).run();
+        ran.code == Some(0) && !ran.text().contains("erification failed")
+    };
+    assert!(read("0xab") && !read("0xcd"));
+    let refused = lab.cmd(&["remote-mount", "commit", shown["id"].as_str().unwrap()]).fails(1);
+    assert!(refused.text().contains("nobody can write"), "{}", refused.text());
 }

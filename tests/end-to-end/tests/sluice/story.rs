@@ -62,7 +62,8 @@ fn from_nothing_to_backups_that_survive_everything() {
     let listed = lab.network.far(list).ok().text();
     assert!(listed.contains("iqn."), "{listed}");
     let same = |uri: &str| {
-        let compare = qemu("qemu-img").args(["compare", "-f", "raw", uri]).arg(lab.path("disk.raw"));
+        let compare =
+            qemu("qemu-img").args(["compare", "-f", "raw", uri]).arg(lab.path("disk.raw"));
         lab.network.far(compare).run().code == Some(0)
     };
     assert!(same(&uri), "{uri} is another disk");
