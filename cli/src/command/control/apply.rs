@@ -77,7 +77,8 @@ async fn exported(client: &Client) -> Result<Value> {
             for rule in spec["rules"].as_array_mut().into_iter().flatten() {
                 rule["destination"] = destinations.name_of(&rule["destination"]).into();
             }
-            for named in spec["destinations"].as_array_mut().into_iter().flatten() {
+            let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
+            for named in named.into_iter().flatten() {
                 *named = destinations.name_of(named).into();
             }
             (name, without_defaults(&spec))

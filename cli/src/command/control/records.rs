@@ -224,7 +224,9 @@ pub(crate) async fn set(
 /// Rules name destinations as people do.
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
-    for named in spec["destinations"].as_array_mut().into_iter().flatten() {
+    // Looking is not to add what is not there.
+    let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
+    for named in named.into_iter().flatten() {
         let Some(name) = named.as_str().map(str::to_owned) else { continue };
         match destinations.find(&name) {
             Some(found) => *named = found["id"].clone(),
@@ -232,7 +234,8 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
             None => destinations.one(&name).map(drop)?,
         }
     }
-    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+    let rules = spec.get_mut("rules").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
         let Some(name) = rule["destination"].as_str().map(str::to_owned) else { continue };
         match destinations.find(&name) {
             Some(found) => rule["destination"] = found["id"].clone(),
