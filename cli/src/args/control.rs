@@ -332,8 +332,8 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, configurations of nodes, instances and policies, by name; secrets are
-    /// left out.
+    /// Projects, destinations, configurations of nodes, instances and policies, by name; secrets
+    /// are left out.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]
