@@ -27,18 +27,28 @@ pub(super) async fn token_for(client: &Client, name: &str) -> Result<Value> {
     Ok(client.post(&format!("/api/v1/node-tokens?node={id}"), &()).await?)
 }
 
-/// Changes some of what is said of a node; the rest stays, unless somebody else changes it now.
+/// How often a change is tried that somebody else comes before: a node that starts does.
+const TRIES: u32 = 5;
+
+/// Changes some of what is said of a node; the rest stays.
 pub(super) async fn change(client: &Client, name: &str, to: &[(&str, Value)]) -> Result<()> {
-    let node = one(client, name).await?;
-    let fields = ["description", "state", "destinations", "slots", "slots_by_kind", "config"];
-    let mut body: Map<String, Value> =
-        fields.iter().map(|&field| (field.to_owned(), node[field].clone())).collect();
-    body.extend(to.iter().map(|(field, value)| ((*field).to_owned(), value.clone())));
-    let path = format!("/api/v1/nodes/{}", word(&node, "id"));
-    let tag = format!("\"{}\"", node["revision"]);
-    let body = Value::Object(body);
-    client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await?;
-    Ok(())
+    let mut tries = 0;
+    loop {
+        let node = one(client, name).await?;
+        let fields = ["description", "state", "destinations", "slots", "slots_by_kind", "config"];
+        let mut body: Map<String, Value> =
+            fields.iter().map(|&field| (field.to_owned(), node[field].clone())).collect();
+        body.extend(to.iter().map(|(field, value)| ((*field).to_owned(), value.clone())));
+        let path = format!("/api/v1/nodes/{}", word(&node, "id"));
+        let tag = format!("\"{}\"", node["revision"]);
+        let body = Value::Object(body);
+        tries += 1;
+        match client.send(Method::PUT, &path, Some(&body), &[("if-match", &tag)]).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code() == "stale" && tries < TRIES => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Enables, drains or disables a node.

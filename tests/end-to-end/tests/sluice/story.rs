@@ -80,8 +80,10 @@ fn from_nothing_to_backups_that_survive_everything() {
     let rows = usage["items"].as_array().unwrap();
     let row = rows.iter().find(|row| row["name"] == "store").expect("the destination is told of");
     assert!(row["usage"]["tasks"]["backup"].as_u64().unwrap() >= 2, "{usage}");
+    assert!(row["usage"]["stored_bytes"].as_u64().unwrap() > 0, "{usage}");
     let size = lab.path("disk.raw").metadata().unwrap().len();
-    assert_eq!(row["usage"]["front_end_bytes"].as_u64(), Some(size), "{usage}");
+    let usage = lab.ok(&["usage", "--by", "instance", "--project", "shop"]).json();
+    assert_eq!(usage["items"][0]["usage"]["front_end_bytes"].as_u64(), Some(size), "{usage}");
 
     // The server is killed; everything goes on when it is back.
     let before = done(&lab, &destination);
