@@ -168,6 +168,8 @@ names! {
     GroupId;
     /// Names a request that waits for a second person.
     ApprovalId;
+    /// Names a configuration of nodes.
+    NodeConfigId;
 }
 
 #[cfg(test)]

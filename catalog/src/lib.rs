@@ -40,8 +40,8 @@ pub use db::{Catalog, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Consent, approved, rehearsed};
 pub use id::{
-    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeId, PlanId, PlanRunId,
-    PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
+    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PlanId,
+    PlanRunId, PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -49,6 +49,7 @@ pub use model::destination::Destination;
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::node_config::{Bandwidth, NodeConfig, lies_in};
 pub use model::notice::{FailedTask, Notice};
 pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
 pub use model::plan::{
@@ -67,5 +68,6 @@ pub use model::usage::{Group, Held, InUse, Level, Moved, Stored, Transfer, Usage
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
+pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
 pub use store::totp::Totp;

@@ -6,6 +6,7 @@ pub(crate) mod destination;
 pub(crate) mod instance;
 pub(crate) mod mount;
 pub(crate) mod node;
+pub(crate) mod node_config;
 pub(crate) mod notice;
 pub(crate) mod overview;
 pub(crate) mod plan;

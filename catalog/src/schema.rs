@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004-plans.sql"),
     include_str!("../migrations/0005-access.sql"),
     include_str!("../migrations/0006-at-size.sql"),
+    include_str!("../migrations/0007-nodes.sql"),
 ];
 
 const SETTINGS: &str =

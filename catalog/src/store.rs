@@ -2,6 +2,7 @@
 
 mod access;
 mod approvals;
+pub(crate) mod certificates;
 pub(crate) mod groups;
 mod mounts;
 mod nodes;
@@ -14,6 +15,7 @@ mod queue;
 mod restore_tests;
 mod secrets;
 mod settings;
+mod sources;
 mod summed;
 mod task_log;
 mod tasks;

@@ -14,6 +14,7 @@ mod key;
 mod lock;
 mod mount;
 mod mountd;
+mod node_config;
 mod operate;
 mod overlay;
 mod plan;
@@ -44,8 +45,8 @@ pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
-    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, RecordArgs, RecordCommand,
-    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, NodeRunArgs, RecordArgs,
+    RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -58,6 +59,7 @@ pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
+pub(crate) use node_config::{NodeConfigArgs, NodeConfigCommand};
 pub(crate) use operate::{
     CatalogArgs, CatalogCommand, NotifyArgs, NotifyCommand, SelfBackupArgs, SelfBackupCommand,
     ServerCommand, ServerCommandArgs, ServerRestoreArgs, SupportBundleArgs,
@@ -188,6 +190,30 @@ pub(crate) struct Global {
     )]
     pub(crate) retry_for: std::time::Duration,
 
+    /// Threads that hash, compress and seal, where a command does not say how many
+    #[arg(
+        long,
+        env = "SLUICE_THREADS",
+        value_name = "N",
+        default_value_t = 0,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) threads: usize,
+
+    /// How fast a destination is written and read: RATE;HH:MM-HH:MM=RATE
+    #[arg(
+        long,
+        env = "SLUICE_BANDWIDTH",
+        value_name = "RATES",
+        value_parser = node_config::rates,
+        hide = true,
+        hide_env = true,
+        global = true
+    )]
+    pub(crate) bandwidth: Option<node_config::Rates>,
+
     /// How often a backup shows a sign of life and looks whether a collection waits for it
     #[arg(
         long,
@@ -249,6 +275,7 @@ pub(crate) enum Command {
     Instance(RecordArgs),
     /// Show and change policies of a server: what is done with instances, and when
     Policy(RecordArgs),
+    NodeConfig(NodeConfigArgs),
     RemoteMount(RemoteMountArgs),
     RestoreTest(RestoreTestArgs),
     Plan(PlanArgs),

@@ -10,9 +10,11 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use sluice_destination::url::{OpenOptions, Opened, open};
 use sluice_destination::wrap::RetryPolicy;
+use sluice_repository::replicate::throttle::{Schedule, Window};
+use sluice_repository::replicate::{Throttle, Throttled};
 use sluice_repository::{Clock, PointSpec, Repository, RestorePoint, Settings, Unlock};
 
-use crate::args::Global;
+use crate::args::{Global, RateWindow};
 use crate::cost;
 use crate::error::{advise, usage_error};
 use crate::output;
@@ -61,13 +63,27 @@ impl Context {
     pub(crate) async fn destination_at(&self, url: &str, create: bool) -> Result<Opened> {
         let retry = RetryPolicy::within(self.global.retry_for);
         let options = OpenOptions { create, retry, ..OpenOptions::default() };
-        let opened = open(url, &options).await?;
+        let mut opened = open(url, &options).await?;
+        if let Some(throttle) = self.throttle() {
+            let progress = Arc::default();
+            opened.destination = Arc::new(Throttled::new(opened.destination, throttle, progress));
+        }
         cost::watch(opened.destination.location(), Arc::clone(&opened.counters));
         Ok(opened)
     }
 
+    /// How fast destinations may be written and read; nothing when as fast as it goes.
+    fn throttle(&self) -> Option<Arc<Throttle>> {
+        let rates = self.global.bandwidth.as_ref()?;
+        let window = |one: &RateWindow| Window { from: one.from, to: one.to, rate: one.rate };
+        let windows = rates.windows.iter().map(window).collect();
+        let schedule = Schedule { limit: rates.limit, windows };
+        Some(Arc::new(Throttle::new(schedule, self.clock.clone(), self.zone.clone())))
+    }
+
     /// What the repository may use of this machine.
     pub(crate) fn settings(&self, threads: usize) -> Settings {
+        let threads = if threads == 0 { self.global.threads } else { threads };
         let heartbeat = self.global.heartbeat;
         let mut settings =
             Settings { cache_dir: self.cache_dir(), threads, heartbeat, ..Settings::default() };

@@ -91,14 +91,14 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
                     if let Some(address) = identity.and_then(address_of_uri)
                         && args.socket.is_none()
                     {
-                        args.listen = Some(address);
+                        args.listen = Some(still_free(address));
                     }
                 }
                 ExportProtocol::Iscsi(args) => {
                     args.ready_fd = None;
                     keep_point(&mut args.point, identity)?;
                     if let Some(addresses) = identity.and_then(addresses) {
-                        args.listen = addresses;
+                        args.listen = addresses.into_iter().map(still_free).collect();
                     }
                 }
                 ExportProtocol::Http(args) => {
@@ -133,6 +133,19 @@ fn keep_point(text: &mut String, identity: Option<&Value>) -> Result<()> {
 fn address_of_uri(identity: &Value) -> Option<SocketAddr> {
     let (_, rest) = identity["uri"].as_str()?.split_once("://")?;
     rest.split('/').next()?.parse().ok()
+}
+
+/// The address, or a free port beside it when another program has taken it since. Clients must be
+/// told then; whoever keeps the mount hears of it.
+fn still_free(address: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(address) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            output::warn(&format!("{address} is taken by another program: another port is used"));
+            SocketAddr::new(address.ip(), 0)
+        }
+        // Whatever else is wrong is told by whoever listens there.
+        _ => address,
+    }
 }
 
 fn addresses(identity: &Value) -> Option<Vec<SocketAddr>> {
@@ -205,5 +218,14 @@ mod tests {
     fn other_commands_are_not_kept() {
         let mut command = Cli::try_parse_from(["sluice", "list"]).unwrap().command;
         assert!(apply(&mut command, None).is_err());
+    }
+
+    #[test]
+    fn a_port_that_was_taken_is_replaced() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(still_free(address), SocketAddr::new(address.ip(), 0));
+        drop(taken);
+        assert_eq!(still_free(address), address);
     }
 }

@@ -8,6 +8,7 @@ mod document;
 pub(crate) mod groups;
 pub(crate) mod limits;
 pub(crate) mod mounts;
+pub(crate) mod node_configs;
 pub(crate) mod nodes;
 pub(crate) mod notifications;
 pub(crate) mod open_sessions;
@@ -143,6 +144,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::remove))
         .routes(routes!(nodes::create_token))
+        .routes(routes!(node_configs::list, node_configs::create))
+        .routes(routes!(node_configs::get, node_configs::put, node_configs::remove))
         .routes(routes!(points::list))
         .routes(routes!(points::get))
         .routes(routes!(mounts::list, mounts::create))
@@ -158,6 +161,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(restore_tests::get))
         .routes(routes!(restore_tests::screenshot))
         .routes(routes!(restore_tests::console))
+        .routes(routes!(mounts::commit))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

@@ -118,7 +118,8 @@ impl Actor {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str> {
+/// What stands behind `Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str> {
     let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let (scheme, token) = header.and_then(|text| text.split_once(' ')).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.len() > 200 {
@@ -166,19 +167,6 @@ impl FromRequestParts<Shared> for Actor {
     }
 }
 
-/// A node that shows its token.
+/// A node that shows a certificate, or a token while it has none.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeActor(pub(crate) NodeId);
-
-impl FromRequestParts<Shared> for NodeActor {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self> {
-        let shown = token_hash(bearer(&parts.headers)?);
-        match shared.catalog.read().await?.node_by_token(&shown).await {
-            Ok(node) => Ok(Self(node)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Problem::unauthorized()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}

@@ -8,27 +8,26 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sluice_catalog::{
-    AuditEntry, Capabilities, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
-    NewTask, Node, Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
-    token_hash,
+    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId,
+    Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
-use sluice_node_api::{
-    Ask, Finished, Hello, Join, Joined, Lease, Outcome, Report, Reported, TaskSpec, Work,
-};
+use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
+use crate::certificates::{self, capabilities};
 use crate::ledger;
 use crate::mounts;
+use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::queue::Waiter;
 use crate::restore_tests;
-use crate::state::{Shared, new_token};
+use crate::state::Shared;
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
@@ -38,35 +37,12 @@ const PRUNE_ATTEMPTS: u32 = 3;
 /// The contract with nodes, version 1.
 pub(crate) fn router() -> Router<Shared> {
     Router::new()
-        .route("/api/node/v1/join", post(join))
+        .route("/api/node/v1/join", post(certificates::join))
+        .route("/api/node/v1/certificate", post(certificates::certificate))
         .route("/api/node/v1/hello", post(hello))
         .route("/api/node/v1/lease", post(lease))
         .route("/api/node/v1/tasks/{id}/report", post(report))
         .route("/api/node/v1/mounts", post(mounts::compare))
-}
-
-fn capabilities(hello: Hello) -> Capabilities {
-    let Hello { version, host, slots, kinds, missing } = hello;
-    Capabilities { version, host, slots, kinds, missing }
-}
-
-async fn join(State(shared): State<Shared>, Body(join): Body<Join>) -> Result<Json<Joined>> {
-    let now = shared.now();
-    let token = new_token("node");
-    let node = Node { capabilities: capabilities(join.hello), ..Node::default() };
-    let mut tx = shared.catalog.begin().await?;
-    let shown = token_hash(&join.token);
-    let record = tx.join(&shown, &join.name, node, &token_hash(&token), now).await?;
-    let entry = AuditEntry {
-        actor: format!("node {}", record.name),
-        action: "node.join",
-        object: record.id.to_string(),
-        project: None,
-        detail: json!({"host": record.body.capabilities.host}),
-    };
-    tx.audit(entry, now).await?;
-    tx.commit().await?;
-    Ok(Json(Joined { node: record.id.to_string(), token }))
 }
 
 /// A node begins: what it ran before is nobody's any more.
@@ -76,9 +52,10 @@ async fn hello(
     Body(hello): Body<Hello>,
 ) -> Result<Json<Value>> {
     let now = shared.now();
+    let told = capabilities(hello)?;
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
-    node.body.capabilities = capabilities(hello);
+    node.body.capabilities = told;
     tx.update(&mut node, now).await?;
     tx.node_seen(id, now).await?;
     tx.reclaim_node(id, now).await?;
@@ -112,7 +89,7 @@ async fn lease(
 }
 
 /// What a node needs for a task: the repository and its secrets.
-pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Work> {
+pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId) -> Result<Work> {
     let mut spec = serde_json::from_value(task.new.spec.clone())
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
     if let TaskSpec::Unmount { .. } = &spec {
@@ -153,7 +130,10 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task) -> Result<Wo
             environment.insert(name, secret.to_string());
         }
     }
-    Ok(Work { spec, url: destination.url, environment, secret_names })
+    let url = destination.url;
+    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new() };
+    node_configs::apply(tx, node, task, &mut work).await?;
+    Ok(work)
 }
 
 async fn report(
@@ -196,7 +176,7 @@ fn progress(line: &Value) -> Progress {
 
 async fn finish(
     tx: &mut Tx,
-    lease: (TaskId, sluice_catalog::NodeId, u32),
+    lease: (TaskId, NodeId, u32),
     finished: &Finished,
     now: u64,
 ) -> Result<()> {
@@ -225,7 +205,7 @@ async fn finish(
     let task = tx.task(lease.0, &EVERYTHING).await?;
     ledger::moved(tx, &task, now).await?;
     match task.new.kind.as_str() {
-        "backup" => backed_up(tx, &task, now).await,
+        "backup" | "commit" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
         "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),
@@ -233,11 +213,7 @@ async fn finish(
 }
 
 /// When a task whose attempt failed is tried again. How often it may be is the task's own.
-fn retry_at(
-    (task, _, attempt): (TaskId, sluice_catalog::NodeId, u32),
-    class: ErrorClass,
-    now: u64,
-) -> Option<u64> {
+fn retry_at((task, _, attempt): (TaskId, NodeId, u32), class: ErrorClass, now: u64) -> Option<u64> {
     let policy = RetryPolicy { max_attempts: u32::MAX, ..RetryPolicy::default() };
     let attempts = Attempts { failed: attempt, lost: 0 };
     let at = Timestamp::from_millisecond(i64::try_from(now).ok()?).ok()?;
@@ -374,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_pause_grows_with_each_attempt_and_what_cannot_pass_has_none() {
-        let lease = |attempt| (TaskId::new(1), sluice_catalog::NodeId::new(1), attempt);
+        let lease = |attempt| (TaskId::new(1), NodeId::new(1), attempt);
         let at = |attempt| retry_at(lease(attempt), ErrorClass::Transient, 1_000_000).unwrap();
         // A minute, give or take a fifth, and twice as long each time, an hour at most.
         assert!((1_048_000..=1_072_000).contains(&at(1)), "{}", at(1));

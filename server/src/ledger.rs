@@ -37,7 +37,7 @@ pub(crate) async fn moved(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         transferred_bytes: 0,
     };
     match task.new.kind.as_str() {
-        "backup" => {
+        "backup" | "commit" => {
             transfer.logical_bytes = bytes(task, "image_bytes");
             transfer.unique_bytes = bytes(task, "new_bytes");
             transfer.shared_bytes =

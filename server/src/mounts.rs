@@ -8,17 +8,18 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, DestinationId, ErrorKind, Mount, MountId, MountState, NewTask, Node, Task,
-    TaskState, Tx,
+    AuditEntry, DestinationId, ErrorKind, Mount, MountId, MountState, NewTask, Node, NodeId, Task,
+    TaskId, TaskState, Tx,
 };
 use sluice_node_api::{Held, HeldState, MountOrder, MountOrders, MountReport, TaskSpec};
 
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
 use crate::auth::NodeActor;
-use crate::problem::Result;
+use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
 use MountState::{Failed, Gone, Ready, Releasing, Requested};
@@ -121,7 +122,55 @@ async fn gone(tx: &mut Tx, id: MountId, from: &[MountState], why: &str, now: u64
     if tx.change_mount(id, from, Gone, None, why, now).await? {
         stop_task(tx, id, now).await?;
         tx.remove_secrets(&id.to_string()).await?;
+        let mount = tx.mount(id, &EVERYTHING).await?;
+        discard(tx, &mount, now).await?;
     }
+    Ok(())
+}
+
+/// Refuses a mount that can be written on a node that could not throw away what was written.
+pub(crate) async fn check_writable(tx: &mut Tx, node: NodeId) -> Result<()> {
+    let kinds = tx.get::<Node>(node, &EVERYTHING).await?.body.capabilities.kinds;
+    if ["commit", "discard"].iter().all(|kind| kinds.iter().any(|known| known == kind)) {
+        return Ok(());
+    }
+    let text = "this node makes no mounts that can be written: upgrade it";
+    Err(Problem::new(StatusCode::CONFLICT, "no-node", text))
+}
+
+/// Adds the task that makes a restore point of what was written to a mount; its id.
+pub(crate) async fn commit(tx: &mut Tx, mount: &Mount, now: u64) -> Result<TaskId> {
+    let no = |text: &str| Problem::new(StatusCode::CONFLICT, "conflict", text);
+    if !mount.new.spec.writable {
+        return Err(no("nobody can write to this mount"));
+    }
+    if mount.state != Ready {
+        return Err(no("this mount is not ready"));
+    }
+    let spec = TaskSpec::Commit { mount: mount.id.to_string() };
+    let task = NewTask {
+        // It is a backup of what was written.
+        instance: Some(mount.new.instance),
+        destination: Some(mount.new.destination),
+        ..task(mount, &spec, now)
+    };
+    let id = tx.add_task(&task, now).await?;
+    id.ok_or_else(|| no("this is done already"))
+}
+
+/// Adds the task that throws away what was written to a mount that has ended.
+async fn discard(tx: &mut Tx, mount: &Mount, now: u64) -> Result<()> {
+    let there = tx.liveness().await?.contains_key(&mount.new.node);
+    if !mount.new.spec.writable || !there {
+        return Ok(());
+    }
+    let spec = TaskSpec::Discard { mount: mount.id.to_string() };
+    let task = NewTask {
+        destination: Some(mount.new.destination),
+        due_key: Some(format!("discard/{}", mount.id)),
+        ..task(mount, &spec, now)
+    };
+    tx.add_task(&task, now).await?;
     Ok(())
 }
 
@@ -169,6 +218,8 @@ struct Decision {
     changes: Vec<(MountId, MountState, MountState, String)>,
     /// Those that the node has lost, and that are to come back.
     again: Vec<MountId>,
+    /// Those whose address was taken, with what the node told of the new one.
+    moved: Vec<(MountId, Value)>,
 }
 
 /// Compares what is recorded of a node with what it has.
@@ -202,6 +253,11 @@ fn decide(known: &[Mount], held: &[Held], now: u64) -> Decision {
                 if state != Requested && (to != state || held.message != mount.message) {
                     change(to, &held.message);
                 }
+                let (before, after) = (addresses(&mount.place).0, addresses(&held.place).0);
+                let runs = state == Ready && held.state == HeldState::Running;
+                if runs && after.is_some() && before != after {
+                    decision.moved.push((mount.id, held.place.clone()));
+                }
                 if held.needs_secrets {
                     decision.supply.push(mount.id);
                 }
@@ -232,7 +288,7 @@ pub(crate) async fn compare(
         orders.supply.insert(mount.id.to_string(), secrets(&shared, &mut tx, mount).await?);
     }
     drop(tx);
-    if decision.changes.is_empty() && decision.again.is_empty() {
+    if decision.changes.is_empty() && decision.again.is_empty() && decision.moved.is_empty() {
         return Ok(Json(orders));
     }
     let mut tx = shared.catalog.begin().await?;
@@ -244,6 +300,18 @@ pub(crate) async fn compare(
             gone(&mut tx, *id, &[*from], why, now).await?;
         } else {
             tx.change_mount(*id, &[*from], *to, None, why, now).await?;
+        }
+    }
+    for (id, place) in &decision.moved {
+        let why = "its former address was taken, and it has another";
+        if tx.change_mount(*id, &[Ready], Ready, Some(place), why, now).await?
+            && let Some(mount) = known.iter().find(|mount| mount.id == *id)
+        {
+            let (from, to) = (addresses(&mount.place).0, addresses(place).0);
+            let (actor, project) = ("server".to_owned(), mount.new.project);
+            let (object, detail) = (id.to_string(), json!({"from": from, "to": to}));
+            let action = "mount.moved";
+            tx.audit(AuditEntry { actor, action, object, project, detail }, now).await?;
         }
     }
     for mount in known.iter().filter(|mount| decision.again.contains(&mount.id)) {

@@ -29,6 +29,7 @@ use utoipa::ToSchema;
 use crate::api::policies::EVERYTHING;
 use crate::dispatch::work;
 use crate::mounts;
+use crate::node_configs::Configs;
 use crate::problem::Result;
 use crate::state::Shared;
 
@@ -164,7 +165,7 @@ async fn leased(
 ) -> Result<Option<Lease>> {
     let lease_ms = shared.lease_ms;
     let Some(task) = tx.lease(id, node, now, now + lease_ms).await? else { return Ok(None) };
-    match work(shared, tx, &task).await {
+    match work(shared, tx, &task, node).await {
         Ok(work) => {
             let attempt = task.attempt;
             Ok(Some(Lease { task: id.to_string(), attempt, lease_ms, work }))
@@ -223,7 +224,17 @@ pub(crate) async fn hold(tx: &mut Tx, task: TaskId, now: u64) -> Result<Option<H
     Ok(held.into_iter().find(|(id, _)| id.as_str() == name).map(|(_, hold)| hold))
 }
 
-async fn all_nodes(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
+/// All nodes, with what their configurations say of them.
+pub(crate) async fn all_nodes(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
+    let configs = Configs::load(tx).await?;
+    let mut nodes = all_nodes_as_they_are(tx).await?;
+    for node in &mut nodes {
+        node.body = configs.narrow(std::mem::take(&mut node.body));
+    }
+    Ok(nodes)
+}
+
+pub(crate) async fn all_nodes_as_they_are(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
     let mut nodes = Vec::new();
     let mut page = Page { after: None, limit: Page::LARGEST };
     loop {

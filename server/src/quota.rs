@@ -5,10 +5,11 @@ use std::collections::btree_map::Entry;
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use sluice_catalog::{InUse, InstanceId, NewTask, ProjectId, TaskId, Tx};
+use sluice_catalog::{InUse, Instance, InstanceId, NewTask, ProjectId, TaskId, Tx};
 use sluice_scheduler::quota::{Caps, CountLimit, Quota, Request, Used, Verdict};
 use sluice_scheduler::work::TaskKind;
 
+use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
 use crate::queue::moment;
 
@@ -102,14 +103,21 @@ impl Quotas {
             Entry::Vacant(place) => place.insert(Known::load(tx, project, now).await?),
         };
         let Some(known) = known else { return Ok(Verdict::default()) };
+        let name = match task.instance {
+            Some(id) if !known.quota.instances.is_empty() => {
+                tx.get::<Instance>(id, &EVERYTHING).await?.name
+            }
+            _ => String::new(),
+        };
+        let caps = known.quota.of_instance(&name).clone();
         let own = match task.instance {
-            Some(id) => Counted::load(tx, &known.quota.instance, project, Some(id), now).await?,
+            Some(id) => Counted::load(tx, &caps, project, Some(id), now).await?,
             None => Counted::default(),
         };
         // How much a backup will store is not known before.
         let request = Request { kind, front_end_bytes: 0, stored_bytes: 0 };
         let at = moment(now);
-        let verdict = known.quota.judge(request, known.used.used(), own.used(), at);
+        let verdict = known.quota.judge_as(&caps, request, known.used.used(), own.used(), at);
         if verdict.allowed() {
             match kind {
                 TaskKind::Backup => known.used.backups.push(at),

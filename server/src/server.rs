@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sluice_catalog::{Catalog, Destination, Node, Sealer, token_hash};
 use sluice_node_api::metrics as node_metrics;
+use sluice_node_api::{Identity, KeyRequest};
 use sluice_repository::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -25,12 +26,14 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::api::policies::init_task;
+use crate::certificates::certify;
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
+use crate::problem::Problem;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
-use crate::{api, notify, queue, self_backup, ticker, tls};
+use crate::{api, authority, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
@@ -56,6 +59,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// How long a node may go without a word before its tasks are given to others.
     pub lease: Duration,
+    /// How long the certificates of nodes are good; they are renewed at two thirds of it.
+    pub certificates: Duration,
 }
 
 /// Why a server cannot start.
@@ -142,7 +147,9 @@ impl Server {
         };
         let failed = |error| ServerError::new("cannot use the database", error);
         let catalog = Catalog::open(&database).await.map_err(failed)?;
-        let tls = tls::load(state, config.names.clone())?;
+        let authority = authority::load(&catalog, &sealer, config.certificates).await?;
+        let authority = Arc::new(authority);
+        let tls = tls::load(state, config.names.clone(), &authority)?;
         let socket = TcpListener::bind(config.listen).await.map_err(|error| {
             ServerError::new(format!("cannot listen on {}", config.listen), error)
         })?;
@@ -164,6 +171,7 @@ impl Server {
             limiter: Mutex::new(Limiter::default()),
             under_way: UnderWay::default(),
             fingerprint: tls.fingerprint,
+            authority,
             url: format!("https://{host}:{port}"),
             lease_ms,
             folder: config.state.clone(),
@@ -199,30 +207,30 @@ impl Server {
         self.setup.as_deref()
     }
 
-    /// Lets a node of this name join without a token of its own, for a server and a node in one
-    /// process. Returns the node's token, which is new each time.
+    /// Lets a node of this name join without a token, for a server and a node in one process.
+    /// Returns what the node shows, which is new each time.
     ///
     /// # Errors
     /// [`ServerError`] when the database does not answer.
-    pub async fn local_node(&self, name: &str) -> Result<String, ServerError> {
+    pub async fn local_node(&self, name: &str) -> Result<Identity, ServerError> {
         let failed = |error| ServerError::new("cannot register the local node", error);
+        let refused = |why: Problem| ServerError::new("cannot register the local node", why.detail);
+        let asked = KeyRequest::new(name)
+            .map_err(|why| ServerError::new("cannot register the local node", why))?;
         let now = self.shared.now();
-        let token = new_token("node");
         let mut tx = self.shared.catalog.begin().await.map_err(failed)?;
-        match tx.find::<Node>(None, name).await.map_err(failed)? {
-            Some(node) => {
-                let hash = token_hash(&token);
-                tx.set_node_token(node.id, &hash, now).await.map_err(failed)?;
-            }
+        let record = match tx.find::<Node>(None, name).await.map_err(failed)? {
+            Some(node) => node,
             None => {
-                let join = token_hash(&new_token("join"));
-                tx.add_join_token(&join, now, now + 1000).await.map_err(failed)?;
-                let node = Node::default();
-                tx.join(&join, name, node, &token_hash(&token), now).await.map_err(failed)?;
+                let hash = token_hash(&new_token("node"));
+                tx.add_node(name, Node::default(), &hash, now).await.map_err(failed)?
             }
-        }
+        };
+        tx.end_certificates(record.id).await.map_err(failed)?;
+        let certified = certify(&self.shared, &mut tx, &record, &asked.request, now);
+        let (certified, _) = certified.await.map_err(refused)?;
         tx.commit().await.map_err(failed)?;
-        Ok(token)
+        Ok(asked.with(certified))
     }
 
     /// Sees to a destination of this name at `url`, encrypted with a new passphrase, which is
@@ -284,9 +292,9 @@ impl Server {
                 continue;
             };
             let (tls, service) = (self.tls.clone(), service.clone());
-            let shutdown = shutdown.clone();
+            let (shared, shutdown) = (self.shared.clone(), shutdown.clone());
             sessions.spawn(async move {
-                session(stream, peer, tls, service, shutdown).await;
+                session(shared, stream, peer, tls, service, shutdown).await;
                 drop(place);
             });
         }
@@ -304,6 +312,7 @@ impl Server {
 }
 
 async fn session(
+    shared: Shared,
     stream: TcpStream,
     peer: SocketAddr,
     tls: Tls,
@@ -313,8 +322,13 @@ async fn session(
     let _ = stream.set_nodelay(true);
     let shaken = tokio::time::timeout(PATIENCE, tls.acceptor.accept(stream)).await;
     let Ok(Ok(stream)) = shaken else { return };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let shown = shared.authority.judge(chain, shared.now());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(shown) = &shown {
+            request.extensions_mut().insert(shown.clone());
+        }
         let mut service = service.clone();
         async move {
             use tower_service::Service as _;

@@ -8,6 +8,7 @@ use sluice_node_api::Fingerprint;
 use sluice_repository::Clock;
 use tokio::sync::Notify;
 
+use crate::authority::Authority;
 use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) under_way: UnderWay,
     pub(crate) fingerprint: Fingerprint,
+    /// Makes and judges the certificates of nodes.
+    pub(crate) authority: Arc<Authority>,
     /// Where nodes reach this server.
     pub(crate) url: String,
     pub(crate) lease_ms: u64,

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sluice_node_api::{Fingerprint, fingerprint_of};
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::Authority;
 use crate::server::{ServerError, write_private};
 
 /// A certificate ready to be shown.
@@ -22,7 +23,11 @@ pub(crate) struct Tls {
 
 /// The certificate in `certificate.pem` of the state folder with its key in `key.pem`; made for
 /// these names when there is none. Whoever trusts it trusts its fingerprint, so it has no end.
-pub(crate) fn load(state: &Path, names: Vec<String>) -> Result<Tls, ServerError> {
+pub(crate) fn load(
+    state: &Path,
+    names: Vec<String>,
+    authority: &Authority,
+) -> Result<Tls, ServerError> {
     let (certificate, key) = (state.join("certificate.pem"), state.join("key.pem"));
     if !certificate.exists() {
         let failed = |error: rcgen::Error| ServerError::new("cannot make a certificate", error);
@@ -50,7 +55,9 @@ pub(crate) fn load(state: &Path, names: Vec<String>) -> Result<Tls, ServerError>
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .and_then(|builder| {
+            builder.with_client_cert_verifier(authority.handshake()).with_single_cert(chain, key)
+        })
         .map_err(|error| ServerError::new("certificate and key cannot be used", error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let fingerprint = fingerprint_of(&certificates)

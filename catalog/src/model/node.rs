@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::Result;
-use crate::id::{DestinationId, NodeId};
+use crate::id::{DestinationId, NodeConfigId, NodeId};
 
 /// A machine that runs tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -26,6 +26,9 @@ pub struct Node {
     /// How many of a kind at a time.
     #[serde(default)]
     pub slots_by_kind: BTreeMap<String, u32>,
+    /// Its configuration; the one named `default` when it has none of its own, if there is that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<NodeConfigId>,
     /// What it told of itself.
     #[serde(default)]
     pub capabilities: Capabilities,
@@ -58,6 +61,8 @@ pub struct Capabilities {
     pub kinds: Vec<String>,
     /// What is missing for more, with the package that has it.
     pub missing: Vec<String>,
+    /// Version of the contract that it speaks; 0 is that of nodes which do not say.
+    pub contract: u32,
 }
 
 /// When a node was heard of last.

@@ -36,12 +36,24 @@ impl Tx {
         hash: &str,
         now_ms: u64,
     ) -> Result<Record<Node>> {
-        let sql = "DELETE FROM join_tokens WHERE token_hash = $1 AND expires_ms > $2";
-        let used = sqlx::query(sql).bind(join_hash.to_owned()).bind(number(now_ms));
-        if self.run(used).await? == 0 {
-            let text = "this token lets no node join: it was used, or is too old";
-            return Err(CatalogError::new(ErrorKind::NotFound, text));
+        if self.use_join_token(join_hash, now_ms).await?.is_some() {
+            let text = "this token is for a node that is there already";
+            return Err(CatalogError::new(ErrorKind::Conflict, text));
         }
+        self.add_node(name, node, hash, now_ms).await
+    }
+
+    /// Adds a node. `hash` is that of the node's own token.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when a node of that name has joined.
+    pub async fn add_node(
+        &mut self,
+        name: &str,
+        node: Node,
+        hash: &str,
+        now_ms: u64,
+    ) -> Result<Record<Node>> {
         let record = self.insert(None, name, node, now_ms).await?;
         let sql = "INSERT INTO node_presence (node_id, token_hash, last_seen_ms) \
                    VALUES ($1, $2, $3)";

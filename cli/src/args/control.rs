@@ -62,6 +62,9 @@ pub(crate) struct ServerArgs {
     /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
     #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// How long the certificates of nodes are good; nodes renew them at two thirds of it
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration)]
+    pub(crate) node_certificates: Duration,
 }
 
 /// Make this machine a node of a server, and manage nodes
@@ -74,10 +77,20 @@ pub(crate) struct NodeArgs {
 /// What can be done with nodes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Make a token that lets one node join
-    #[command(after_help = "Example:\n  sluice node token > join.txt")]
-    Token,
+    /// Make a token that lets one node join, or come back
+    #[command(after_help = "\
+Examples:
+  sluice node token > join.txt
+  sluice node token --for mover-1 > join.txt")]
+    Token {
+        /// A node that has joined before, and has lost its certificate or let it end
+        #[arg(long = "for", value_name = "NAME")]
+        node: Option<String>,
+    },
     /// Let this machine join a server, with the token in a file
+    ///
+    /// The node makes a key, and the server a certificate for it, which `node run` renews in time.
+    /// A node that has joined before and joins again stays what it was.
     #[command(after_help = "Example:\n  sluice node join mover-1 --token-file join.txt")]
     Join {
         /// What it is to be called
@@ -91,25 +104,66 @@ pub(crate) enum NodeCommand {
         state: Option<PathBuf>,
     },
     /// Run tasks until stopped
-    #[command(after_help = "Example:\n  sluice node run --slots 4 --mount-address 192.0.2.7")]
-    Run {
-        /// Folder that `join` has used
-        #[arg(long, value_name = "DIR")]
-        state: Option<PathBuf>,
-        /// Tasks that run at a time
-        #[arg(long, value_name = "N", default_value_t = 2)]
-        #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
-        slots: u32,
-        /// Address of this machine at which clients find mounted restore points
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
-        mount_address: IpAddr,
-        /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
-        #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
-        metrics: Option<SocketAddr>,
-    },
+    #[command(after_help = "\
+Examples:
+  sluice node run --slots 4 --mount-address 192.0.2.7
+  sluice node run --allow-path /srv/images")]
+    Run(NodeRunArgs),
     /// List the nodes of the server
     #[command(after_help = "Example:\n  sluice node list")]
     List,
+    /// Show a node
+    #[command(after_help = "Example:\n  sluice node show mover-1")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Let a node have tasks again
+    #[command(after_help = "Example:\n  sluice node enable mover-1")]
+    Enable {
+        /// Its name
+        name: String,
+    },
+    /// Let a node finish what it has, and give it nothing new
+    #[command(after_help = "Example:\n  sluice node drain mover-1")]
+    Drain {
+        /// Its name
+        name: String,
+    },
+    /// End the access of a node at once; its tasks go to others when their leases are over
+    #[command(after_help = "Example:\n  sluice node disable mover-1")]
+    Disable {
+        /// Its name
+        name: String,
+    },
+    /// Remove a node; to come back it must join as a new one
+    #[command(after_help = "Example:\n  sluice node remove mover-1")]
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `sluice node run`
+#[derive(Debug, Args)]
+pub(crate) struct NodeRunArgs {
+    /// Folder that `join` has used
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Tasks that run at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) slots: u32,
+    /// Address of this machine at which clients find mounted restore points
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) mount_address: IpAddr,
+    /// Back up nothing that does not lie in this folder, whatever the server says; several are a
+    /// list
+    #[arg(long, value_name = "DIR")]
+    pub(crate) allow_path: Vec<String>,
+    /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
+    #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// Log in to a server
@@ -258,8 +312,8 @@ pub(crate) struct SetArgs {
 
 /// Make a server's configuration what a file says
 ///
-/// The file is JSON: for each of `projects`, `destinations`, `instances`, `policies` and `plans`
-/// an object of names (PROJECT/NAME for what belongs to a project) and specs. What it
+/// The file is JSON: for each of `projects`, `destinations`, `node-configs`, `instances`, `policies`
+/// and `plans` an object of names (PROJECT/NAME for what belongs to a project) and specs. What it
 /// does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -286,7 +340,8 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, instances, policies and plans, by name; secrets are left out.
+    /// Projects, destinations, configurations of nodes, instances, policies and plans, by name;
+    /// secrets are left out.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]

@@ -42,7 +42,13 @@ pub(crate) enum RemoteMountCommand {
         #[arg(long, value_name = "TIME", value_parser = value::duration)]
         lease: Duration,
     },
-    /// End a mount
+    /// Make a restore point of what clients have written to a mount, which stays
+    #[command(after_help = "Example:\n  sluice remote-mount commit 0193a2b4-...")]
+    Commit {
+        /// Its id
+        id: String,
+    },
+    /// End a mount; what was written to it and not committed is thrown away
     #[command(after_help = "Example:\n  sluice remote-mount stop 0193a2b4-...")]
     Stop {
         /// Its id
@@ -74,6 +80,10 @@ pub(crate) struct RemoteMountStartArgs {
     /// How clients use it
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub(crate) protocol: RemoteProtocol,
+
+    /// Let clients write; what they write is gone with the mount, if it is not committed before
+    #[arg(long)]
+    pub(crate) writable: bool,
 
     /// The only image to show
     #[arg(long, value_name = "NAME")]

@@ -149,7 +149,7 @@ pub(crate) struct RateWindow {
 }
 
 /// Bytes a second: `20MiB/s`, or `20MiB`.
-fn rate(text: &str) -> Result<u64, String> {
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
     let rate = any_rate(text)?;
     if rate == 0 { Err("a limit of 0 would move nothing, ever".into()) } else { Ok(rate) }
 }
@@ -159,7 +159,7 @@ fn any_rate(text: &str) -> Result<u64, String> {
 }
 
 /// `FROM-TO=RATE`, such as `08:00-18:00=5MiB/s`.
-fn window(text: &str) -> Result<RateWindow, String> {
+pub(crate) fn window(text: &str) -> Result<RateWindow, String> {
     let wrong = || format!("{text:?} is no time with a limit; write 08:00-18:00=5MiB/s");
     let (times, rate) = text.split_once('=').ok_or_else(wrong)?;
     let (from, to) = times.split_once('-').ok_or_else(wrong)?;

@@ -7,6 +7,8 @@ mod difference;
 mod groups;
 mod keep;
 mod mounts;
+mod node_configs;
+mod nodes;
 mod notify;
 mod operate;
 mod plans;
@@ -14,6 +16,7 @@ mod profile;
 mod records;
 mod restore_tests;
 mod serve;
+mod shown;
 mod tasks;
 mod usage;
 mod users;
@@ -23,7 +26,8 @@ use serde_json::Value;
 use sluice_node_api::Client;
 
 use crate::args::{
-    NodeCommand, PlanCommand, RecordCommand, RemoteMountCommand, RestoreTestCommand, TaskCommand,
+    NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand, RemoteMountCommand,
+    RestoreTestCommand, TaskCommand,
 };
 use crate::context::Context;
 use crate::error::Exit;
@@ -46,11 +50,21 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::Join { name, token_file, state } => {
             serve::join(context, &name, &token_file, state).await
         }
-        NodeCommand::Run { state, slots, mount_address, metrics } => {
-            serve::run_node(context, state, slots, mount_address, metrics).await
+        NodeCommand::Run(args) => serve::run_node(context, args).await,
+        NodeCommand::Show { name } => {
+            output::json(&nodes::one(&profile::client()?, &name).await?)?;
+            Ok(Exit::Done)
         }
-        NodeCommand::Token => {
-            let answer: Value = profile::client()?.post("/api/v1/node-tokens", &()).await?;
+        NodeCommand::Enable { name } => nodes::set_state(context, &name, "enabled").await,
+        NodeCommand::Drain { name } => nodes::set_state(context, &name, "draining").await,
+        NodeCommand::Disable { name } => nodes::set_state(context, &name, "disabled").await,
+        NodeCommand::Remove { name } => nodes::remove(context, &name).await,
+        NodeCommand::Token { node } => {
+            let client = profile::client()?;
+            let answer = match node {
+                Some(name) => nodes::token_for(&client, &name).await?,
+                None => client.post("/api/v1/node-tokens", &()).await?,
+            };
             if context.global.json {
                 output::json(&answer)?;
             } else {
@@ -81,6 +95,11 @@ pub(crate) async fn record(
 /// Does something with tasks.
 pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Result<Exit> {
     tasks::run(context, command.unwrap_or(TaskCommand::List { state: None })).await
+}
+
+/// Does something with configurations of nodes.
+pub(crate) async fn node_config(context: &Context, command: NodeConfigCommand) -> Result<Exit> {
+    node_configs::run(context, command).await
 }
 
 /// Does something with mounts.

@@ -248,7 +248,10 @@ impl Daemon {
         match what {
             What::Started(identity) => match self.pending.remove(&id) {
                 Some(pending) => self.promise(&id, pending, identity),
-                None => self.table.started(&id),
+                None => {
+                    self.table.started(&id);
+                    self.moved(&id, identity);
+                }
             },
             What::Ended(ended) => {
                 self.keepers.remove(&id);
@@ -270,7 +273,10 @@ impl Daemon {
         let record = Record {
             id: id.to_owned(),
             spec: pending.spec,
-            identity: pending.identity.unwrap_or(identity),
+            identity: match pending.identity {
+                Some(before) if !has_moved(&before, &identity) => before,
+                _ => identity,
+            },
             created_ms: now,
             lease_end_ms: pending.lease_ms.map(|lease| now.saturating_add(lease)),
             secret_names: secrets.into_iter().flat_map(|all| all.keys().cloned()).collect(),
@@ -283,6 +289,20 @@ impl Daemon {
         self.table.insert_running(record);
         let shown = self.table.get(id).map(shown);
         let _ = pending.answer.send(Answer::Mounts(shown.into_iter().collect()));
+    }
+
+    /// A mount that came back may have another address: what was stored of it says so then.
+    fn moved(&mut self, id: &str, identity: Value) {
+        let Some(record) = self.table.get(id).map(|entry| entry.record.clone()) else { return };
+        if !has_moved(&record.identity, &identity) {
+            return;
+        }
+        tracing::warn!(id, "its former address was taken, and it has another");
+        let record = Record { identity, ..record };
+        if let Err(error) = self.store.save(&record) {
+            tracing::warn!(id, "its address cannot be stored: {}", told(&error));
+        }
+        self.table.identify(id, record.identity);
     }
 
     fn ended(&mut self, id: &str, ended: Result<Ended, Failure>) {
@@ -478,4 +498,9 @@ fn unknown(id: &str) -> Answer {
 fn told(error: &StoreError) -> String {
     let source = std::error::Error::source(error).map(|source| format!(": {source}"));
     format!("{error}{}", source.unwrap_or_default())
+}
+
+/// Whether something that tells its address is now at another one.
+fn has_moved(before: &Value, now: &Value) -> bool {
+    ["uri", "listen"].iter().any(|name| !now[name].is_null() && before[name] != now[name])
 }

@@ -190,6 +190,13 @@ impl Table {
         }
     }
 
+    /// A mount told of itself what is to be known from now on.
+    pub fn identify(&mut self, id: &str, identity: Value) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.record.identity = identity;
+        }
+    }
+
     /// Nothing of a mount runs any more. Returns its record if it is no longer in the table.
     pub fn ended(&mut self, id: &str, end: End, now_ms: u64) -> Option<Record> {
         let entry = self.entries.get_mut(id)?;

@@ -15,13 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
 use crate::metrics::Metrics;
+use crate::credentials::Credentials;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
+use crate::sources;
 
 /// How often a task is reported on, unless its lease is shorter.
 const REPORT: Duration = Duration::from_secs(2);
 /// How long to wait before a server that does not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The same when it refuses this node.
+const SHUT_OUT: Duration = Duration::from_secs(5);
 /// How long the end of a task is told to a server that does not answer.
 const INSIST: Duration = Duration::from_secs(15 * 60);
 /// Lines of the log in one report.
@@ -36,8 +40,12 @@ pub struct Config {
     pub folder: PathBuf,
     /// What it can do; it runs as many tasks at a time as there are slots.
     pub hello: Hello,
+    /// The only folders of which anything is backed up, whatever the server says; any without.
+    pub folders: Option<Vec<String>>,
     /// Keeps mounts, where this node has any.
     pub mounts: Option<Arc<dyn Mounts>>,
+    /// Keeps what the node shows, where that is to be renewed.
+    pub credentials: Option<Arc<dyn Credentials>>,
 }
 
 impl std::fmt::Debug for Config {
@@ -64,7 +72,7 @@ pub(crate) enum Stop {
 }
 
 impl Agent {
-    /// A node that shows its token with `client`.
+    /// A node that shows with `client` who it is.
     pub fn new(client: Client, config: Config) -> Self {
         let metrics = Arc::new(Metrics::default());
         metrics.has_slots(config.hello.slots);
@@ -102,6 +110,9 @@ impl Agent {
             slots.spawn(Arc::clone(&agent).pull(mounting, shutdown.clone()));
             slots.spawn(Arc::clone(&agent).keep_in_step(mounts, shutdown.clone()));
         }
+        if let Some(credentials) = agent.config.credentials.clone() {
+            slots.spawn(Arc::clone(&agent).keep_certified(credentials, shutdown.clone()));
+        }
         while slots.join_next().await.is_some() {}
         Ok(())
     }
@@ -137,9 +148,10 @@ impl Agent {
                 Err(error) => {
                     self.metrics.unanswered();
                     tracing::warn!("no task can be asked for: {error}");
+                    let pause = if is_shut_out(&error) { SHUT_OUT } else { PAUSE };
                     tokio::select! {
                         () = shutdown.cancelled() => return,
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
             }
@@ -164,10 +176,12 @@ impl Agent {
             let _telling = self.telling.lock().await;
             return self.conclude(&lease, finished, lines).await;
         }
-        let finished = match steps(&lease.work.spec, encrypted) {
-            Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
-            Err(message) => Some(failed(message, false)),
-        };
+        let allowed = sources::check(&lease.work.spec, &lease.work.folders, &self.config.folders);
+        let finished =
+            match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
+                Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+                Err(message) => Some(failed(message, false)),
+            };
         run.ended(outcome(finished.as_ref()));
         self.conclude(&lease, finished, lines).await;
     }
@@ -202,7 +216,7 @@ impl Agent {
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
     ) -> Option<Finished> {
-        let mut last = failed("there was nothing to do".into(), false);
+        let mut last = nothing_to_do();
         for step in steps {
             let mut words = Vec::new();
             if !lease.work.url.is_empty() {
@@ -287,6 +301,10 @@ impl Agent {
                 tracing::warn!(task = %lease.task, "another node has it now");
                 return Err(Stop::Lost);
             }
+            Err(error) if is_shut_out(&error) => {
+                tracing::warn!(task = %lease.task, "it is ended: {error}");
+                return Err(Stop::Lost);
+            }
             // What was not heard is told again.
             Err(_) => *lines = report.log,
         }
@@ -320,6 +338,11 @@ fn outcome(finished: Option<&Finished>) -> &'static str {
     }
 }
 
+/// Whether the server has ended this node's access.
+fn is_shut_out(error: &ClientError) -> bool {
+    ["node-disabled", "node-unknown"].contains(&error.code())
+}
+
 /// How often a task is reported on.
 pub(crate) fn beat(lease: &Lease) -> Duration {
     REPORT.min(Duration::from_millis(lease.lease_ms) / 4).max(Duration::from_millis(10))
@@ -331,6 +354,11 @@ fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
         lines.remove(0);
     }
     lines.push(entry);
+}
+
+fn nothing_to_do() -> Finished {
+    let message = "there was nothing to do".to_owned();
+    Finished { outcome: Outcome::Succeeded, document: Value::Null, message, retryable: false }
 }
 
 pub(crate) fn failed(message: String, retryable: bool) -> Finished {

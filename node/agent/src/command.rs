@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sluice_node_api::{TaskSpec, TestOrder};
+use sluice_node_api::{TaskSpec, TestOrder, overlay_of};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -25,7 +25,7 @@ fn step<const N: usize>(words: [&str; N]) -> Step {
 ///
 /// # Errors
 /// Why it cannot be done at all, in one line.
-pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, String> {
+pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Vec<Step>, String> {
     let one = match spec {
         TaskSpec::Init {} => {
             let probe = Step { probe: true, ..step(["list"]) };
@@ -87,6 +87,13 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool) -> Result<Vec<Step>, Strin
         TaskSpec::Collect {} => step(["collect"]),
         TaskSpec::Stat {} => step(["stat"]),
         TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
+        TaskSpec::Commit { mount } => on_overlay("commit", state, mount)?,
+        TaskSpec::Discard { mount } => {
+            let discard = on_overlay("discard", state, mount)?;
+            // Nothing was written, or it is done already.
+            let there = overlay_of(state, mount).is_ok_and(|folder| folder.exists());
+            return Ok(if there { vec![discard] } else { Vec::new() });
+        }
         TaskSpec::Mount { .. } | TaskSpec::Unmount { .. } => {
             return Err("this node keeps no mounts".into());
         }
@@ -120,8 +127,15 @@ fn boot_test(test: &TestOrder) -> Step {
     boot
 }
 
+/// `sluice overlay VERB` for what clients have written to a mount.
+fn on_overlay(verb: &str, state: &Path, mount: &str) -> Result<Step, String> {
+    let folder = overlay_of(state, mount)?;
+    let folder = folder.to_str().ok_or("the state folder of this node is not UTF-8")?;
+    Ok(step(["overlay", verb, folder]))
+}
+
 /// The image files in a folder, in the order of their names.
-fn image_files(folder: &Path) -> Result<Vec<String>, String> {
+pub(crate) fn image_files(folder: &Path) -> Result<Vec<String>, String> {
     let failed = |error: std::io::Error| format!("cannot read {}: {error}", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -146,7 +160,11 @@ mod tests {
     use super::*;
 
     fn words(spec: &TaskSpec) -> Vec<String> {
-        steps(spec, true).unwrap().into_iter().map(|step| step.words.join(" ")).collect()
+        steps(spec, true, Path::new("/state"))
+            .unwrap()
+            .into_iter()
+            .map(|step| step.words.join(" "))
+            .collect()
     }
 
     #[test]
@@ -203,12 +221,12 @@ mod tests {
             keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
         };
         assert_eq!(words(&prune(7)), ["prune --keep-daily 7"]);
-        assert!(steps(&prune(0), true).is_err());
+        assert!(steps(&prune(0), true, Path::new("/state")).is_err());
     }
 
     #[test]
     fn a_repository_that_is_there_is_left_alone() {
-        let steps = steps(&TaskSpec::Init {}, false).unwrap();
+        let steps = steps(&TaskSpec::Init {}, false, Path::new("/state")).unwrap();
         assert_eq!((steps[0].probe, steps[1].probe), (true, false));
         assert_eq!(steps[1].words.join(" "), "init --encryption none");
     }

@@ -22,9 +22,12 @@
 mod agent;
 mod command;
 mod metrics;
+mod credentials;
 mod mounts;
 mod process;
+mod sources;
 
 pub use agent::{Agent, Config};
 pub use metrics::{Metrics, tell};
+pub use credentials::Credentials;
 pub use mounts::{Mounts, Refused};

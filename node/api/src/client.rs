@@ -1,7 +1,7 @@
 //! A client of the server: JSON over HTTPS. A connection that has answered is used again within
 //! seconds: a node that reports on many tasks would otherwise do little but shake hands.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use crate::identity::Identity;
 use crate::pin::{self, Fingerprint};
 
 /// The most of an answer that is read, in bytes.
@@ -46,6 +47,9 @@ pub enum ClientError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The node's own certificate cannot be shown.
+    #[error("this node's certificate cannot be used: let it join again")]
+    Identity(#[source] rustls::Error),
     /// The server refuses.
     #[error("{title}")]
     Refused {
@@ -67,6 +71,14 @@ impl ClientError {
         match self {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
+        }
+    }
+
+    /// The word of a refusal; empty for anything else.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Refused { code, .. } => code,
+            _ => "",
         }
     }
 }
@@ -100,9 +112,25 @@ pub struct Client {
     server: String,
     host: String,
     port: u16,
+    pinned: Fingerprint,
+    shown: Arc<RwLock<Shown>>,
+}
+
+/// Who the client says it is.
+#[derive(Clone)]
+struct Shown {
     tls: TlsConnector,
     token: Option<Arc<Zeroizing<String>>>,
     idle: Arc<Mutex<Vec<Idle>>>,
+}
+
+impl Shown {
+    /// A connection that was used before, if there is one.
+    fn idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, sender)| since.elapsed() < IDLE && sender.is_ready());
+        idle.pop().map(|(_, sender)| sender)
+    }
 }
 
 /// A connection on which nothing is under way, and since when.
@@ -124,21 +152,44 @@ impl Client {
         let server = server.trim_end_matches('/');
         let rest = server.strip_prefix("https://").ok_or_else(bad)?;
         let authority: http::uri::Authority = rest.parse().map_err(|_| bad())?;
-        let config = pin::config(fingerprint).map_err(|_| bad())?;
+        let config = pin::config(fingerprint, None).map_err(|_| bad())?;
         Ok(Self {
             server: server.to_owned(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(443),
-            tls: TlsConnector::from(Arc::new(config)),
-            token: None,
-            idle: Arc::default(),
+            pinned: fingerprint,
+            shown: Arc::new(RwLock::new(Shown {
+                tls: TlsConnector::from(Arc::new(config)),
+                token: None,
+                idle: Arc::default(),
+            })),
         })
+    }
+
+    fn shown(&self) -> Shown {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The same with a token to show.
     #[must_use]
     pub fn with_token(self, token: &str) -> Self {
-        Self { token: Some(Arc::new(Zeroizing::new(token.to_owned()))), ..self }
+        let token = Some(Arc::new(Zeroizing::new(token.to_owned())));
+        let shown = Arc::new(RwLock::new(Shown { token, ..self.shown() }));
+        Self { shown, ..self }
+    }
+
+    /// Shows this certificate from now on, and no token; so do all clones.
+    ///
+    /// # Errors
+    /// [`ClientError::Identity`] when key or certificate are damaged.
+    pub fn show(&self, identity: &Identity) -> Result<(), ClientError> {
+        let config = pin::config(self.pinned, Some(identity));
+        let config = config.map_err(ClientError::Identity)?;
+        let tls = TlsConnector::from(Arc::new(config));
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        // Connections made before say who it was.
+        *shown = Shown { tls, token: None, idle: Arc::default() };
+        Ok(())
     }
 
     /// Its address.
@@ -178,11 +229,12 @@ impl Client {
             .method(Method::GET)
             .uri(path)
             .header("host", format!("{}:{}", self.host, self.port));
-        if let Some(token) = &self.token {
+        let shown = self.shown();
+        if let Some(token) = &shown.token {
             request = request.header("authorization", format!("Bearer {}", token.as_str()));
         }
         let request = request.body(Full::default()).map_err(|error| self.lost(error))?;
-        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(request))
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(&shown, request))
             .await
             .map_err(|error| self.lost(error))??;
         if head.status.is_success() {
@@ -207,7 +259,8 @@ impl Client {
             .uri(path)
             .header("host", format!("{}:{}", self.host, self.port))
             .header("accept", "application/json");
-        if let Some(token) = &self.token {
+        let shown = self.shown();
+        if let Some(token) = &shown.token {
             request = request.header("authorization", format!("Bearer {}", token.as_str()));
         }
         for (name, value) in headers {
@@ -221,7 +274,7 @@ impl Client {
             None => Bytes::new(),
         };
         let request = request.body(Full::new(bytes)).map_err(|error| self.lost(error))?;
-        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(request))
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(&shown, request))
             .await
             .map_err(|error| self.lost(error))??;
         let body = match bytes.as_slice() {
@@ -242,37 +295,31 @@ impl Client {
 
     async fn exchange(
         &self,
+        shown: &Shown,
         request: Request<Full<Bytes>>,
     ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
         let mut request = request;
         // One that the server has just closed takes nothing, and gives the request back.
-        while let Some(mut sender) = self.idle() {
+        while let Some(mut sender) = shown.idle() {
             match sender.try_send_request(request).await {
-                Ok(answer) => return self.read(answer, sender).await,
+                Ok(answer) => return self.read(shown, answer, sender).await,
                 Err(mut failed) => match failed.take_message() {
                     Some(back) => request = back,
                     None => return Err(self.lost(failed.into_error())),
                 },
             }
         }
-        let mut sender = self.connected().await?;
+        let mut sender = self.connected(&shown.tls).await?;
         let answer = sender.send_request(request).await.map_err(|error| self.lost(error))?;
-        self.read(answer, sender).await
+        self.read(shown, answer, sender).await
     }
 
-    /// A connection that was used before, if there is one.
-    fn idle(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(since, sender)| since.elapsed() < IDLE && sender.is_ready());
-        idle.pop().map(|(_, sender)| sender)
-    }
-
-    async fn connected(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    async fn connected(&self, tls: &TlsConnector) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let connect = async {
             let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
             socket.set_nodelay(true)?;
             let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
-            self.tls.connect(name, socket).await
+            tls.connect(name, socket).await
         };
         let stream = tokio::time::timeout(CONNECT, connect)
             .await
@@ -289,13 +336,14 @@ impl Client {
     /// Reads an answer to its end, and keeps the connection.
     async fn read(
         &self,
+        shown: &Shown,
         answer: http::Response<Incoming>,
         sender: SendRequest<Full<Bytes>>,
     ) -> Result<(http::response::Parts, Vec<u8>), ClientError> {
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, LARGEST).collect().await;
         let bytes = body.map_err(|error| self.lost(error))?.to_bytes().to_vec();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = shown.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT {
             idle.push((Instant::now(), sender));
         }

@@ -5,12 +5,30 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{ScriptOrder, TestOrder};
 
-/// The version of the contract; it stands in the paths.
-pub const VERSION: u32 = 1;
+/// The version of the contract. What nodes of contract 1 say is still understood.
+pub const VERSION: u32 = 2;
+/// The oldest version that a server speaks.
+pub const OLDEST: u32 = 1;
+
+/// Why a server does not speak with a node of that contract, and who is to be upgraded; nothing
+/// when it does. Nodes that do not say speak the first.
+pub fn mismatch(contract: u32) -> Option<String> {
+    let contract = contract.max(1);
+    let old = match contract {
+        OLDEST..=VERSION => return None,
+        newer if newer > VERSION => "server",
+        _ => "node",
+    };
+    Some(format!(
+        "the node speaks version {contract} of the contract, the server {OLDEST} to {VERSION}: \
+         upgrade the {old}"
+    ))
+}
 
 /// A node asks to belong to the server.
 #[derive(Clone, Serialize, Deserialize)]
@@ -21,6 +39,9 @@ pub struct Join {
     pub name: String,
     /// What it can do.
     pub hello: Hello,
+    /// The request for a certificate as PEM; nodes of contract 1 send none and get a token.
+    #[serde(default)]
+    pub request: Option<String>,
 }
 
 /// It does now.
@@ -28,8 +49,15 @@ pub struct Join {
 pub struct Joined {
     /// Its id.
     pub node: String,
-    /// What it shows from now on.
+    /// What it shows from now on, when it has not asked for a certificate.
+    #[serde(default)]
     pub token: String,
+    /// What it shows from now on.
+    #[serde(default)]
+    pub certified: Option<Certified>,
+    /// Whether it is what it was before.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// What a node can do.
@@ -46,6 +74,8 @@ pub struct Hello {
     pub kinds: Vec<String>,
     /// What is missing for more, with the package that has it.
     pub missing: Vec<String>,
+    /// The version of the contract that it speaks; see [`mismatch`].
+    pub contract: u32,
 }
 
 /// A node asks for a task.
@@ -82,6 +112,9 @@ pub struct Work {
     /// Which of the variables are secrets.
     #[serde(default)]
     pub secret_names: Vec<String>,
+    /// Folders in which what is backed up must lie, with all links followed: in one of each list.
+    #[serde(default)]
+    pub folders: Vec<Vec<String>>,
 }
 
 impl Work {
@@ -92,6 +125,7 @@ impl Work {
             url: String::new(),
             environment: BTreeMap::new(),
             secret_names: Vec::new(),
+            folders: Vec::new(),
         }
     }
 }
@@ -187,11 +221,21 @@ pub enum TaskSpec {
         /// The command.
         script: ScriptOrder,
     },
+    /// Make a restore point of what clients have written to a mount, which stays.
+    Commit {
+        /// Its id.
+        mount: String,
+    },
+    /// Throw away what clients have written to a mount that has ended.
+    Discard {
+        /// Its id.
+        mount: String,
+    },
 }
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 12] = [
+    pub const KINDS: [&str; 14] = [
         "init",
         "backup",
         "restore",
@@ -204,6 +248,8 @@ impl TaskSpec {
         "unmount",
         "restore-test",
         "script",
+        "commit",
+        "discard",
     ];
     /// Those that are about mounts: short, and not to wait behind backups.
     pub const MOUNT_KINDS: [&str; 2] = ["mount", "unmount"];
@@ -223,6 +269,8 @@ impl TaskSpec {
             Self::Unmount { .. } => "unmount",
             Self::RestoreTest { .. } => "restore-test",
             Self::Script { .. } => "script",
+            Self::Commit { .. } => "commit",
+            Self::Discard { .. } => "discard",
         }
     }
 }
@@ -339,6 +387,12 @@ mod tests {
     }
 
     #[test]
+    fn a_contract_that_is_not_spoken_says_which_side_is_old() {
+        assert!([0, OLDEST, VERSION].iter().all(|&contract| mismatch(contract).is_none()));
+        assert!(mismatch(VERSION + 1).is_some_and(|text| text.ends_with("upgrade the server")));
+    }
+
+    #[test]
     fn older_and_newer_speakers_understand_each_other() {
         let newer = r#"{"attempt": 2, "mood": "good"}"#;
         let report: Report = serde_json::from_str(newer).unwrap();
@@ -355,6 +409,8 @@ mod tests {
             TaskSpec::Unmount { mount: "m".into() },
             TaskSpec::RestoreTest { test: TestOrder { id: "t".into(), ..TestOrder::default() } },
             TaskSpec::Script { script: ScriptOrder::default() },
+            TaskSpec::Commit { mount: "m".into() },
+            TaskSpec::Discard { mount: "m".into() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

@@ -6,18 +6,23 @@
 //!
 //! ```text
 //!   node                                   server
-//!    │ POST /api/node/v1/join               │  join token used up, node token returned
+//!    │ POST /api/node/v1/join               │  join token used up, certificate returned
+//!    │ POST /api/node/v1/certificate        │  certificate for a new key, before the old one ends
 //!    │ POST /api/node/v1/hello              │  capabilities
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
 //!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
 //! ```
 //!
+//! But for joining, a node shows a certificate that the server has made for its key. Nodes of
+//! contract 1 show a token instead, until they have a certificate.
+//!
 //! Types only grow: a field that is added has a default, and one that is not known is ignored.
 
 mod client;
 mod contract;
 pub mod metrics;
+mod identity;
 mod mounts;
 mod network;
 mod pin;
@@ -25,10 +30,11 @@ mod plans;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
-    Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, Outcome, Report, Reported,
-    TaskSpec, VERSION, Work,
+    Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome, Report,
+    Reported, TaskSpec, VERSION, Work, mismatch,
 };
-pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport};
+pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
+pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport, overlay_of};
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{ScriptOrder, TestOrder};

@@ -5,6 +5,7 @@
 //! has to remember what it told the other.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,6 +34,18 @@ pub struct MountOrder {
     pub lease_ms: u64,
     /// What the node told of it when it was ready first: it comes back as that.
     pub place: Option<Value>,
+}
+
+/// The folder of what clients have written to a mount, in the state folder of its node.
+///
+/// # Errors
+/// In words, when that is no id of a mount.
+pub fn overlay_of(state: &Path, mount: &str) -> Result<PathBuf, String> {
+    let shaped = mount.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if mount.is_empty() || !shaped {
+        return Err(format!("{mount:?} is no id of a mount"));
+    }
+    Ok(state.join("overlays").join(mount))
 }
 
 /// All mounts that a node has.
@@ -109,6 +122,13 @@ mod tests {
         let orders = MountOrders { supply, ..MountOrders::default() };
         let shown = format!("{orders:?}");
         assert!(shown.contains("m1") && !shown.contains("horse"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_written_lies_below_the_state_folder() {
+        let folder = overlay_of(Path::new("/s"), "0193-a").unwrap();
+        assert_eq!(folder, Path::new("/s/overlays/0193-a"));
+        assert!(["", "..", "a/b"].iter().all(|bad| overlay_of(Path::new("/s"), bad).is_err()));
     }
 
     #[test]

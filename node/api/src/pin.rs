@@ -7,8 +7,10 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use crate::identity::Identity;
 
 /// SHA-256 of a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,8 @@ impl FromStr for Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(certificate: &CertificateDer<'_>) -> Self {
+    /// That of a certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest.as_ref());
@@ -102,15 +105,27 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// A configuration that trusts this certificate and nothing else.
-pub(crate) fn config(expected: Fingerprint) -> Result<ClientConfig, Error> {
+/// A configuration that trusts this certificate and nothing else, and shows the identity.
+pub(crate) fn config(
+    expected: Fingerprint,
+    identity: Option<&Identity>,
+) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(Pinned { expected, provider: Arc::clone(&provider) });
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let bad = |what| move |_| Error::General(format!("the node's {what} is damaged"));
+            let chain = CertificateDer::pem_slice_iter(identity.certified.certificate.as_bytes());
+            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(bad("certificate"))?;
+            let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(bad("key"))?;
+            builder.with_client_auth_cert(chain, key)?
+        }
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -4,6 +4,7 @@
 //! within the last hour, say. A limit is what may be reached: with `hard: 10`, the tenth backup
 //! begins and the eleventh does not.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -22,6 +23,9 @@ pub struct Quota {
     pub project: Caps,
     /// For each of its instances.
     pub instance: Caps,
+    /// For some of them by name, instead of what is for each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub instances: BTreeMap<String, Caps>,
 }
 
 /// Limits; what is not said is not limited.
@@ -72,12 +76,17 @@ pub struct SizeLimit {
 }
 
 impl Quota {
+    /// The limits of the instance of that name.
+    pub fn of_instance(&self, name: &str) -> &Caps {
+        self.instances.get(name).unwrap_or(&self.instance)
+    }
+
     /// Checks the limits.
     ///
     /// # Errors
     /// When a soft limit is above the hard one, or a window has no length.
     pub fn check(&self) -> Result<(), Invalid> {
-        for caps in [&self.project, &self.instance] {
+        for caps in [&self.project, &self.instance].into_iter().chain(self.instances.values()) {
             for (field, limit) in [("backups", caps.backups), ("restores", caps.restores)] {
                 let Some(CountLimit { soft, hard, window }) = limit else { continue };
                 ordered(field, soft.map(u64::from), hard.map(u64::from))?;
@@ -240,9 +249,20 @@ impl Quota {
         instance: Used<'_>,
         now: Timestamp,
     ) -> Verdict {
+        self.judge_as(&self.instance, request, project, instance, now)
+    }
+
+    /// The same for an instance with limits of its own: [`Quota::of_instance`].
+    pub fn judge_as(
+        &self,
+        own: &Caps,
+        request: Request,
+        project: Used<'_>,
+        instance: Used<'_>,
+        now: Timestamp,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
-        let scopes =
-            [(Scope::Project, &self.project, project), (Scope::Instance, &self.instance, instance)];
+        let scopes = [(Scope::Project, &self.project, project), (Scope::Instance, own, instance)];
         for (scope, caps, used) in scopes {
             let counted = match request.kind {
                 TaskKind::Backup | TaskKind::Export => {

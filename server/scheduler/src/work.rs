@@ -45,11 +45,15 @@ pub enum TaskKind {
     Stat,
     /// Runs a command of a recovery plan.
     Script,
+    /// Makes a restore point of what was written to a mount.
+    Commit,
+    /// Throws away what was written to a mount that has ended.
+    Discard,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Init,
         Self::Backup,
         Self::Export,
@@ -67,6 +71,8 @@ impl TaskKind {
         Self::RestoreTest,
         Self::Stat,
         Self::Script,
+        Self::Commit,
+        Self::Discard,
     ];
 
     /// The kind of that name.
@@ -94,6 +100,8 @@ impl TaskKind {
             Self::RestoreTest => "restore-test",
             Self::Stat => "stat",
             Self::Script => "script",
+            Self::Commit => "commit",
+            Self::Discard => "discard",
         }
     }
 }

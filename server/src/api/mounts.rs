@@ -16,9 +16,11 @@ use utoipa::ToSchema;
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
 use crate::api::query::MountQuery;
+use crate::api::tasks::TaskView;
 use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
 use crate::mounts;
+use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -128,6 +130,10 @@ pub(crate) struct MountRequest {
     protocol: MountProtocol,
     /// Networks of the clients that may connect, such as `192.0.2.0/24`.
     clients: Vec<String>,
+    /// Whether clients may write. What they write is kept on the node until the mount ends, and is
+    /// gone then; before, it can be made a restore point.
+    #[serde(default)]
+    writable: bool,
     /// iSCSI initiators that may connect; all without.
     #[serde(default)]
     initiators: Vec<String>,
@@ -202,9 +208,11 @@ fn check(request: &MountRequest) -> Result<()> {
 async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Result<NodeId> {
     let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
     let destination = point.new.destination;
+    let configs = Configs::load(tx).await?;
     if let Some(id) = named {
         let node = tx.get::<Node>(id, &EVERYTHING).await?;
-        if !mounts::is_able(&node.body, destination) {
+        let narrowed = configs.narrow(node.body.clone());
+        if !mounts::is_able(&narrowed, destination) {
             return Err(none("this node makes no mounts, or may not use the destination"));
         }
         if node.body.state != NodeState::Enabled {
@@ -225,7 +233,7 @@ async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Re
             let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
             let able = node.body.state == NodeState::Enabled
                 && heard + LATELY_MS > now
-                && mounts::is_able(&node.body, destination);
+                && mounts::is_able(&configs.narrow(node.body.clone()), destination);
             if able && (best.is_none() || own == Some(node.id)) {
                 best = Some(node);
             }
@@ -273,6 +281,9 @@ pub(crate) async fn create(
         return Err(Problem::not_found("restore point"));
     }
     let node = node(&mut tx, request.node, &point, now).await?;
+    if request.writable {
+        mounts::check_writable(&mut tx, node).await?;
+    }
     let id = MountId::new(now);
     let new = NewMount {
         project: point.project,
@@ -285,7 +296,7 @@ pub(crate) async fn create(
             point: point.new.point,
             image: request.image,
             protocol: request.protocol,
-            writable: false,
+            writable: request.writable,
             clients: request.clients,
             initiators: request.initiators,
             chap_user: request.chap_user,
@@ -299,12 +310,38 @@ pub(crate) async fn create(
     let mount = tx.mount(id, &EVERYTHING).await?;
     mounts::start(&mut tx, &mount, now).await?;
     let detail = json!({"point": new.spec.point, "node": node, "protocol": new.spec.protocol,
-        "clients": new.spec.clients, "lease_end_ms": new.lease_end_ms});
+        "writable": new.spec.writable, "clients": new.spec.clients,
+        "lease_end_ms": new.lease_end_ms});
     tx.audit(actor.did("mount.create", id, new.project, detail), now).await?;
     let view = tx.mount(id, &EVERYTHING).await?.into();
     tx.commit().await?;
     shared.work.notify_one();
     Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// Make a restore point of what clients have written to a mount, which stays
+///
+/// The answer is the task that does it.
+#[utoipa::path(post, path = "/api/v1/mounts/{id}/commit", tag = "mount",
+    operation_id = "commit-mount", params(("id" = MountId, Path)), responses(
+    (status = 201, body = TaskView), (status = "4XX", body = Problem)))]
+pub(crate) async fn commit(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<MountId>,
+) -> Result<(StatusCode, Json<TaskView>)> {
+    actor.require_anywhere(Permission::Operate)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mount = tx.mount(id, &actor.visible()).await?;
+    actor.require(Permission::Operate, mount.new.project)?;
+    let task = mounts::commit(&mut tx, &mount, now).await?;
+    let detail = json!({"mount": id, "point": mount.new.spec.point});
+    tx.audit(actor.did("mount.commit", task, mount.new.project, detail), now).await?;
+    let task = tx.task(task, &EVERYTHING).await?;
+    tx.commit().await?;
+    shared.work.notify_one();
+    Ok((StatusCode::CREATED, Json(task.into())))
 }
 
 /// Read a mount

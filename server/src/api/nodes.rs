@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Capabilities, DestinationId, Node, NodeId, NodeLiveness, NodeState, Record, token_hash,
+    Capabilities, DestinationId, Node, NodeConfig, NodeConfigId, NodeId, NodeLiveness, NodeState,
+    Record, token_hash,
 };
 use sluice_node_api::JoinToken;
 use sluice_scheduler::work::TaskKind;
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
+use crate::api::query::JoinQuery;
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -37,7 +39,11 @@ pub(crate) struct NodeView {
     slots: Option<u32>,
     /// How many of a kind at a time.
     slots_by_kind: BTreeMap<String, u32>,
+    /// Its configuration; the one named `default` when it has none of its own, if there is that.
+    config: Option<NodeConfigId>,
     capabilities: Capabilities,
+    /// When its certificate ends, in milliseconds since 1970; nothing while it shows a token.
+    certificate_expires_ms: Option<u64>,
     /// When it was heard of last, in milliseconds since 1970.
     last_seen_ms: u64,
     /// How many tasks it runs.
@@ -60,10 +66,18 @@ pub(crate) struct NodeChange {
     /// How many of a kind at a time.
     #[serde(default)]
     slots_by_kind: BTreeMap<String, u32>,
+    /// Its configuration.
+    #[serde(default)]
+    config: Option<NodeConfigId>,
 }
 
-fn view(record: Record<Node>, seen: Option<&NodeLiveness>) -> NodeView {
-    let Node { description, state, destinations, slots, slots_by_kind, capabilities } = record.body;
+fn view(
+    record: Record<Node>,
+    seen: Option<&NodeLiveness>,
+    certificate_expires_ms: Option<u64>,
+) -> NodeView {
+    let Node { description, state, destinations, slots, slots_by_kind, config, capabilities } =
+        record.body;
     NodeView {
         id: record.id,
         name: record.name,
@@ -73,7 +87,9 @@ fn view(record: Record<Node>, seen: Option<&NodeLiveness>) -> NodeView {
         destinations,
         slots,
         slots_by_kind,
+        config,
         capabilities,
+        certificate_expires_ms,
         last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
         running: seen.map_or(0, |seen| seen.running),
     }
@@ -92,9 +108,10 @@ pub(crate) async fn list(
     let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
     let (nodes, seen) = (tx.list::<Node>(&EVERYTHING, &page).await?, tx.liveness().await?);
+    let ends = tx.certificate_ends().await?;
     let views = nodes.into_iter().map(|node| {
-        let seen = seen.get(&node.id);
-        view(node, seen)
+        let (seen, end) = (seen.get(&node.id), ends.get(&node.id).copied());
+        view(node, seen, end)
     });
     Ok(Json(List::new(views.collect(), page.limit, |view| view.id.to_string())))
 }
@@ -111,8 +128,8 @@ pub(crate) async fn get(
     actor.require(Permission::Read, None)?;
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &EVERYTHING).await?;
-    let seen = tx.liveness().await?;
-    Ok(Json(view(node, seen.get(&id))))
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
@@ -145,17 +162,22 @@ pub(crate) async fn put(
     node.body.state = change.state;
     node.body.destinations = change.destinations;
     (node.body.slots, node.body.slots_by_kind) = (change.slots, change.slots_by_kind);
+    if let Some(config) = change.config {
+        tx.get::<NodeConfig>(config, &EVERYTHING).await?;
+    }
+    node.body.config = change.config;
     tx.update(&mut node, now).await?;
     let detail = json!({"state": node.body.state, "destinations": node.body.destinations,
-        "slots": node.body.slots, "slots_by_kind": node.body.slots_by_kind});
+        "slots": node.body.slots, "slots_by_kind": node.body.slots_by_kind,
+        "config": node.body.config});
     tx.audit(actor.did("node.change", id, None, detail), now).await?;
-    let seen = tx.liveness().await?;
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     tx.commit().await?;
     shared.work.notify_one();
-    Ok(Json(view(node, seen.get(&id))))
+    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
-/// Remove a node; its tasks are taken over once their leases end
+/// Remove a node: its access ends at once, and its tasks are taken over once their leases end
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
     params(("id" = NodeId, Path)),
     responses((status = 204), (status = "4XX", body = Problem)))]
@@ -181,13 +203,14 @@ pub(crate) struct JoinTokenView {
     expires_ms: u64,
 }
 
-/// Make a token that lets one node join
+/// Make a token that lets one node join, or come back
 #[utoipa::path(post, path = "/api/v1/node-tokens", tag = "node",
-    operation_id = "create-node-token", responses(
+    operation_id = "create-node-token", params(JoinQuery), responses(
     (status = 201, body = JoinTokenView), (status = "4XX", body = Problem)))]
 pub(crate) async fn create_token(
     State(shared): State<Shared>,
     actor: Actor,
+    Query(query): Query<JoinQuery>,
 ) -> Result<(StatusCode, Json<JoinTokenView>)> {
     actor.require(Permission::Administer, None)?;
     let now = shared.now();
@@ -195,7 +218,13 @@ pub(crate) async fn create_token(
     let token = new_token("join");
     let mut tx = shared.catalog.begin().await?;
     tx.add_join_token(&token_hash(&token), now, expires_ms).await?;
-    tx.audit(actor.did("node.token", "", None, json!({})), now).await?;
+    let mut object = String::new();
+    if let Some(node) = query.node {
+        tx.get::<Node>(node, &EVERYTHING).await?;
+        tx.bind_join_token(&token_hash(&token), node).await?;
+        object = node.to_string();
+    }
+    tx.audit(actor.did("node.token", object, None, json!({})), now).await?;
     tx.commit().await?;
     let (server, fingerprint) = (shared.url.clone(), shared.fingerprint);
     let token = JoinToken { server, fingerprint, token }.to_string();

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use sluice_catalog::{
-    ApprovalState, DestinationId, InstanceId, MountState, PlanId, PlanRunState, PolicyId,
+    ApprovalState, DestinationId, InstanceId, MountState, NodeId, PlanId, PlanRunState, PolicyId,
     ProjectId, TaskState, TestState,
 };
 use sluice_scheduler::metering::By;
@@ -160,4 +160,14 @@ pub(crate) struct ProtectionQuery {
     /// Only those without a recent good backup.
     #[serde(default)]
     pub(crate) late: bool,
+}
+
+/// Which node a token is for.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct JoinQuery {
+    /// One that has joined before: it comes back as what it was, and whatever it has shown before
+    /// counts no more.
+    #[param(value_type = Option<String>)]
+    pub(crate) node: Option<NodeId>,
 }

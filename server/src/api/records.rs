@@ -12,6 +12,7 @@ use crate::access::Permission;
 use crate::api::policies::{check_destination, check_policy};
 use crate::api::{List, PageQuery};
 use crate::auth::Actor;
+use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -55,6 +56,27 @@ pub(crate) struct Change<B> {
     name: String,
     /// What it says.
     spec: B,
+}
+
+impl<B> View<B> {
+    /// Its id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl<B> Create<B> {
+    /// The project, the name, and what it says.
+    pub(crate) fn parts(self) -> (Option<ProjectId>, String, B) {
+        (self.project, self.name, self.spec)
+    }
+}
+
+impl<B> Change<B> {
+    /// The name, and what it says.
+    pub(crate) fn parts(self) -> (String, B) {
+        (self.name, self.spec)
+    }
 }
 
 impl<K: Kind> From<Record<K>> for View<K> {
@@ -116,6 +138,20 @@ pub(crate) trait Rules: Kind {
         actor: &Actor,
     ) -> impl Future<Output = Result<()>> + Send;
 
+    /// What follows from who has made or changed it. `before` is what it said.
+    fn named(
+        record: &Record<Self>,
+        before: Option<&serde_json::Value>,
+        actor: &Actor,
+        tx: &mut Tx,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        Self: Sized,
+    {
+        let _ = (record, before, actor, tx);
+        async { Ok(()) }
+    }
+
     /// What follows from a new one.
     fn made(
         record: &Record<Self>,
@@ -164,6 +200,15 @@ impl Rules for Instance {
             None => Err(Problem::invalid("an instance belongs to a project")),
         }
     }
+
+    async fn named(
+        record: &Record<Self>,
+        before: Option<&serde_json::Value>,
+        actor: &Actor,
+        tx: &mut Tx,
+    ) -> Result<()> {
+        node_configs::named(tx, record, before, actor).await
+    }
 }
 
 impl Rules for Policy {
@@ -204,6 +249,7 @@ async fn create<K: Rules>(shared: &Shared, actor: &Actor, new: Create<K>) -> Res
     new.spec.fits(&mut tx, new.project, actor).await?;
     let record = tx.insert(new.project, &new.name, new.spec, now).await?;
     K::made(&record, &mut tx, now).await?;
+    K::named(&record, None, actor, &mut tx).await?;
     let detail = json!({"name": record.name, "spec": record.body});
     tx.audit(actor.did(K::ACTIONS[0], record.id, K::scope(&record), detail), now).await?;
     tx.commit().await?;
@@ -231,9 +277,11 @@ async fn put<K: Rules>(
         return Err(stale());
     }
     change.spec.fits(&mut tx, record.project, actor).await?;
+    let before = serde_json::to_value(&record.body).unwrap_or_default();
     record.name = change.name;
     record.body = change.spec;
     tx.update(&mut record, now).await?;
+    K::named(&record, Some(&before), actor, &mut tx).await?;
     let detail = json!({"name": record.name, "spec": record.body});
     tx.audit(actor.did(K::ACTIONS[1], record.id, K::scope(&record), detail), now).await?;
     tx.commit().await?;

@@ -57,6 +57,21 @@ fn what_is_as_it_should_be_is_left_alone() {
 }
 
 #[test]
+fn another_address_than_before_is_noted() {
+    let ready = mount(Ready, HOUR);
+    let place = json!({"uri": "nbd://192.0.2.7:4712/"});
+    let same = Held { place: ready.place.clone(), ..held(&ready, HeldState::Running) };
+    assert_eq!(decide(std::slice::from_ref(&ready), &[same], NOW), Decision::default());
+    let other = Held { place: place.clone(), ..held(&ready, HeldState::Running) };
+    let decision = decide(std::slice::from_ref(&ready), std::slice::from_ref(&other), NOW);
+    assert_eq!(decision.moved, [(ready.id, place)]);
+    // One that is not ready is told of by its task.
+    let requested = mount(Requested, HOUR);
+    let other = Held { mount: requested.id.to_string(), ..other };
+    assert!(decide(std::slice::from_ref(&requested), &[other], NOW).moved.is_empty());
+}
+
+#[test]
 fn what_nobody_wants_is_released() {
     let (releasing, over) = (mount(Releasing, HOUR), mount(Ready, 0));
     let stranger = Held { mount: "stranger".into(), ..Held::default() };

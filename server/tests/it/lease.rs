@@ -15,7 +15,7 @@ pub async fn node(lab: &Lab, admin: &Client, name: &str) -> Client {
     assert_eq!(token.server, lab.anybody.server());
     let kinds = vec!["backup".to_owned(), "prune".to_owned()];
     let hello = Hello { kinds, slots: 1, ..Hello::default() };
-    let join = Join { token: token.token, name: name.into(), hello };
+    let join = Join { token: token.token, name: name.into(), hello, request: None };
     let joined: Joined = lab.anybody.post("/api/node/v1/join", &join).await.unwrap();
     let again = lab.anybody.post::<Joined>("/api/node/v1/join", &join).await;
     assert_eq!(status(&again), 404, "a join token works once");

@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 mod hostile;
+mod certificates;
 mod lease;
 mod ledger;
 mod limits;
@@ -11,6 +12,7 @@ mod metrics;
 mod mounts;
 mod notify;
 mod plans;
+mod node_configs;
 mod requests;
 mod retention;
 mod support;

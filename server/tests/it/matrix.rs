@@ -75,6 +75,11 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("PUT", "/api/v1/nodes/{id}", System(ADMINISTER)),
     ("DELETE", "/api/v1/nodes/{id}", System(ADMINISTER)),
     ("POST", "/api/v1/node-tokens", System(ADMINISTER)),
+    ("GET", "/api/v1/node-configs", Anywhere(READ)),
+    ("POST", "/api/v1/node-configs", System(ADMINISTER)),
+    ("GET", "/api/v1/node-configs/{id}", Anywhere(READ)),
+    ("PUT", "/api/v1/node-configs/{id}", System(ADMINISTER)),
+    ("DELETE", "/api/v1/node-configs/{id}", System(ADMINISTER)),
     ("GET", "/api/v1/points", Anywhere(READ)),
     ("GET", "/api/v1/points/{id}", Project(READ)),
     ("GET", "/api/v1/mounts", Anywhere(READ)),
@@ -96,6 +101,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/plan-runs", Anywhere(READ)),
     ("GET", "/api/v1/plan-runs/{id}", Project(READ)),
     ("POST", "/api/v1/plan-runs/{id}/cancel", Project(OPERATE)),
+    ("POST", "/api/v1/mounts/{id}/commit", Project(OPERATE)),
     ("GET", "/api/v1/tasks", Anywhere(READ)),
     ("POST", "/api/v1/tasks", Project(OPERATE)),
     ("GET", "/api/v1/tasks/{id}", Project(READ)),
@@ -280,6 +286,7 @@ impl World {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
             (_, "/api/v1/restore-tests") => json!({"point": self.point}),
+            (_, "/api/v1/mounts/{id}/commit") => return None,
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})

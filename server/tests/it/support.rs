@@ -34,6 +34,7 @@ impl Lab {
             listen: "127.0.0.1:0".parse().unwrap(),
             names: vec!["127.0.0.1".into()],
             lease,
+            certificates: Duration::from_secs(90 * 86_400),
         };
         let server = Server::open(config).await.unwrap();
         let server = server.with_metrics("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -71,7 +72,7 @@ impl Lab {
         let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
         let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
         let hello = Hello { kinds, slots: 1, ..Hello::default() };
-        let join = Join { token: token.token, name: name.into(), hello };
+        let join = Join { token: token.token, name: name.into(), hello, request: None };
         let joined: Joined = self.anybody.post("/api/node/v1/join", &join).await.unwrap();
         self.anybody.clone().with_token(&joined.token)
     }

@@ -80,7 +80,12 @@ async fn a_backup_that_became_due_above_a_hard_limit_fails_and_says_why() {
     let message = failed["items"][0]["message"].as_str().unwrap();
     let expected = "quota: the instance would have 211 stored bytes, above its hard limit of 100";
     assert!(message.starts_with(expected), "{message}");
-    quota(&place, json!({})).await;
+    // What is for one instance counts instead of what is for each.
+    let own = json!({"web": {"stored_bytes": {"hard": 1000}}});
+    quota(&place, json!({"instance": {"stored_bytes": {"hard": 100}}, "instances": own})).await;
+    let read: Value =
+        place.admin.get(&format!("/api/v1/projects/{}/quota", place.project)).await.unwrap();
+    assert_eq!(read["quota"]["instances"]["web"]["stored_bytes"]["hard"], 1000);
     start(&place).await.unwrap();
 }
 

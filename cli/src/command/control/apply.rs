@@ -13,7 +13,8 @@ use crate::error::{Exit, usage_error};
 use crate::output;
 
 /// What comes later refers to what comes earlier.
-const ORDER: [&str; 5] = ["projects", "destinations", "instances", "policies", "plans"];
+const ORDER: [&str; 6] =
+    ["projects", "destinations", "node-configs", "instances", "policies", "plans"];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
@@ -89,6 +90,10 @@ async fn exported(client: &Client) -> Result<Value> {
             }
             if kind == "plans" {
                 named.to_names(&mut spec);
+            }
+            let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
+            for named in named.into_iter().flatten() {
+                *named = destinations.name_of(named).into();
             }
             (name, without_defaults(&spec))
         });

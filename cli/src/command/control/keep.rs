@@ -13,7 +13,7 @@ use sluice_mountd::protocol::{Answer, Request, Shown};
 use sluice_mountd::table::State;
 use sluice_mountd::{Asker, Config, Daemon, Failure, Store};
 use sluice_node::{Mounts, Refused};
-use sluice_node_api::{Held, HeldState, MountOrder, Work};
+use sluice_node_api::{Held, HeldState, MountOrder, Work, overlay_of};
 use sluice_repository::Clock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -36,6 +36,8 @@ pub(super) struct Keeper {
     clock: Clock,
     /// Where exports listen.
     address: IpAddr,
+    /// The state folder, in which lies what clients write.
+    state: PathBuf,
     /// One mount is made or ended at a time, so that none is made twice.
     turn: Arc<Mutex<()>>,
 }
@@ -56,7 +58,8 @@ pub(super) fn start(
     let daemon = Daemon::new(store, runner, config)?;
     let (asker, turn) = (daemon.asker(), Arc::default());
     let running = tokio::spawn(daemon.run(stop.clone()));
-    Ok((Keeper { asker, clock: clock.clone(), address, turn }, running))
+    let (clock, state) = (clock.clone(), state.to_owned());
+    Ok((Keeper { asker, clock, address, state, turn }, running))
 }
 
 fn refused(failure: Failure) -> Refused {
@@ -70,7 +73,12 @@ fn server_id(mount: &Shown) -> &str {
 }
 
 /// The command line of an export. Values that begin with a dash are values.
-fn words(order: &MountOrder, url: &str, address: IpAddr) -> Result<Vec<String>, Refused> {
+fn words(
+    order: &MountOrder,
+    url: &str,
+    address: IpAddr,
+    state: &Path,
+) -> Result<Vec<String>, Refused> {
     if !["nbd", "iscsi"].contains(&order.protocol.as_str()) {
         let message = format!("this node does not speak {}", order.protocol);
         return Err(Refused { message, retryable: false });
@@ -82,6 +90,12 @@ fn words(order: &MountOrder, url: &str, address: IpAddr) -> Result<Vec<String>, 
     words.extend(order.clients.iter().map(|network| format!("--allow={network}")));
     words.extend(order.initiators.iter().map(|name| format!("--initiator={name}")));
     words.extend(order.chap_user.iter().map(|user| format!("--chap-user={user}")));
+    if order.writable {
+        let no = |message| Refused { message, retryable: false };
+        let folder = overlay_of(state, &order.id).map_err(no)?;
+        words.push("--writable".to_owned());
+        words.push(format!("--overlay={}", folder.display()));
+    }
     let image = order.image.iter().map(|image| format!(":{image}"));
     words.extend(["--".to_owned(), order.point.clone() + &image.collect::<String>()]);
     Ok(words)
@@ -92,6 +106,7 @@ fn described(
     order: &MountOrder,
     work: &Work,
     address: IpAddr,
+    state: &Path,
 ) -> Result<(Value, BTreeMap<String, String>), Refused> {
     let is_secret = |name: &String| work.secret_names.contains(name);
     let all = work.environment.clone().into_iter();
@@ -103,7 +118,7 @@ fn described(
     }
     let spec = Spec {
         kind: order.protocol.clone(),
-        argv: words(order, &work.url, address)?,
+        argv: words(order, &work.url, address, state)?,
         folder: PathBuf::from("/"),
         environment,
         dir: None,
@@ -153,7 +168,7 @@ impl Keeper {
         if let Some(mount) = self.find(&order.id).await? {
             return Ok(mount.identity);
         }
-        let (spec, secrets) = described(&order, &work, self.address)?;
+        let (spec, secrets) = described(&order, &work, self.address, &self.state)?;
         let (lease_ms, identity) = (Some(order.lease_ms), order.place);
         let made = self.ask(Request::Mount { spec, secrets, lease_ms, identity }).await?;
         Ok(made.into_iter().next().map(|mount| mount.identity).unwrap_or_default())
@@ -229,16 +244,22 @@ mod tests {
         let mut wanted = order("iscsi");
         wanted.initiators = vec!["iqn.2026-01.test:host-1".into()];
         wanted.chap_user = Some("-odd".into());
-        let typed = words(&wanted, "/backup", address).unwrap();
+        let typed = words(&wanted, "/backup", address, Path::new("/s")).unwrap();
         let Command::Export(export) = Cli::try_parse_from(typed).unwrap().command else { panic!() };
         let ExportProtocol::Iscsi(args) = export.protocol else { panic!() };
         assert_eq!(args.point, "shop.web@k3:root");
         assert_eq!(args.listen, ["192.0.2.7:0".parse().unwrap()]);
         assert_eq!((args.allow.len(), &*args.initiator[0]), (2, "iqn.2026-01.test:host-1"));
         assert_eq!(args.chap_user.as_deref(), Some("-odd"));
-        let typed = words(&order("nbd"), "/backup", address).unwrap();
+        let typed = words(&order("nbd"), "/backup", address, Path::new("/s")).unwrap();
         assert!(Cli::try_parse_from(typed).is_ok());
-        assert!(words(&order("telepathy"), "/backup", address).is_err());
+        let mut writable = order("iscsi");
+        writable.writable = true;
+        let typed = words(&writable, "/backup", address, Path::new("/s")).unwrap();
+        let Command::Export(export) = Cli::try_parse_from(typed).unwrap().command else { panic!() };
+        let ExportProtocol::Iscsi(args) = export.protocol else { panic!() };
+        assert_eq!(args.writable.overlay.as_deref(), Some(Path::new("/s/overlays/m1")));
+        assert!(words(&order("telepathy"), "/backup", address, Path::new("/s")).is_err());
     }
 
     #[test]
@@ -249,9 +270,10 @@ mod tests {
             url: "/backup".into(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
             secret_names: vec!["SLUICE_PASSPHRASE".into()],
+            folders: vec![],
         };
         let address = "127.0.0.1".parse().unwrap();
-        let (spec, secrets) = described(&order("nbd"), &work, address).unwrap();
+        let (spec, secrets) = described(&order("nbd"), &work, address, Path::new("/s")).unwrap();
         assert!(!spec.to_string().contains("horse"), "{spec}");
         assert_eq!(
             (&spec["environment"]["AWS_REGION"], &spec[SERVER_ID]),

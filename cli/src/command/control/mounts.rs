@@ -38,6 +38,15 @@ pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Resul
             tell(context, &client.post(&format!("{}/renew", path(&id)), &body).await?)?;
             Ok(Exit::Done)
         }
+        RemoteMountCommand::Commit { id } => {
+            let task: Value = client.post(&format!("{}/commit", path(&id)), &()).await?;
+            if context.global.json {
+                output::json(&task)?;
+            } else {
+                output::print(&format!("{}\n", word(&task, "id")))?;
+            }
+            Ok(Exit::Done)
+        }
         RemoteMountCommand::Stop { id, no_wait } => {
             let ended = client.send(Method::DELETE, &path(&id), None, &[]).await?;
             let mount = if no_wait { ended.body } else { settled(&client, &id).await? };
@@ -58,6 +67,7 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
         "clients": args.client.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "initiators": args.initiator,
         "image": args.image,
+        "writable": args.writable,
         "lease_seconds": args.lease.as_secs(),
     });
     if let Some(name) = &args.node {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sluice_node_api::{Client, ClientError, Fingerprint};
+use sluice_node_api::{Client, ClientError, Fingerprint, Identity};
 
 use super::users::change_own;
 use crate::args::LoginArgs;
@@ -22,13 +22,25 @@ use crate::secret;
 pub(crate) struct Profile {
     pub(crate) server: String,
     pub(crate) fingerprint: String,
+    /// Empty for a node that has a certificate.
+    #[serde(default)]
     pub(crate) token: String,
+    /// What a node is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// The key of a node, and its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<Identity>,
 }
 
 impl Profile {
     pub(crate) fn client(&self) -> Result<Client> {
-        let fingerprint = print(&self.fingerprint)?;
-        Ok(Client::new(&self.server, fingerprint)?.with_token(&self.token))
+        let client = Client::new(&self.server, print(&self.fingerprint)?)?;
+        match &self.identity {
+            Some(identity) => client.show(identity)?,
+            None => return Ok(client.with_token(&self.token)),
+        }
+        Ok(client)
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
@@ -112,7 +124,8 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
     let token = session["token"].as_str().unwrap_or_default().to_owned();
     let path = place()?;
     let server = args.server.trim_end_matches('/').to_owned();
-    let profile = Profile { server, fingerprint: args.fingerprint, token };
+    let fingerprint = args.fingerprint;
+    let profile = Profile { server, fingerprint, token, name: None, identity: None };
     profile.write(&path)?;
     let server = profile.server;
     if context.global.json {

@@ -181,7 +181,7 @@ pub(crate) async fn set(
     mut spec: Value,
     plan: bool,
 ) -> Result<Change> {
-    if kind == "policies" {
+    if kind == "policies" || kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
     if kind == "plans" {
@@ -243,6 +243,16 @@ async fn named_nodes(client: &Client, spec: &mut Value) -> Result<()> {
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
     named_nodes(client, spec).await?;
+    // Looking is not to add what is not there.
+    let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
+    for named in named.into_iter().flatten() {
+        let Some(name) = named.as_str().map(str::to_owned) else { continue };
+        match destinations.find(&name) {
+            Some(found) => *named = found["id"].clone(),
+            None if plan => {}
+            None => destinations.one(&name).map(drop)?,
+        }
+    }
     let mut rules = Vec::new();
     if let Some(fields) = spec.as_object_mut() {
         for (name, value) in fields {

@@ -1,19 +1,19 @@
 //! Running a server, a node, or both.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use sluice_node::{Agent, Config as NodeConfig, Mounts};
+use sluice_node::{Agent, Config as NodeConfig, Credentials, Mounts};
 use sluice_node_api::metrics as node_metrics;
-use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, TaskSpec};
+use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, KeyRequest, TaskSpec, VERSION};
 use sluice_server::{Config, Server};
 
 use super::keep::{self, Keeper};
 use super::profile::Profile;
-use crate::args::{ServerArgs, UpArgs};
+use super::shown::Shown;
+use crate::args::{NodeRunArgs, ServerArgs, UpArgs};
 use crate::command::boot_test;
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
@@ -50,6 +50,7 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         listen: args.listen,
         names: args.names,
         lease: args.lease,
+        certificates: args.node_certificates,
     };
     let server = Server::open(config).await?;
     let server = match args.metrics {
@@ -99,14 +100,16 @@ pub(crate) async fn server(context: &Context, args: ServerArgs) -> Result<Exit> 
 pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     let stop = interrupt::watch("")?;
     let (server, state) = open(args.server).await?;
-    let token = server.local_node(LOCAL).await?;
+    let identity = server.local_node(LOCAL).await?;
     let repository = state.join("repository");
     let url = repository.to_str().ok_or_else(|| usage_error("--state must be UTF-8"))?;
     server.local_destination(LOCAL, url, &state.join("local-passphrase")).await?;
     let local = server.local();
-    let client = Client::new(&local.url, local.fingerprint)?.with_token(&token);
+    let client = Client::new(&local.url, local.fingerprint)?;
+    client.show(&identity)?;
+    let shown = Shown::of_local(identity, context.clock.clone());
     let (keeper, keeping) = keep::start(&state, args.mount_address, &context.clock, &stop)?;
-    let agent = agent(client, &state, args.slots, keeper)?;
+    let agent = agent(client, &state, args.slots, keeper, shown, None)?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
@@ -116,11 +119,19 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn agent(client: Client, state: &Path, slots: u32, keeper: Keeper) -> Result<Agent> {
+fn agent(
+    client: Client,
+    state: &Path,
+    slots: u32,
+    keeper: Keeper,
+    shown: Shown,
+    folders: Option<Vec<String>>,
+) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
     let (folder, hello) = (state.to_owned(), hello(slots));
     let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
-    Ok(Agent::new(client, NodeConfig { executable, folder, hello, mounts }))
+    let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(shown));
+    Ok(Agent::new(client, NodeConfig { executable, folder, hello, folders, mounts, credentials }))
 }
 
 fn hello(slots: u32) -> Hello {
@@ -131,7 +142,8 @@ fn hello(slots: u32) -> Hello {
         kinds.retain(|kind| kind != "restore-test");
         missing.push("restore tests: package qemu-system-x86".to_owned());
     }
-    Hello { version: env!("CARGO_PKG_VERSION").to_owned(), host, slots, kinds, missing }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Hello { version, host, slots, kinds, missing, contract: VERSION }
 }
 
 /// Lets this machine join.
@@ -144,47 +156,60 @@ pub(crate) async fn join(
     let state = folder(state, "node")?;
     let token = secret::token_or_stdin(token_file)?;
     let token: JoinToken = token.parse().map_err(|error: &str| usage_error(error))?;
+    let path = state.join("node.json");
     let client = Client::new(&token.server, token.fingerprint)?;
     let JoinToken { server, fingerprint, token } = token;
-    let join = Join { token, name: name.to_owned(), hello: hello(1) };
-    let joined: Joined = client.post("/api/node/v1/join", &join).await?;
     let fingerprint = fingerprint.to_string();
-    let profile = Profile { server, fingerprint, token: joined.token };
-    profile.write(&state.join("node.json"))?;
+    // Who shows the key of a node is that node, also when the certificate has ended.
+    let before = Profile::read(&path).ok().filter(|before| before.fingerprint == fingerprint);
+    if let Some(identity) = before.and_then(|before| before.identity)
+        && let Err(error) = client.show(&identity)
+    {
+        tracing::warn!("what this machine was before cannot be shown: {error}");
+    }
+    let asked = KeyRequest::new(name).map_err(|why| advise("local", why, "try again"))?;
+    let request = Some(asked.request.clone());
+    let join = Join { token, name: name.to_owned(), hello: hello(1), request };
+    let joined: Joined = client.post("/api/node/v1/join", &join).await?;
+    let identity = joined.certified.map(|certified| asked.with(certified));
+    let name = Some(name.to_owned());
+    let profile = Profile { server, fingerprint, token: joined.token, name, identity };
+    profile.write(&path)?;
+    let name = profile.name.as_deref().unwrap_or_default();
     if context.global.json {
-        output::json(&json!({"node": joined.node, "name": name}))?;
+        output::json(&json!({"node": joined.node, "name": name, "again": joined.again}))?;
     } else if !context.global.quiet {
-        note(format_args!("joined as {name}; now: sluice node run"));
+        let again = if joined.again { " again" } else { "" };
+        note(format_args!("joined{again} as {name}; now: sluice node run"));
     }
     Ok(Exit::Done)
 }
 
 /// Runs a node that has joined.
-pub(crate) async fn run_node(
-    context: &Context,
-    state: Option<PathBuf>,
-    slots: u32,
-    mount_address: IpAddr,
-    metrics: Option<SocketAddr>,
-) -> Result<Exit> {
+pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exit> {
+    let NodeRunArgs { state, slots, mount_address, allow_path, metrics } = args;
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
-    let profile = Profile::read(&state.join("node.json")).map_err(|error| {
+    let path = state.join("node.json");
+    let profile = Profile::read(&path).map_err(|error| {
         let text = format!("this machine has joined no server: {error}");
         advise("login", text, "sluice node join NAME --token-file FILE")
     })?;
     // What was mounted comes back though the server does not answer.
     let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
-    let agent = agent(profile.client()?, &state, slots, keeper)?;
+    let (client, server) = (profile.client()?, profile.server.clone());
+    let shown = Shown::of(profile, path, context.clock.clone());
+    let folders = (!allow_path.is_empty()).then_some(allow_path);
+    let agent = agent(client, &state, slots, keeper, shown, folders)?;
     if let Some(address) = metrics {
         let socket = node_metrics::bind(address).await;
         let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
         tokio::spawn(node_metrics::serve(socket, sluice_node::tell(agent.metrics())));
     }
     if context.global.json {
-        output::json_line(&json!({"type": "ready", "server": profile.server}))?;
+        output::json_line(&json!({"type": "ready", "server": server}))?;
     } else if !context.global.quiet {
-        note(format_args!("running tasks of {}; Ctrl-C ends it", profile.server));
+        note(format_args!("running tasks of {server}; Ctrl-C ends it"));
     }
     let ran = agent.run(stop.clone()).await;
     // Nothing is left behind, also when the server refuses this node.

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Destination, Key, ListPage, ObjectMeta, Result};
+use sluice_destination::wrap::Repaired;
+use sluice_destination::{ByteRange, Destination, Key, ListPage, Lock, ObjectMeta, Result};
 
 use super::{Progress, Throttle};
 
@@ -66,6 +67,33 @@ impl Destination for Throttled {
 
     async fn delete_many(&self, keys: &[Key]) -> Result<()> {
         self.inner.delete_many(keys).await
+    }
+
+    async fn put_locked(
+        &self,
+        key: &Key,
+        body: Bytes,
+        create_only: bool,
+        lock: &Lock,
+    ) -> Result<()> {
+        self.take(body.len()).await;
+        self.inner.put_locked(key, body, create_only, lock).await
+    }
+
+    async fn extend_lock(&self, key: &Key, lock: &Lock) -> Result<()> {
+        self.inner.extend_lock(key, lock).await
+    }
+
+    async fn lock_of(&self, key: &Key) -> Result<Option<Lock>> {
+        self.inner.lock_of(key).await
+    }
+
+    async fn keeps_locks(&self, key: &Key, lock: &Lock) -> Result<bool> {
+        self.inner.keeps_locks(key, lock).await
+    }
+
+    async fn repair_copies(&self) -> Result<Repaired> {
+        self.inner.repair_copies().await
     }
 
     fn deletes_per_request(&self) -> usize {

@@ -18,12 +18,12 @@ const CHAP: &str = "a-secret-of-twenty-1";
 
 /// Where the second node lives: in a network namespace with one wire to this machine, or, where
 /// that may not be done, beside everything else.
-struct Network {
+pub struct Network {
     name: Option<String>,
     /// This machine, as the node sees it.
-    here: String,
+    pub here: String,
     /// The node, as this machine sees it.
-    there: String,
+    pub there: String,
 }
 
 impl Network {
@@ -55,7 +55,7 @@ impl Network {
     }
 
     /// Puts a command on the other end of the wire.
-    fn far(&self, cmd: Cmd) -> Cmd {
+    pub fn far(&self, cmd: Cmd) -> Cmd {
         let Some(name) = &self.name else { return cmd };
         let words = ["ip", "netns", "exec", name].map(OsString::from);
         cmd.behind(&words)
@@ -72,9 +72,9 @@ impl Drop for Network {
 }
 
 /// A server with a node of its own; killed when dropped.
-struct Server {
+pub struct Server {
     child: Child,
-    ready: Value,
+    pub ready: Value,
 }
 
 impl Drop for Server {
@@ -84,28 +84,33 @@ impl Drop for Server {
     }
 }
 
-struct Lab {
+pub struct Lab {
     folder: tempfile::TempDir,
     port: u16,
-    network: Network,
+    pub network: Network,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         Self { folder: tempfile::tempdir().unwrap(), port, network: Network::new() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn serve(&self) -> Server {
+    pub fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    pub fn serve_with(&self, more: &[&str]) -> Server {
         let here = &self.network.here;
         let mut child = Command::new(binary::path())
             .args(["up", "--json", "--lease", "3s", "--name", here, "--state"])
             .arg(self.path("state"))
             .args(["--listen", &format!("{here}:{}", self.port)])
+            .args(more)
             .env("HOME", self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -117,7 +122,7 @@ impl Lab {
         Server { child, ready }
     }
 
-    fn cmd(&self, words: &[&str]) -> Cmd {
+    pub fn cmd(&self, words: &[&str]) -> Cmd {
         Cmd::new(binary::path())
             .env("HOME", self.folder.path())
             .env("SLUICE_LOGIN", self.path("login.json"))
@@ -127,12 +132,12 @@ impl Lab {
     }
 
     #[track_caller]
-    fn ok(&self, words: &[&str]) -> Ran {
+    pub fn ok(&self, words: &[&str]) -> Ran {
         self.cmd(words).ok()
     }
 
     /// Logs in, backs up the sample disk on the server's own node, and lets the other one join.
-    fn set_up(&self, server: &Server) {
+    pub fn set_up(&self, server: &Server) {
         std::fs::write(self.path("password"), "a long enough password\n").unwrap();
         std::fs::write(self.path("chap"), format!("{CHAP}\n")).unwrap();
         let word = |name: &str| server.ready[name].as_str().unwrap();
@@ -157,18 +162,18 @@ impl Lab {
     }
 
     /// Runs the other node.
-    fn mover(&self) -> Running {
+    pub fn mover(&self) -> Running {
         let state = self.path("mover");
         let run = ["node", "run", "--mount-address", &self.network.there, "--state", text(&state)];
         self.network.far(self.cmd(&run)).spawn()
     }
 
-    fn mount(&self, more: &[&str]) -> Value {
+    pub fn mount(&self, more: &[&str]) -> Value {
         let start = ["remote-mount", "start", "shop/web", "--node", "mover"];
         self.ok(&[&start[..], more].concat()).json()
     }
 
-    fn shown(&self, mount: &Value) -> Value {
+    pub fn shown(&self, mount: &Value) -> Value {
         self.ok(&["remote-mount", "show", mount["id"].as_str().unwrap()]).json()
     }
 

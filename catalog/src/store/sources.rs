@@ -1,0 +1,32 @@
+//! Sources that somebody of the system has allowed, wherever they are.
+
+use crate::db::{Columns, Tx};
+use crate::error::Result;
+use crate::id::InstanceId;
+
+impl Tx {
+    /// Notes whether the source of an instance was named by somebody who may name any path.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn trust_source(&mut self, instance: InstanceId, trusted: bool) -> Result<()> {
+        let sql = match trusted {
+            true => {
+                "INSERT INTO trusted_sources (instance_id) VALUES ($1) \
+                 ON CONFLICT (instance_id) DO NOTHING"
+            }
+            false => "DELETE FROM trusted_sources WHERE instance_id = $1",
+        };
+        self.run(sqlx::query(sql).bind(instance.to_string())).await.map(drop)
+    }
+
+    /// Whether the source of an instance was named by somebody who may name any path.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn source_is_trusted(&mut self, instance: InstanceId) -> Result<bool> {
+        let sql = "SELECT instance_id FROM trusted_sources WHERE instance_id = $1";
+        let row = self.maybe(sqlx::query(sql).bind(instance.to_string())).await?;
+        row.map(|row| row.text("instance_id")).transpose().map(|found| found.is_some())
+    }
+}

@@ -1,0 +1,239 @@
+//! What nodes may do: their configurations, as they are used when tasks are given away.
+//!
+//! A node has the configuration it was assigned, or the one that is called `default`. What a node
+//! says of itself narrows it: the smaller number counts, and destinations must be in both.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::http::StatusCode;
+use serde_json::Value;
+use sluice_catalog::{
+    Instance, Node, NodeConfig, NodeConfigId, NodeId, Page, Project, Record, Source, Task, Tx,
+    lies_in,
+};
+use sluice_node_api::Work;
+
+use crate::access::{Permission, granted};
+use crate::api::policies::EVERYTHING;
+use crate::auth::Actor;
+use crate::problem::{Problem, Result};
+
+/// The configuration of nodes that have none of their own.
+const DEFAULT: &str = "default";
+/// The variables of a task that a configuration sets.
+const THREADS: &str = "SLUICE_THREADS";
+const BANDWIDTH: &str = "SLUICE_BANDWIDTH";
+const STAGING: &str = "SLUICE_CACHE_DIR";
+
+/// All configurations, to look up those of many nodes.
+pub(crate) struct Configs {
+    by_id: HashMap<NodeConfigId, NodeConfig>,
+    default: Option<NodeConfigId>,
+}
+
+impl Configs {
+    pub(crate) async fn load(tx: &mut Tx) -> Result<Self> {
+        let (mut by_id, mut default) = (HashMap::new(), None);
+        let mut page = Page { after: None, limit: Page::LARGEST };
+        loop {
+            let part = tx.list::<NodeConfig>(&EVERYTHING, &page).await?;
+            let Some(last) = part.last() else { return Ok(Self { by_id, default }) };
+            page.after = Some(last.id.to_string());
+            for record in part {
+                if record.name == DEFAULT {
+                    default = Some(record.id);
+                }
+                by_id.insert(record.id, record.body);
+            }
+        }
+    }
+
+    /// The configuration of a node.
+    pub(crate) fn of(&self, node: &Node) -> Option<&NodeConfig> {
+        self.by_id.get(&node.config.or(self.default)?)
+    }
+
+    /// A node with what its configuration says of it.
+    pub(crate) fn narrow(&self, mut node: Node) -> Node {
+        let Some(config) = self.of(&node) else { return node };
+        node.slots = node.slots.into_iter().chain(config.slots).min();
+        for (kind, most) in &config.slots_by_kind {
+            let own = node.slots_by_kind.entry(kind.clone()).or_insert(*most);
+            *own = (*own).min(*most);
+        }
+        node.destinations = match (node.destinations, config.destinations.clone()) {
+            (Some(own), Some(all)) => Some(own.into_iter().filter(|id| all.contains(id)).collect()),
+            (own, all) => own.or(all),
+        };
+        node
+    }
+}
+
+/// Adds to a task what the configuration of its node says, and refuses what that does not allow.
+pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Work) -> Result<()> {
+    let record = tx.get::<Node>(node, &EVERYTHING).await?;
+    let configs = Configs::load(tx).await?;
+    let config = configs.of(&record.body).cloned().unwrap_or_default();
+    if let Some(threads) = config.threads_by_kind.get(&task.new.kind) {
+        work.environment.insert(THREADS.to_owned(), threads.to_string());
+    }
+    if let Some(rates) = rates(&config) {
+        work.environment.insert(BANDWIDTH.to_owned(), rates);
+    }
+    if let Some(staging) = &config.staging {
+        work.environment.insert(STAGING.to_owned(), staging.clone());
+    }
+    let Some(instance) = task.new.instance.filter(|_| task.new.kind == "backup") else {
+        return Ok(());
+    };
+    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    work.folders = folders(tx, &config, &instance).await?;
+    let outside = outside(&instance.body.source, &work.folders);
+    outside.map_or(Ok(()), |path| Err(not_allowed(path, &record.name)))
+}
+
+/// `RATE;HH:MM-HH:MM=RATE;...`, in bytes for each second.
+fn rates(config: &NodeConfig) -> Option<String> {
+    let always = config.bandwidth.limit.map(|rate| rate.to_string());
+    let windows = config.bandwidth.windows.iter();
+    let windows = windows.map(|(window, rate)| format!("{window}={rate}"));
+    let all: Vec<String> = always.into_iter().chain(windows).collect();
+    (!all.is_empty()).then(|| all.join(";"))
+}
+
+/// The folders in which an instance's source must lie: in one of each list.
+async fn folders(
+    tx: &mut Tx,
+    config: &NodeConfig,
+    instance: &Record<Instance>,
+) -> Result<Vec<Vec<String>>> {
+    let mut lists = Vec::new();
+    if let Some(only) = &config.only_paths {
+        lists.push(only.iter().cloned().collect());
+    }
+    if !tx.source_is_trusted(instance.id).await? {
+        let project = match instance.project {
+            Some(id) => tx.get::<Project>(id, &EVERYTHING).await?.name,
+            None => String::new(),
+        };
+        lists.push(config.folders_of(&project));
+    }
+    Ok(lists)
+}
+
+fn paths(source: &Source) -> Vec<&str> {
+    match source {
+        Source::DiskFiles { images } => images.iter().map(|image| image.path.as_str()).collect(),
+        Source::Device { path } | Source::Folder { path } => vec![path],
+    }
+}
+
+/// The first path that does not lie in a folder of each list.
+fn outside<'a>(source: &'a Source, lists: &[Vec<String>]) -> Option<&'a str> {
+    let inside =
+        |path: &&str| lists.iter().all(|list| list.iter().any(|folder| lies_in(path, folder)));
+    paths(source).into_iter().find(|path| !inside(path))
+}
+
+fn not_allowed(path: &str, node: &str) -> Problem {
+    let text = format!(
+        "{path} lies in no folder in which this project may name sources on {node}: an \
+         administrator names the folder in a node configuration (source_paths), or sets this source"
+    );
+    Problem::new(StatusCode::CONFLICT, "source-not-allowed", text)
+}
+
+/// An instance was made or changed by somebody. Who has a role in the system may name any path;
+/// others only where a node's administrator lets their project. `before` is what it said.
+pub(crate) async fn named(
+    tx: &mut Tx,
+    instance: &Record<Instance>,
+    before: Option<&Value>,
+    actor: &Actor,
+) -> Result<()> {
+    let now = serde_json::to_value(&instance.body).unwrap_or_default();
+    let same = |before: &Value| before["source"] == now["source"] && before["node"] == now["node"];
+    if before.is_some_and(same) {
+        return Ok(());
+    }
+    let trusted = granted(&actor.grants, Permission::Manage, None);
+    tx.trust_source(instance.id, trusted).await?;
+    if trusted {
+        return Ok(());
+    }
+    let configs = Configs::load(tx).await?;
+    let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
+    for record in crate::queue::all_nodes(tx).await? {
+        if instance.body.node.is_none_or(|node| node == record.id) {
+            nodes.insert(record.name, record.body);
+        }
+    }
+    let mut refused = None;
+    for (name, node) in &nodes {
+        let config = configs.of(node).cloned().unwrap_or_default();
+        let lists = folders(tx, &config, instance).await?;
+        match outside(&instance.body.source, &lists) {
+            None => return Ok(()),
+            Some(path) => refused = Some(not_allowed(path, name)),
+        }
+    }
+    let path = paths(&instance.body.source).first().copied().unwrap_or_default();
+    let mut refused = refused.unwrap_or_else(|| not_allowed(path, "any node"));
+    refused.status = StatusCode::UNPROCESSABLE_ENTITY.as_u16();
+    Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_catalog::{Bandwidth, DestinationId};
+
+    use super::*;
+
+    fn configs(config: NodeConfig) -> (Configs, NodeConfigId) {
+        let id = NodeConfigId::new(1);
+        (Configs { by_id: [(id, config)].into(), default: None }, id)
+    }
+
+    #[test]
+    fn a_node_does_what_it_and_its_configuration_allow() {
+        let (one, two) = (DestinationId::new(1), DestinationId::new(2));
+        let (mut configs, id) = configs(NodeConfig {
+            slots: Some(3),
+            slots_by_kind: [("backup".to_owned(), 2), ("verify".to_owned(), 1)].into(),
+            destinations: Some(vec![one]),
+            ..NodeConfig::default()
+        });
+        let own = Node {
+            slots: Some(5),
+            slots_by_kind: [("backup".to_owned(), 1)].into(),
+            destinations: Some(vec![one, two]),
+            ..Node::default()
+        };
+        let free = configs.narrow(own.clone());
+        assert_eq!((free.slots, free.destinations), (Some(5), Some(vec![one, two])));
+        let bound = configs.narrow(Node { config: Some(id), ..own });
+        assert_eq!((bound.slots, bound.destinations), (Some(3), Some(vec![one])));
+        assert_eq!((bound.slots_by_kind["backup"], bound.slots_by_kind["verify"]), (1, 1));
+        configs.default = Some(id);
+        assert_eq!(configs.narrow(Node::default()).slots, Some(3));
+    }
+
+    #[test]
+    fn rates_are_one_word_for_the_executable() {
+        assert_eq!(rates(&NodeConfig::default()), None);
+        let windows = [("08:00-18:00".to_owned(), 5)].into();
+        let bandwidth = Bandwidth { limit: Some(9), windows };
+        let config = NodeConfig { bandwidth, ..NodeConfig::default() };
+        assert_eq!(rates(&config).as_deref(), Some("9;08:00-18:00=5"));
+    }
+
+    #[test]
+    fn a_source_lies_in_a_folder_of_each_list() {
+        let source = Source::Device { path: "/srv/shop/a".into() };
+        let list = |folders: &[&str]| folders.iter().map(|&f| f.to_owned()).collect::<Vec<_>>();
+        assert_eq!(outside(&source, &[]), None);
+        assert_eq!(outside(&source, &[list(&["/x", "/srv"]), list(&["/srv/shop"])]), None);
+        assert!(outside(&source, &[list(&["/srv"]), list(&[])]).is_some());
+        assert!(outside(&source, &[list(&["/srv/bank"])]).is_some());
+    }
+}
