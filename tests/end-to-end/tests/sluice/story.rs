@@ -83,7 +83,9 @@ fn from_nothing_to_backups_that_survive_everything() {
     assert!(row["usage"]["stored_bytes"].as_u64().unwrap() > 0, "{usage}");
     let size = lab.path("disk.raw").metadata().unwrap().len();
     let usage = lab.ok(&["usage", "--by", "instance", "--project", "shop"]).json();
-    assert_eq!(usage["items"][0]["usage"]["front_end_bytes"].as_u64(), Some(size), "{usage}");
+    let rows = usage["items"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["name"] == "web").expect("the instance is told of");
+    assert_eq!(row["usage"]["front_end_bytes"].as_u64(), Some(size), "{usage}");
 
     // The server is killed; everything goes on when it is back.
     let before = done(&lab, &destination);
