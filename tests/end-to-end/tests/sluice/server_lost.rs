@@ -133,7 +133,7 @@ fn without_a_backup_of_the_server_the_repository_tells_what_there_is() {
     assert_eq!(instance["spec"]["source"]["images"][0]["path"], text(&place.path("disk.raw")));
     mounts(&place);
     let elsewhere = ["catalog", "rebuild", "--repo", "/nowhere", "--destination", "vault"];
-    repository(&place, &elsewhere).fails(1);
+    repository(&place, &elsewhere).fails(2);
 }
 
 #[test]
