@@ -231,8 +231,9 @@ pub(crate) async fn set(
 
 /// Tests name nodes as people do.
 async fn named_nodes(client: &Client, spec: &mut Value) -> Result<()> {
-    for test in spec["tests"].as_array_mut().into_iter().flatten() {
-        if let Some(name) = test["node"].as_str().map(str::to_owned) {
+    let tests = spec.get_mut("tests").and_then(Value::as_array_mut);
+    for test in tests.into_iter().flatten() {
+        if let Some(name) = test.get("node").and_then(Value::as_str).map(str::to_owned) {
             test["node"] = Records::load(client, "nodes").await?.one(&name)?["id"].clone();
         }
     }
