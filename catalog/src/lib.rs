@@ -64,7 +64,7 @@ pub use model::restore_test::{
     TestOutcome, TestRule, TestState,
 };
 pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
-pub use model::usage::{Group, Held, InUse, Level, Moved, Stored, Transfer, UsageFilter};
+pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};

@@ -97,7 +97,7 @@ async fn join(
     let kinds = vec!["backup".to_owned()];
     let hello = Hello { kinds, slots: u32::try_from(slots)?, ..Hello::default() };
     let name = format!("load-{}-{number}", std::process::id());
-    let join = Join { token: token.token, name, hello };
+    let join = Join { token: token.token, name, hello, request: None };
     let joined: Joined = anybody.post("/api/node/v1/join", &join).await?;
     Ok(anybody.clone().with_token(&joined.token))
 }

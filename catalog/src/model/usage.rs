@@ -77,7 +77,7 @@ pub struct InUse {
 
 /// By what usage is grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum UsageBy {
     /// By project.
     Project,
     /// By instance.

@@ -9,7 +9,7 @@ use sqlx::any::AnyRow;
 use super::usage::with;
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::Result;
-use crate::model::usage::{Group, Moved, Stored, Transfer, UsageFilter};
+use crate::model::usage::{Moved, Stored, Transfer, UsageBy, UsageFilter};
 use crate::record::Visible;
 
 /// Days of the ledger are those of UTC.
@@ -56,7 +56,7 @@ impl Summed {
     }
 }
 
-impl Group {
+impl UsageBy {
     fn column(self) -> &'static str {
         match self {
             Self::Project => "project_id",
@@ -93,12 +93,12 @@ impl Tx {
     pub async fn moved(
         &mut self,
         visible: &Visible,
-        by: Group,
+        by: UsageBy,
         filter: &UsageFilter,
     ) -> Result<Vec<Moved>> {
         let UsageFilter { from_ms, until_ms, .. } = *filter;
         let (first, last) = (from_ms.div_ceil(DAY_MS) * DAY_MS, until_ms / DAY_MS * DAY_MS);
-        let by_day = by != Group::Instance && filter.instance.is_none() && first < last;
+        let by_day = by != UsageBy::Instance && filter.instance.is_none() && first < last;
         if !by_day {
             return self.moved_by(("transfers", "COUNT(*)", "at_ms"), visible, by, filter).await;
         }
@@ -115,7 +115,7 @@ impl Tx {
         &mut self,
         (table, count, time): (&str, &str, &str),
         visible: &Visible,
-        by: Group,
+        by: UsageBy,
         filter: &UsageFilter,
     ) -> Result<Vec<Moved>> {
         if filter.from_ms >= filter.until_ms {
@@ -155,7 +155,7 @@ impl Tx {
     pub async fn stored(
         &mut self,
         visible: &Visible,
-        by: Group,
+        by: UsageBy,
         filter: &UsageFilter,
     ) -> Result<Vec<Stored>> {
         let (only, mut values) = filter.condition(3);

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
-use crate::metrics::Metrics;
 use crate::credentials::Credentials;
+use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
 use crate::sources;

@@ -21,13 +21,13 @@
 
 mod agent;
 mod command;
-mod metrics;
 mod credentials;
+mod metrics;
 mod mounts;
 mod process;
 mod sources;
 
 pub use agent::{Agent, Config};
-pub use metrics::{Metrics, tell};
 pub use credentials::Credentials;
+pub use metrics::{Metrics, tell};
 pub use mounts::{Mounts, Refused};

@@ -21,8 +21,8 @@
 
 mod client;
 mod contract;
-pub mod metrics;
 mod identity;
+pub mod metrics;
 mod mounts;
 mod network;
 mod pin;

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sluice_catalog::{
-    Destination, DestinationId, Group, Instance, InstanceId, Kind, Page, Policy, Project,
-    ProjectId, Record, Tx, UsageFilter, Visible,
+    Destination, DestinationId, Instance, InstanceId, Kind, Page, Policy, Project, ProjectId,
+    Record, Tx, UsageBy, UsageFilter, Visible,
 };
 use sluice_scheduler::metering::{By, Period, Total, Usage};
 use sluice_scheduler::time::Span;
@@ -118,10 +118,10 @@ async fn used(
     filter: &UsageFilter,
 ) -> Result<BTreeMap<String, Usage>> {
     let group = match by {
-        By::Project => Group::Project,
-        By::Policy => Group::Policy,
-        By::Destination => Group::Destination,
-        By::Instance | By::Cluster => Group::Instance,
+        By::Project => UsageBy::Project,
+        By::Policy => UsageBy::Policy,
+        By::Destination => UsageBy::Destination,
+        By::Instance | By::Cluster => UsageBy::Instance,
     };
     let mut clusters = BTreeMap::new();
     if by == By::Cluster {

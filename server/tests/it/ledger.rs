@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sluice_catalog::{
-    Catalog, Group, Held, InstanceId, Level, PolicyId, ProjectId, TaskId, Transfer, Tx,
+    Catalog, UsageBy, Held, InstanceId, Level, PolicyId, ProjectId, TaskId, Transfer, Tx,
     UsageFilter, Visible,
 };
 use sluice_scheduler::metering::{self, By, Filter, Labels, Ledger, Period, Total, Usage};
@@ -114,7 +114,7 @@ async fn expected(tx: &mut Tx, filter: &UsageFilter, by: By) -> BTreeMap<String,
 }
 
 /// By the database.
-async fn added(tx: &mut Tx, filter: &UsageFilter, by: Group) -> BTreeMap<String, Usage> {
+async fn added(tx: &mut Tx, filter: &UsageFilter, by: UsageBy) -> BTreeMap<String, Usage> {
     let mut groups: BTreeMap<String, Usage> = BTreeMap::new();
     for moved in tx.moved(&Visible::All, by, filter).await.unwrap() {
         groups.entry(moved.group).or_default().add(&Total {
@@ -144,10 +144,10 @@ async fn sums_of_the_database_are_those_of_the_model_for_any_period_and_group() 
     let mut tx = catalog.begin().await.unwrap();
     fill(&mut tx, &mut random).await;
     let groups = [
-        (By::Project, Group::Project),
-        (By::Instance, Group::Instance),
-        (By::Policy, Group::Policy),
-        (By::Destination, Group::Destination),
+        (By::Project, UsageBy::Project),
+        (By::Instance, UsageBy::Instance),
+        (By::Policy, UsageBy::Policy),
+        (By::Destination, UsageBy::Destination),
     ];
     for round in 0..25 {
         let from_ms = random.random_range(30 * DAY_MS..120 * DAY_MS) / 1000 * 1000;

@@ -2,17 +2,17 @@
 
 mod access;
 mod approvals;
-mod hostile;
 mod certificates;
+mod hostile;
 mod lease;
 mod ledger;
 mod limits;
 mod matrix;
 mod metrics;
 mod mounts;
+mod node_configs;
 mod notify;
 mod plans;
-mod node_configs;
 mod requests;
 mod retention;
 mod support;
