@@ -140,7 +140,7 @@ fn address_of_uri(identity: &Value) -> Option<SocketAddr> {
 fn still_free(address: SocketAddr) -> SocketAddr {
     match std::net::TcpListener::bind(address) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            output::warn(&format!("{address} is taken by another program: another port is used"));
+            output::warn(format!("{address} is taken by another program: another port is used"));
             SocketAddr::new(address.ip(), 0)
         }
         // Whatever else is wrong is told by whoever listens there.

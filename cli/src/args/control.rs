@@ -312,9 +312,9 @@ pub(crate) struct SetArgs {
 
 /// Make a server's configuration what a file says
 ///
-/// The file is JSON: for each of `projects`, `destinations`, `node-configs`, `instances`, `policies`
-/// and `plans` an object of names (PROJECT/NAME for what belongs to a project) and specs. What it
-/// does not name stays.
+/// The file is JSON: for each of `projects`, `destinations`, `node-configs`, `instances`,
+/// `policies` and `plans` an object of names (PROJECT/NAME for what belongs to a project) and
+/// specs. What it does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

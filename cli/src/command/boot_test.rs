@@ -15,7 +15,7 @@ mod machine;
 mod monitor;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,7 +83,8 @@ pub(crate) async fn run(context: &Context, mut args: BootTestArgs) -> Result<Exi
     test_told(context, &args, &told)
 }
 
-/// A folder for the sockets of one test, and the lock that says that it is in use. Those of tests that were killed are removed.
+/// A folder for the sockets of one test, and the lock that says that it is in use. Those of tests
+/// that were killed are removed.
 fn folder() -> Result<(TempDir, File)> {
     let context = "cannot make a folder for the test";
     for entry in std::fs::read_dir(SCRATCH).into_iter().flatten().flatten() {
@@ -127,7 +128,7 @@ enum Ended {
 }
 
 impl Test<'_> {
-    async fn perform(&self, qemu: &PathBuf, words: &[String]) -> Result<Value> {
+    async fn perform(&self, qemu: &Path, words: &[String]) -> Result<Value> {
         let mut command = leash::tether(qemu).context("cannot find this executable")?;
         command.args(words).env("TMPDIR", SCRATCH).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -2,9 +2,9 @@
 //! be there.
 //!
 //! Every server of disks has a door. Each connection takes a place, from one address only so many.
-//! Until it has shown who it is (it has negotiated, logged in, or known the token) it is a stranger,
-//! and the oldest stranger makes room for who comes next: so a crowd that only connects keeps
-//! nobody out, and those who are known are never sent away.
+//! Until it has shown who it is (it has negotiated, logged in, or known the token) it is a
+//! stranger, and the oldest stranger makes room for who comes next: so a crowd that only connects
+//! keeps nobody out, and those who are known are never sent away.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};

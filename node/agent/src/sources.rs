@@ -59,7 +59,14 @@ mod tests {
 
     fn backup(image: &Path) -> TaskSpec {
         let images = vec![format!("root={}", image.display())];
-        TaskSpec::Backup { instance: "a".into(), images, folder: None, project: None }
+        TaskSpec::Backup {
+            instance: "a".into(),
+            images,
+            folder: None,
+            project: None,
+            task: None,
+            again: false,
+        }
     }
 
     #[test]
@@ -74,14 +81,24 @@ mod tests {
         let list = |name: &str| vec![at(name).to_str().unwrap().to_owned()];
         let (shop, bank) = (list("shop"), list("bank"));
         let own = backup(&at("shop/disk.raw"));
-        assert!(check(&own, &[shop.clone()], &None).is_ok());
-        assert!(check(&own, &[bank.clone()], &None).is_err());
+        assert!(check(&own, std::slice::from_ref(&shop), &None).is_ok());
+        assert!(check(&own, std::slice::from_ref(&bank), &None).is_err());
         assert!(check(&own, &[], &Some(bank.clone())).is_err());
         assert!(check(&own, &[vec![]], &None).is_err(), "an empty list allows nothing");
-        assert!(check(&backup(&at("shop/link.raw")), &[shop.clone()], &None).is_err());
-        assert!(check(&backup(&at("shop/../bank/disk.raw")), &[shop.clone()], &None).is_err());
+        assert!(check(&backup(&at("shop/link.raw")), std::slice::from_ref(&shop), &None).is_err());
+        assert!(
+            check(&backup(&at("shop/../bank/disk.raw")), std::slice::from_ref(&shop), &None)
+                .is_err()
+        );
         let folder = Some(at("shop").to_str().unwrap().to_owned());
-        let all = TaskSpec::Backup { instance: "a".into(), images: vec![], folder, project: None };
+        let all = TaskSpec::Backup {
+            instance: "a".into(),
+            images: vec![],
+            folder,
+            project: None,
+            task: None,
+            again: false,
+        };
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sluice_catalog::{
-    Catalog, UsageBy, Held, InstanceId, Level, PolicyId, ProjectId, TaskId, Transfer, Tx,
+    Catalog, Held, InstanceId, Level, PolicyId, ProjectId, TaskId, Transfer, Tx, UsageBy,
     UsageFilter, Visible,
 };
 use sluice_scheduler::metering::{self, By, Filter, Labels, Ledger, Period, Total, Usage};
