@@ -195,33 +195,11 @@ async fn quotas(tx: &mut Tx, text: &mut Text, now: u64) -> Result<()> {
         let Some(quota) = quota::of(tx, project.id).await? else { continue };
         let caps = quota.project;
         let used = Counted::load(tx, &caps, project.id, None, now).await?;
-        let sizes = [
-            (
-                "stored_bytes",
-                caps.stored_bytes.and_then(|limit| limit.hard),
-                used.bytes.stored_bytes,
-            ),
-            (
-                "front_end_bytes",
-                caps.front_end_bytes.and_then(|limit| limit.hard),
-                used.bytes.front_end_bytes,
-            ),
-            (
-                "backups",
-                caps.backups.and_then(|limit| limit.hard).map(u64::from),
-                used.backups.len() as u64,
-            ),
-            (
-                "restores",
-                caps.restores.and_then(|limit| limit.hard).map(u64::from),
-                used.restores.len() as u64,
-            ),
-        ];
-        for (limit, hard, used) in sizes {
-            let Some(hard) = hard.filter(|hard| *hard > 0) else { continue };
-            let labels = [("project", project.name.as_str()), ("limit", limit)];
+        for limit in used.against(&caps) {
+            let Some(hard) = limit.hard.filter(|hard| *hard > 0) else { continue };
+            let labels = [("project", project.name.as_str()), ("limit", limit.name)];
             let help = "Part of a hard limit of a project that is used.";
-            text.gauge("sluice_quota_used_ratio", help, &labels, used as f64 / hard as f64);
+            text.gauge("sluice_quota_used_ratio", help, &labels, limit.used as f64 / hard as f64);
         }
     }
     Ok(())

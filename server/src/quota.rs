@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use sluice_catalog::{InUse, Instance, InstanceId, NewTask, ProjectId, TaskId, Tx};
-use sluice_scheduler::quota::{Caps, CountLimit, Quota, Request, Used, Verdict};
+use sluice_scheduler::quota::{Caps, CountLimit, Quota, Request, SizeLimit, Used, Verdict};
 use sluice_scheduler::work::TaskKind;
 
 use crate::api::policies::EVERYTHING;
@@ -34,6 +34,17 @@ impl Known {
         let used = Counted::load(tx, &quota.project, project, None, now).await?;
         Ok(Some(Self { quota, used }))
     }
+}
+
+/// A limit, and how much of it is used.
+pub(crate) struct Capped {
+    /// As in the quota.
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) words: &'static str,
+    pub(crate) soft: Option<u64>,
+    pub(crate) hard: Option<u64>,
+    pub(crate) used: u64,
 }
 
 /// What was used.
@@ -71,6 +82,26 @@ impl Counted {
             all.bytes = tx.in_use(project, instance).await?;
         }
         Ok(all)
+    }
+
+    /// Each of these limits, and how much of it is used.
+    pub(crate) fn against(&self, caps: &Caps) -> [Capped; 4] {
+        let bytes = |name, words, limit: Option<SizeLimit>, used| {
+            let (soft, hard) = limit.map_or((None, None), |limit| (limit.soft, limit.hard));
+            Capped { name, words, soft, hard, used }
+        };
+        let count = |name, limit: Option<CountLimit>, began: &[Timestamp]| {
+            let (soft, hard) = limit.map_or((None, None), |limit| (limit.soft, limit.hard));
+            let (soft, hard) = (soft.map(u64::from), hard.map(u64::from));
+            Capped { name, words: name, soft, hard, used: began.len() as u64 }
+        };
+        let InUse { stored_bytes, front_end_bytes, .. } = self.bytes;
+        [
+            bytes("stored_bytes", "stored bytes", caps.stored_bytes, stored_bytes),
+            bytes("front_end_bytes", "protected bytes", caps.front_end_bytes, front_end_bytes),
+            count("backups", caps.backups, &self.backups),
+            count("restores", caps.restores, &self.restores),
+        ]
     }
 
     fn used(&self) -> Used<'_> {

@@ -14,6 +14,8 @@ const LINE: u64 = 2048;
 const LINES: usize = 100;
 /// Bytes of a line of Base64: RFC 2045 says 76 digits.
 const CHUNK: usize = 57;
+/// Bytes of a word of a header: RFC 2047 says 75 letters with what surrounds it.
+const WORD: usize = 45;
 
 /// Something that bytes go through in both directions.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -129,15 +131,22 @@ pub(super) async fn send(
     Ok(())
 }
 
+/// A text as words of a header (RFC 2047): each of whole characters, and 75 letters at most.
+fn encoded_words(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for letter in text.chars() {
+        match parts.last_mut() {
+            Some(part) if part.len() + letter.len_utf8() <= WORD => part.push(letter),
+            _ => parts.push(letter.into()),
+        }
+    }
+    parts.iter().map(|part| format!("=?UTF-8?B?{}?=", BASE64.encode(part.as_bytes()))).collect()
+}
+
 /// A letter with headers. Everything that people or tasks wrote is in Base64, so no line of it can
 /// be a header, or the end.
 fn letter(server: &str, from: &str, to: &[String], message: &Message, now: u64) -> String {
-    let subject = BASE64.encode(format!("Sluice: {}", message.subject()).as_bytes());
-    let words: Vec<String> = subject
-        .as_bytes()
-        .chunks(60)
-        .map(|part| format!("=?UTF-8?B?{}?=", String::from_utf8_lossy(part)))
-        .collect();
+    let words = encoded_words(&format!("Sluice: {}", message.subject()));
     let date = crate::queue::moment(now).strftime("%a, %d %b %Y %H:%M:%S +0000");
     let body = message.text(server);
     let lines: Vec<String> =
@@ -160,6 +169,20 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn words_of_a_header_are_whole_characters_and_short() {
+        for text in ["", "a", &"x".repeat(45), &"é".repeat(200), &"a€😀".repeat(30)] {
+            let mut back = String::new();
+            for word in encoded_words(text) {
+                assert!(word.len() <= 75, "{word}");
+                let inside = word.strip_prefix("=?UTF-8?B?").unwrap().strip_suffix("?=").unwrap();
+                let bytes = BASE64.decode(inside.as_bytes()).unwrap();
+                back.push_str(std::str::from_utf8(&bytes).unwrap());
+            }
+            assert_eq!(back, text);
+        }
+    }
 
     /// A mail server that takes one letter and returns all that it was told.
     async fn receiver(refuses: &'static str) -> (String, tokio::task::JoinHandle<Vec<String>>) {

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
 use crate::problem::Result;
-use crate::quota::{self, Counted};
+use crate::quota::{self, Capped, Counted};
 use crate::self_backup::SelfBackupState;
 
 /// Transactions may end later than the time that they note, in milliseconds.
@@ -157,30 +157,9 @@ async fn quotas(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> 
             let Some(quota) = quota::of(tx, project.id).await? else { continue };
             let caps = quota.project;
             let used = Counted::load(tx, &caps, project.id, None, now).await?;
-            let soft = [
-                (
-                    "stored bytes",
-                    caps.stored_bytes.and_then(|limit| limit.soft),
-                    used.bytes.stored_bytes,
-                ),
-                (
-                    "protected bytes",
-                    caps.front_end_bytes.and_then(|limit| limit.soft),
-                    used.bytes.front_end_bytes,
-                ),
-                (
-                    "backups",
-                    caps.backups.and_then(|limit| limit.soft).map(u64::from),
-                    used.backups.len() as u64,
-                ),
-                (
-                    "restores",
-                    caps.restores.and_then(|limit| limit.soft).map(u64::from),
-                    used.restores.len() as u64,
-                ),
-            ];
-            for (what, soft, used) in soft {
-                let Some(soft) = soft.filter(|soft| used > *soft) else { continue };
+            for limit in used.against(&caps) {
+                let Capped { words: what, used, .. } = limit;
+                let Some(soft) = limit.soft.filter(|soft| used > *soft) else { continue };
                 all.push(Occurrence {
                     event: Event::QuotaSoft,
                     at_ms: now,
