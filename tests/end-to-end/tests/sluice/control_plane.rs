@@ -64,6 +64,11 @@ impl Place {
         Self { folder, state, port }
     }
 
+    /// What is `HOME` to all that runs here.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -105,6 +110,15 @@ impl Place {
         let tasks = self.ok(&["task", "list", "--state", "succeeded"]).json();
         let items = tasks["items"].as_array().unwrap().clone();
         items.into_iter().filter(|task| task["kind"] == kind).collect()
+    }
+
+    /// Whether no task is left to do.
+    pub fn is_idle(&self) -> bool {
+        let none = |state| {
+            let tasks = self.ok(&["task", "list", "--state", state]).json();
+            tasks["items"].as_array().unwrap().is_empty()
+        };
+        none("queued") && none("running")
     }
 
     /// A command on the repository itself, with no server.
@@ -193,11 +207,7 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
 
     // Nothing was lost: what the server called done is in the repository, or was pruned.
     place.ok(&["policy", "remove", "shop/often"]);
-    wait_until("nothing runs", || {
-        let waiting = |state| place.ok(&["task", "list", "--state", state]).json();
-        let none = |list: Value| list["items"].as_array().unwrap().is_empty();
-        none(waiting("queued")) && none(waiting("running"))
-    });
+    wait_until("nothing runs", || place.is_idle());
     let listed = place.repository(&["list", "shop.web"]).json();
     assert!(!listed["points"].as_array().unwrap().is_empty(), "{listed}");
     let out = place.path("out.raw");

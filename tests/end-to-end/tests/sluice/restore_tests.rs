@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::control_plane::{Place, Up};
+use crate::control_plane::{Place, Up, text};
 use crate::support::repo::Repo;
 use crate::support::run::wait_until;
 
@@ -39,11 +39,18 @@ pub fn has_qemu() -> bool {
     there
 }
 
-fn guests() -> usize {
-    let text = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
-    let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(text);
-    let own = "sluice-boot-test\0-no-user-config";
-    all.filter(|line| String::from_utf8_lossy(line).contains(own)).count()
+/// The guests that nodes of this place run. Other tests run some at the same time: these are
+/// told by the home folder that they were given.
+fn guests(place: &Place) -> usize {
+    let own = format!("HOME={}\0", text(place.folder()));
+    let is_own = |process: &Path| -> Option<bool> {
+        let words = std::fs::read(process.join("cmdline")).ok()?;
+        let environment = std::fs::read(process.join("environ")).ok()?;
+        let says = |bytes: &[u8], what: &str| String::from_utf8_lossy(bytes).contains(what);
+        Some(says(&words, "sluice-boot-test\0-no-user-config") && says(&environment, &own))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| is_own(&entry.path()) == Some(true)).count()
 }
 
 #[test]
@@ -122,17 +129,18 @@ fn policies_test_restore_points_and_no_guest_outlives_its_node() {
     // One that would wait for long, when the machine dies.
     let boot = json!({"checks": [{"kind": "console", "pattern": "never"}], "timeout_seconds": 600});
     let boot = place.write("boot.json", &boot.to_string());
-    let before = guests();
+    wait_until("the policy's tests are over", || place.is_idle());
+    assert_eq!(guests(&place), 0);
     let run = ["restore-test", "run", "shop/web", "--no-wait", "--spec", boot.to_str().unwrap()];
     let test = place.ok(&run).json();
-    wait_until("the guest runs", || guests() > before);
+    wait_until("the guest runs", || guests(&place) > 0);
     up.kill();
-    wait_until("nothing is left of it", || guests() <= before);
+    wait_until("nothing is left of it", || guests(&place) == 0);
     let _up = Up::start(&place);
     // It is tried once more, and somebody has enough of it.
-    wait_until("it runs again", || guests() > before);
+    wait_until("it runs again", || guests(&place) > 0);
     place.ok(&["task", "cancel", test["task"].as_str().unwrap()]);
     let show = || place.ok(&["restore-test", "show", test["id"].as_str().unwrap()]).json();
     wait_until("it is cancelled", || show()["state"] == "cancelled");
-    wait_until("nothing is left of it", || guests() <= before);
+    wait_until("nothing is left of it", || guests(&place) == 0);
 }
