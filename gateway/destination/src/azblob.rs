@@ -28,7 +28,7 @@ use http_body_util::Full;
 
 use crate::key::below;
 use crate::url::Scheme;
-use crate::web::{Answer, Http, escape, is_of_nothing, md5};
+use crate::web::{Answer, Ask, Http, escape, is_of_nothing, md5};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result, range,
 };
@@ -65,34 +65,6 @@ pub struct AzblobDestination {
 impl fmt::Debug for AzblobDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AzblobDestination").field("location", &self.location()).finish()
-    }
-}
-
-/// A request below the account's URL.
-struct Ask {
-    method: Method,
-    /// Begins with a slash; escaped.
-    path: String,
-    /// Parameters, not escaped.
-    query: Vec<(&'static str, String)>,
-    /// Names in lower case.
-    headers: Vec<(&'static str, String)>,
-    body: Bytes,
-}
-
-impl Ask {
-    fn new(method: Method, path: String) -> Self {
-        Self { method, path, query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
-    }
-
-    fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    fn parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((name, value.into()));
-        self
     }
 }
 

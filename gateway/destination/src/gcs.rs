@@ -26,7 +26,7 @@ use http_body_util::Full;
 
 use crate::key::below;
 use crate::url::Scheme;
-use crate::web::{Answer, Http, escape, is_of_nothing};
+use crate::web::{Answer, Ask, Http, escape, is_of_nothing};
 use crate::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, ListPage, ObjectMeta, Result, range,
 };
@@ -59,38 +59,6 @@ pub struct GcsDestination {
 impl fmt::Debug for GcsDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GcsDestination").field("location", &self.location()).finish()
-    }
-}
-
-/// A request below the endpoint.
-struct Ask {
-    method: Method,
-    /// Begins with a slash; escaped.
-    path: String,
-    /// Parameters, not escaped.
-    query: Vec<(&'static str, String)>,
-    headers: Vec<(&'static str, String)>,
-    body: Bytes,
-}
-
-impl Ask {
-    fn new(method: Method, path: String) -> Self {
-        Self { method, path, query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
-    }
-
-    fn parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((name, value.into()));
-        self
-    }
-
-    /// Path and parameters.
-    fn target(&self) -> String {
-        let mut target = self.path.clone();
-        for (at, (name, value)) in self.query.iter().enumerate() {
-            let mark = if at == 0 { '?' } else { '&' };
-            target.push_str(&format!("{mark}{name}={}", escape(value)));
-        }
-        target
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the destinations that speak HTTP share.
 
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+mod ask;
 mod http;
 mod settings;
 
+#[cfg(any(feature = "azblob", feature = "gcs"))]
+pub(crate) use ask::Ask;
 pub(crate) use http::{Answer, Http};
 pub(crate) use settings::{Secret, Settings, check_http};
 

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use http::Method;
 use parking_lot::Mutex;
 
+use super::AzblobDestination;
 use super::answer::check;
 use super::wire::{Listing, parse_listing};
-use super::{Ask, AzblobDestination};
 use crate::key::may_start_key;
+use crate::web::Ask;
 use crate::{DestinationError, Key, ListPage, Result, page_limit};
 
 /// Ends of pages that are remembered: of that many listings at a time, which are few.

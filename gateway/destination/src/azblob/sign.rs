@@ -6,8 +6,9 @@ use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use jiff::Timestamp;
 
+use super::VERSION;
 use super::config::{AzblobConfig, Permission};
-use super::{Ask, VERSION};
+use crate::web::Ask;
 use crate::web::escape;
 
 /// What a request has besides what was asked for.

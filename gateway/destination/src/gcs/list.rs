@@ -2,10 +2,11 @@
 
 use http::Method;
 
+use super::GcsDestination;
 use super::answer::{check, no_bucket};
 use super::wire::{Listing, parse_listing};
-use super::{Ask, GcsDestination};
 use crate::key::may_start_key;
+use crate::web::Ask;
 use crate::{DestinationError, Key, ListPage, MAX_PAGE, Result, page_limit};
 
 /// What is asked for besides a page: the key to begin after, and one object more that shows

@@ -1,5 +1,7 @@
 //! The Azure destination against Azurite, directly and through a proxy that breaks things.
 
+#[path = "../support/common.rs"]
+mod common;
 mod lab;
 #[path = "../support/proxy.rs"]
 mod proxy;
@@ -10,37 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::{IMPATIENT, QUICK, key, large};
 use lab::{CONTAINER, Lab};
 use proxy::{Fault, Proxy};
 use sluice_destination::azblob::{AzblobConfig, AzblobDestination};
 use sluice_destination::url::{OpenOptions, open};
-use sluice_destination::wrap::{Retry, RetryPolicy};
+use sluice_destination::wrap::Retry;
 use sluice_destination::{
-    ByteRange, Destination, ErrorKind, Key, Timeouts, conformance, list_after, list_all, probe,
+    ByteRange, Destination, ErrorKind, conformance, list_after, list_all, probe,
 };
-
-/// For requests that never end: they fail soon. Others could fail on a busy machine.
-const IMPATIENT: Timeouts = Timeouts {
-    connect: Duration::from_secs(5),
-    answer: Duration::from_secs(2),
-    stall: Duration::from_secs(1),
-    rate: 1 << 20,
-};
-
-const QUICK: RetryPolicy = RetryPolicy {
-    attempts: 4,
-    base: Duration::from_millis(5),
-    cap: Duration::from_millis(20),
-    total: Duration::from_secs(60),
-};
-
-fn key(text: &str) -> Key {
-    Key::new(text).unwrap()
-}
-
-fn large() -> Bytes {
-    (0..3_000_000u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 11) as u8).collect()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn azure_keeps_the_contract() {

@@ -1,5 +1,7 @@
 //! The S3 destination against a real server, directly and through a proxy that breaks things.
 
+#[path = "../support/common.rs"]
+mod common;
 mod deletes;
 #[path = "../support/lab.rs"]
 mod lab;
@@ -13,30 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lab::{IMPATIENT, Lab};
+use common::{IMPATIENT, QUICK, key, large};
+use lab::Lab;
 use proxy::{Fault, Proxy};
 use sluice_destination::s3::{S3Config, S3Destination};
 use sluice_destination::url::{OpenOptions, open};
-use sluice_destination::wrap::{Retry, RetryPolicy};
+use sluice_destination::wrap::Retry;
 use sluice_destination::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, conformance, list_all, probe,
 };
-
-const QUICK: RetryPolicy = RetryPolicy {
-    attempts: 4,
-    base: Duration::from_millis(5),
-    cap: Duration::from_millis(20),
-    total: Duration::from_secs(60),
-};
-
-fn key(text: &str) -> Key {
-    Key::new(text).unwrap()
-}
-
-/// Larger than any buffer on its way.
-fn large() -> Bytes {
-    (0..3_000_000u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 11) as u8).collect()
-}
 
 /// A lab, a proxy before its server, and a bare destination through it.
 async fn through_proxy() -> (Lab, Proxy, Arc<dyn Destination>) {

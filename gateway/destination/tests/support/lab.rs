@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use sluice_destination::s3::{S3Config, S3Destination};
@@ -16,14 +15,6 @@ use sluice_destination::{Destination, Timeouts, list_all};
 use tempfile::TempDir;
 
 use crate::start::start;
-
-/// For requests that never end: they fail soon. Others could fail on a busy machine.
-pub const IMPATIENT: Timeouts = Timeouts {
-    connect: Duration::from_secs(5),
-    answer: Duration::from_secs(2),
-    stall: Duration::from_secs(1),
-    rate: 1 << 20,
-};
 
 /// A bucket, a prefix of its own in it, and a file with the keys.
 pub struct Lab {

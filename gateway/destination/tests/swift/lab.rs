@@ -6,21 +6,12 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_destination::swift::{SwiftConfig, SwiftDestination};
-use sluice_destination::{Destination, Timeouts, list_all};
+use sluice_destination::{Destination, list_all};
 use tempfile::TempDir;
 
 use crate::start::start;
-
-/// For requests that never end: they fail soon. Others could fail on a busy machine.
-pub const IMPATIENT: Timeouts = Timeouts {
-    connect: Duration::from_secs(5),
-    answer: Duration::from_secs(2),
-    stall: Duration::from_secs(1),
-    rate: 1 << 20,
-};
 
 /// The container of all tests.
 const CONTAINER: &str = "sluice-test";

@@ -1,6 +1,8 @@
 //! The Swift destination against a real OpenStack Swift, directly and through a proxy that breaks
 //! things.
 
+#[path = "../support/common.rs"]
+mod common;
 mod lab;
 #[path = "../support/proxy.rs"]
 mod proxy;
@@ -12,20 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lab::{IMPATIENT, Lab, Way};
+use common::{IMPATIENT, QUICK, key, large};
+use lab::{Lab, Way};
 use proxy::{Fault, Proxy};
 use sluice_destination::swift::{SwiftConfig, SwiftDestination};
 use sluice_destination::url::{OpenOptions, open};
 use sluice_destination::wrap::{Retry, RetryPolicy};
 use sluice_destination::{
     ByteRange, Destination, DestinationError, ErrorKind, Key, conformance, list_all, probe,
-};
-
-const QUICK: RetryPolicy = RetryPolicy {
-    attempts: 4,
-    base: Duration::from_millis(5),
-    cap: Duration::from_millis(20),
-    total: Duration::from_secs(60),
 };
 
 /// For a server that has more to do than it can: it says 503, as any server of that kind may, and
@@ -37,17 +33,8 @@ const PATIENT: RetryPolicy = RetryPolicy {
     total: Duration::from_secs(60),
 };
 
-fn key(text: &str) -> Key {
-    Key::new(text).unwrap()
-}
-
 fn keys(count: usize) -> Vec<Key> {
     (0..count).map(|at| key(&format!("many/{at:04}"))).collect()
-}
-
-/// Larger than any buffer on its way.
-fn large() -> Bytes {
-    (0..3_000_000u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 11) as u8).collect()
 }
 
 fn chain(error: &DestinationError) -> String {
