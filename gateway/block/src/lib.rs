@@ -24,6 +24,7 @@ mod extent;
 mod filter;
 mod measured;
 mod memory;
+mod pool;
 
 pub mod conformance;
 
@@ -36,6 +37,7 @@ pub use extent::{Extent, ExtentKind, ExtentList, coalesce};
 pub use filter::{FaultyRead, Offset};
 pub use measured::{Counters, Counts, DeviceCounters, LATENCY_BOUNDS, Measured};
 pub use memory::MemoryDisk;
+pub use pool::{Pool, PoolBuffer};
 
 /// The largest number of extents one [`BlockRead::extents`] call returns.
 pub const MAX_EXTENTS: usize = 4096;

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use sluice_block::PoolBuffer;
 use sluice_scsi::{
     Command, PersistentOut, Power, Range, Sense, Status, capacity_10, capacity_16, cut, inquiry,
     mode_select, mode_sense, out_parameters, report_luns, report_opcodes, task_functions,
@@ -12,7 +13,6 @@ use sluice_scsi::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::buffer::Buffer;
 use crate::medium::{Medium, fits};
 use crate::reservation::{Port, Refusal};
 use crate::unit::{BLOCK, MOST_BLOCKS, MOST_COMPARE, MOST_SAME, Unit};
@@ -39,7 +39,7 @@ impl From<Sense> for Failure {
 pub(crate) enum Data {
     None,
     Bytes(Vec<u8>),
-    Blocks(Buffer),
+    Blocks(PoolBuffer),
 }
 
 impl Data {
@@ -67,7 +67,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Work {
     pub(crate) cdb: [u8; 16],
     /// What the initiator sent: no more than the command takes.
-    pub(crate) data: Option<Buffer>,
+    pub(crate) data: Option<PoolBuffer>,
     /// Bytes that the initiator announced to send.
     pub(crate) announced: u32,
     /// Bytes the initiator has room for.

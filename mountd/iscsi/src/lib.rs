@@ -28,7 +28,6 @@
 //!   there is memory for it.
 //! * No lock is held across an await but a unit's order, which commands take after their memory.
 
-mod buffer;
 mod chap;
 mod config;
 mod conversation;

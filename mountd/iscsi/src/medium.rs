@@ -1,10 +1,9 @@
 //! Commands that read and write the blocks of a disk.
 
-use sluice_block::ExtentKind;
+use sluice_block::{ExtentKind, PoolBuffer};
 use sluice_scsi::{ByteCheck, LbaStatus, Range, Sense, lba_status, unmap_ranges};
 use tokio_util::sync::CancellationToken;
 
-use crate::buffer::Buffer;
 use crate::execute::Failure;
 use crate::unit::{BLOCK, MOST_RANGES, MOST_UNMAP, Unit};
 
@@ -29,7 +28,7 @@ fn bytes(range: Range) -> (u64, u64) {
 
 impl Medium<'_> {
     /// Reads the first `length` bytes of a range. Ends at once when the command is ended.
-    pub(crate) async fn read(&self, range: Range, length: usize) -> Result<Buffer, Failure> {
+    pub(crate) async fn read(&self, range: Range, length: usize) -> Result<PoolBuffer, Failure> {
         let mut buffer = self.unit.pool.take(length);
         self.fill(bytes(range).0, &mut buffer).await?;
         Ok(buffer)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_block::Pool;
 use sluice_door::Ticket;
 use sluice_iscsi_wire::{
     AsyncEvent, DataOut, HEADER, LogoutReason, LogoutRequest, NO_TAG, NopOut, Parameters,
@@ -23,7 +24,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::buffer::Pool;
 use crate::config::Limits;
 use crate::conversation::Conversation;
 use crate::execute::{GRAIN, Place, Work};
@@ -34,7 +34,7 @@ use crate::outgoing::{Outgoing, write};
 use crate::perform::{Answer, perform, refused};
 use crate::target::{Session, Shared};
 use crate::transfer::{Next, Transfer};
-use crate::unit::{BLOCK, MOST_BLOCKS, Unit};
+use crate::unit::{self, BLOCK, MOST_BLOCKS, Unit};
 use crate::window::{Arrivals, Slot, Window, places};
 
 /// Bytes of data that one command may take.
@@ -116,7 +116,7 @@ where
         reads: Arc::new(Semaphore::new(bytes_total as usize)),
         writes: Arc::new(Semaphore::new(bytes_total as usize)),
         bytes_total,
-        nowhere: Arc::default(),
+        nowhere: Arc::new(unit::pool()),
         transfers: HashMap::new(),
         waiting: VecDeque::new(),
         next_transfer: 0,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use sluice_block::PoolBuffer;
 use sluice_iscsi_wire::{DataOut, NO_TAG, Parameters, ReadyToTransfer, ScsiCommand};
 use sluice_scsi::Sense;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::buffer::Buffer;
 use crate::task::Task;
 use crate::window::Slot;
 
@@ -15,7 +15,7 @@ pub(crate) struct Transfer {
     pub(crate) task: Arc<Task>,
     pub(crate) command: ScsiCommand,
     /// As long as the data that the command takes.
-    pub(crate) buffer: Buffer,
+    pub(crate) buffer: PoolBuffer,
     pub(crate) slot: Slot,
     /// Memory for what the initiator is asked for.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
@@ -53,7 +53,7 @@ impl Transfer {
     pub(crate) fn new(
         task: Arc<Task>,
         command: ScsiCommand,
-        buffer: Buffer,
+        buffer: PoolBuffer,
         slot: Slot,
         immediate: usize,
         parameters: &Parameters,
@@ -118,8 +118,8 @@ impl Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Pool;
     use crate::window::{Arrivals, Window};
+    use sluice_block::Pool;
     use sluice_iscsi_wire::{Serial, TaskAttribute};
 
     fn transfer(needed: usize, length: u32, last: bool, immediate: usize) -> Transfer {
@@ -137,7 +137,7 @@ mod tests {
             cdb: [0; 16],
         };
         let slot = Arrivals::new(&Window::new(Serial(0), 1)).take(Serial(0)).unwrap();
-        let buffer = Arc::new(Pool::default()).take(needed);
+        let buffer = Arc::new(Pool::new(needed, needed)).take(needed);
         let parameters = Parameters { first_burst: 1024, ..Parameters::default() };
         Transfer::new(Task::new(5, 0), command, buffer, slot, immediate, &parameters)
     }

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind};
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Pool};
 use sluice_scsi::{Limits, ModeState, Names, Sense};
 use tokio::sync::RwLock;
 
-use crate::buffer::Pool;
 use crate::config::{Device, Lun};
 use crate::reservation::{Port, Reservations};
 
@@ -25,6 +24,16 @@ pub(crate) const MOST_RANGES: u32 = 256;
 pub(crate) const MOST_COMPARE: u8 = 255;
 /// Notices that wait for one initiator; the oldest goes when there are more.
 const MOST_NOTICES: usize = 8;
+
+/// Bytes of the longest buffer that is kept for reuse: both halves of the longest transfer.
+const LONGEST: usize = 2 * (MOST_BLOCKS * BLOCK) as usize;
+/// Bytes kept for reuse: what a session may have under way.
+const KEPT: usize = 32 << 20;
+
+/// Buffers for the data of one unit's commands.
+pub(crate) fn pool() -> Pool {
+    Pool::new(LONGEST, KEPT)
+}
 
 /// A logical unit.
 pub(crate) struct Unit {
@@ -63,7 +72,7 @@ impl Unit {
             device: lun.device,
             names,
             physical: lun.physical,
-            pool: Arc::default(),
+            pool: Arc::new(pool()),
             order: RwLock::default(),
             state: Mutex::default(),
         }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
-use sluice_block::{BlockError, ErrorKind};
+use sluice_block::{BlockError, ErrorKind, PoolBuffer};
 use sluice_nbd_wire::{
     Chunk, Command, CommandFlags, Errno, Framing, Request, StatusFilter, limits,
 };
 
-use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::export::Open;
 use crate::read::{read, read_at_hand};
@@ -50,7 +49,7 @@ pub(crate) enum Payload {
     /// Nothing, or what was not wanted.
     None,
     /// The content of a write.
-    Content(Buffer),
+    Content(PoolBuffer),
     /// What a block status request is about.
     Filter(StatusFilter),
     /// Nonsense, and what is wrong with it.

@@ -2,17 +2,19 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Result};
+use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Pool, Result};
 use sluice_nbd_wire::{BlockSizes, limits};
 use tokio::sync::Mutex;
 
 use crate::ServeError;
-use crate::buffer::Pool;
 use crate::context::ChangeMaps;
 use crate::device::{Changes, Device, OpenDevice, Opened};
 
 /// What clients are told of requests unless the export says otherwise.
 const SIZES: BlockSizes = BlockSizes { minimum: 1, preferred: 4096, maximum: limits::PAYLOAD };
+
+/// Bytes kept for reuse per export: one full pipeline of a connection.
+const KEPT: usize = 32 << 20;
 
 /// A device under the name by which clients ask for it.
 #[derive(Clone)]
@@ -145,7 +147,8 @@ impl Open {
 
 impl Served {
     fn new(export: Export) -> Self {
-        Self { export, pool: Arc::default(), open: Mutex::default() }
+        let pool = Arc::new(Pool::new(limits::PAYLOAD as usize, KEPT));
+        Self { export, pool, open: Mutex::default() }
     }
 
     /// The open export: the one that other sessions hold, or opened now.

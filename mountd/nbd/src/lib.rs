@@ -31,7 +31,6 @@
 //! * What was written is flushed at the latest when its client has gone.
 //! * Nothing on the wire makes the server allocate before it was checked against a limit.
 
-mod buffer;
 mod command;
 mod context;
 mod device;

@@ -1,10 +1,9 @@
 //! Requests for content.
 
 use futures::future::try_join_all;
-use sluice_block::{BlockError, BlockRead};
+use sluice_block::{BlockError, BlockRead, PoolBuffer};
 use sluice_nbd_wire::{Chunk, CommandFlags, Framing, Request};
 
-use crate::buffer::Buffer;
 use crate::command::Agreement;
 use crate::reply::{Reply, ReplyBuilder};
 use crate::sparse::{Run, runs};
@@ -23,7 +22,7 @@ pub(crate) fn read_at_hand(agreement: &Agreement, request: &Request) -> Option<R
 }
 
 /// A reply with the whole content in one piece.
-fn whole(agreement: &Agreement, request: &Request, content: Buffer) -> Reply {
+fn whole(agreement: &Agreement, request: &Request, content: PoolBuffer) -> Reply {
     let mut builder = ReplyBuilder::new(agreement.framing, request);
     if agreement.framing == Framing::Simple {
         return builder.content(content);

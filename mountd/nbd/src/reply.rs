@@ -4,12 +4,12 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use sluice_block::PoolBuffer;
 use sluice_nbd_wire::{Chunk, ChunkHeader, Errno, Framing, ReplyFlags, Request, SimpleReply};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use crate::buffer::Buffer;
 use crate::limits::Limits;
 
 /// Replies gathered into one system call.
@@ -25,7 +25,7 @@ pub(crate) struct Permits {
 /// A finished reply: headers, interleaved with content that is not copied.
 pub(crate) struct Reply {
     heads: BytesMut,
-    content: Option<Buffer>,
+    content: Option<PoolBuffer>,
     /// Lengths of alternating slices of `heads` and `content`, in order.
     parts: Vec<(usize, usize)>,
 }
@@ -64,7 +64,7 @@ impl ReplyBuilder {
     }
 
     /// The whole content of a read as a simple reply.
-    pub(crate) fn content(mut self, content: Buffer) -> Reply {
+    pub(crate) fn content(mut self, content: PoolBuffer) -> Reply {
         let length = content.len();
         self.reply.content = Some(content);
         self.simple(None, length)
@@ -88,7 +88,7 @@ impl ReplyBuilder {
     }
 
     /// The chunks so far, with the content that [`data`](Self::data) spoke of.
-    pub(crate) fn finish(mut self, content: Option<Buffer>) -> Reply {
+    pub(crate) fn finish(mut self, content: Option<PoolBuffer>) -> Reply {
         self.reply.content = content;
         self.reply
     }

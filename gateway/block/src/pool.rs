@@ -1,4 +1,4 @@
-//! Reusable buffers for the data of commands.
+//! Reusable buffers for the data of a device's commands.
 //!
 //! A fresh buffer costs a page fault or a memset per page, which for large transfers is as dear as
 //! the copy itself; a reused one costs nothing, because it is overwritten anyway.
@@ -8,30 +8,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The smallest buffer, as a power of two: one page.
 const SMALLEST: u32 = 12;
-/// The largest buffer that is kept, as a power of two: both halves of the longest transfer.
-const LARGEST: u32 = 24;
-/// Bytes kept for reuse per logical unit: what a session may have under way.
-const KEPT_BYTES: usize = 32 << 20;
 
 /// Buffers waiting to be reused, by power of two.
 ///
-/// A pool belongs to one logical unit, so that no bytes wander between units even if a device broke
+/// A pool belongs to one device, so that no bytes wander between devices even if one of them broke
 /// its promise to fill what it is given.
-#[derive(Default)]
-pub(crate) struct Pool {
+#[derive(Debug)]
+pub struct Pool {
+    /// The largest buffer that is kept, as a power of two.
+    largest: u32,
+    kept: usize,
     shelves: Mutex<Shelves>,
 }
 
-#[derive(Default)]
+#[derive(Debug)]
 struct Shelves {
-    by_class: [Vec<Box<[u8]>>; (LARGEST - SMALLEST + 1) as usize],
+    by_class: Vec<Vec<Box<[u8]>>>,
     bytes: usize,
 }
 
 impl Pool {
+    /// Keeps buffers of up to `longest` bytes each (rounded up to a power of two), and `kept` bytes
+    /// altogether; what is on loan is not counted.
+    #[must_use]
+    pub fn new(longest: usize, kept: usize) -> Self {
+        let largest = power_of(longest).unwrap_or(SMALLEST);
+        let by_class = (SMALLEST..=largest).map(|_| Vec::new()).collect();
+        Self { largest, kept, shelves: Mutex::new(Shelves { by_class, bytes: 0 }) }
+    }
+
     /// A buffer of `length` bytes, whose content is left over from earlier use.
-    pub(crate) fn take(self: &Arc<Self>, length: usize) -> Buffer {
-        let class = class_of(length);
+    #[must_use]
+    pub fn take(self: &Arc<Self>, length: usize) -> PoolBuffer {
+        let class = self.class_of(length);
         let kept = class.and_then(|class| {
             let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
             let found = shelves.by_class[class].pop();
@@ -42,40 +51,46 @@ impl Pool {
             let size = class.map_or(length, |class| 1 << (class as u32 + SMALLEST));
             vec![0; size].into_boxed_slice()
         });
-        Buffer { bytes, length, pool: Arc::clone(self) }
+        PoolBuffer { bytes, length, pool: Arc::clone(self) }
     }
 
     fn put_back(&self, bytes: Box<[u8]>) {
-        let Some(class) = class_of(bytes.len()) else { return };
+        let Some(class) = self.class_of(bytes.len()) else { return };
         let mut shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
-        if shelves.bytes + bytes.len() <= KEPT_BYTES {
+        if shelves.bytes + bytes.len() <= self.kept {
             shelves.bytes += bytes.len();
             shelves.by_class[class].push(bytes);
         }
     }
+
+    /// The shelf for buffers that hold `length` bytes; `None` beyond the largest.
+    fn class_of(&self, length: usize) -> Option<usize> {
+        let power = power_of(length)?;
+        (power <= self.largest).then_some((power - SMALLEST) as usize)
+    }
 }
 
-/// The shelf for buffers that hold `length` bytes; `None` beyond the largest.
-fn class_of(length: usize) -> Option<usize> {
-    let power = length.checked_next_power_of_two()?.trailing_zeros().max(SMALLEST);
-    (power <= LARGEST).then_some((power - SMALLEST) as usize)
+/// The power of two that holds `length` bytes, a page at the least.
+fn power_of(length: usize) -> Option<u32> {
+    Some(length.checked_next_power_of_two()?.trailing_zeros().max(SMALLEST))
 }
 
 /// Bytes on loan from a [`Pool`], to which they return when dropped.
-pub(crate) struct Buffer {
+#[derive(Debug)]
+pub struct PoolBuffer {
     bytes: Box<[u8]>,
     length: usize,
     pool: Arc<Pool>,
 }
 
-impl Buffer {
+impl PoolBuffer {
     /// Leaves the first `length` bytes.
-    pub(crate) fn truncate(&mut self, length: usize) {
+    pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 }
 
-impl Deref for Buffer {
+impl Deref for PoolBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -83,13 +98,13 @@ impl Deref for Buffer {
     }
 }
 
-impl DerefMut for Buffer {
+impl DerefMut for PoolBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.length]
     }
 }
 
-impl Drop for Buffer {
+impl Drop for PoolBuffer {
     fn drop(&mut self) {
         self.pool.put_back(std::mem::take(&mut self.bytes));
     }
@@ -101,8 +116,8 @@ mod tests {
 
     #[test]
     fn buffers_have_the_asked_length_and_are_reused() {
-        let pool = Arc::new(Pool::default());
-        for length in [0, 1, 4096, 4097, 100_000, 16 << 20, (16 << 20) + 1] {
+        let pool = Arc::new(Pool::new(16 << 20, 32 << 20));
+        for length in [0, 1, 4096, 4097, 100_000, 16 << 20, (16 << 20) + 1, 64 << 20] {
             assert_eq!(pool.take(length).len(), length);
         }
         pool.take(5000)[4999] = 7;
@@ -114,11 +129,13 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let pool = Arc::new(Pool::default());
-        let many: Vec<Buffer> = (0..100).map(|_| pool.take(1 << 20)).collect();
+        let pool = Arc::new(Pool::new(16 << 20, 32 << 20));
+        drop(pool.take(17 << 20));
+        assert_eq!(pool.shelves.lock().unwrap().bytes, 0, "longer than any that is kept");
+        let many: Vec<PoolBuffer> = (0..100).map(|_| pool.take(1 << 20)).collect();
         drop(many);
         let shelves = pool.shelves.lock().unwrap();
-        assert_eq!(shelves.bytes, KEPT_BYTES);
+        assert_eq!(shelves.bytes, 32 << 20);
         let kept: usize = shelves.by_class.iter().flatten().map(|bytes| bytes.len()).sum();
         assert_eq!(kept, shelves.bytes);
     }
