@@ -20,11 +20,17 @@ pub struct Up {
 
 impl Up {
     pub fn start(place: &Place) -> Self {
+        Self::start_in(place, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_in(place: &Place, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary::path())
             .args(["up", "--json", "--lease", "3s", "--state"])
             .arg(&place.state)
             .args(["--listen", &format!("127.0.0.1:{}", place.port)])
             .env("HOME", place.folder.path())
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -122,7 +128,7 @@ impl Place {
     }
 
     /// A command on the repository itself, with no server.
-    fn repository(&self, words: &[&str]) -> Ran {
+    pub fn repository(&self, words: &[&str]) -> Ran {
         Cmd::new(binary::path())
             .env("HOME", self.folder.path())
             .env("SLUICE_REPO", self.state.join("repository"))

@@ -2,6 +2,7 @@
 
 mod access;
 mod arbiter;
+mod clocks;
 mod collect;
 mod control_plane;
 mod crash;
