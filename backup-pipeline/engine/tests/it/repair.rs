@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sluice_destination::filesystem::FilesystemDestination;
-use sluice_destination::wrap::{Effect, Fault, Rule};
+use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
 use sluice_destination::{ByteRange, Destination, Key, list_all};
 use sluice_repository::collect::{CollectOptions, CollectProgress};
 use sluice_repository::doctor::repair::{Outcome, RepairOptions};
@@ -80,7 +80,7 @@ impl Place {
     /// A collection that condemned packs, and died right after.
     async fn condemned(&self) -> String {
         let fault = Fault::new(self.destination.clone());
-        fault.inject(Rule::new(Effect::Die).below("s/").skip(1));
+        fault.inject(Rule::new(Effect::Die).on(&[Operation::List]).below("s/").skip(1));
         let faulty: Arc<dyn Destination> = fault;
         let opened = Repository::open(faulty, Clock::system(), passphrase(), settings(None));
         let dying = opened.await.unwrap();
