@@ -197,7 +197,6 @@ pub const DAMAGED_SESSIONS: World = World {
     packs: 0b0011,
     points: &[GONE, HALF],
     backups: &[Backup { chain: 0, inherits: 0b0001, work: &[Work::Dedup(2)], after: None }],
-    collectors: 2,
     prunable: 0b010,
     mortal: 0b1,
     rots: 0b1,

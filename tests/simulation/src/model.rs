@@ -127,8 +127,9 @@ fn pinned_is_readable(world: &World, state: &State) -> bool {
 fn parent_is_readable(world: &World, state: &State) -> bool {
     let reads = |w: usize| {
         let parent = state.writers[w].reads();
-        // One whose record was removed is as good as fenced.
-        let open = state.store.s[w].is_some() && state.store.r[world.point_of(w)] != Record::Abort;
+        // One that has committed reads no more; one whose record was removed is as good as fenced.
+        let undecided = state.store.r[world.point_of(w)] == Record::Absent;
+        let open = state.store.s[w].is_some() && undecided;
         parent.filter(|_| open)
     };
     (0..world.backups.len()).filter_map(reads).all(|parent| readable(world, state, parent))
