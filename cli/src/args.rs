@@ -391,6 +391,7 @@ mod tests {
             "sluice scrub --status",
             "sluice heal --from /copy --data",
             "sluice doctor --data --probe",
+            "sluice doctor --repair -n --min-age 2d",
             "sluice prune --keep-daily 7 --keep-within 30d --dry-run",
             "sluice forget web-1@a web-1@b",
             "sluice collect --plan",

@@ -17,6 +17,7 @@ use crate::output;
 use crate::output::progress::{Shower, Shown};
 
 mod finding;
+mod repair;
 mod text;
 mod touched;
 
@@ -39,6 +40,9 @@ pub(super) struct Examined {
 
 /// Explains the state of the repository.
 pub(crate) async fn run(context: &Context, args: &DoctorArgs) -> Result<Exit> {
+    if args.repair {
+        return repair::run(context, args).await;
+    }
     let destination = context.destination(false).await?.destination;
     let surface = examine(&*destination).await?;
     let mut findings = finding::of_surface(&surface);

@@ -31,10 +31,10 @@ impl Weighter<Digest, Bytes> for ByBytes {
 
 /// What tells a page: its digest (which covers level and block size) and its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct PageKey(Digest, PackId, u16);
+struct PageKey(Digest, PackId, u16);
 
 impl PageKey {
-    pub(crate) fn of(entry: &Entry) -> Self {
+    fn of(entry: &Entry) -> Self {
         Self(entry.id, entry.location.pack, entry.location.slot)
     }
 }
@@ -53,16 +53,19 @@ impl Weighter<PointId, RestorePoint> for ByDirectory {
 #[derive(Debug)]
 pub(crate) struct Caches {
     /// Decoded chunks by id. A chunk's id covers its content, so chains share them.
-    pub(crate) chunks: Cache<Digest, Bytes, ByBytes>,
+    chunks: Cache<Digest, Bytes, ByBytes>,
     /// Parsed pages by digest and place. The digest alone would not do: two pages of equal content
     /// may name different places for it, and one point's must not stand in for another's.
-    pub(crate) pages: Cache<PageKey, Arc<Page>>,
+    pages: Cache<PageKey, Arc<Page>>,
     /// Packs that are not what pages took them for.
     pub(crate) moved: Cache<(PackKind, PackId), Arc<MovedPack>>,
     /// Manifests, which never change: a mount lists its points again and again.
     pub(crate) manifests: Cache<PointId, RestorePoint, ByDirectory>,
     /// Chunks that were asked for and found, and those that were not.
     asked: [AtomicU64; 2],
+    /// How often pages and chunks were looked for.
+    #[cfg(test)]
+    looks: [AtomicU64; 2],
 }
 
 /// How often decoded blocks were found in memory.
@@ -85,12 +88,44 @@ impl Caches {
             moved: Cache::new(MOVED_PACKS),
             manifests: Cache::with_weighter(1024, MANIFEST_BYTES, ByDirectory),
             asked: Default::default(),
+            #[cfg(test)]
+            looks: Default::default(),
         }
+    }
+
+    /// A page.
+    pub(crate) fn page(&self, entry: &Entry) -> Option<Arc<Page>> {
+        #[cfg(test)]
+        self.looks[0].fetch_add(1, Ordering::Relaxed);
+        self.pages.get(&PageKey::of(entry))
+    }
+
+    /// Keeps a page.
+    pub(crate) fn keep_page(&self, entry: &Entry, page: Arc<Page>) {
+        self.pages.insert(PageKey::of(entry), page);
+    }
+
+    /// Keeps a chunk.
+    pub(crate) fn keep_chunk(&self, id: Digest, chunk: Bytes) {
+        self.chunks.insert(id, chunk);
+    }
+
+    /// How often pages and chunks were looked for.
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> [u64; 2] {
+        [0, 1].map(|at| self.looks[at].load(Ordering::Relaxed))
+    }
+
+    /// A chunk, not counted as asked for.
+    pub(crate) fn peek(&self, id: &Digest) -> Option<Bytes> {
+        #[cfg(test)]
+        self.looks[1].fetch_add(1, Ordering::Relaxed);
+        self.chunks.get(id)
     }
 
     /// A chunk, counted as found or not.
     pub(crate) fn chunk(&self, id: &Digest) -> Option<Bytes> {
-        let found = self.chunks.get(id);
+        let found = self.peek(id);
         self.asked[usize::from(found.is_none())].fetch_add(1, Ordering::Relaxed);
         found
     }

@@ -1,6 +1,7 @@
 //! Examining a repository: all that can be told about its state, beyond what verification tells.
 
 pub mod partitions;
+pub mod repair;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -195,10 +196,14 @@ impl Repository {
     }
 }
 
-/// What kind of record must be at a key, and of what: protections, collections and epochs.
+/// What kind of record must be at a key, and of what: sessions, pins, tombstones, protections,
+/// collections and epochs.
 fn record_of(key: &Key) -> Option<(Kind, [u8; 16])> {
     let (place, rest) = key.as_str().split_once('/')?;
     match place {
+        "s" => Some((Kind::Session, session_object(SessionId::parse(rest).ok()?.0))),
+        "p" => Some((Kind::Pin, session_object(PinId::parse(rest).ok()?.0))),
+        "t" => parse_point_key(key).map(|(_, point)| (Kind::Tombstone, point.0)),
         "h" => parse_point_key(key).map(|(_, point)| (Kind::Protection, point.0)),
         "e" => Some((Kind::Epoch, epoch_object(rest.parse().ok()?))),
         _ => {

@@ -15,7 +15,6 @@ use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
 use zstd::bulk::Decompressor;
 
-use crate::cache::PageKey;
 use crate::crypto::{KeyRing, SealKey, TAG_LEN};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::MAX_BLOCK;
@@ -391,7 +390,7 @@ impl Shared {
             let result = shared.clone().get_and_decode(run).await;
             for (id, chunk) in result.iter().flatten() {
                 if let Ok(chunk) = chunk {
-                    shared.caches.chunks.insert(*id, chunk.clone());
+                    shared.caches.keep_chunk(*id, chunk.clone());
                 }
             }
             // Landed in the cache first, then off the table: nobody finds it in neither.
@@ -473,7 +472,7 @@ impl Shared {
         block_size: u32,
     ) -> Result<Vec<Arc<Page>>> {
         let mut pages: Vec<Option<Arc<Page>>> =
-            entries.iter().map(|entry| self.caches.pages.get(&PageKey::of(entry))).collect();
+            entries.iter().map(|entry| self.caches.page(entry)).collect();
         let missing = (entries.iter().enumerate())
             .filter(|(at, _)| pages[*at].is_none())
             .map(|(at, entry)| (at as u64, *entry))
@@ -496,7 +495,7 @@ impl Shared {
         .await;
         for result in got {
             for (at, page) in result? {
-                self.caches.pages.insert(PageKey::of(&entries[at as usize]), page.clone());
+                self.caches.keep_page(&entries[at as usize], page.clone());
                 pages[at as usize] = Some(page);
             }
         }

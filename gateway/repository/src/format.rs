@@ -9,6 +9,7 @@ pub mod collection;
 pub mod coverage;
 pub mod descriptor;
 pub mod findings;
+pub mod flipped;
 pub mod header;
 pub mod id;
 pub mod keyslot;

@@ -4,6 +4,9 @@
 //! level-1 page, the leaf, and the chunks, each cached and each verified. A reader that goes
 //! through the image in order is read ahead of, with a window that grows from 1 to 16 MiB.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,7 +15,6 @@ use parking_lot::Mutex;
 use sluice_block::{BlockRead, Extent, ExtentList, MAX_EXTENTS, check_range};
 use tokio::runtime::Handle;
 
-use crate::cache::PageKey;
 use crate::error::{RepositoryError, Result};
 use crate::fetch::{Run, SlotDecoder, coalesce};
 use crate::format::FANOUT;
@@ -54,6 +56,27 @@ pub(crate) struct Inner {
     pub(crate) record: ImageRecord,
     pub(crate) directory: Vec<DirectoryEntry>,
     read_ahead: Mutex<ReadAhead>,
+    missed: Mutex<Option<Missed>>,
+}
+
+/// What the last look into the caches found on its way to a chunk that was not there. Who looks first
+/// and reads then need not go that way again; the block map never changes, so it is never out of
+/// date.
+#[derive(Debug)]
+struct Missed {
+    offset: u64,
+    length: u64,
+    entries: Vec<(u64, Entry)>,
+}
+
+/// What a look into the caches came to.
+enum Look {
+    /// All is copied.
+    Copied,
+    /// A chunk is missing; the entries of all blocks that are not all zero, ascending.
+    NoChunk(Vec<(u64, Entry)>),
+    /// A page is missing.
+    NoPage,
 }
 
 impl Repository {
@@ -82,6 +105,7 @@ impl Shared {
             record: record.clone(),
             directory,
             read_ahead: Mutex::default(),
+            missed: Mutex::default(),
         };
         Ok(ImageReader { inner: Arc::new(inner) })
     }
@@ -210,11 +234,20 @@ impl ImageReader {
         }
     }
 
-    async fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    /// Reads what the caches do not have; `known` are the entries of its blocks, if they are.
+    async fn read(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        known: Option<Vec<(u64, Entry)>>,
+    ) -> Result<()> {
         self.read_ahead(offset, buf.len() as u64);
         let size = u64::from(self.block_size());
         let end = offset + buf.len() as u64;
-        let entries = self.inner.entries(offset / size..end.div_ceil(size)).await?;
+        let entries = match known {
+            Some(entries) => entries,
+            None => self.inner.entries(offset / size..end.div_ceil(size)).await?,
+        };
         let wanted = entries.iter().map(|(_, entry)| *entry);
         let chunks = self.inner.shared.chunks(wanted, self.inner.reading).await?;
         let mut entries = entries.into_iter().peekable();
@@ -292,26 +325,31 @@ impl Inner {
     }
 
     /// Fills `buf` from the caches, unless something is not there: then nothing is copied.
-    fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
+    fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> Look {
         let (size, fanout) = (u64::from(self.record.block_size), FANOUT as u64);
         let end = offset + buf.len() as u64;
         // Neighbours share their leaf.
         let mut known: Option<(u64, Option<Arc<Page>>)> = None;
-        let mut chunks = Vec::new();
+        let (mut chunks, mut entries, mut complete) = (Vec::new(), Vec::new(), true);
         for block in offset / size..end.div_ceil(size) {
             let number = block / fanout;
             if known.as_ref().is_none_or(|(leaf, _)| *leaf != number) {
-                let Some(page) = self.cached_leaf(number) else { return false };
+                let Some(page) = self.cached_leaf(number) else { return Look::NoPage };
                 known = Some((number, page));
             }
             let page = known.as_ref().and_then(|(_, page)| page.as_ref());
             match page.and_then(|page| page.get((block % fanout) as usize)) {
                 None => chunks.push(None),
-                Some(entry) => match self.shared.caches.chunks.get(&entry.id) {
-                    Some(chunk) if chunk.len() as u64 == size => chunks.push(Some(chunk)),
-                    _ => return false,
-                },
+                Some(entry) => {
+                    entries.push((block, *entry));
+                    let chunk = complete.then(|| self.shared.caches.peek(&entry.id)).flatten();
+                    complete &= chunk.as_ref().is_some_and(|chunk| chunk.len() as u64 == size);
+                    chunks.push(chunk);
+                }
             }
+        }
+        if !complete {
+            return Look::NoChunk(entries);
         }
         self.shared.caches.count_hits(chunks.iter().flatten().count() as u64);
         let (mut within, mut rest) = ((offset % size) as usize, buf);
@@ -324,7 +362,14 @@ impl Inner {
             }
             (within, rest) = (0, tail);
         }
-        true
+        Look::Copied
+    }
+
+    /// The entries that the last look for this range found, if it was the last.
+    fn recall(&self, offset: u64, length: u64) -> Option<Vec<(u64, Entry)>> {
+        let mut missed = self.missed.lock();
+        let found = missed.take_if(|one| one.offset == offset && one.length == length)?;
+        Some(found.entries)
     }
 
     /// A leaf, nothing within when it is all zero; nothing when a page is not in the cache.
@@ -332,10 +377,10 @@ impl Inner {
         let fanout = FANOUT as u64;
         let Some(entry) = self.directory_entry(number / fanout) else { return Some(None) };
         let entry = Entry { id: entry.digest, location: entry.location };
-        let level1 = self.shared.caches.pages.get(&PageKey::of(&entry))?;
+        let level1 = self.shared.caches.page(&entry)?;
         match level1.get((number % fanout) as usize) {
             None => Some(None),
-            Some(entry) => self.shared.caches.pages.get(&PageKey::of(entry)).map(Some),
+            Some(entry) => self.shared.caches.page(entry).map(Some),
         }
     }
 
@@ -404,20 +449,35 @@ impl BlockRead for ImageReader {
         if buf.is_empty() {
             return Ok(());
         }
-        if self.read_cached(offset, buf) {
-            return Ok(());
-        }
-        Ok(self.read(offset, buf).await?)
+        let known = match self.inner.recall(offset, buf.len() as u64) {
+            Some(entries) => Some(entries),
+            None => match self.inner.copy_cached(offset, buf) {
+                Look::Copied => {
+                    self.read_ahead(offset, buf.len() as u64);
+                    return Ok(());
+                }
+                Look::NoChunk(entries) => Some(entries),
+                Look::NoPage => None,
+            },
+        };
+        Ok(self.read(offset, buf, known).await?)
     }
 
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
         let length = buf.len() as u64;
-        let done = offset.checked_add(length).is_some_and(|end| end <= self.size())
-            && self.inner.copy_cached(offset, buf);
-        if done && length > 0 {
-            self.read_ahead(offset, length);
+        if offset.checked_add(length).is_none_or(|end| end > self.size()) {
+            return false;
         }
-        done
+        match self.inner.copy_cached(offset, buf) {
+            Look::Copied if length > 0 => self.read_ahead(offset, length),
+            Look::Copied => {}
+            Look::NoPage => return false,
+            Look::NoChunk(entries) => {
+                *self.inner.missed.lock() = Some(Missed { offset, length, entries });
+                return false;
+            }
+        }
+        true
     }
 
     async fn extents(&self, offset: u64, length: u64) -> sluice_block::Result<Vec<Extent>> {

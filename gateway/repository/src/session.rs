@@ -133,6 +133,7 @@ impl Repository {
         let shared = self.shared.clone();
         let chain = shared.keys.chain(instance);
         let id = SessionId::new(shared.clock.now_ms(), random()?);
+        let unbegun = Unbegun(id);
         let chosen = options.parent.as_ref();
         let (record, parent) = shared.open_session(id, chain, instance, chosen).await?;
         let index = shared.open_index(options.dedup).await;
@@ -144,6 +145,8 @@ impl Repository {
         presence.learn().await?;
         let presence = Arc::new(presence);
         let heartbeat = tokio::spawn(presence.clone().beat());
+        // From here on the session itself says when it ends.
+        std::mem::forget(unbegun);
         let mut session = BackupSession {
             shared,
             record,
@@ -159,6 +162,15 @@ impl Repository {
         };
         session.take_over_dead_sessions().await?;
         Ok(session)
+    }
+}
+
+/// A session that has a record and does not begin: nobody must wait for it.
+struct Unbegun(SessionId);
+
+impl Drop for Unbegun {
+    fn drop(&mut self) {
+        live::drop_session(self.0);
     }
 }
 

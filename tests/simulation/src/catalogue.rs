@@ -191,6 +191,22 @@ pub const FORGETFUL: World = World {
     ..World::EMPTY
 };
 
+/// Session records that become damaged, and are removed when they are old.
+pub const DAMAGED_SESSIONS: World = World {
+    name: "damaged sessions",
+    packs: 0b0011,
+    points: &[GONE, HALF],
+    backups: &[Backup { chain: 0, inherits: 0b0001, work: &[Work::Dedup(2)], after: None }],
+    prunable: 0b010,
+    mortal: 0b1,
+    rots: 0b1,
+    budget: 2,
+    lags: &[Lag::Records, Lag::Sessions],
+    split_c6: true,
+    sights: &[Sight::Deleted, Sight::Moved, Sight::Rescued, Sight::Mended, Sight::Needed],
+    ..World::EMPTY
+};
+
 /// All worlds that are checked with every change.
 pub const SMALL: &[World] = &[
     FIRST,
@@ -202,6 +218,7 @@ pub const SMALL: &[World] = &[
     RESUME,
     LATE_RECORDS,
     LATE_SESSIONS,
+    DAMAGED_SESSIONS,
     LATE_PACKS,
     LATE_MOVES,
     FORGETFUL,
@@ -297,6 +314,8 @@ pub const NEEDED: &[(Rule, World)] = &[
     (Rule::ConfirmSlot, FIRST),
     (Rule::RecordNeeds, FIRST),
     (Rule::SeenMeansRead, FIRST),
+    (Rule::OwnRecord, DAMAGED_SESSIONS),
+    (Rule::MendTheOld, DAMAGED_SESSIONS),
     (Rule::KnowOutcome, LATE_RECORDS),
     (Rule::PacksFirst, FIRST),
     (Rule::SessionsBeforeCommits, FIRST),

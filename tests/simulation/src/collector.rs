@@ -193,7 +193,9 @@ impl Collector {
     fn blockers(&self, world: &World, state: &State) -> Bits {
         let blocks = |w: &usize| {
             let dead = state.writers[*w].pc == WriterPc::Dead && !world.has(Rule::FenceTheDead);
-            state.store.s[*w].is_some_and(|session| session.seen_gen < self.n) && !dead
+            let damaged = state.store.damaged & (1 << *w) != 0;
+            let lags = state.store.s[*w].is_some_and(|session| session.seen_gen < self.n);
+            damaged || (lags && !dead)
         };
         (0..world.backups.len()).filter(blocks).fold(0, |all, w| all | 1 << w)
     }
@@ -238,6 +240,9 @@ pub fn step(world: &World, state: &State, c: usize) -> Option<State> {
         Pc::First(at) => {
             let last = if world.split_c2 { at } else { order.len() as u8 - 1 };
             for prefix in &order[usize::from(at)..=usize::from(last)] {
+                if *prefix == Prefix::Sessions && state.store.damaged != 0 {
+                    return None;
+                }
                 own.list(world, state, *prefix);
             }
             own.pc = Pc::First(last + 1);
@@ -267,7 +272,7 @@ pub fn step(world: &World, state: &State, c: usize) -> Option<State> {
             own.pc = Pc::Again(0);
         }
         Pc::Forsake(writer) => {
-            store.s[usize::from(writer)] = None;
+            store.delete_session(writer.into());
             own.pc = Pc::Quiesce;
         }
         Pc::Again(at) => again(world, state, own, at),
@@ -362,7 +367,8 @@ fn tainted(world: &World, state: &State, own: &Collector) -> Names {
 #[must_use]
 pub fn fence(world: &World, state: &State, c: usize, w: usize) -> Option<State> {
     let own = &state.collectors[c];
-    if own.pc != Pc::Quiesce || own.blockers(world, state) & (1 << w) == 0 {
+    let known = own.blockers(world, state) & !state.store.damaged;
+    if own.pc != Pc::Quiesce || known & (1 << w) == 0 {
         return None;
     }
     let mut next = *state;
@@ -377,7 +383,8 @@ pub fn fence(world: &World, state: &State, c: usize, w: usize) -> Option<State> 
 #[must_use]
 pub fn fence_late(world: &World, state: &State, c: usize, w: usize) -> Option<State> {
     let own = &state.collectors[c];
-    let fences = own.pc == Pc::Quiesce && own.blockers(world, state) & (1 << w) != 0;
+    let known = own.blockers(world, state) & !state.store.damaged;
+    let fences = own.pc == Pc::Quiesce && known & (1 << w) != 0;
     let request = Late::Abort(world.point_of(w) as u8);
     if fences && world.lags(Lag::Records) { state.send(request) } else { None }
 }

@@ -18,6 +18,10 @@ pub enum Step {
     WriterLate(usize),
     /// A writer dies, and others see that.
     Die(usize),
+    /// A session record becomes damaged.
+    Rot(usize),
+    /// A damaged session record is removed.
+    Mend(usize),
     /// A collector goes on.
     Collector(usize),
     /// A collector's request is under way.
@@ -45,6 +49,7 @@ impl Model for World {
     fn actions(&self, _: &State, steps: &mut Vec<Step>) {
         for w in 0..self.backups.len() {
             steps.extend([Step::Writer(w), Step::Heartbeat(w), Step::WriterLate(w), Step::Die(w)]);
+            steps.extend([Step::Rot(w), Step::Mend(w)]);
         }
         for c in 0..usize::from(self.collectors) {
             steps.extend([Step::Collector(c), Step::CollectorLate(c)]);
@@ -63,6 +68,8 @@ impl Model for World {
             Step::Heartbeat(w) => writer::heartbeat(self, state, w),
             Step::WriterLate(w) => writer::late(self, state, w),
             Step::Die(w) => writer::die(self, state, w),
+            Step::Rot(w) => writer::rot(self, state, w),
+            Step::Mend(w) => writer::mend(self, state, w),
             Step::Collector(c) => collector::step(self, state, c),
             Step::CollectorLate(c) => collector::late(self, state, c),
             Step::Fence(c, w) => collector::fence(self, state, c, w),
@@ -120,7 +127,10 @@ fn pinned_is_readable(world: &World, state: &State) -> bool {
 fn parent_is_readable(world: &World, state: &State) -> bool {
     let reads = |w: usize| {
         let parent = state.writers[w].reads();
-        parent.filter(|_| state.store.r[world.point_of(w)] != Record::Abort)
+        // One that has committed reads no more; one whose record was removed is as good as fenced.
+        let undecided = state.store.r[world.point_of(w)] == Record::Absent;
+        let open = state.store.s[w].is_some() && undecided;
+        parent.filter(|_| open)
     };
     (0..world.backups.len()).filter_map(reads).all(|parent| readable(world, state, parent))
 }
@@ -157,6 +167,10 @@ fn see(sight: Sight) -> Property<World> {
                 done && state.writers.iter().any(|w: &writer::Writer| w.pc == Pc::Done)
             })
         }
+        Sight::Mended => Property::sometimes("seen: repaired", |world: &World, state: &State| {
+            let open = |w: &usize| !state.writers[*w].is_over();
+            (0..world.backups.len()).filter(open).any(|w| writer::mend(world, state, w).is_some())
+        }),
         Sight::PinnedTombstoned => {
             Property::sometimes("seen: pinned, pruned", |world: &World, state: &State| {
                 let pinned = state.mount == mount::Mount::Read;

@@ -19,6 +19,10 @@ pub enum Rule {
     RecordNeeds,
     /// W5: `seen_gen` says which condemned list was read, not which plan was seen.
     SeenMeansRead,
+    /// W5: a session that does not find its record gives up.
+    OwnRecord,
+    /// A damaged session record is removed only when it is old.
+    MendTheOld,
     /// W7: the session record stays until the outcome at `r/` is known for certain.
     KnowOutcome,
     /// C2: packs are listed before anything that may refer to them.
@@ -78,6 +82,8 @@ impl Rule {
         Self::ReadBeforeCommit,
         Self::RecordNeeds,
         Self::SeenMeansRead,
+        Self::OwnRecord,
+        Self::MendTheOld,
         Self::KnowOutcome,
         Self::PacksFirst,
         Self::SessionsBeforeCommits,

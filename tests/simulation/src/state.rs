@@ -114,6 +114,8 @@ pub struct Store {
     pub t: Bits,
     /// `s/`, by writer.
     pub s: [Option<Session>; WRITERS],
+    /// The records at `s/` that cannot be read.
+    pub damaged: Bits,
     /// `p/`: the mount's pin is there.
     pub p: bool,
     /// `g/`, by generation; 0 is not used.
@@ -160,6 +162,18 @@ impl Store {
         slots & !there.fold(0, |all, table| all | table)
     }
 
+    /// PUT of a session record. It replaces a damaged one.
+    pub fn put_session(&mut self, writer: usize, session: Session) {
+        self.s[writer] = Some(session);
+        self.damaged &= !(1 << writer);
+    }
+
+    /// DELETE of a session record.
+    pub fn delete_session(&mut self, writer: usize) {
+        self.s[writer] = None;
+        self.damaged &= !(1 << writer);
+    }
+
     /// PUT-IF-ABSENT at `r/`. What is there afterwards?
     pub fn put_record(&mut self, point: usize, record: Record) -> Record {
         if self.r[point] == Record::Absent {
@@ -204,7 +218,7 @@ impl Late {
         match self {
             Self::Commit(point) => _ = store.put_record(point.into(), Record::Commit),
             Self::Abort(point) => _ = store.put_record(point.into(), Record::Abort),
-            Self::Session(writer, session) => store.s[usize::from(writer)] = Some(session),
+            Self::Session(writer, session) => store.put_session(writer.into(), session),
             Self::Pack(name, slots) => store.put_pack(name.into(), slots),
             Self::Condemned(n, list) => {
                 store.g[usize::from(n)].condemned.get_or_insert(list);

@@ -70,6 +70,8 @@ pub enum Sight {
     Committed,
     /// A point is pinned that has a tombstone.
     PinnedTombstoned,
+    /// The damaged record of a session that is not over can be removed.
+    Mended,
 }
 
 /// A configuration. `..World::EMPTY` fills in what does not matter.
@@ -101,9 +103,11 @@ pub struct World {
     pub forgets: bool,
     /// Writers that may die in a way that collectors know of.
     pub mortal: Bits,
+    /// Writers whose records may become damaged.
+    pub rots: Bits,
     /// Requests that may come late.
     pub lags: &'static [Lag],
-    /// How many of them.
+    /// How many of them, and of damages.
     pub budget: u8,
     /// What must happen in some run.
     pub sights: &'static [Sight],
@@ -125,6 +129,7 @@ impl World {
         split_c6: false,
         forgets: false,
         mortal: 0,
+        rots: 0,
         lags: &[],
         budget: 0,
         sights: &[],
@@ -147,6 +152,12 @@ impl World {
     #[must_use]
     pub fn lags(&self, kind: Lag) -> bool {
         self.lags.contains(&kind)
+    }
+
+    /// Whether a writer that looks for its record finds that it was removed.
+    #[must_use]
+    pub const fn is_forgotten(&self, state: &State, writer: usize) -> bool {
+        self.has(Rule::OwnRecord) && state.store.s[writer].is_none()
     }
 
     /// The point that a writer is to commit.

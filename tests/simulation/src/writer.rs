@@ -154,7 +154,8 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
     let (store, writer) = (&mut next.store, &mut next.writers[w]);
     let after = |done: u8| {
         let ready = usize::from(done) == backup.work.len();
-        let pc = if world.has(Rule::ReadBeforeCommit) { Pc::ReadLast } else { Pc::Commit };
+        let looks = world.has(Rule::ReadBeforeCommit) || world.has(Rule::OwnRecord);
+        let pc = if looks { Pc::ReadLast } else { Pc::Commit };
         if ready { pc } else { Pc::Work(done) }
     };
     match writer.pc {
@@ -169,7 +170,7 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             writer.pc = Pc::Announce;
         }
         Pc::Announce => {
-            store.s[w] = Some(writer.session());
+            store.put_session(w, writer.session());
             let recheck = writer.parent.is_some() && world.has(Rule::RecheckParent);
             writer.pc = if recheck { Pc::Recheck } else { Pc::Read };
         }
@@ -177,6 +178,7 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             let gone = writer.parent.is_some_and(|p| state.store.t & (1 << p) != 0);
             writer.pc = if gone { Pc::Choose } else { Pc::Read };
         }
+        Pc::Read if world.is_forgotten(state, w) => writer.pc = Pc::Failed,
         Pc::Read => {
             if world.has(Rule::ReadCollectionsLate) {
                 writer.read(world, state);
@@ -184,7 +186,7 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             writer.pc = Pc::Seen;
         }
         Pc::Seen => {
-            store.s[w] = Some(writer.session());
+            store.put_session(w, writer.session());
             let parent = writer.parent.map(usize::from);
             writer.inherited = parent.map_or(0, |p| world.content(state, p)) & backup.inherits;
             writer.pc = after(0);
@@ -201,16 +203,19 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             writer.pc = after(done + 1);
         }
         Pc::Needs(done) => {
-            store.s[w] = Some(writer.session());
+            store.put_session(w, writer.session());
             writer.pc = Pc::Work(done);
         }
+        Pc::ReadLast if world.is_forgotten(state, w) => writer.pc = Pc::Failed,
         Pc::ReadLast => {
             let before = writer.seen_gen;
-            writer.learn(world, state);
+            if world.has(Rule::ReadBeforeCommit) {
+                writer.learn(world, state);
+            }
             writer.pc = if before == writer.seen_gen { Pc::Commit } else { Pc::NeedsLast };
         }
         Pc::NeedsLast => {
-            store.s[w] = Some(writer.session());
+            store.put_session(w, writer.session());
             writer.pc = Pc::Commit;
         }
         Pc::Commit => {
@@ -218,7 +223,7 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             writer.pc = if there == Record::Commit { Pc::Leave } else { Pc::Failed };
         }
         Pc::Leave | Pc::GiveUp => {
-            store.s[w] = None;
+            store.delete_session(w);
             writer.pc = if writer.pc == Pc::Leave { Pc::Done } else { Pc::Failed };
         }
         Pc::Done | Pc::Failed | Pc::Dead => return None,
@@ -232,6 +237,10 @@ pub fn heartbeat(world: &World, state: &State, w: usize) -> Option<State> {
     let mut next = *state;
     let writer = &mut next.writers[w];
     let Pc::Work(done) = writer.pc else { return None };
+    if world.is_forgotten(state, w) {
+        writer.pc = Pc::Failed;
+        return Some(next);
+    }
     let before = writer.seen_gen;
     writer.learn(world, state);
     writer.pc = Pc::Needs(done);
@@ -258,6 +267,38 @@ pub fn late(world: &World, state: &State, w: usize) -> Option<State> {
         next.writers[w].pc = Pc::GiveUp;
     }
     Some(next)
+}
+
+/// Its record can be read no more.
+#[must_use]
+pub fn rot(world: &World, state: &State, w: usize) -> Option<State> {
+    let mut next = *state;
+    let bit = 1 << w;
+    let sound = state.store.s[w].is_some() && state.store.damaged & bit == 0;
+    next.budget = state.budget.checked_sub(1)?;
+    next.store.damaged |= bit;
+    (sound && world.rots & bit != 0).then_some(next)
+}
+
+/// A repair removes its damaged record. In the model nothing has an age: old is the record of a
+/// writer of which no request is under way, and that will look for its record before it sends
+/// another one that counts.
+#[must_use]
+pub fn mend(world: &World, state: &State, w: usize) -> Option<State> {
+    use Pc::{Commit, GiveUp, Leave, Needs, NeedsLast, Seen};
+    let sends =
+        matches!(state.writers[w].pc, Seen | Needs(_) | NeedsLast | Commit | Leave | GiveUp);
+    let (own, point) = (w as u8, world.point_of(w) as u8);
+    let of_writer = |late: &Late| match late {
+        Late::Session(writer, _) => *writer == own,
+        Late::Commit(sent) => *sent == point,
+        _ => false,
+    };
+    let old = !sends && !state.late.iter().flatten().any(of_writer);
+    let mut next = *state;
+    next.store.delete_session(w);
+    let may = old || !world.has(Rule::MendTheOld);
+    (may && state.store.damaged & (1 << w) != 0).then_some(next)
 }
 
 /// The writer dies, and others on its host see that.

@@ -19,37 +19,37 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
 
-fn eager() -> CollectOptions {
+pub(crate) fn eager() -> CollectOptions {
     CollectOptions { min_saving: BLOCK, wait: Duration::ZERO, ..CollectOptions::default() }
 }
 
-async fn collect(repository: &Repository) -> CollectReport {
+pub(crate) async fn collect(repository: &Repository) -> CollectReport {
     repository.collect(&eager(), &CollectProgress::default()).await.unwrap()
 }
 
-async fn save(repository: &Repository, instance: &str, bytes: &[u8]) -> RestorePoint {
+pub(crate) async fn save(repository: &Repository, instance: &str, bytes: &[u8]) -> RestorePoint {
     let cancel = CancellationToken::new();
     let images = vec![image("disk", bytes, Change::Regions)];
     let done = backup(repository, instance, images, options(), Progress::new(), cancel).await;
     done.unwrap().point
 }
 
-async fn content(repository: &Repository, point: &RestorePoint) -> Vec<u8> {
+pub(crate) async fn content(repository: &Repository, point: &RestorePoint) -> Vec<u8> {
     read_all(&repository.image(point, None).unwrap()).await
 }
 
-async fn keys(destination: &dyn Destination, prefix: &str) -> Vec<String> {
+pub(crate) async fn keys(destination: &dyn Destination, prefix: &str) -> Vec<String> {
     let objects = list_all(destination, prefix).await.unwrap();
     objects.iter().map(|object| object.key.to_string()).collect()
 }
 
-async fn assert_sound(repository: &Repository) {
+pub(crate) async fn assert_sound(repository: &Repository) {
     let report = repository.verify(None, Depth::Data, Arc::new(VerifyProgress::default())).await;
     assert_eq!(report.unwrap().damage, []);
 }
 
 /// Blocks of noise; the same number is the same content.
-fn blocks(numbers: &[u64]) -> Vec<u8> {
+pub(crate) fn blocks(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| noise(*number, BLOCK as usize)).collect()
 }
 
@@ -140,7 +140,7 @@ async fn busy(heartbeat: Duration) -> Busy {
 }
 
 /// A session of instance `b` that has stored one image of the given content but not committed.
-async fn under_way(
+pub(crate) async fn under_way(
     repository: &Repository,
     bytes: &[u8],
 ) -> (sluice_repository::BackupSession, Vec<sluice_repository::ImageRecord>) {

@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 use sluice_destination::memory::MemoryDestination;
 use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
-use sluice_destination::{Destination, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, list_all};
 use sluice_engine::{Change, Progress, backup};
 use sluice_repository::collect::{CollectOptions, CollectProgress};
 use sluice_repository::replicate::{self, Means, Options, Source};
@@ -457,6 +457,43 @@ async fn copy(here: Side, there: Side, clock: Clock, how: Options, with_key: boo
         drop(plan.run(means).await);
     }
     Done::Else
+}
+
+/// A copy falls asleep with its packs at the target and its commit records under way. Nothing there
+/// says that the packs are needed but the record of the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_at_the_target_leaves_what_a_sleeping_copy_brought() {
+    let actor = |deed| Actor { deed, here: Trouble::None, there: Trouble::None, skew: 0 };
+    let alone = |deed| Round { actors: vec![actor(deed)], hours: 1 };
+    let mut world = World::new(false).await;
+    world.round(&alone(Deed::Save { instance: 0, numbers: vec![1, 2] })).await;
+    world.round(&alone(Deed::Copy { with_key: false })).await;
+    world.round(&alone(Deed::Save { instance: 0, numbers: vec![3, 4] })).await;
+    let fault = Fault::new(world.target.clone());
+    fault.inject(Rule::new(Effect::Stall).on(Operation::PUTS).below("r/"));
+    let (here, there) = (world.source.clone(), fault as Side);
+    let asleep = tokio::spawn(copy(here, there, world.clock(0), world.how(), false));
+    let packs = async |side: &Side| {
+        let mut packs = list_all(&**side, "d/").await.unwrap();
+        packs.extend(list_all(&**side, "m/").await.unwrap());
+        packs
+    };
+    let wanted = packs(&world.source).await.len();
+    while packs(&world.target).await.len() < wanted {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let there = open_at(world.target.clone(), world.clock(0), settings(None)).await.unwrap();
+    let refused = there.collect(&eager(), &CollectProgress::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(list_all(&*world.target, "g/").await.unwrap().is_empty(), "it did not even begin");
+    // What it sent last arrives late.
+    asleep.abort();
+    for record in list_all(&*world.source, "r/").await.unwrap() {
+        let bytes = world.source.get(&record.key, ByteRange::Full).await.unwrap();
+        world.target.put(&record.key, bytes).await.unwrap();
+    }
+    world.check_target().await;
+    assert_eq!(world.model.target.len(), 2);
 }
 
 proptest! {

@@ -17,6 +17,7 @@ mod lock;
 mod met;
 mod model;
 mod parent;
+mod repair;
 mod replicate;
 mod replicate_kill;
 mod restore;

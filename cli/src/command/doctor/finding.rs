@@ -80,6 +80,9 @@ impl Finding {
 /// The command that brings objects back; where the copy is, only its owner knows.
 pub(super) const HEAL: &str = "sluice heal --from COPY";
 
+/// The command that puts damaged records right.
+const REPAIR: &str = "sluice doctor --repair";
+
 fn damaged(object: String, what: String, remedies: Vec<String>) -> Finding {
     Finding { severity: Severity::Damage, object, what, remedies, ..Finding::default() }
 }
@@ -167,18 +170,22 @@ pub(super) fn of_traces(traces: &Traces, context: &Context) -> Vec<Finding> {
         let remedy = match one.object.split('/').next() {
             Some("t" | "e") => HEAL,
             Some("h") => "nothing: its point is kept; to let it go, remove this object by hand",
-            Some("g") => "sluice collect: the next one replaces it",
+            Some("g") => "it may stop backups and collections",
             Some("s" | "p") => {
-                "collections wait for it: when no command has been running since it was written, \
-                 remove this object by hand"
+                "nothing, while its program lives: that writes it again within minutes. Until then \
+                 collections stop"
             }
             _ => "nothing: it is written again or expires",
         };
+        // One flipped bit of these can be put back, and what programs leave behind can go.
+        let repair =
+            matches!(one.object.split('/').next(), Some("s" | "p" | "g" | "t" | "h" | "e"));
+        let remedies = repair.then_some(REPAIR).into_iter().chain([remedy]).map(String::from);
         found.push(Finding {
             severity: Severity::Warning,
             object: one.object.clone(),
             what: format!("{}; no restore point needs it", one.problem),
-            remedies: vec![remedy.into()],
+            remedies: remedies.collect(),
             ..Finding::default()
         });
     }

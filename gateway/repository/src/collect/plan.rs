@@ -96,7 +96,7 @@ impl Repository {
 
 impl Shared {
     /// The collection to run: the unfinished one, or the next.
-    pub(super) async fn next_collection(&self) -> Result<(u64, bool)> {
+    pub(crate) async fn next_collection(&self) -> Result<(u64, bool)> {
         let found = self.collections().await?;
         let begun = found.begun.max(found.condemned);
         Ok(if begun > found.done { (begun, true) } else { (found.done + 1, false) })

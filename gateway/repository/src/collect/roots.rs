@@ -8,6 +8,7 @@ use sluice_destination::{
 };
 
 use crate::collect::marks::Marks;
+use crate::doctor::repair::advise;
 use crate::error::Result;
 use crate::format::header::Kind;
 use crate::format::id::{
@@ -136,14 +137,16 @@ impl Shared {
             return Ok(None);
         };
         let Some(bytes) = self.get_if_there(key).await? else { return Ok(None) };
-        let body = self.open_record(key, Kind::Session, session_object(id.0), &bytes)?;
+        let body = self.open_record(key, Kind::Session, session_object(id.0), &bytes);
+        let body = body.map_err(advise)?;
         from_cbor(&body).map(Some).map_err(|error| parse_error(key, error))
     }
 
     async fn read_pin(&self, key: &Key) -> Result<Option<Place>> {
         let Ok(id) = PinId::parse(key.as_str().trim_start_matches("p/")) else { return Ok(None) };
         let Some(bytes) = self.get_if_there(key).await? else { return Ok(None) };
-        let body = self.open_record(key, Kind::Pin, session_object(id.0), &bytes)?;
+        let body = self.open_record(key, Kind::Pin, session_object(id.0), &bytes);
+        let body = body.map_err(advise)?;
         let pin: PinRecord = from_cbor(&body).map_err(|error| parse_error(key, error))?;
         Ok(Some((pin.chain, pin.point)))
     }

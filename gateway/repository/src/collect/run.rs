@@ -13,6 +13,7 @@ use crate::collect::marks::Marks;
 use crate::collect::plan::{CollectionPlan, Drafted};
 use crate::collect::roots::{Open, Roots};
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
+use crate::doctor::repair::advise;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{Sentence, Verdict};
 use crate::format::id::{
@@ -329,7 +330,7 @@ impl Run<'_> {
     async fn tainted(&self, marks: &Marks, verdicts: &[Verdict]) -> Result<Vec<Verdict>> {
         let before = match self.shared.collections().await?.done {
             0 => None,
-            number => self.shared.tainted_by(number).await?,
+            number => self.shared.tainted_by(number).await.map_err(advise)?,
         };
         let today = self.shared.today();
         let mut tainted: Vec<Verdict> = before.unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
 
+use crate::doctor::repair::advise;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{
     self, PlanRecord, Sentence, Verdict, VerdictsRecord, collection_object,
@@ -64,10 +65,10 @@ impl Shared {
             let mut verdicts = Vec::new();
             for (number, part) in parts {
                 let read = match part {
-                    CollectionPart::Done => self.tainted_by(number).await?,
-                    _ => self.read_verdicts(number, part).await?,
+                    CollectionPart::Done => self.tainted_by(number).await,
+                    _ => self.read_verdicts(number, part).await,
                 };
-                match read {
+                match read.map_err(advise)? {
                     Some(more) => verdicts.extend(more),
                     // A later collection ended meanwhile and tidied up.
                     None => continue 'again,
@@ -129,7 +130,7 @@ impl Shared {
         verdicts: Vec<Verdict>,
     ) -> Result<Option<Vec<Verdict>>> {
         let part = CollectionPart::Condemned;
-        let verdicts = match self.read_verdicts(number, part).await? {
+        let verdicts = match self.read_verdicts(number, part).await.map_err(advise)? {
             Some(theirs) => theirs,
             None => self.put_verdicts(number, part, verdicts).await?,
         };

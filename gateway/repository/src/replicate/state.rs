@@ -9,6 +9,7 @@
 //! Both are JSON in clear, for a copy needs no key.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -196,8 +197,14 @@ async fn copies(destination: &dyn Destination, clock: &Clock) -> Result<Vec<(Key
     let mut found = Vec::new();
     for object in list_all(destination, COPIES).await? {
         let range = ByteRange::Span { offset: 0, length: MAX_MARK };
+        // One that cannot be read was written when the destination says, or just now.
+        let written = object.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let written = written.map_or(clock.now_ms(), |at| at.as_millis() as u64);
+        let unknown =
+            || CopyRecord { started_ms: written, heartbeat_ms: written, ..CopyRecord::default() };
         let record: CopyRecord = match destination.get(&object.key, range).await {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()),
+            Err(error) if error.kind() == DestinationKind::InvalidRange => unknown(),
             Err(error) if error.kind() == DestinationKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
@@ -346,6 +353,12 @@ mod tests {
         assert_eq!(fenced.kind(), ErrorKind::Conflict);
         next.end(&destination).await;
         no_copy_under_way(&destination, &clock).await.unwrap();
+        // What cannot be read is taken for a living one, until its object is old.
+        for body in [b"".as_slice(), b"{", b"\x00\xff"] {
+            put(&destination, "o/0", body).await;
+            no_copy_under_way(&destination, &clock).await.unwrap_err();
+            destination.delete(&Key::new("o/0").unwrap()).await.unwrap();
+        }
         for (key, free) in [
             ("g/9/plan", false),
             ("g/9/done", true),

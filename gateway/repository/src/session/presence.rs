@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use sluice_destination::ErrorKind as DestinationKind;
 use tokio::sync::Mutex;
 
 use super::fence::declared_dead;
@@ -47,6 +48,12 @@ impl Presence {
         // fenced them, or had nothing to say.
         if seen.done > record.seen_gen && self.shared.is_settled(&record).await? {
             return Err(declared_dead());
+        }
+        // A record that could not be read may have been removed after long silence: then nobody
+        // has waited for this session.
+        match self.shared.destination.head(&session_key(record.session)).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => return Err(declared_dead()),
+            other => drop(other?),
         }
         let seen = seen.newest(record.seen_gen);
         if seen == record.seen_gen && !always {

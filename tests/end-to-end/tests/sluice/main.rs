@@ -27,6 +27,7 @@ mod nodes;
 mod overlay;
 mod plans;
 mod removal;
+mod repair;
 mod replicate;
 mod restore_tests;
 mod retention;

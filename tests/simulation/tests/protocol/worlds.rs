@@ -53,6 +53,11 @@ fn session_records_arrive_late_over_newer_ones() {
 }
 
 #[test]
+fn damaged_session_records_are_removed_when_they_are_old() {
+    holds(catalogue::DAMAGED_SESSIONS);
+}
+
+#[test]
 fn packs_and_deletions_arrive_late() {
     holds(catalogue::LATE_PACKS);
     holds(catalogue::LATE_MOVES);
