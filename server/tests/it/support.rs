@@ -68,10 +68,14 @@ impl Lab {
 
     /// A node that runs tasks of these kinds.
     pub async fn node(&self, admin: &Client, name: &str, kinds: &[&str]) -> Client {
+        let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
+        self.node_that(admin, name, Hello { kinds, slots: 1, ..Hello::default() }).await
+    }
+
+    /// A node that tells this of itself.
+    pub async fn node_that(&self, admin: &Client, name: &str, hello: Hello) -> Client {
         let made: Value = admin.post("/api/v1/node-tokens", &()).await.unwrap();
         let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
-        let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
-        let hello = Hello { kinds, slots: 1, ..Hello::default() };
         let join = Join { token: token.token, name: name.into(), hello, request: None };
         let joined: Joined = self.anybody.post("/api/node/v1/join", &join).await.unwrap();
         self.anybody.clone().with_token(&joined.token)
