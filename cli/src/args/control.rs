@@ -79,6 +79,10 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
     pub(crate) lease: Duration,
 
+    /// Replace the setup token, where that of an earlier start is lost and nobody has used it
+    #[arg(long)]
+    pub(crate) new_setup_token: bool,
+
     /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
     #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<SocketAddr>,

@@ -15,6 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 pub const PASSWORD: &str = "a long enough password";
 
+/// A server of this folder, on any port.
+pub fn config(folder: &std::path::Path, lease: Duration) -> Config {
+    Config {
+        state: folder.to_owned(),
+        database: None,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        names: vec!["127.0.0.1".into()],
+        lease,
+        certificates: Duration::from_secs(90 * 86_400),
+        new_setup_token: false,
+    }
+}
+
 /// A running server.
 pub struct Lab {
     pub folder: Arc<TempDir>,
@@ -28,15 +41,7 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start(folder: Arc<TempDir>, lease: Duration) -> Self {
-        let config = Config {
-            state: folder.path().to_owned(),
-            database: None,
-            listen: "127.0.0.1:0".parse().unwrap(),
-            names: vec!["127.0.0.1".into()],
-            lease,
-            certificates: Duration::from_secs(90 * 86_400),
-        };
-        let server = Server::open(config).await.unwrap();
+        let server = Server::open(config(folder.path(), lease)).await.unwrap();
         let server = server.with_metrics("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let metrics = server.metrics_address().unwrap().to_string();
         let local = server.local();

@@ -51,6 +51,7 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         names: args.names,
         lease: args.lease,
         certificates: args.node_certificates,
+        new_setup_token: args.new_setup_token,
     };
     let server = Server::open(config).await?;
     let server = match args.metrics {
@@ -75,6 +76,10 @@ fn tell(context: &Context, server: &Server, state: &Path) -> Result<()> {
     }
     note(format_args!("listening on {}; Ctrl-C ends it", local.url));
     note(format_args!("certificate: SHA-256 {fingerprint}"));
+    if server.is_set_up_elsewhere() {
+        note("the setup token was made by another server of this database, or is lost:");
+        note("it is in the file setup-token of that server; --new-setup-token makes another");
+    }
     if let Some(token) = server.setup_token() {
         note(format_args!("setup token: {token} (also in {})", file.display()));
         note("make the first administrator with it:");
