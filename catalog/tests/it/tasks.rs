@@ -1,7 +1,7 @@
 use serde_json::json;
 use sluice_catalog::{
-    Capabilities, Catalog, DestinationId, ErrorKind, InstanceId, NewPoint, NewTask, Node, Page,
-    Progress, Record, TaskFilter, TaskId, TaskState, Visible,
+    Capabilities, Catalog, DestinationId, ErrorKind, InstanceId, NewTask, Node, Page, Progress,
+    Record, TaskFilter, TaskId, TaskState, Visible,
 };
 
 use crate::support::{Lab, on_both};
@@ -260,7 +260,7 @@ async fn a_part_of_a_transaction_is_undone_alone(lab: Lab) {
     let within = tx.begin_part().await.unwrap();
     tx.log(task, 1, &line("within"), 6).await.unwrap();
     tx.end_part(within).await.unwrap();
-    assert!(tx.add_point(InstanceId::new(1), None, &point(), 1).await.is_err());
+    assert!(tx.insert(None, "mover", Node::default(), 7).await.is_err(), "the name is taken");
     tx.undo_part(undone).await.unwrap();
     let last = tx.begin_part().await.unwrap();
     let stale = tx.renew(task, mover.id, 9, None, 70).await.unwrap_err();
@@ -272,17 +272,4 @@ async fn a_part_of_a_transaction_is_undone_alone(lab: Lab) {
     let lines = tx.log_lines(task, 0, 10).await.unwrap();
     let lines: Vec<_> = lines.iter().map(|line| line.line.as_str()).collect();
     assert_eq!(lines, ["kept", "last"]);
-}
-
-/// A restore point of a destination that is not there.
-fn point() -> NewPoint {
-    NewPoint {
-        destination: DestinationId::new(1),
-        task: None,
-        point: "shop.web@k3".into(),
-        taken_ms: 1,
-        image_bytes: 1,
-        new_bytes: 1,
-        stored_bytes: 1,
-    }
 }

@@ -145,8 +145,8 @@ pub(crate) struct MountRequest {
     /// without, it is the mount's id.
     #[serde(default)]
     folder: Option<String>,
-    /// Whether clients of `nbd` and `iscsi` may write. What they write is kept on the node until the mount ends, and is
-    /// gone then; before, it can be made a restore point.
+    /// Whether clients of `nbd` and `iscsi` may write. What they write is kept on the node until
+    /// the mount ends, and is gone then; before, it can be made a restore point.
     #[serde(default)]
     writable: bool,
     /// iSCSI initiators that may connect; all without.

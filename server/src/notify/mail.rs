@@ -1,7 +1,7 @@
 //! Handing a mail to a mail server, by `lettre`.
 //!
-//! With STARTTLS nothing is sent before the connection is encrypted: a server that does not offer it
-//! gets no letter, and no password.
+//! With STARTTLS nothing is sent before the connection is encrypted: a server that does not offer
+//! it gets no letter, and no password.
 
 use std::time::{Duration, UNIX_EPOCH};
 

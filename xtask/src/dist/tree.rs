@@ -78,8 +78,8 @@ fn copyright() -> Result<String> {
     let notice = std::fs::read_to_string(host::root().join("NOTICE"))?;
     Ok(format!(
         "{}\n\nLicensed under the Apache License, Version 2.0; on Debian systems its text is in\n\
-         /usr/share/common-licenses/Apache-2.0. What is linked in, with licences, is listed in the\n\
-         CycloneDX document beside the package.\n",
+         /usr/share/common-licenses/Apache-2.0. What is linked in, with licences, is\n\
+         listed in the CycloneDX document beside the package.\n",
         notice.trim_end()
     ))
 }
