@@ -70,7 +70,7 @@ impl Catalog {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the database does not answer.
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.pool.begin_with(self.begin).await? })
+        Ok(Tx::new(self.pool.begin_with(self.begin).await?))
     }
 
     /// Begins to read: one state of the database, whoever writes meanwhile.
@@ -78,7 +78,7 @@ impl Catalog {
     /// # Errors
     /// [`ErrorKind::Unavailable`] when the database does not answer.
     pub async fn read(&self) -> Result<Tx> {
-        Ok(Tx { inner: self.pool.begin().await? })
+        Ok(Tx::new(self.pool.begin().await?))
     }
 
     /// Whether the database answers.
@@ -108,9 +108,55 @@ impl Catalog {
 #[derive(Debug)]
 pub struct Tx {
     inner: Transaction<'static, Any>,
+    /// Locks that it has until it ends, each with the part in which it was taken.
+    locks: Vec<(&'static str, u32)>,
+    /// Parts that are open.
+    depth: u32,
 }
 
+/// A part of a transaction that is under way; see [`Tx::begin_part`].
+#[derive(Debug)]
+#[must_use = "a part is ended or undone"]
+pub struct Part(u32);
+
 impl Tx {
+    fn new(inner: Transaction<'static, Any>) -> Self {
+        Self { inner, locks: Vec::new(), depth: 0 }
+    }
+
+    /// Begins a part that can be undone without the rest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn begin_part(&mut self) -> Result<Part> {
+        self.depth += 1;
+        self.run(query(format!("SAVEPOINT part_{}", self.depth))).await?;
+        Ok(Part(self.depth))
+    }
+
+    /// Keeps what was done in a part.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn end_part(&mut self, part: Part) -> Result<()> {
+        self.depth = part.0 - 1;
+        for (_, depth) in &mut self.locks {
+            *depth = (*depth).min(self.depth);
+        }
+        self.run(query(format!("RELEASE SAVEPOINT part_{}", part.0))).await.map(drop)
+    }
+
+    /// Undoes what was done in a part, also after an error of the database.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer.
+    pub async fn undo_part(&mut self, part: Part) -> Result<()> {
+        self.run(query(format!("ROLLBACK TO SAVEPOINT part_{}", part.0))).await?;
+        // What was locked in it is locked no more.
+        self.locks.retain(|(_, depth)| *depth < part.0);
+        self.end_part(part).await
+    }
+
     /// Makes everything it did happen; undoes it in a rehearsal ([`crate::rehearsed`]).
     ///
     /// # Errors
@@ -138,11 +184,15 @@ impl Tx {
 
     /// Waits until no other transaction that asked for the same `name` is under way.
     pub(crate) async fn lock(&mut self, name: &'static str) -> Result<()> {
+        if self.locks.iter().any(|(held, _)| *held == name) {
+            return Ok(());
+        }
         let sql = "UPDATE settings SET value = value WHERE name = $1";
         let found = self.run(sqlx::query(sql).bind(name)).await?;
         if found == 0 {
             return Err(CatalogError::new(ErrorKind::Damaged, format!("no lock {name}")));
         }
+        self.locks.push((name, self.depth));
         Ok(())
     }
 }

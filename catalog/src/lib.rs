@@ -36,7 +36,7 @@ mod snapshot;
 mod store;
 
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
-pub use db::{Catalog, Tx};
+pub use db::{Catalog, Part, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Consent, approved, rehearsed};
 pub use id::{

@@ -45,8 +45,8 @@ pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
-    ApplyArgs, ConfigCommand, LoginArgs, NodeArgs, NodeCommand, NodeRunArgs, RecordArgs,
-    RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
+    RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -72,7 +72,9 @@ pub(crate) use plan::{PlanArgs, PlanCommand, PlanRunArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
-pub(crate) use remote_mount::{RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs};
+pub(crate) use remote_mount::{
+    RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol,
+};
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
 pub(crate) use restore_test::{RestoreTestArgs, RestoreTestCommand, RestoreTestRunArgs};

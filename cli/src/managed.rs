@@ -79,6 +79,9 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
         Command::Mount(args) => {
             args.background = DetachArgs::default();
             args.ready_fd = None;
+            if let Some(point) = &mut args.point {
+                keep_point(point, identity)?;
+            }
         }
         Command::Export(args) => {
             args.background = DetachArgs::default();
@@ -105,6 +108,11 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
                     args.ready_fd = None;
                     if let [only] = &mut args.points[..] {
                         keep_point(only, identity)?;
+                    }
+                    if let ([listen], Some(address)) =
+                        (&mut args.listen[..], identity.and_then(address_of_uri))
+                    {
+                        *listen = still_free(address);
                     }
                 }
                 ExportProtocol::VhostUser(args) => {
@@ -206,6 +214,13 @@ mod tests {
         let ExportProtocol::Nbd(args) = export.protocol else { panic!() };
         assert_eq!((args.points[0].as_str(), args.listen), ("vm@0123", None));
         assert_eq!(args.socket, Some("/s".into()));
+
+        let told = json!({"point": "vm@0123", "uri": "https://127.0.0.1:4712/TOKEN/"});
+        let line = "sluice export http vm@latest --listen 127.0.0.1:0 --detach";
+        let Command::Export(export) = adopted(line, &told) else { panic!() };
+        let ExportProtocol::Http(args) = export.protocol else { panic!() };
+        assert_eq!(args.points, ["vm@0123"]);
+        assert_eq!(args.listen, ["127.0.0.1:4712".parse().unwrap()]);
 
         let told = json!({"point": "vm@01", "listen": ["127.0.0.1:1", "[::1]:2"]});
         let line = "sluice export iscsi vm --listen 127.0.0.1:0 --listen [::1]:0 --detach";

@@ -87,6 +87,11 @@ pub(crate) fn token(path: &Path) -> Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
+/// A token of HTTP exports in the environment, where a node puts it for a mount.
+pub(crate) fn http_token_variable() -> Option<Zeroizing<String>> {
+    std::env::var("SLUICE_HTTP_TOKEN").ok().filter(|token| !token.is_empty()).map(Zeroizing::new)
+}
+
 /// A token in a file, or on standard input.
 pub(crate) fn token_or_stdin(path: &Path) -> Result<Zeroizing<String>> {
     if path != Path::new("-") {

@@ -117,8 +117,8 @@ pub(crate) fn capabilities(hello: Hello) -> Result<Capabilities> {
     if let Some(text) = mismatch(hello.contract) {
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "contract", text));
     }
-    let Hello { version, host, slots, kinds, missing, contract } = hello;
-    Ok(Capabilities { version, host, slots, kinds, missing, contract })
+    let Hello { version, host, slots, kinds, missing, mounts, contract } = hello;
+    Ok(Capabilities { version, host, slots, kinds, missing, mounts, contract })
 }
 
 /// A node joins; or comes back as what it was, with a token for it, or with the key of a

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId,
-    Progress, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
 use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
@@ -26,6 +26,7 @@ use crate::mounts;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::queue::Waiter;
+use crate::reports::{self, Said};
 use crate::restore_tests;
 use crate::state::Shared;
 
@@ -70,10 +71,7 @@ async fn lease(
     NodeActor(node): NodeActor,
     Body(ask): Body<Option<Ask>>,
 ) -> Result<Json<Option<Lease>>> {
-    let mut tx = shared.catalog.begin().await?;
-    tx.get::<Node>(node, &EVERYTHING).await?;
-    tx.node_seen(node, shared.now()).await?;
-    tx.commit().await?;
+    reports::note(&shared, node, Said::Here).await?;
     let kinds = ask.and_then(|ask| ask.kinds).map(|kinds| kinds.into_iter().collect());
     let (answer, mut told) = oneshot::channel();
     let waiter = Waiter { node, kinds, answer };
@@ -142,39 +140,12 @@ async fn report(
     Path(id): Path<TaskId>,
     Body(report): Body<Report>,
 ) -> Result<Json<Reported>> {
-    let now = shared.now();
-    let mut tx = shared.catalog.begin().await?;
-    let progress = report.progress.as_ref().map(progress);
-    let until = now + shared.lease_ms;
-    let renewed = tx.renew(id, node, report.attempt, progress.as_ref(), until).await;
-    let cancel = renewed?;
-    tx.node_seen(node, now).await?;
-    let lines: Vec<_> = report.log.into_iter().map(|entry| (entry.level, entry.line)).collect();
-    tx.log(id, report.attempt, &lines, now).await?;
-    if let Some(finished) = &report.finished {
-        let lease = (id, node, report.attempt);
-        finish(&mut tx, lease, finished, now).await?;
-    }
-    tx.commit().await?;
-    if report.finished.is_some() {
-        shared.work.notify_one();
-    }
+    let cancel = reports::note(&shared, node, Said::Report(id, Box::new(report))).await?;
     Ok(Json(Reported { cancel }))
 }
 
-/// A line of progress, as it is kept.
-fn progress(line: &Value) -> Progress {
-    let number = |name: &str| line[name].as_u64().unwrap_or(0);
-    Progress {
-        phase: line["phase"].as_str().unwrap_or_default().to_owned(),
-        total: number("total"),
-        done: number("done"),
-        rate: number("rate"),
-        eta: line["eta"].as_u64(),
-    }
-}
-
-async fn finish(
+/// Ends an attempt, with all that follows from it.
+pub(crate) async fn finish(
     tx: &mut Tx,
     lease: (TaskId, NodeId, u32),
     finished: &Finished,

@@ -36,6 +36,7 @@ mod plans;
 mod problem;
 mod queue;
 mod quota;
+mod reports;
 mod restore_tests;
 mod rules;
 mod self_backup;

@@ -11,10 +11,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, DestinationId, ErrorKind, Mount, MountId, MountState, NewTask, Node, NodeId, Task,
-    TaskId, TaskState, Tx,
+    AuditEntry, DestinationId, ErrorKind, Mount, MountId, MountProtocol, MountState, NewTask, Node,
+    NodeId, Task, TaskId, TaskState, Tx,
 };
-use sluice_node_api::{Held, HeldState, MountOrder, MountOrders, MountReport, TaskSpec};
+use sluice_node_api::{
+    FIRST_PROTOCOLS, Held, HeldState, MountOrder, MountOrders, MountReport, TaskSpec,
+};
 
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
@@ -35,6 +37,8 @@ const LAST_MS: u64 = 5_000;
 /// A node that was not heard of for so long after the end of a lease has ended the mount by
 /// itself, or is no more, in milliseconds.
 const SILENCE_MS: u64 = 600_000;
+/// The variable in which a node finds the token of a mount by http.
+pub(crate) const HTTP_TOKEN: &str = "SLUICE_HTTP_TOKEN";
 /// Why a mount ends that nobody has ended.
 const OVER: &str = "its lease is over";
 
@@ -46,6 +50,7 @@ fn order(mount: &Mount, now: u64) -> MountOrder {
         point: spec.point.clone(),
         image: spec.image.clone(),
         protocol: spec.protocol.word().to_owned(),
+        folder: spec.folder.clone(),
         writable: spec.writable,
         clients: spec.clients.clone(),
         initiators: spec.initiators.clone(),
@@ -391,10 +396,51 @@ async fn settle_one(tx: &mut Tx, mount: &Mount, has_node: bool, now: u64) -> Res
     }
 }
 
-/// Whether a node can make mounts, and may use their destination.
-pub(crate) fn is_able(node: &Node, destination: DestinationId) -> bool {
+/// Refuses a node that makes no such mounts, or may not use their destination.
+pub(crate) fn check_able(
+    node: &Node,
+    destination: DestinationId,
+    protocol: MountProtocol,
+) -> Result<()> {
+    let no = |text: &str| Err(Problem::new(StatusCode::CONFLICT, "no-node", text));
     let may = node.destinations.as_ref().is_none_or(|list| list.contains(&destination));
-    may && node.capabilities.kinds.iter().any(|kind| kind == "mount")
+    if !may || !node.capabilities.kinds.iter().any(|kind| kind == "mount") {
+        return no("this node makes no mounts, or may not use the destination");
+    }
+    let (told, word) = (&node.capabilities.mounts, protocol.word());
+    let speaks = match told.is_empty() {
+        true => FIRST_PROTOCOLS.contains(&word),
+        false => told.iter().any(|one| one == word),
+    };
+    if speaks {
+        return Ok(());
+    }
+    let about = format!("mounts by {word}: ");
+    let why = node.capabilities.missing.iter().find_map(|text| text.strip_prefix(&about));
+    let why = why.unwrap_or("upgrade it");
+    no(&format!("this node makes no mounts by {word}: {why}"))
+}
+
+/// What is told of a mount by http, with the token that opens it.
+pub(crate) async fn opened(shared: &Shared, tx: &mut Tx, mut mount: Mount) -> Result<Mount> {
+    let secrets = tx.secrets(&shared.sealer, &mount.id.to_string()).await?;
+    if let Some(token) = secrets.get(HTTP_TOKEN) {
+        put_token(&mut mount.place, token);
+    }
+    Ok(mount)
+}
+
+fn put_token(place: &mut Value, token: &str) {
+    let put = |uri: &mut Value| {
+        if let Some(text) = uri.as_str() {
+            *uri = Value::from(text.replacen("/TOKEN/", &format!("/{token}/"), 1));
+        }
+    };
+    if let Some(uri) = place.get_mut("uri") {
+        put(uri);
+    }
+    let exports = place.get_mut("exports").and_then(Value::as_array_mut);
+    exports.into_iter().flatten().filter_map(|one| one.get_mut("uri")).for_each(put);
 }
 
 /// The address of a mount and of each of its disks, as its node told them.

@@ -31,6 +31,7 @@ use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
+use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
 use crate::{api, authority, notify, queue, self_backup, ticker, tls};
@@ -61,6 +62,8 @@ pub struct Config {
     pub lease: Duration,
     /// How long the certificates of nodes are good; they are renewed at two thirds of it.
     pub certificates: Duration,
+    /// Whether a setup token that was made before, and is lost, is replaced.
+    pub new_setup_token: bool,
 }
 
 /// Why a server cannot start.
@@ -96,7 +99,7 @@ pub struct Server {
     shared: Shared,
     tls: Tls,
     socket: TcpListener,
-    setup: Option<String>,
+    setup: Setup,
     /// Where metrics are read.
     readers: Option<TcpListener>,
 }
@@ -158,7 +161,7 @@ impl Server {
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let clock = Clock::system();
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
-        let setup = setup_token(&catalog, state).await?;
+        let setup = setup_token(&catalog, state, config.new_setup_token).await?;
         let mut tx = catalog.begin().await.map_err(failed)?;
         tx.extend_leases(clock.now_ms() + lease_ms).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
@@ -168,6 +171,7 @@ impl Server {
             clock,
             work: Notify::new(),
             waiters: Mutex::new(Vec::new()),
+            reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
             under_way: UnderWay::default(),
             fingerprint: tls.fingerprint,
@@ -204,7 +208,15 @@ impl Server {
 
     /// The setup token, while nobody has used it.
     pub fn setup_token(&self) -> Option<&str> {
-        self.setup.as_deref()
+        match &self.setup {
+            Setup::Here(token) => Some(token),
+            Setup::Done | Setup::Elsewhere => None,
+        }
+    }
+
+    /// Whether nobody has used the setup token yet, and another server has made it.
+    pub fn is_set_up_elsewhere(&self) -> bool {
+        self.setup == Setup::Elsewhere
     }
 
     /// Lets a node of this name join without a token, for a server and a node in one process.
@@ -351,24 +363,39 @@ async fn session(
     }
 }
 
-/// The setup token of a database without users: the one in the file if that is the one the
-/// database knows, else a new one.
-async fn setup_token(catalog: &Catalog, state: &Path) -> Result<Option<String>, ServerError> {
+/// The setup token of a database without users, as this server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Setup {
+    /// There are users.
+    Done,
+    /// It waits to be used, and is in the file of the state folder.
+    Here(String),
+    /// Another server of the same database has made it.
+    Elsewhere,
+}
+
+/// The setup token: made at the first start of the first server, and never replaced unless that is
+/// asked for. Of several servers that start at once, one makes it.
+async fn setup_token(catalog: &Catalog, state: &Path, anew: bool) -> Result<Setup, ServerError> {
     let failed = |error| ServerError::new("cannot use the database", error);
     let file = state.join("setup-token");
     let mut tx = catalog.begin().await.map_err(failed)?;
+    tx.decide_alone().await.map_err(failed)?;
     if tx.count_users().await.map_err(failed)? > 0 {
         let _ = std::fs::remove_file(&file);
-        return Ok(None);
+        return Ok(Setup::Done);
     }
     let kept = std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
-    let known = tx.setting(SETUP).await.map_err(failed)?;
-    if !kept.is_empty() && known == Some(token_hash(&kept)) {
-        return Ok(Some(kept));
+    match tx.setting(SETUP).await.map_err(failed)? {
+        Some(known) if !kept.is_empty() && known == token_hash(&kept) => {
+            return Ok(Setup::Here(kept));
+        }
+        Some(_) if !anew => return Ok(Setup::Elsewhere),
+        _ => {}
     }
     let token = new_token("setup");
     write_private(&file, &format!("{token}\n"))?;
     tx.set_setting(SETUP, &token_hash(&token)).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
-    Ok(Some(token))
+    Ok(Setup::Here(token))
 }

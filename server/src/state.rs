@@ -13,6 +13,7 @@ use crate::idempotency::UnderWay;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::queue::Waiter;
+use crate::reports::Reports;
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) work: Notify,
     /// Nodes that ask for work here.
     pub(crate) waiters: Mutex<Vec<Waiter>>,
+    /// What nodes tell here.
+    pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) under_way: UnderWay,
     pub(crate) fingerprint: Fingerprint,

@@ -11,6 +11,7 @@ mod check;
 mod conformance;
 mod counts;
 mod deny;
+mod dist;
 mod fuzz;
 mod host;
 mod manifest;
@@ -33,6 +34,7 @@ usage: cargo xtask COMMAND
   fuzz [--seconds N] [TARGET...]        run every fuzz target, or the named ones
   bench [OPTION...]                     Sluice and other tools side by side; bench --help
   soak [OPTION...]                      everything at once and killed at random; soak --help
+  dist [OPTION...]                      package, archive and what is in them; dist --help
   conformance [OPTION...]               real clients and guests on the exports; conformance --help
 ";
 
@@ -54,6 +56,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         Some((&"fuzz", rest)) => fuzz::command(rest),
         Some((&"bench", rest)) => bench::command(rest),
         Some((&"soak", rest)) => soak::command(rest),
+        Some((&"dist", rest)) => dist::command(rest),
         Some((&"conformance", rest)) => conformance::command(rest),
         Some((name, [])) if check::step(name).is_some() => check::command(&[name]),
         None | Some((&("help" | "-h" | "--help"), _)) => {

@@ -63,6 +63,10 @@ pub enum MountProtocol {
     Nbd,
     /// A SCSI disk over TCP.
     Iscsi,
+    /// Files that can be read at any range, for who knows a token.
+    Http,
+    /// Files in a folder of the node.
+    Fuse,
 }
 
 impl MountProtocol {
@@ -71,6 +75,8 @@ impl MountProtocol {
         match self {
             Self::Nbd => "nbd",
             Self::Iscsi => "iscsi",
+            Self::Http => "http",
+            Self::Fuse => "fuse",
         }
     }
 }
@@ -85,6 +91,9 @@ pub struct MountSpec {
     pub image: Option<String>,
     /// How clients use it.
     pub protocol: MountProtocol,
+    /// The name of its folder on the node; without, one is made of its id.
+    #[serde(default)]
+    pub folder: Option<String>,
     /// Whether clients may write; what they write goes to an overlay on the node.
     #[serde(default)]
     pub writable: bool,

@@ -61,6 +61,8 @@ pub struct Capabilities {
     pub kinds: Vec<String>,
     /// What is missing for more, with the package that has it.
     pub missing: Vec<String>,
+    /// Protocols of the mounts that it makes; `nbd` and `iscsi` when there is no list.
+    pub mounts: Vec<String>,
     /// Version of the contract that it speaks; 0 is that of nodes which do not say.
     pub contract: u32,
 }

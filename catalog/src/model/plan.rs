@@ -326,6 +326,11 @@ impl PlanItem {
         {
             return Err(bad("a mount has clients, and a lease of 5 seconds to 90 days"));
         }
+        if let PlanTarget::Mount { protocol, .. } = &self.target
+            && ![MountProtocol::Nbd, MountProtocol::Iscsi].contains(protocol)
+        {
+            return Err(bad("plans mount by nbd and iscsi"));
+        }
         if let PlanTarget::BootTest { boot, .. } = &self.target {
             boot.sense()?;
         }

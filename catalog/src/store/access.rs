@@ -332,14 +332,18 @@ impl Tx {
         Ok(Token { id, name: name.to_owned(), created_ms: now_ms, expires_ms })
     }
 
-    /// The API tokens of a user.
+    /// A part of the API tokens of a user, oldest first.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn tokens(&mut self, user: UserId) -> Result<Vec<Token>> {
+    pub async fn tokens(&mut self, user: UserId, page: &Page) -> Result<Vec<Token>> {
         let sql = "SELECT id, name, created_ms, expires_ms FROM api_tokens WHERE user_id = $1 \
-                   ORDER BY id";
-        let rows = self.all(sqlx::query(sql).bind(user.to_string())).await?;
+                   AND id > $2 ORDER BY id LIMIT $3";
+        let select = sqlx::query(sql)
+            .bind(user.to_string())
+            .bind(page.after.clone().unwrap_or_default())
+            .bind(i64::from(page.limit));
+        let rows = self.all(select).await?;
         let read = |row: &AnyRow| {
             Ok(Token {
                 id: row.id("id")?,

@@ -53,7 +53,11 @@ async fn tokens_last_until_removed(Lab { catalog, .. }: Lab) {
     let short = tx.add_token(anna.id, "short", "h2", 7, Some(9)).await.unwrap();
     assert_eq!(tx.who(&hash, u64::MAX / 4).await.unwrap().user, anna);
     assert!(tx.who("h2", 8).await.is_ok() && tx.who("h2", 9).await.is_err());
-    assert_eq!(tx.tokens(anna.id).await.unwrap(), [token.clone(), short]);
+    assert_eq!(tx.tokens(anna.id, &Page::default()).await.unwrap(), [token.clone(), short.clone()]);
+    let first = Page { after: None, limit: 1 };
+    assert_eq!(tx.tokens(anna.id, &first).await.unwrap(), [token.clone()]);
+    let next = Page { after: Some(token.id.to_string()), limit: 1 };
+    assert_eq!(tx.tokens(anna.id, &next).await.unwrap(), [short]);
     assert!(tx.delete_token(otto.id, token.id).await.is_err(), "it is not theirs");
     tx.delete_token(anna.id, token.id).await.unwrap();
     assert!(tx.who(&hash, 8).await.is_err());

@@ -26,6 +26,7 @@ fn new(project: ProjectId, lease_end_ms: u64) -> NewMount {
         lease_end_ms,
         spec: MountSpec {
             point: "shop.web@k3".into(),
+            folder: None,
             image: Some("root".into()),
             protocol: MountProtocol::Iscsi,
             writable: false,

@@ -15,6 +15,7 @@ on_both! {
     cancelling_ends_what_waits_and_asks_what_runs
     many_nodes_never_get_the_same_task
     the_log_keeps_its_order
+    a_part_of_a_transaction_is_undone_alone
 }
 
 pub fn backup() -> NewTask {
@@ -240,4 +241,35 @@ async fn the_log_keeps_its_order(Lab { catalog, .. }: Lab) {
     assert_eq!((lines[1].line.as_str(), lines[2].attempt), ("b", 2));
     assert!(lines[2].line.len() <= 4096);
     assert_eq!(tx.log_lines(id, 2, 10).await.unwrap().len(), 1);
+}
+
+async fn a_part_of_a_transaction_is_undone_alone(lab: Lab) {
+    let catalog = lab.catalog;
+    let mover = node(&catalog, "mover").await;
+    let task = add(&catalog, &backup()).await;
+    assert_eq!(lease(&catalog, &mover, 5).await, Some(task));
+    let line = |text: &str| vec![("info".to_owned(), text.to_owned())];
+    let mut tx = catalog.begin().await.unwrap();
+    let kept = tx.begin_part().await.unwrap();
+    tx.renew(task, mover.id, 1, None, 50).await.unwrap();
+    tx.log(task, 1, &line("kept"), 6).await.unwrap();
+    tx.end_part(kept).await.unwrap();
+    let undone = tx.begin_part().await.unwrap();
+    tx.log(task, 1, &line("undone"), 6).await.unwrap();
+    // Also what was done in a part of it goes, and an error of the database ends nothing else.
+    let within = tx.begin_part().await.unwrap();
+    tx.log(task, 1, &line("within"), 6).await.unwrap();
+    tx.end_part(within).await.unwrap();
+    assert!(tx.insert(None, "mover", Node::default(), 7).await.is_err(), "the name is taken");
+    tx.undo_part(undone).await.unwrap();
+    let last = tx.begin_part().await.unwrap();
+    let stale = tx.renew(task, mover.id, 9, None, 70).await.unwrap_err();
+    assert_eq!(stale.kind(), ErrorKind::Stale);
+    tx.undo_part(last).await.unwrap();
+    tx.log(task, 1, &line("last"), 7).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = catalog.read().await.unwrap();
+    let lines = tx.log_lines(task, 0, 10).await.unwrap();
+    let lines: Vec<_> = lines.iter().map(|line| line.line.as_str()).collect();
+    assert_eq!(lines, ["kept", "last"]);
 }

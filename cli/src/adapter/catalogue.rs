@@ -32,6 +32,8 @@ pub(crate) struct RepositoryCatalogue {
     statistics: Registry,
     /// Where writes go, if images can be written.
     written: Option<Arc<Written>>,
+    /// The only point that is shown; all without.
+    only: Option<RestorePoint>,
 }
 
 impl RepositoryCatalogue {
@@ -40,6 +42,7 @@ impl RepositoryCatalogue {
         repository: Repository,
         statistics: Registry,
         written: Option<Arc<Written>>,
+        only: Option<RestorePoint>,
     ) -> Arc<Self> {
         statistics.watch_cache(&repository);
         let pins = Pins {
@@ -48,7 +51,7 @@ impl RepositoryCatalogue {
             releases: TaskTracker::new(),
         };
         let pins = Arc::new(pins);
-        Arc::new(Self { repository, known: Mutex::default(), pins, statistics, written })
+        Arc::new(Self { repository, known: Mutex::default(), pins, statistics, written, only })
     }
 
     /// The point in a folder, as it was listed last.
@@ -70,6 +73,12 @@ impl RepositoryCatalogue {
 #[async_trait]
 impl Catalogue for RepositoryCatalogue {
     async fn points(&self) -> Result<Vec<PointEntry>, BlockError> {
+        if let Some(point) = &self.only {
+            let place = (point.instance.clone(), folder_name(point));
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
+                HashMap::from([(place, point.clone())]);
+            return Ok(vec![entry(point)]);
+        }
         let listing = self.repository.list_as_committed(None).await?;
         for damaged in &listing.damaged {
             tracing::warn!(error = %damaged.error, "a restore point is not shown");

@@ -26,9 +26,29 @@ pub(crate) struct UpArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) slots: u32,
 
+    #[command(flatten)]
+    pub(crate) mounts: MountPlaceArgs,
+}
+
+/// Where and how a node shows mounted restore points.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MountPlaceArgs {
     /// Address of this machine at which clients find mounted restore points
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
     pub(crate) mount_address: IpAddr,
+    /// Certificate of mounts by http, and those that vouch for it, as PEM [default: one that is
+    /// made and kept in the state folder]
+    #[arg(long, value_name = "PATH", requires = "mount_key")]
+    pub(crate) mount_certificate: Option<PathBuf>,
+    /// Private key of that certificate, as PEM
+    #[arg(long, value_name = "PATH", requires = "mount_certificate")]
+    pub(crate) mount_key: Option<PathBuf>,
+    /// Folder below which restore points may be mounted as files (FUSE); without, none are
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mount_folder: Option<PathBuf>,
+    /// Let other users of this machine read those files (needs user_allow_other in /etc/fuse.conf)
+    #[arg(long, requires = "mount_folder")]
+    pub(crate) mount_allow_other: bool,
 }
 
 /// Run a server for other machines' nodes
@@ -58,6 +78,10 @@ pub(crate) struct ServerArgs {
     /// How long a node may go without a word before its tasks are given to others
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
     pub(crate) lease: Duration,
+
+    /// Replace the setup token, where that of an earlier start is lost and nobody has used it
+    #[arg(long)]
+    pub(crate) new_setup_token: bool,
 
     /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
     #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
@@ -107,6 +131,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   sluice node run --slots 4 --mount-address 192.0.2.7
+  sluice node run --mount-folder /srv/mounts --mount-allow-other
   sluice node run --allow-path /srv/images")]
     Run(NodeRunArgs),
     /// List the nodes of the server
@@ -154,9 +179,8 @@ pub(crate) struct NodeRunArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) slots: u32,
-    /// Address of this machine at which clients find mounted restore points
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
-    pub(crate) mount_address: IpAddr,
+    #[command(flatten)]
+    pub(crate) mounts: MountPlaceArgs,
     /// Back up nothing that does not lie in this folder, whatever the server says; several are a
     /// list
     #[arg(long, value_name = "DIR")]

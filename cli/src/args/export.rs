@@ -227,7 +227,8 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10443")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// File whose first line is the token, 16 characters or more [default: a new one at each start]
+    /// File whose first line is the token, 16 characters or more [default: SLUICE_HTTP_TOKEN, or a
+    /// new one at each start]
     #[arg(long, value_name = "PATH")]
     pub(crate) token_file: Option<PathBuf>,
 
@@ -242,6 +243,11 @@ pub(crate) struct HttpArgs {
     /// Serve without TLS: token and disks can be read by everybody on the way
     #[arg(long, conflicts_with = "tls_certificate")]
     pub(crate) plain: bool,
+
+    /// Network of clients that may connect, such as 192.0.2.0/24; several are a list, none lets
+    /// everybody in who knows the token
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow: Vec<Network>,
 
     /// File descriptor that is told when clients can connect
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]

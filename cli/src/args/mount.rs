@@ -17,6 +17,7 @@ Examples:
   sluice mount /mnt/backups --repo /backup/repository
   sluice mount /backup/repository /mnt/backups --detach --lease 8h
   losetup --read-only --find --show --partscan /mnt/backups/web-1/latest/disk.raw
+  sluice mount /mnt/backups --point web-1@0q5g3
   sluice mount /mnt/backups --writable --overlays /srv/overlays --overlay-limit 20GiB
   sluice unmount /mnt/backups")]
 pub(crate) struct MountArgs {
@@ -26,6 +27,10 @@ pub(crate) struct MountArgs {
 
     #[command(flatten)]
     pub(crate) background: DetachArgs,
+
+    /// Show this restore point only, which is kept for as long as it is mounted
+    #[arg(long, value_name = "POINT")]
+    pub(crate) point: Option<String>,
 
     /// Let images be written; what is written goes to overlays, and the restore points stay as they
     /// are

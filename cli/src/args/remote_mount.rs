@@ -67,19 +67,27 @@ Examples:
   sluice remote-mount start shop.web-1@0q5g3 --node mover-2 --protocol iscsi --client 192.0.2.9 \\
     --initiator iqn.2026-01.test:host-1 --lease 2d
   sluice remote-mount start shop/web-1 --protocol iscsi --client 0.0.0.0/0 --chap-user backup \\
-    --chap-secret-file /etc/sluice/chap")]
+    --chap-secret-file /etc/sluice/chap
+  sluice remote-mount start shop/web-1 --protocol http --client 192.0.2.9
+  sluice remote-mount start shop/web-1 --protocol fuse --node mover-2 --folder web-1")]
 pub(crate) struct RemoteMountStartArgs {
     /// The restore point: its id, its name in the repository, or an instance, whose newest is meant
     #[arg(value_name = "POINT")]
     pub(crate) point: String,
 
-    /// Network of clients that may connect, such as 192.0.2.0/24; several are a list
-    #[arg(long, value_name = "CIDR", required = true)]
+    /// Network of clients that may connect, such as 192.0.2.0/24; several are a list, and only fuse
+    /// goes without
+    #[arg(long, value_name = "CIDR")]
     pub(crate) client: Vec<Network>,
 
     /// How clients use it
     #[arg(long, value_enum, value_name = "PROTOCOL", default_value = "nbd")]
     pub(crate) protocol: RemoteProtocol,
+
+    /// With fuse: name of the folder on the node, below the one that its administrator has named
+    /// [default: the mount's id]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) folder: Option<String>,
 
     /// Let clients write; what they write is gone with the mount, if it is not committed before
     #[arg(long)]
@@ -121,6 +129,10 @@ pub(crate) enum RemoteProtocol {
     Nbd,
     /// A SCSI disk over TCP
     Iscsi,
+    /// Files that can be read at any range, for who knows the token in their URLs
+    Http,
+    /// Files in a folder of the node
+    Fuse,
 }
 
 impl RemoteProtocol {
@@ -129,6 +141,8 @@ impl RemoteProtocol {
         match self {
             Self::Nbd => "nbd",
             Self::Iscsi => "iscsi",
+            Self::Http => "http",
+            Self::Fuse => "fuse",
         }
     }
 }

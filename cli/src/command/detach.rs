@@ -49,6 +49,9 @@ pub(crate) struct Spec {
     /// Where it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dir: Option<PathBuf>,
+    /// Whether that folder was made for it, and goes with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) made: bool,
 }
 
 /// What is to be handed over.
@@ -124,7 +127,8 @@ pub(crate) async fn run(
         usage_error(format!("{} is not UTF-8, which mountd cannot store", word.display()))
     })?;
     let folder = std::env::current_dir().context("the current folder is gone")?;
-    let spec = Spec { kind: wanted.kind.into(), argv, folder, environment, dir: wanted.dir };
+    let spec =
+        Spec { kind: wanted.kind.into(), argv, folder, environment, dir: wanted.dir, made: false };
     let request = Request::Mount {
         spec: serde_json::to_value(spec)?,
         secrets,

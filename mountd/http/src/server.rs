@@ -1,8 +1,9 @@
 //! Accepting connections, and ending in good order.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +33,25 @@ const BUFFER: usize = 32 << 10;
 /// Header lines of a request.
 const MOST_HEADERS: usize = 64;
 
+/// Tells whether a client of an address may connect.
+pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// Exports, ready to be served.
-#[derive(Debug)]
 pub struct Server {
     site: Site,
     tls: Option<Tls>,
     limits: Limits,
+    clients: Option<Clients>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("site", &self.site)
+            .field("tls", &self.tls)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -61,7 +75,14 @@ impl Server {
             guard: Guard::default(),
             boundary: HEXLOWER.encode(&boundary),
         };
-        Ok(Self { site, tls, limits })
+        Ok(Self { site, tls, limits, clients: None })
+    }
+
+    /// Lets in only those of whom `clients` says so; others are gone before a byte is read.
+    #[must_use]
+    pub fn only_for(mut self, clients: Clients) -> Self {
+        self.clients = Some(clients);
+        self
     }
 
     /// Opens the sockets. Clients can connect from here on, and are answered once
@@ -101,12 +122,13 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then nothing new is accepted, and answers under way
     /// get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Server { site, tls, limits } = self.server;
+        let Server { site, tls, limits, clients } = self.server;
         let shared = Arc::new(Shared {
             site,
             tls: tls.map(|tls| tls.acceptor()),
             door: Door::new(limits.places()),
             limits,
+            clients,
             shutdown,
         });
         let mut acceptors = JoinSet::new();
@@ -126,7 +148,14 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     door: Arc<Door>,
+    clients: Option<Clients>,
     shutdown: CancellationToken,
+}
+
+impl Shared {
+    fn lets_in(&self, peer: IpAddr) -> bool {
+        self.clients.as_ref().is_none_or(|clients| clients(peer.to_canonical()))
+    }
 }
 
 /// Accepts on one socket until shutdown, then waits for the connections made through it.
@@ -142,6 +171,9 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener) {
             accepted = socket.accept() => accepted,
         };
         match accepted {
+            Ok((_, peer)) if !shared.lets_in(peer.ip()) => {
+                tracing::warn!(%peer, "connection closed: it is not for clients of this address");
+            }
             Ok((stream, peer)) => match shared.door.enter(Some(peer.ip())) {
                 Ok(ticket) => {
                     drop(sessions.spawn(session(Arc::clone(&shared), ticket, stream, peer)));

@@ -74,6 +74,8 @@ pub struct Hello {
     pub kinds: Vec<String>,
     /// What is missing for more, with the package that has it.
     pub missing: Vec<String>,
+    /// Protocols of the mounts that it makes; those of the first nodes when there is no list.
+    pub mounts: Vec<String>,
     /// The version of the contract that it speaks; see [`mismatch`].
     pub contract: u32,
 }

@@ -34,7 +34,9 @@ pub use contract::{
     Reported, TaskSpec, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
-pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport, overlay_of};
+pub use mounts::{
+    FIRST_PROTOCOLS, Held, HeldState, MountOrder, MountOrders, MountReport, is_folder, overlay_of,
+};
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{ScriptOrder, TestOrder};

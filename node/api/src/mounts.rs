@@ -20,8 +20,10 @@ pub struct MountOrder {
     pub point: String,
     /// The only image that is shown; all without.
     pub image: Option<String>,
-    /// `nbd` or `iscsi`.
+    /// `nbd`, `iscsi`, `http` or `fuse`.
     pub protocol: String,
+    /// The name of its folder below the one that the node's administrator has named, for `fuse`.
+    pub folder: Option<String>,
     /// Whether clients may write; what they write goes to an overlay on the node.
     pub writable: bool,
     /// Networks of the clients that may connect.
@@ -34,6 +36,15 @@ pub struct MountOrder {
     pub lease_ms: u64,
     /// What the node told of it when it was ready first: it comes back as that.
     pub place: Option<Value>,
+}
+
+/// Protocols of mounts of nodes that do not say which they speak.
+pub const FIRST_PROTOCOLS: [&str; 2] = ["nbd", "iscsi"];
+
+/// Whether a text can be the name of a mount's folder: one part of a path that leads nowhere else.
+pub fn is_folder(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (1..=100).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
 }
 
 /// The folder of what clients have written to a mount, in the state folder of its node.
@@ -129,6 +140,15 @@ mod tests {
         let folder = overlay_of(Path::new("/s"), "0193-a").unwrap();
         assert_eq!(folder, Path::new("/s/overlays/0193-a"));
         assert!(["", "..", "a/b"].iter().all(|bad| overlay_of(Path::new("/s"), bad).is_err()));
+    }
+
+    #[test]
+    fn a_folder_is_one_name_that_leads_nowhere_else() {
+        assert!(["web-1", "a.b_c", "0193-a"].iter().all(|name| is_folder(name)));
+        let long = "x".repeat(101);
+        for bad in ["", ".", "..", ".hidden", "a/b", "/a", "a b", "a\0", "é", &long] {
+            assert!(!is_folder(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use sluice_catalog::{
     MountState, NewMount, Node, NodeId, NodeState, Page, Point, PointId, ProjectId, Record, TaskId,
     Tx,
 };
-use sluice_node_api::Network;
+use sluice_node_api::{Network, is_folder};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
@@ -19,10 +20,10 @@ use crate::api::query::MountQuery;
 use crate::api::tasks::TaskView;
 use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
-use crate::mounts;
+use crate::mounts::{self, HTTP_TOKEN};
 use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
-use crate::state::Shared;
+use crate::state::{Shared, new_token};
 
 /// How long a lease is, in seconds: when nothing is said, and at least and at most.
 const LEASE: u64 = 8 * 3600;
@@ -64,6 +65,8 @@ pub(crate) struct MountView {
     protocol: MountProtocol,
     /// The only image that is shown; all without.
     image: Option<String>,
+    /// The name of its folder on the node, when it was chosen.
+    folder: Option<String>,
     writable: bool,
     /// Networks of the clients that may connect.
     clients: Vec<String>,
@@ -73,10 +76,13 @@ pub(crate) struct MountView {
     state: MountState,
     /// Why it is in this state.
     message: String,
-    /// Where clients find it, once it is ready.
+    /// Where clients find it, once it is ready. Of `http` it has the token that opens it where who
+    /// asks may operate the project and has asked for one mount; the word TOKEN elsewhere.
     uri: Option<String>,
     /// The same for each image.
     disks: Vec<MountedDisk>,
+    /// SHA-256 of the certificate with which it is served, of `http`.
+    fingerprint: Option<String>,
     /// When it ends by itself, in milliseconds since 1970.
     lease_end_ms: u64,
     revision: u64,
@@ -87,6 +93,7 @@ pub(crate) struct MountView {
 impl From<Mount> for MountView {
     fn from(mount: Mount) -> Self {
         let (uri, disks) = mounts::addresses(&mount.place);
+        let fingerprint = mount.place["fingerprint"].as_str().map(str::to_owned);
         let disk = |(name, uri)| MountedDisk { name, uri };
         let Mount { new, .. } = mount;
         Self {
@@ -100,6 +107,7 @@ impl From<Mount> for MountView {
             task: mount.task,
             protocol: new.spec.protocol,
             image: new.spec.image,
+            folder: new.spec.folder,
             writable: new.spec.writable,
             clients: new.spec.clients,
             initiators: new.spec.initiators,
@@ -108,6 +116,7 @@ impl From<Mount> for MountView {
             message: mount.message,
             uri,
             disks: disks.into_iter().map(disk).collect(),
+            fingerprint,
             lease_end_ms: new.lease_end_ms,
             revision: mount.revision,
             created_ms: mount.created_ms,
@@ -128,10 +137,16 @@ pub(crate) struct MountRequest {
     #[serde(default)]
     node: Option<NodeId>,
     protocol: MountProtocol,
-    /// Networks of the clients that may connect, such as `192.0.2.0/24`.
+    /// Networks of the clients that may connect, such as `192.0.2.0/24`; none for `fuse`, which
+    /// is for users of the node.
+    #[serde(default)]
     clients: Vec<String>,
-    /// Whether clients may write. What they write is kept on the node until the mount ends, and is
-    /// gone then; before, it can be made a restore point.
+    /// For `fuse`: the name of its folder, below the one that the node's administrator has named;
+    /// without, it is the mount's id.
+    #[serde(default)]
+    folder: Option<String>,
+    /// Whether clients of `nbd` and `iscsi` may write. What they write is kept on the node until
+    /// the mount ends, and is gone then; before, it can be made a restore point.
     #[serde(default)]
     writable: bool,
     /// iSCSI initiators that may connect; all without.
@@ -168,9 +183,33 @@ fn is_word(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && !text.chars().any(odd)
 }
 
+/// Refuses what does not go with the protocol.
+fn check_protocol(request: &MountRequest) -> Result<()> {
+    let (no, word) = (|text: &str| Err(Problem::invalid(text)), request.protocol.word());
+    let is_local = request.protocol == MountProtocol::Fuse;
+    if is_local && !request.clients.is_empty() {
+        return no("fuse is for users of the node: it has no clients");
+    }
+    if is_local && request.image.is_some() {
+        return no("fuse shows all images of a restore point");
+    }
+    if request.folder.is_some() && !is_local {
+        return no("folders go with fuse");
+    }
+    if request.folder.as_ref().is_some_and(|name| !is_folder(name)) {
+        return no("a folder is one name of letters, digits, dots, dashes and underscores");
+    }
+    if request.writable && (is_local || request.protocol == MountProtocol::Http) {
+        return no(&format!("{word} is for reading; nbd and iscsi can be written to"));
+    }
+    Ok(())
+}
+
 /// Refuses what no node could do, or what would let in more than was meant.
 fn check(request: &MountRequest) -> Result<()> {
-    if request.clients.is_empty() || request.clients.len() > MOST_CLIENTS {
+    check_protocol(request)?;
+    let local = request.protocol == MountProtocol::Fuse;
+    if request.clients.is_empty() != local || request.clients.len() > MOST_CLIENTS {
         let text = "name 1 to 64 networks of clients, such as 192.0.2.0/24";
         return Err(Problem::invalid(text));
     }
@@ -205,16 +244,20 @@ fn check(request: &MountRequest) -> Result<()> {
 }
 
 /// The node that was named, or the one that fits best.
-async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Result<NodeId> {
+async fn node(
+    tx: &mut Tx,
+    named: Option<NodeId>,
+    point: &Point,
+    protocol: MountProtocol,
+    now: u64,
+) -> Result<NodeId> {
     let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
     let destination = point.new.destination;
     let configs = Configs::load(tx).await?;
     if let Some(id) = named {
         let node = tx.get::<Node>(id, &EVERYTHING).await?;
         let narrowed = configs.narrow(node.body.clone());
-        if !mounts::is_able(&narrowed, destination) {
-            return Err(none("this node makes no mounts, or may not use the destination"));
-        }
+        mounts::check_able(&narrowed, destination, protocol)?;
         if node.body.state != NodeState::Enabled {
             return Err(none("this node gets no new tasks"));
         }
@@ -233,13 +276,15 @@ async fn node(tx: &mut Tx, named: Option<NodeId>, point: &Point, now: u64) -> Re
             let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
             let able = node.body.state == NodeState::Enabled
                 && heard + LATELY_MS > now
-                && mounts::is_able(&configs.narrow(node.body.clone()), destination);
+                && mounts::check_able(&configs.narrow(node.body.clone()), destination, protocol)
+                    .is_ok();
             if able && (best.is_none() || own == Some(node.id)) {
                 best = Some(node);
             }
         }
     }
-    let best = best.ok_or_else(|| none("no node that makes mounts was heard of lately"))?;
+    let text = format!("no node that makes mounts by {} was heard of lately", protocol.word());
+    let best = best.ok_or_else(|| none(&text))?;
     Ok(best.id)
 }
 
@@ -280,7 +325,7 @@ pub(crate) async fn create(
     if point.removed_ms.is_some() {
         return Err(Problem::not_found("restore point"));
     }
-    let node = node(&mut tx, request.node, &point, now).await?;
+    let node = node(&mut tx, request.node, &point, request.protocol, now).await?;
     if request.writable {
         mounts::check_writable(&mut tx, node).await?;
     }
@@ -296,6 +341,7 @@ pub(crate) async fn create(
             point: point.new.point,
             image: request.image,
             protocol: request.protocol,
+            folder: request.folder,
             writable: request.writable,
             clients: request.clients,
             initiators: request.initiators,
@@ -303,6 +349,10 @@ pub(crate) async fn create(
         },
     };
     tx.add_mount(id, &new, now).await?;
+    if request.protocol == MountProtocol::Http {
+        let secrets = [(HTTP_TOKEN.to_owned(), Zeroizing::new(new_token("disk")))].into();
+        tx.set_secrets(&shared.sealer, &id.to_string(), &secrets).await?;
+    }
     if let Some(Hidden(secret)) = request.chap_secret {
         let secrets = [(CHAP.to_owned(), secret)].into();
         tx.set_secrets(&shared.sealer, &id.to_string(), &secrets).await?;
@@ -353,7 +403,12 @@ pub(crate) async fn get(
     Path(id): Path<MountId>,
 ) -> Result<Json<MountView>> {
     actor.require_anywhere(Permission::Read)?;
-    Ok(Json(shared.catalog.read().await?.mount(id, &actor.visible()).await?.into()))
+    let mut tx = shared.catalog.read().await?;
+    let mut mount = tx.mount(id, &actor.visible()).await?;
+    if actor.require(Permission::Operate, mount.new.project).is_ok() {
+        mount = mounts::opened(&shared, &mut tx, mount).await?;
+    }
+    Ok(Json(mount.into()))
 }
 
 /// Let the lease of a mount begin anew

@@ -9,7 +9,7 @@ use sluice_catalog::{OpenSession, SessionId, TokenId, Tx, UserId};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::sessions::{NewToken, TokenView, make_token};
+use crate::api::sessions::{NewToken, TokenView, list_of, make_token};
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -95,18 +95,19 @@ async fn service(tx: &mut Tx, id: UserId) -> Result<()> {
 
 /// List the API tokens of a service account
 #[utoipa::path(get, path = "/api/v1/users/{id}/tokens", tag = "user",
-    operation_id = "list-user-tokens", params(("id" = UserId, Path)), responses(
+    operation_id = "list-user-tokens", params(("id" = UserId, Path), PageQuery), responses(
     (status = 200, body = List<TokenView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn tokens(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<UserId>,
+    Query(query): Query<PageQuery>,
 ) -> Result<Json<List<TokenView>>> {
     actor.require(Permission::Administer, None)?;
+    let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
     service(&mut tx, id).await?;
-    let items = tx.tokens(id).await?.into_iter().map(TokenView::from).collect();
-    Ok(Json(List { items, next: None }))
+    Ok(Json(list_of(tx.tokens(id, &page).await?, &page)))
 }
 
 /// Make an API token for a service account

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    AuditEntry, ErrorKind, Grant, Role, Token, TokenId, Tx, UserId, hash_password, token_hash,
-    verify_password,
+    AuditEntry, ErrorKind, Grant, Page, Role, Token, TokenId, Tx, UserId, hash_password,
+    token_hash, verify_password,
 };
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::api::second_factor::{Shown, accepts, guesser};
-use crate::api::{Body, Hidden, Path};
+use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::{self, Actor, First};
 use crate::problem::{Problem, Result};
 use crate::rules::{AccessRules, LONGEST};
@@ -329,13 +329,22 @@ pub(crate) struct NewToken {
 
 /// List your API tokens
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "session", operation_id = "list-tokens",
-    responses((status = 200, body = Vec<TokenView>), (status = "4XX", body = Problem)))]
+    params(PageQuery), responses(
+    (status = 200, body = List<TokenView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn tokens(
     State(shared): State<Shared>,
     actor: Actor,
-) -> Result<Json<Vec<TokenView>>> {
-    let tokens = shared.catalog.read().await?.tokens(actor.user.id).await?;
-    Ok(Json(tokens.into_iter().map(TokenView::from).collect()))
+    Query(query): Query<PageQuery>,
+) -> Result<Json<List<TokenView>>> {
+    let page = query.page()?;
+    let mut tx = shared.catalog.read().await?;
+    Ok(Json(list_of(tx.tokens(actor.user.id, &page).await?, &page)))
+}
+
+/// A part of a list of tokens.
+pub(crate) fn list_of(tokens: Vec<Token>, page: &Page) -> List<TokenView> {
+    let views = tokens.into_iter().map(TokenView::from).collect();
+    List::new(views, page.limit, |view: &TokenView| view.id.to_string())
 }
 
 /// Make an API token, which may do what you may do

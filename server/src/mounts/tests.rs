@@ -19,6 +19,7 @@ fn mount(state: MountState, left: u64) -> Mount {
             lease_end_ms: NOW + left,
             spec: MountSpec {
                 point: "shop.web@k3".into(),
+                folder: None,
                 image: None,
                 protocol: MountProtocol::Nbd,
                 writable: false,

@@ -291,6 +291,7 @@ async fn mount(
         lease_end_ms: now + lease_ms,
         spec: MountSpec {
             point: point.new.point.clone(),
+            folder: None,
             image: item.image.clone(),
             protocol,
             writable: false,

@@ -77,6 +77,41 @@ async fn a_task_goes_to_a_node_and_its_result_is_noted() {
 }
 
 #[tokio::test]
+async fn of_reports_that_come_at_once_those_that_are_refused_undo_nothing() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let mover = node(&lab, &admin, "mover").await;
+    let task = backup(&admin).await;
+    let lease: Option<Lease> = mover.post("/api/node/v1/lease", &()).await.unwrap();
+    assert_eq!(lease.unwrap().attempt, 1);
+    let path = format!("/api/node/v1/tasks/{task}/report");
+    let mut under_way = tokio::task::JoinSet::new();
+    for number in 0..40u32 {
+        let (mover, path) = (mover.clone(), path.clone());
+        // Each fourth is of an attempt that never was; it has a line of its own as well.
+        let late = number % 4 == 0;
+        let mut said = report(if late { 9 } else { 1 }, None);
+        said.log[0].line = format!("line {number} {}", if late { "late" } else { "good" });
+        under_way.spawn(async move {
+            let told = mover.post::<Reported>(&path, &said).await;
+            (late, told.is_ok(), told.err().and_then(|error| error.status()))
+        });
+    }
+    while let Some(done) = under_way.join_next().await {
+        let (late, accepted, refused) = done.unwrap();
+        assert_eq!((accepted, refused), (!late, late.then_some(409)));
+    }
+    let log: Value = admin.get(&format!("/api/v1/tasks/{task}/log?limit=100")).await.unwrap();
+    let lines = log["items"].as_array().unwrap();
+    assert_eq!(lines.len(), 30);
+    assert!(!log.to_string().contains("late"), "{log}");
+    // One that ends it is among the others as well.
+    let _: Reported = mover.post(&path, &report(1, Some(Outcome::Succeeded))).await.unwrap();
+    let shown: Value = admin.get(&format!("/api/v1/tasks/{task}")).await.unwrap();
+    assert_eq!(shown["state"], "succeeded");
+}
+
+#[tokio::test]
 async fn a_silent_node_loses_its_task_to_another() {
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let lab = Lab::start(folder, Duration::from_millis(50)).await;

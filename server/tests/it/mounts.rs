@@ -3,8 +3,8 @@
 use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::{
-    Ask, Client, Finished, Held, HeldState, Lease, MountOrder, MountOrders, MountReport, Outcome,
-    Report, Reported, TaskSpec,
+    Ask, Client, Finished, Held, HeldState, Hello, Lease, MountOrder, MountOrders, MountReport,
+    Outcome, Report, Reported, TaskSpec,
 };
 
 use crate::support::{Lab, finish, make, status};
@@ -210,6 +210,57 @@ async fn a_lease_that_is_over_ends_a_mount_that_nobody_has_made() {
 }
 
 #[tokio::test]
+async fn a_mount_by_http_has_a_token_that_those_see_who_may_make_mounts() {
+    let world = World::new().await;
+    let request = json!({"point": world.point, "protocol": "http", "clients": ["192.0.2.0/24"]});
+    // The first nodes make none, and nobody is asked in vain.
+    let told = world.admin.post::<Value>("/api/v1/mounts", &request).await;
+    assert_eq!(status(&told), 409);
+    let hello = Hello {
+        kinds: TaskSpec::MOUNT_KINDS.map(str::to_owned).to_vec(),
+        mounts: vec!["http".into()],
+        missing: vec!["mounts by fuse: package fuse3".into()],
+        slots: 1,
+        ..Hello::default()
+    };
+    let node = world.lab.node_that(&world.admin, "shower", hello).await;
+    let local = json!({"point": world.point, "protocol": "fuse"});
+    let nodes: Value = world.admin.get("/api/v1/nodes").await.unwrap();
+    let shower = nodes["items"].as_array().unwrap().iter().find(|one| one["name"] == "shower");
+    let mut named = local.clone();
+    named["node"] = shower.unwrap()["id"].clone();
+    let told = world.admin.post::<Value>("/api/v1/mounts", &named).await.unwrap_err();
+    assert!(told.to_string().contains("package fuse3"), "{told}");
+
+    let id = world.mount(&request).await;
+    let lease: Option<Lease> = node.post("/api/node/v1/lease", &()).await.unwrap();
+    let lease = lease.expect("there is a task");
+    let token = lease.work.environment["SLUICE_HTTP_TOKEN"].clone();
+    assert!(lease.work.secret_names.contains(&"SLUICE_HTTP_TOKEN".to_owned()) && token.len() > 60);
+    let uri = "https://192.0.2.7:4711/TOKEN/";
+    let disk = format!("{uri}root.raw");
+    let document = json!({"uri": uri, "exports": [{"name": "root", "uri": disk}],
+        "fingerprint": "ab:cd"});
+    let (outcome, message) = (Outcome::Succeeded, String::new());
+    let finished = Some(Finished { outcome, document, message, retryable: false });
+    let report = Report { attempt: lease.attempt, finished, ..Report::default() };
+    let path = format!("/api/node/v1/tasks/{}/report", lease.task);
+    let _: Reported = node.post(&path, &report).await.unwrap();
+    let shown = world.shown(&id).await;
+    assert_eq!(shown["uri"], format!("https://192.0.2.7:4711/{token}/"));
+    assert_eq!(shown["disks"][0]["uri"], format!("https://192.0.2.7:4711/{token}/root.raw"));
+    assert_eq!(shown["fingerprint"], "ab:cd");
+    // Who may only look, and whatever lists or logs, has no token.
+    let viewer = world.lab.user(&world.admin, "viewer", None).await;
+    let seen: Value = viewer.get(&format!("/api/v1/mounts/{id}")).await.unwrap();
+    assert_eq!(seen["uri"], uri);
+    for path in ["mounts", "audit", "tasks"] {
+        let said: Value = world.admin.get(&format!("/api/v1/{path}")).await.unwrap();
+        assert!(!said.to_string().contains(&token), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused() {
     let world = World::new().await;
     for (name, value) in [
@@ -225,8 +276,24 @@ async fn what_makes_no_sense_is_refused() {
         ("chap_secret", json!("a-secret-of-twenty-1")),
         ("image", json!("a:b")),
         ("colour", json!("red")),
+        ("folder", json!("web")),
+        ("protocol", json!("fuse")),
     ] {
         let mut request = world.request();
+        request[name] = value.clone();
+        let told = world.admin.post::<Value>("/api/v1/mounts", &request).await;
+        assert_eq!(status(&told), 422, "{name}: {value}");
+    }
+    let local = json!({"point": world.point, "protocol": "fuse"});
+    for (name, value) in [
+        ("clients", json!(["192.0.2.0/24"])),
+        ("writable", json!(true)),
+        ("image", json!("root")),
+        ("folder", json!("../etc")),
+        ("folder", json!("")),
+        ("folder", json!("/etc")),
+    ] {
+        let mut request = local.clone();
         request[name] = value.clone();
         let told = world.admin.post::<Value>("/api/v1/mounts", &request).await;
         assert_eq!(status(&told), 422, "{name}: {value}");

@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use sluice_server::{Config, Server};
 
-use crate::support::{Lab, PASSWORD, make, status};
+use crate::support::{Lab, PASSWORD, config, make, status};
 
 #[tokio::test]
 async fn nothing_works_before_the_setup_and_its_token_works_once() {
@@ -29,6 +30,33 @@ async fn nothing_works_before_the_setup_and_its_token_works_once() {
     let again = Lab::start(lab.stop().await, Duration::from_secs(60)).await;
     assert!(again.setup.is_none() && !file.exists());
     again.login("admin").await;
+}
+
+#[tokio::test]
+async fn of_servers_of_one_database_the_first_makes_the_setup_token() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lease = Duration::from_secs(60);
+    let first = Server::open(config(one.path(), lease)).await.unwrap();
+    let token = first.setup_token().expect("nobody is there yet").to_owned();
+    // The same database and key, and a folder of its own.
+    let key = "secrets.key";
+    std::fs::copy(one.path().join(key), two.path().join(key)).unwrap();
+    let database = format!("sqlite:{}", one.path().join("catalog.sqlite").display());
+    let beside = Config { database: Some(database), ..config(two.path(), lease) };
+    let second = Server::open(beside.clone()).await.unwrap();
+    assert!(second.setup_token().is_none() && second.is_set_up_elsewhere());
+    assert!(!two.path().join("setup-token").exists());
+    drop((first, second));
+    let again = Server::open(config(one.path(), lease)).await.unwrap();
+    assert_eq!(again.setup_token(), Some(&*token), "the second start has replaced it");
+    // Who asks for another gets one, and the lost one is worth nothing.
+    let asked = Config { new_setup_token: true, ..beside };
+    let asked = Server::open(asked).await.unwrap();
+    let other = asked.setup_token().unwrap().to_owned();
+    assert_ne!(other, token);
+    drop(again);
+    let first = Server::open(config(one.path(), lease)).await.unwrap();
+    assert!(first.setup_token().is_none() && first.is_set_up_elsewhere());
 }
 
 #[tokio::test]

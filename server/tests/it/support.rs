@@ -15,6 +15,19 @@ use tokio_util::sync::CancellationToken;
 
 pub const PASSWORD: &str = "a long enough password";
 
+/// A server of this folder, on any port.
+pub fn config(folder: &std::path::Path, lease: Duration) -> Config {
+    Config {
+        state: folder.to_owned(),
+        database: None,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        names: vec!["127.0.0.1".into()],
+        lease,
+        certificates: Duration::from_secs(90 * 86_400),
+        new_setup_token: false,
+    }
+}
+
 /// A running server.
 pub struct Lab {
     pub folder: Arc<TempDir>,
@@ -28,15 +41,7 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start(folder: Arc<TempDir>, lease: Duration) -> Self {
-        let config = Config {
-            state: folder.path().to_owned(),
-            database: None,
-            listen: "127.0.0.1:0".parse().unwrap(),
-            names: vec!["127.0.0.1".into()],
-            lease,
-            certificates: Duration::from_secs(90 * 86_400),
-        };
-        let server = Server::open(config).await.unwrap();
+        let server = Server::open(config(folder.path(), lease)).await.unwrap();
         let server = server.with_metrics("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let metrics = server.metrics_address().unwrap().to_string();
         let local = server.local();
@@ -68,10 +73,14 @@ impl Lab {
 
     /// A node that runs tasks of these kinds.
     pub async fn node(&self, admin: &Client, name: &str, kinds: &[&str]) -> Client {
+        let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
+        self.node_that(admin, name, Hello { kinds, slots: 1, ..Hello::default() }).await
+    }
+
+    /// A node that tells this of itself.
+    pub async fn node_that(&self, admin: &Client, name: &str, hello: Hello) -> Client {
         let made: Value = admin.post("/api/v1/node-tokens", &()).await.unwrap();
         let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
-        let kinds = kinds.iter().map(|&kind| kind.to_owned()).collect();
-        let hello = Hello { kinds, slots: 1, ..Hello::default() };
         let join = Join { token: token.token, name: name.into(), hello, request: None };
         let joined: Joined = self.anybody.post("/api/node/v1/join", &join).await.unwrap();
         self.anybody.clone().with_token(&joined.token)

@@ -1,9 +1,11 @@
 //! Mounts of a node: the daemon of `mountd` in this process, which starts them as processes of
 //! this executable, as `sluice mountd` does.
 
+mod ability;
+mod words;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -13,19 +15,18 @@ use sluice_mountd::protocol::{Answer, Request, Shown};
 use sluice_mountd::table::State;
 use sluice_mountd::{Asker, Config, Daemon, Failure, Store};
 use sluice_node::{Mounts, Refused};
-use sluice_node_api::{Held, HeldState, MountOrder, Work, overlay_of};
+use sluice_node_api::{Held, HeldState, MountOrder, Work};
 use sluice_repository::Clock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::detach::Spec;
 use crate::command::mountd::Processes;
 
-/// The field of a stored mount that has its id at the server.
-const SERVER_ID: &str = "server_id";
-/// What a mount gets of this process's environment, as tasks do.
-const INHERITED: [&str; 5] = ["HOME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+pub(super) use ability::protocols;
+pub(super) use words::Place;
+use words::{SERVER_ID, described};
+
 /// What may pass by itself, by the word of a failure.
 const PASSING: [&str; 4] = ["unreachable", "busy", "local", "full"];
 
@@ -34,10 +35,8 @@ const PASSING: [&str; 4] = ["unreachable", "busy", "local", "full"];
 pub(super) struct Keeper {
     asker: Asker,
     clock: Clock,
-    /// Where exports listen.
-    address: IpAddr,
-    /// The state folder, in which lies what clients write.
-    state: PathBuf,
+    /// Where mounts are.
+    place: Arc<Place>,
     /// One mount is made or ended at a time, so that none is made twice.
     turn: Arc<Mutex<()>>,
 }
@@ -45,12 +44,11 @@ pub(super) struct Keeper {
 /// Starts the daemon of a node's mounts, which comes back with what was mounted. It ends with
 /// `stop`; what it has comes back with the next.
 pub(super) fn start(
-    state: &Path,
-    address: IpAddr,
+    place: Place,
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Result<(Keeper, JoinHandle<()>)> {
-    let folder = state.join("mounts");
+    let folder = place.state.join("mounts");
     let store = Store::open(&folder)?;
     let runner = Arc::new(Processes::of_others(&folder)?);
     let ticking = clock.clone();
@@ -58,8 +56,8 @@ pub(super) fn start(
     let daemon = Daemon::new(store, runner, config)?;
     let (asker, turn) = (daemon.asker(), Arc::default());
     let running = tokio::spawn(daemon.run(stop.clone()));
-    let (clock, state) = (clock.clone(), state.to_owned());
-    Ok((Keeper { asker, clock, address, state, turn }, running))
+    let (clock, place) = (clock.clone(), Arc::new(place));
+    Ok((Keeper { asker, clock, place, turn }, running))
 }
 
 fn refused(failure: Failure) -> Refused {
@@ -70,63 +68,6 @@ fn refused(failure: Failure) -> Refused {
 /// The id at the server.
 fn server_id(mount: &Shown) -> &str {
     mount.spec[SERVER_ID].as_str().unwrap_or_default()
-}
-
-/// The command line of an export. Values that begin with a dash are values.
-fn words(
-    order: &MountOrder,
-    url: &str,
-    address: IpAddr,
-    state: &Path,
-) -> Result<Vec<String>, Refused> {
-    if !["nbd", "iscsi"].contains(&order.protocol.as_str()) {
-        let message = format!("this node does not speak {}", order.protocol);
-        return Err(Refused { message, retryable: false });
-    }
-    let listen = std::net::SocketAddr::new(address, 0);
-    let mut words =
-        ["sluice", "--repo", url, "export", &order.protocol].map(str::to_owned).to_vec();
-    words.push(format!("--listen={listen}"));
-    words.extend(order.clients.iter().map(|network| format!("--allow={network}")));
-    words.extend(order.initiators.iter().map(|name| format!("--initiator={name}")));
-    words.extend(order.chap_user.iter().map(|user| format!("--chap-user={user}")));
-    if order.writable {
-        let no = |message| Refused { message, retryable: false };
-        let folder = overlay_of(state, &order.id).map_err(no)?;
-        words.push("--writable".to_owned());
-        words.push(format!("--overlay={}", folder.display()));
-    }
-    let image = order.image.iter().map(|image| format!(":{image}"));
-    words.extend(["--".to_owned(), order.point.clone() + &image.collect::<String>()]);
-    Ok(words)
-}
-
-/// What is stored of a mount, and its secrets, which are not.
-fn described(
-    order: &MountOrder,
-    work: &Work,
-    address: IpAddr,
-    state: &Path,
-) -> Result<(Value, BTreeMap<String, String>), Refused> {
-    let is_secret = |name: &String| work.secret_names.contains(name);
-    let all = work.environment.clone().into_iter();
-    let (secrets, mut environment): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        all.partition(|(name, _)| is_secret(name));
-    for name in INHERITED {
-        let own = std::env::var(name).ok().map(|value| (name.to_owned(), value));
-        environment.extend(own);
-    }
-    let spec = Spec {
-        kind: order.protocol.clone(),
-        argv: words(order, &work.url, address, state)?,
-        folder: PathBuf::from("/"),
-        environment,
-        dir: None,
-    };
-    let odd = |error: serde_json::Error| Refused { message: error.to_string(), retryable: false };
-    let mut spec = serde_json::to_value(spec).map_err(odd)?;
-    spec[SERVER_ID] = Value::from(order.id.clone());
-    Ok((spec, secrets))
 }
 
 /// A mount as the server is told of it.
@@ -168,10 +109,17 @@ impl Keeper {
         if let Some(mount) = self.find(&order.id).await? {
             return Ok(mount.identity);
         }
-        let (spec, secrets) = described(&order, &work, self.address, &self.state)?;
+        let (spec, secrets) = described(&order, &work, &self.place)?;
+        if let Some(dir) = spec["dir"].as_str() {
+            words::make_folder(Path::new(dir))?;
+        }
         let (lease_ms, identity) = (Some(order.lease_ms), order.place);
-        let made = self.ask(Request::Mount { spec, secrets, lease_ms, identity }).await?;
-        Ok(made.into_iter().next().map(|mount| mount.identity).unwrap_or_default())
+        let dir = spec["dir"].as_str().map(ToOwned::to_owned);
+        let made = self.ask(Request::Mount { spec, secrets, lease_ms, identity }).await;
+        if let (Err(_), Some(dir)) = (&made, dir) {
+            let _ = std::fs::remove_dir(dir);
+        }
+        Ok(made?.into_iter().next().map(|mount| mount.identity).unwrap_or_default())
     }
 
     async fn end(self, id: String) -> Result<(), Refused> {
@@ -216,71 +164,5 @@ impl Mounts for Keeper {
         if let Ok(Some(mount)) = self.find(id).await {
             let _ = self.ask(Request::Supply { id: mount.id, secrets }).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use sluice_node_api::TaskSpec;
-
-    use super::*;
-    use crate::args::{Cli, Command, ExportProtocol};
-
-    fn order(protocol: &str) -> MountOrder {
-        MountOrder {
-            id: "m1".into(),
-            point: "shop.web@k3".into(),
-            image: Some("root".into()),
-            protocol: protocol.into(),
-            clients: vec!["192.0.2.0/24".into(), "2001:db8::/32".into()],
-            ..MountOrder::default()
-        }
-    }
-
-    #[test]
-    fn what_a_server_orders_is_an_export_that_can_be_typed() {
-        let address = "192.0.2.7".parse().unwrap();
-        let mut wanted = order("iscsi");
-        wanted.initiators = vec!["iqn.2026-01.test:host-1".into()];
-        wanted.chap_user = Some("-odd".into());
-        let typed = words(&wanted, "/backup", address, Path::new("/s")).unwrap();
-        let Command::Export(export) = Cli::try_parse_from(typed).unwrap().command else { panic!() };
-        let ExportProtocol::Iscsi(args) = export.protocol else { panic!() };
-        assert_eq!(args.point, "shop.web@k3:root");
-        assert_eq!(args.listen, ["192.0.2.7:0".parse().unwrap()]);
-        assert_eq!((args.allow.len(), &*args.initiator[0]), (2, "iqn.2026-01.test:host-1"));
-        assert_eq!(args.chap_user.as_deref(), Some("-odd"));
-        let typed = words(&order("nbd"), "/backup", address, Path::new("/s")).unwrap();
-        assert!(Cli::try_parse_from(typed).is_ok());
-        let mut writable = order("iscsi");
-        writable.writable = true;
-        let typed = words(&writable, "/backup", address, Path::new("/s")).unwrap();
-        let Command::Export(export) = Cli::try_parse_from(typed).unwrap().command else { panic!() };
-        let ExportProtocol::Iscsi(args) = export.protocol else { panic!() };
-        assert_eq!(args.writable.overlay.as_deref(), Some(Path::new("/s/overlays/m1")));
-        assert!(words(&order("telepathy"), "/backup", address, Path::new("/s")).is_err());
-    }
-
-    #[test]
-    fn secrets_are_neither_stored_nor_typed() {
-        let environment = [("AWS_REGION", "eu"), ("SLUICE_PASSPHRASE", "horse")];
-        let work = Work {
-            spec: TaskSpec::Mount { mount: order("nbd") },
-            url: "/backup".into(),
-            environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
-            secret_names: vec!["SLUICE_PASSPHRASE".into()],
-            folders: vec![],
-        };
-        let address = "127.0.0.1".parse().unwrap();
-        let (spec, secrets) = described(&order("nbd"), &work, address, Path::new("/s")).unwrap();
-        assert!(!spec.to_string().contains("horse"), "{spec}");
-        assert_eq!(
-            (&spec["environment"]["AWS_REGION"], &spec[SERVER_ID]),
-            (&"eu".into(), &"m1".into())
-        );
-        assert_eq!(secrets["SLUICE_PASSPHRASE"], "horse");
-        let stored: Spec = serde_json::from_value(spec).unwrap();
-        assert_eq!(stored.kind, "nbd");
     }
 }

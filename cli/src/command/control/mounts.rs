@@ -9,7 +9,7 @@ use sluice_node_api::Client;
 
 use super::records::Records;
 use super::{all, profile, show_list, word};
-use crate::args::{RemoteMountCommand, RemoteMountStartArgs};
+use crate::args::{RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, local, note};
@@ -61,12 +61,16 @@ fn path(id: &str) -> String {
 }
 
 async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -> Result<Exit> {
+    if args.client.is_empty() && args.protocol != RemoteProtocol::Fuse {
+        return Err(usage_error("say with --client which networks may connect"));
+    }
     let mut body = json!({
         "point": point(client, &args.point).await?,
         "protocol": args.protocol.word(),
         "clients": args.client.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "initiators": args.initiator,
         "image": args.image,
+        "folder": args.folder,
         "writable": args.writable,
         "lease_seconds": args.lease.as_secs(),
     });
@@ -138,6 +142,9 @@ fn tell(context: &Context, mount: &Value) -> Result<()> {
     match word(mount, "state").as_str() {
         "ready" => {
             note(format_args!("{} is ready, until {ends}", word(mount, "point_name")));
+            if let Some(fingerprint) = mount["fingerprint"].as_str() {
+                note(format_args!("  certificate: SHA-256 {fingerprint}"));
+            }
             for disk in mount["disks"].as_array().into_iter().flatten() {
                 note(format_args!("  {}: {}", word(disk, "name"), word(disk, "uri")));
             }

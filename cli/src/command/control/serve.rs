@@ -10,7 +10,7 @@ use sluice_node_api::metrics as node_metrics;
 use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, KeyRequest, TaskSpec, VERSION};
 use sluice_server::{Config, Server};
 
-use super::keep::{self, Keeper};
+use super::keep::{self, Keeper, Place};
 use super::profile::Profile;
 use super::shown::Shown;
 use crate::args::{NodeRunArgs, ServerArgs, UpArgs};
@@ -51,6 +51,7 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         names: args.names,
         lease: args.lease,
         certificates: args.node_certificates,
+        new_setup_token: args.new_setup_token,
     };
     let server = Server::open(config).await?;
     let server = match args.metrics {
@@ -75,6 +76,10 @@ fn tell(context: &Context, server: &Server, state: &Path) -> Result<()> {
     }
     note(format_args!("listening on {}; Ctrl-C ends it", local.url));
     note(format_args!("certificate: SHA-256 {fingerprint}"));
+    if server.is_set_up_elsewhere() {
+        note("the setup token was made by another server of this database, or is lost:");
+        note("it is in the file setup-token of that server; --new-setup-token makes another");
+    }
     if let Some(token) = server.setup_token() {
         note(format_args!("setup token: {token} (also in {})", file.display()));
         note("make the first administrator with it:");
@@ -108,8 +113,10 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     let client = Client::new(&local.url, local.fingerprint)?;
     client.show(&identity)?;
     let shown = Shown::of_local(identity, context.clock.clone());
-    let (keeper, keeping) = keep::start(&state, args.mount_address, &context.clock, &stop)?;
-    let agent = agent(client, &state, args.slots, keeper, shown, None)?;
+    let hello = hello(args.slots, keep::protocols(&args.mounts));
+    let place = Place { state: state.clone(), args: args.mounts };
+    let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
+    let agent = agent(client, &state, hello, keeper, shown, None)?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
@@ -122,28 +129,28 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
 fn agent(
     client: Client,
     state: &Path,
-    slots: u32,
+    hello: Hello,
     keeper: Keeper,
     shown: Shown,
     folders: Option<Vec<String>>,
 ) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
-    let (folder, hello) = (state.to_owned(), hello(slots));
+    let folder = state.to_owned();
     let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
     let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(shown));
     Ok(Agent::new(client, NodeConfig { executable, folder, hello, folders, mounts, credentials }))
 }
 
-fn hello(slots: u32) -> Hello {
+/// What this machine can do; which mounts, and what is missing for more of them.
+fn hello(slots: u32, (mounts, mut missing): (Vec<String>, Vec<String>)) -> Hello {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut kinds = TaskSpec::KINDS.map(str::to_owned).to_vec();
-    let mut missing = Vec::new();
     if boot_test::qemu().is_none() {
         kinds.retain(|kind| kind != "restore-test");
         missing.push("restore tests: package qemu-system-x86".to_owned());
     }
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Hello { version, host, slots, kinds, missing, contract: VERSION }
+    Hello { version, host, slots, kinds, missing, mounts, contract: VERSION }
 }
 
 /// Lets this machine join.
@@ -169,7 +176,7 @@ pub(crate) async fn join(
     }
     let asked = KeyRequest::new(name).map_err(|why| advise("local", why, "try again"))?;
     let request = Some(asked.request.clone());
-    let join = Join { token, name: name.to_owned(), hello: hello(1), request };
+    let join = Join { token, name: name.to_owned(), hello: hello(1, Default::default()), request };
     let joined: Joined = client.post("/api/node/v1/join", &join).await?;
     let identity = joined.certified.map(|certified| asked.with(certified));
     let name = Some(name.to_owned());
@@ -187,7 +194,7 @@ pub(crate) async fn join(
 
 /// Runs a node that has joined.
 pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exit> {
-    let NodeRunArgs { state, slots, mount_address, allow_path, metrics } = args;
+    let NodeRunArgs { state, slots, mounts, allow_path, metrics } = args;
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
     let path = state.join("node.json");
@@ -196,11 +203,13 @@ pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exi
         advise("login", text, "sluice node join NAME --token-file FILE")
     })?;
     // What was mounted comes back though the server does not answer.
-    let (keeper, keeping) = keep::start(&state, mount_address, &context.clock, &stop)?;
+    let hello = hello(slots, keep::protocols(&mounts));
+    let place = Place { state: state.clone(), args: mounts };
+    let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
     let (client, server) = (profile.client()?, profile.server.clone());
     let shown = Shown::of(profile, path, context.clock.clone());
     let folders = (!allow_path.is_empty()).then_some(allow_path);
-    let agent = agent(client, &state, slots, keeper, shown, folders)?;
+    let agent = agent(client, &state, hello, keeper, shown, folders)?;
     if let Some(address) = metrics {
         let socket = node_metrics::bind(address).await;
         let socket = socket.with_context(|| format!("cannot listen on {address}"))?;

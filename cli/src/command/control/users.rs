@@ -212,10 +212,7 @@ async fn tokens(context: &Context, client: &Client, command: TokenCommand) -> Re
     };
     match command {
         TokenCommand::List { user } => {
-            let list: Value = client.get(&place(user).await?).await?;
-            // One's own come as they are, those of others as a part of a list.
-            let items = list.as_array().or_else(|| list["items"].as_array());
-            let items = items.cloned().unwrap_or_default();
+            let items = super::all(client, &place(user).await?).await?;
             let row = |token: &Value| {
                 vec![
                     word(token, "name"),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use sluice_http::{Export, Limits, Server, Token};
 use sluice_repository::{Repository, RestorePoint};
 
-use super::certificate;
+use super::{certificate, only};
 use crate::args::HttpArgs;
 use crate::context::Context;
 use crate::error::Exit;
@@ -22,8 +22,20 @@ struct Site<'a> {
     /// With the token: whoever knows it can read.
     root: String,
     token: &'a Token,
+    from: Origin,
     exports: Vec<Told>,
     certificate: Option<certificate::Served>,
+}
+
+/// Where the token comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was made here, and has to be told.
+    Here,
+    /// A file of the user's, who knows it: people are not told it again.
+    File,
+    /// Of a node, for which it is a secret: what is told is stored.
+    Variable,
 }
 
 struct Told {
@@ -36,11 +48,7 @@ struct Told {
 /// Serves restore points over HTTP.
 pub(crate) async fn http(context: &Context, args: HttpArgs, ready: Option<Ready>) -> Result<Exit> {
     // Secrets first: a file that is not there should not wait for a repository.
-    let token = match &args.token_file {
-        Some(file) => Token::new(&secret::token(file)?)
-            .with_context(|| format!("cannot use the token in {}", file.display()))?,
-        None => Token::generate()?,
-    };
+    let token = token(&args)?;
     let certificate = certificate::find(&args)?;
     let repository = context.open().await?;
     let mut points = Vec::with_capacity(args.points.len());
@@ -60,10 +68,28 @@ pub(crate) async fn http(context: &Context, args: HttpArgs, ready: Option<Ready>
     served
 }
 
+/// The token, and where it comes from.
+fn token(args: &HttpArgs) -> Result<(Token, Origin)> {
+    Ok(match (&args.token_file, secret::http_token_variable()) {
+        (Some(file), _) => {
+            let token = Token::new(&secret::token(file)?);
+            (
+                token.with_context(|| format!("cannot use the token in {}", file.display()))?,
+                Origin::File,
+            )
+        }
+        (None, Some(given)) => {
+            let token = Token::new(&given).context("cannot use the token in SLUICE_HTTP_TOKEN")?;
+            (token, Origin::Variable)
+        }
+        (None, None) => (Token::generate()?, Origin::Here),
+    })
+}
+
 async fn serve(
     context: &Context,
     args: &HttpArgs,
-    token: Token,
+    (token, from): (Token, Origin),
     certificate: Option<certificate::Served>,
     repository: &Repository,
     points: &[(RestorePoint, Vec<String>)],
@@ -85,16 +111,19 @@ async fn serve(
     // Watched before clients can connect: no signal finds nobody listening.
     let stop = interrupt::watch("")?;
     let tls = certificate.as_ref().map(|served| served.tls.clone());
-    let bound = Server::new(exports, token.clone(), tls, Limits::default())?;
-    let bound = bound.bind(&args.listen).await.context("cannot serve")?;
+    let mut server = Server::new(exports, token.clone(), tls, Limits::default())?;
+    if !args.allow.is_empty() {
+        server = server.only_for(only(&args.allow));
+    }
+    let bound = server.bind(&args.listen).await.context("cannot serve")?;
     let address = *bound.addresses().first().context("the server has no address")?;
     let exposed = bound.addresses().iter().any(|address| !address.ip().is_loopback());
     if args.plain && exposed && !context.global.json {
         output::warn("token and disks can be read by everybody on the way: serve without --plain");
     }
     let root = root(address, certificate.is_some(), &token);
-    let site = Site { root, token: &token, exports: told, certificate };
-    tell(context, args, &site)?;
+    let site = Site { root, token: &token, from, exports: told, certificate };
+    tell(context, &site)?;
     if let (Some(ready), Some(first)) = (ready, site.exports.first()) {
         ready.tell(&site.url(first))?;
     }
@@ -145,15 +174,21 @@ impl Site<'_> {
     fn url(&self, export: &Told) -> String {
         format!("{}{}", self.root, export.path)
     }
+
+    /// Without the token, unless it may be told.
+    fn shown(&self, url: &str, told: bool) -> String {
+        if told { url.to_owned() } else { url.replacen(self.token.reveal(), "TOKEN", 1) }
+    }
 }
 
-fn tell(context: &Context, args: &HttpArgs, site: &Site<'_>) -> Result<()> {
+fn tell(context: &Context, site: &Site<'_>) -> Result<()> {
     if context.global.json {
+        let told = site.from != Origin::Variable;
         let exports = site.exports.iter().map(|export| {
             serde_json::json!({
                 "name": export.name,
                 "point": export.point,
-                "uri": site.url(export),
+                "uri": site.shown(&site.url(export), told),
                 "etag": export.etag,
             })
         });
@@ -161,8 +196,8 @@ fn tell(context: &Context, args: &HttpArgs, site: &Site<'_>) -> Result<()> {
         return output::json_line(&serde_json::json!({
             "type": "ready",
             "point": site.exports.first().map(|export| &export.point),
-            "uri": site.root,
-            "token": site.token.reveal(),
+            "uri": site.shown(&site.root, told),
+            "token": told.then(|| site.token.reveal()),
             "fingerprint": certificate.map(|served| served.tls.fingerprint()),
             "certificate": certificate.map(|served| &served.file),
             "exports": exports.collect::<Vec<_>>(),
@@ -173,12 +208,11 @@ fn tell(context: &Context, args: &HttpArgs, site: &Site<'_>) -> Result<()> {
     }
     output::note("serving read-only; Ctrl-C ends it. Whoever knows the token can read:");
     for export in &site.exports {
-        // A token of the user's own is not repeated.
-        let url = match args.token_file {
-            Some(_) => site.url(export).replacen(site.token.reveal(), "TOKEN", 1),
-            None => site.url(export),
-        };
-        output::note(format_args!("  {}: {url}", export.point));
+        output::note(format_args!(
+            "  {}: {}",
+            export.point,
+            site.shown(&site.url(export), site.from == Origin::Here)
+        ));
     }
     let mut trust = String::new();
     if let Some(served) = &site.certificate {

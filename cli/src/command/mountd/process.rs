@@ -166,6 +166,10 @@ impl Runner for Processes {
         let Ok(_lock) = self.lock(id).await else { return };
         if let Some(dir) = spec["dir"].as_str() {
             remove_stale(Path::new(dir)).await;
+            // Only while it is empty: what somebody has put there stays.
+            if spec["made"] == true {
+                let _ = std::fs::remove_dir(dir);
+            }
         }
         let _ = std::fs::remove_file(self.log(id));
     }

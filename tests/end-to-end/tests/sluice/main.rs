@@ -20,6 +20,7 @@ mod met;
 mod mount;
 mod mountd;
 mod mounted;
+mod mounted_files;
 mod namespaces;
 mod nbd;
 mod nbd_exports;

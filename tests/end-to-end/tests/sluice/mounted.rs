@@ -163,9 +163,20 @@ impl Lab {
 
     /// Runs the other node.
     pub fn mover(&self) -> Running {
+        self.mover_with(&[])
+    }
+
+    /// The same, with more words.
+    pub fn mover_with(&self, more: &[&str]) -> Running {
         let state = self.path("mover");
         let run = ["node", "run", "--mount-address", &self.network.there, "--state", text(&state)];
-        self.network.far(self.cmd(&run)).spawn()
+        self.network.far(self.cmd(&[&run[..], more].concat())).spawn()
+    }
+
+    /// Runs the other node where its folders are those of this process.
+    pub fn near_mover(&self, more: &[&str]) -> Running {
+        let state = self.path("mover");
+        self.cmd(&[&["node", "run", "--state", text(&state)], more].concat()).spawn()
     }
 
     pub fn mount(&self, more: &[&str]) -> Value {
@@ -188,22 +199,22 @@ impl Lab {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// `HOST:PORT` of a URI.
-fn address(mount: &Value) -> String {
+pub fn address(mount: &Value) -> String {
     let uri = mount["uri"].as_str().unwrap();
     uri.split_once("://").unwrap().1.split('/').next().unwrap().to_owned()
 }
 
-fn listens(address: &str) -> bool {
+pub fn listens(address: &str) -> bool {
     TcpStream::connect(address).is_ok()
 }
 
 /// Whether a text stands in a file of a folder.
-fn holds(folder: &Path, text: &str) -> bool {
+pub fn holds(folder: &Path, text: &str) -> bool {
     std::fs::read_dir(folder).unwrap().flatten().any(|entry| match entry.path() {
         path if path.is_dir() => holds(&path, text),
         path => {
@@ -214,7 +225,7 @@ fn holds(folder: &Path, text: &str) -> bool {
 }
 
 /// Whether a text stands in the command line of any process.
-fn is_typed(text: &str) -> bool {
+pub fn is_typed(text: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let mut lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     lines.any(|line| line.windows(text.len()).any(|part| part == text.as_bytes()))
