@@ -57,7 +57,7 @@ pub use model::plan::{
 };
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
-pub use model::policy::{Assign, Keep, Missed, Policy, Rule, Schedule, When};
+pub use model::policy::{Assign, CopyRule, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,

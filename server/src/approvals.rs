@@ -234,10 +234,10 @@ async fn what(
 /// Whether restore points at some destination are kept for a shorter time than before. A rule that
 /// is gone shortens too: who knows what takes its place.
 fn shortens(old: &Policy, new: &Policy) -> bool {
-    old.rules.iter().any(|rule| {
+    old.keeps().any(|(destination, _)| {
         let same = |policy: &Policy| {
-            let rules = policy.rules.iter().filter(|one| one.destination == rule.destination);
-            rules.map(|one| one.keep).reduce(Keep::union)
+            let there = policy.keeps().filter(|(at, _)| *at == destination);
+            there.map(|(_, keep)| keep).reduce(Keep::union)
         };
         match (same(old), same(new)) {
             (Some(before), Some(after)) => !covers(after, before),

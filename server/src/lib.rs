@@ -24,6 +24,7 @@ mod auth;
 mod authority;
 mod certificate;
 mod certificates;
+mod copies;
 mod dispatch;
 mod idempotency;
 mod ledger;

@@ -242,6 +242,7 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
             name: "daily".into(),
             destination,
             keep: Keep::default(),
+            copies: Vec::new(),
             schedules: vec![Schedule { name: "hourly".into(), paused: false, when }],
         }],
     }

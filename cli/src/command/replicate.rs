@@ -77,8 +77,16 @@ async fn ends(context: &Context, args: &ReplicateRunArgs) -> Result<Ends> {
         (None, Some(from)) => (from.as_str(), repo, true),
         (None, None) => return Err(usage_error("where to? Give --to DEST, or --from DEST")),
     };
-    let source = context.destination_at(from, false).await?;
-    let target = match context.destination_at(to, !args.dry_run).await {
+    let source = match pull {
+        true => context.other_destination_at(from, false).await?,
+        false => context.destination_at(from, false).await?,
+    };
+    let create = !args.dry_run;
+    let target = match pull {
+        true => context.destination_at(to, create).await,
+        false => context.other_destination_at(to, create).await,
+    };
+    let target = match target {
         Err(error) if args.dry_run && is_missing(&error) => nothing(),
         other => other?,
     };

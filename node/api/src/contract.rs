@@ -201,6 +201,18 @@ pub enum TaskSpec {
         /// Where the replica is.
         to: String,
     },
+    /// Copy the restore points of an instance that are not there yet; the repository is the one
+    /// that they come to.
+    Copy {
+        /// What it is called in both repositories.
+        instance: String,
+        /// Where they come from; its variables begin with `SLUICE_DEST_`.
+        #[serde(default)]
+        from: String,
+        /// What is kept of the copies, as for a prune; everything when it says nothing.
+        #[serde(default)]
+        keep: BTreeMap<String, u32>,
+    },
     /// Show a restore point as disks, until it is unmounted or its lease is over.
     Mount {
         /// Which, and how.
@@ -235,7 +247,7 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 15] = [
         "init",
         "backup",
         "restore",
@@ -244,6 +256,7 @@ impl TaskSpec {
         "collect",
         "stat",
         "replicate",
+        "copy",
         "mount",
         "unmount",
         "restore-test",
@@ -265,6 +278,7 @@ impl TaskSpec {
             Self::Collect {} => "collect",
             Self::Stat {} => "stat",
             Self::Replicate { .. } => "replicate",
+            Self::Copy { .. } => "copy",
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
             Self::RestoreTest { .. } => "restore-test",
@@ -404,6 +418,7 @@ mod tests {
             TaskSpec::Collect {},
             TaskSpec::Stat {},
             TaskSpec::Replicate { to: "/r".into() },
+            TaskSpec::Copy { instance: "a".into(), from: "/r".into(), keep: BTreeMap::new() },
             TaskSpec::Verify { point: None, data: true },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
             TaskSpec::Unmount { mount: "m".into() },
