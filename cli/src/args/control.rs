@@ -241,6 +241,48 @@ pub(crate) enum TaskCommand {
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
     },
+    /// Copy what another destination lacks of an instance's restore points
+    #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]
+    Copy {
+        /// The instance
+        #[arg(value_name = "PROJECT/NAME")]
+        instance: String,
+        /// The destination that has them
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        from: String,
+        /// The destination that is to have them
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        to: String,
+    },
+}
+
+/// Show the restore points that a server knows
+#[derive(Debug, Args)]
+pub(crate) struct PointArgs {
+    #[command(subcommand)]
+    pub(crate) command: PointCommand,
+}
+
+/// What can be done with a server's restore points.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointCommand {
+    /// List them, and at which destinations they are
+    #[command(after_help = "\
+Examples:
+  sluice point list
+  sluice point list --instance shop/web-1 --json")]
+    List {
+        /// Only those of this instance
+        #[arg(long, value_name = "PROJECT/NAME")]
+        instance: Option<String>,
+    },
+    /// Show one, with its copies
+    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3...")]
+    Show {
+        /// Its id, its name in the repository, or an instance, whose newest is meant
+        #[arg(value_name = "POINT")]
+        point: String,
+    },
 }
 
 /// Records of one kind.

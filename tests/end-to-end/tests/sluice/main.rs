@@ -25,6 +25,7 @@ mod nbd_exports;
 mod nodes;
 mod overlay;
 mod plans;
+mod policy_copies;
 mod removal;
 mod replicate;
 mod restore_tests;
