@@ -119,7 +119,8 @@ pub(crate) async fn due(
         return Ok(());
     }
     for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        if tx.held_at(instance.id, from).await?.is_none_or(|held| held.last_good_ms == 0) {
+        let held = tx.held_at(instance.id, from).await?;
+        if instance.body.paused || held.is_none_or(|held| held.last_good_ms == 0) {
             continue;
         }
         let order = Order {

@@ -142,7 +142,7 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     secret_names.extend(others.keys().cloned());
     environment.extend(others);
     let url = destination.url;
-    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new() };
+    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new(), hooks: None };
     node_configs::apply(tx, node, task, &mut work).await?;
     Ok(work)
 }

@@ -26,6 +26,7 @@ mod certificate;
 mod certificates;
 mod copies;
 mod dispatch;
+mod hooks;
 mod idempotency;
 mod ledger;
 mod limiter;

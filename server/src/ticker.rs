@@ -296,8 +296,13 @@ impl Batch<'_> {
         let mut quotas = quota::Quotas::default();
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
             let policy = self.policy.id;
-            if !instance.body.present {
-                self.missed(Some(&instance), MissReason::Absent, span, times).await?;
+            let held = match &instance.body {
+                body if body.paused => Some(MissReason::Paused),
+                body if !body.present => Some(MissReason::Absent),
+                _ => None,
+            };
+            if let Some(reason) = held {
+                self.missed(Some(&instance), reason, span, times).await?;
                 continue;
             }
             if self.tx.still_active(instance.id, policy, rule.destination).await? {

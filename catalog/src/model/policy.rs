@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
+use crate::model::hook::Hooks;
 use crate::model::restore_test::TestRule;
 
 const DAY_SECONDS: u64 = 86_400;
@@ -64,6 +65,9 @@ pub struct Rule {
     /// Copies of its restore points at other destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<CopyRule>,
+    /// Commands around its backups.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// Copies of a rule's restore points at another destination, each with its own retention.
@@ -245,6 +249,7 @@ impl Policy {
         for rule in &self.rules {
             crate::record::check_name("rule", &rule.name)?;
             check_schedules(&rule.schedules)?;
+            rule.hooks.sense()?;
             for copy in &rule.copies {
                 copy.sense(rule)?;
             }

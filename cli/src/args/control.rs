@@ -161,6 +161,10 @@ pub(crate) struct NodeRunArgs {
     /// list
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_path: Vec<String>,
+    /// Run no other programs around backups than this, or those in this folder, whatever the server
+    /// says, and none on guests; several are a list
+    #[arg(long, value_name = "PATH")]
+    pub(crate) allow_command: Vec<String>,
     /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
     #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<SocketAddr>,

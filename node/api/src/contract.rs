@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
-use crate::plans::{ScriptOrder, TestOrder};
+use crate::plans::{HookOrders, ScriptOrder, TestOrder};
 
 /// The version of the contract. What nodes of contract 1 say is still understood.
 pub const VERSION: u32 = 2;
@@ -115,6 +115,9 @@ pub struct Work {
     /// Folders in which what is backed up must lie, with all links followed: in one of each list.
     #[serde(default)]
     pub folders: Vec<Vec<String>>,
+    /// Commands around a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookOrders>,
 }
 
 impl Work {
@@ -126,6 +129,7 @@ impl Work {
             environment: BTreeMap::new(),
             secret_names: Vec::new(),
             folders: Vec::new(),
+            hooks: None,
         }
     }
 }

@@ -37,4 +37,4 @@ pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
 pub use mounts::{Held, HeldState, MountOrder, MountOrders, MountReport, overlay_of};
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
-pub use plans::{ScriptOrder, TestOrder};
+pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};

@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 mod certificates;
+mod copies;
 mod hostile;
 mod lease;
 mod ledger;

@@ -26,6 +26,7 @@ mod nodes;
 mod overlay;
 mod plans;
 mod policy_copies;
+mod policy_hooks;
 mod removal;
 mod replicate;
 mod restore_tests;
