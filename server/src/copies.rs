@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   backup ends ──► copy, after the delay ──┐
-//!   a schedule is due ──────────────────────┴─► task `copy` ──► points and bytes at the destination
+//!   a schedule is due ──────────────────────┴─► task `copy` ──► points at the destination
 //! ```
 //!
 //! A copy takes all restore points of an instance that the other destination lacks and keeps. So

@@ -54,8 +54,8 @@ pub struct GuestSsh {
     pub key_file: String,
     /// File with the keys of the guests, on the node; no other guest is believed.
     pub known_hosts: String,
-    /// Guests that may be named, `USER@HOST` or `USER@HOST:PORT`; `{instance}` and `{project}` stand
-    /// for names.
+    /// Guests that may be named, `USER@HOST` or `USER@HOST:PORT`; `{instance}` and `{project}`
+    /// stand for names.
     pub guests: BTreeSet<String>,
 }
 

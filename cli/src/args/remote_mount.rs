@@ -90,8 +90,8 @@ pub(crate) struct RemoteMountStartArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) image: Option<String>,
 
-    /// The destination to read it from, of those that hold it [default: where it was made; the others
-    /// when that fails]
+    /// The destination to read it from, of those that hold it [default: where it was made; the
+    /// others when that fails]
     #[arg(long, value_name = "[PROJECT/]NAME")]
     pub(crate) from: Option<String>,
 

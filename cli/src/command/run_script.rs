@@ -1,4 +1,5 @@
-//! A command of a recovery plan or around a backup, with a bound on its time and a rule on how it may end.
+//! A command of a recovery plan or around a backup, with a bound on its time and a rule on how it
+//! may end.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -16,5 +16,6 @@ mod notify;
 mod plans;
 mod requests;
 mod retention;
+mod schedules;
 mod support;
 mod usage;
