@@ -46,10 +46,11 @@ pub use id::{
 pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::destination::Destination;
+pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
-pub use model::node_config::{Bandwidth, NodeConfig, lies_in};
+pub use model::node_config::{Bandwidth, GuestSsh, NodeConfig, lies_in};
 pub use model::notice::{FailedTask, Notice};
 pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
 pub use model::plan::{
@@ -57,7 +58,7 @@ pub use model::plan::{
 };
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
-pub use model::policy::{Assign, Keep, Missed, Policy, Rule, Schedule, When};
+pub use model::policy::{Assign, CopyRule, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,

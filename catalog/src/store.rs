@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 pub(crate) mod certificates;
+mod copies;
 pub(crate) mod groups;
 mod mounts;
 mod nodes;

@@ -46,7 +46,8 @@ pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, Tc
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    PointArgs, PointCommand, RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand,
+    UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -269,6 +270,7 @@ pub(crate) enum Command {
     Login(LoginArgs),
     #[command(visible_alias = "jobs")]
     Task(TaskArgs),
+    Point(PointArgs),
     /// Show and change projects, the tenants of a server
     Project(RecordArgs),
     /// Show and change destinations of a server: repositories that backups go to

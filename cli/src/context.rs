@@ -24,6 +24,9 @@ use crate::statistics::Registry;
 /// How long a command that is done waits for damage it met to be recorded.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// What stands before the variables of the other one of two destinations.
+const OTHER: &str = "SLUICE_DEST_";
+
 /// The options for every command, and what they lead to.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -61,8 +64,28 @@ impl Context {
 
     /// Opens another destination in the same way.
     pub(crate) async fn destination_at(&self, url: &str, create: bool) -> Result<Opened> {
+        self.opened(url, create, None).await
+    }
+
+    /// Opens the other one of two destinations. Where any variable begins with `SLUICE_DEST_`, its
+    /// settings are in those, and not in the usual ones.
+    pub(crate) async fn other_destination_at(&self, url: &str, create: bool) -> Result<Opened> {
+        const PASSPHRASES: [&str; 2] = ["SLUICE_DEST_PASSPHRASE", "SLUICE_DEST_PASSPHRASE_FILE"];
+        let own = std::env::vars_os().any(|(name, _)| {
+            let name = name.to_string_lossy();
+            name.starts_with(OTHER) && !PASSPHRASES.contains(&&*name)
+        });
+        self.opened(url, create, own.then_some(OTHER)).await
+    }
+
+    async fn opened(
+        &self,
+        url: &str,
+        create: bool,
+        variables: Option<&'static str>,
+    ) -> Result<Opened> {
         let retry = RetryPolicy::within(self.global.retry_for);
-        let options = OpenOptions { create, retry, ..OpenOptions::default() };
+        let options = OpenOptions { create, retry, variables, ..OpenOptions::default() };
         let mut opened = open(url, &options).await?;
         if let Some(throttle) = self.throttle() {
             let progress = Arc::default();

@@ -30,6 +30,12 @@ pub(crate) fn is_given() -> bool {
     [FILE, VARIABLE].iter().any(|name| std::env::var_os(name).is_some_and(|set| !set.is_empty()))
 }
 
+/// The passphrase of the other one of two repositories, in a variable.
+pub(crate) fn other_passphrase() -> Option<Zeroizing<String>> {
+    let set = std::env::var("SLUICE_DEST_PASSPHRASE").ok().filter(|secret| !secret.is_empty());
+    set.map(Zeroizing::new)
+}
+
 /// The passphrase in a file.
 pub(crate) fn passphrase_in(file: &Path) -> Result<Zeroizing<String>> {
     first_line(file)

@@ -15,6 +15,8 @@
 //!   through the same handler in the requester's name, with the rights they have *then*.
 //! * It is done once: the approval changes its state in the transaction of the request itself.
 
+mod retention;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -23,8 +25,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use sluice_catalog::{
-    Approval, Consent, Destination, DestinationId, Instance, InstanceId, Keep, NewApproval, Policy,
-    PolicyId, ProjectId, Tx, rehearsed,
+    Approval, Consent, Destination, DestinationId, Instance, InstanceId, NewApproval, Plan, PlanId,
+    Policy, PolicyId, ProjectId, Tx, rehearsed,
 };
 use zeroize::Zeroizing;
 
@@ -71,7 +73,7 @@ impl Replay {
 }
 
 /// Which requests may have to wait, by method and path as the OpenAPI document has them.
-pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 16] = [
+pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 22] = [
     ("DELETE", "/api/v1/projects/{id}", &[Action::RemoveProject]),
     ("DELETE", "/api/v1/destinations/{id}", &[Action::RemoveDestination]),
     ("DELETE", "/api/v1/instances/{id}", &[Action::RemoveInstance]),
@@ -85,53 +87,64 @@ pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 16] = [
     ("POST", "/api/v1/groups", &[Action::ChangeUsers]),
     ("PUT", "/api/v1/groups/{id}", &[Action::ChangeUsers]),
     ("DELETE", "/api/v1/groups/{id}", &[Action::ChangeUsers]),
+    ("DELETE", "/api/v1/plans/{id}", &[Action::RemovePlan]),
     ("PUT", "/api/v1/policies/{id}", &[Action::ShortenRetention]),
+    ("POST", "/api/v1/policies", &[Action::ShortenRetention]),
+    ("PUT", "/api/v1/policies/{id}/instances/{instance}", &[Action::ShortenRetention]),
+    ("DELETE", "/api/v1/policies/{id}/instances/{instance}", &[Action::ShortenRetention]),
+    ("PUT", "/api/v1/instances/{id}", &[Action::ShortenRetention]),
+    ("PUT", "/api/v1/self-backup", &[Action::ChangeSelfBackup]),
     ("POST", "/api/v1/tasks", &[Action::Prune, Action::Collect]),
     ("PUT", "/api/v1/access-rules", &[Action::ChangeRules]),
 ];
 
-/// What a request may be, and the id in its path.
-fn candidate<'p>(method: &Method, path: &'p str) -> Option<(&'static [Action], &'p str)> {
+/// What a request may be, and what it is about.
+struct Candidate {
+    actions: &'static [Action],
+    /// The path as the OpenAPI document has it.
+    template: &'static str,
+    /// The ids in the path, with slashes between them.
+    ids: String,
+}
+
+fn candidate(method: &Method, path: &str) -> Option<Candidate> {
     MAY_WAIT.iter().find_map(|(word, template, actions)| {
         if method != word {
             return None;
         }
-        let (mut id, mut given) = ("", path.split('/'));
+        let (mut ids, mut given) = (Vec::new(), path.split('/'));
         for part in template.split('/') {
             let word = given.next()?;
-            match part == "{id}" {
-                true => id = word,
+            match part.starts_with('{') {
+                true => ids.push(word),
                 false if part == word => {}
                 false => return None,
             }
         }
-        given.next().is_none().then_some((*actions, id))
+        given.next().is_none().then(|| Candidate { actions, template, ids: ids.join("/") })
     })
 }
 
 /// Keeps requests that must wait; all others go on.
 pub(crate) async fn layer(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let waits = candidate(request.method(), request.uri().path())
-        .map(|(actions, id)| (actions, id.to_owned()));
-    match waits {
+    match candidate(request.method(), request.uri().path()) {
         None => next.run(request).await,
         // Handlers would decode it, and no id needs that: nothing goes past by another spelling.
-        Some((_, id)) if id.contains('%') => Problem::not_found("thing").into_response(),
-        Some((actions, id)) => {
-            judge(&shared, actions, id, request, next).await.unwrap_or_else(Problem::into_response)
+        Some(found) if found.ids.contains('%') => Problem::not_found("thing").into_response(),
+        Some(found) => {
+            judge(&shared, found, request, next).await.unwrap_or_else(Problem::into_response)
         }
     }
 }
 
 async fn judge(
     shared: &Shared,
-    actions: &[Action],
-    id: String,
+    candidate: Candidate,
     request: Request,
     next: Next,
 ) -> Result<Response> {
     let rules = AccessRules::load(&mut shared.catalog.read().await?).await?;
-    if !actions.iter().any(|action| rules.waits(*action)) {
+    if !candidate.actions.iter().any(|action| rules.waits(*action)) {
         return Ok(next.run(request).await);
     }
     let (head, body) = request.into_parts();
@@ -141,7 +154,9 @@ async fn judge(
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", text)
     })?;
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let found = what(&mut shared.catalog.read().await?, &actor, actions, &id, &document).await?;
+    let method = &head.method;
+    let found =
+        what(&mut shared.catalog.read().await?, &actor, (&candidate, method), &document).await?;
     let again = Request::from_parts(head.clone(), Body::from(body.clone()));
     let Some((action, project)) = found.filter(|(action, _)| rules.waits(*action)) else {
         return Ok(next.run(again).await);
@@ -158,7 +173,7 @@ async fn judge(
     let new = NewApproval {
         project,
         action: action.word().to_owned(),
-        object: id,
+        object: candidate.ids,
         requester: actor.user.id,
         requester_login: actor.user.login.clone(),
         expires_ms: now + u64::from(rules.approvals.hours) * 3_600_000,
@@ -182,11 +197,11 @@ async fn judge(
 async fn what(
     tx: &mut Tx,
     actor: &Actor,
-    actions: &[Action],
-    id: &str,
+    (candidate, method): (&Candidate, &Method),
     document: &Value,
 ) -> Result<Option<(Action, Option<ProjectId>)>> {
-    let Some(&first) = actions.first() else { return Ok(None) };
+    let Some(&first) = candidate.actions.first() else { return Ok(None) };
+    let id = candidate.ids.as_str();
     let visible = actor.visible();
     let project = match first {
         Action::RemoveProject => match id.parse::<ProjectId>() {
@@ -201,16 +216,20 @@ async fn what(
             let Ok(id) = id.parse::<InstanceId>() else { return Ok(None) };
             tx.get::<Instance>(id, &visible).await?.project
         }
-        Action::RemovePolicy | Action::ShortenRetention => {
+        Action::RemovePolicy => {
             let Ok(id) = id.parse::<PolicyId>() else { return Ok(None) };
-            let policy = tx.get::<Policy>(id, &visible).await?;
-            if first == Action::ShortenRetention {
-                let spec = serde_json::from_value::<Policy>(document["spec"].clone());
-                if !spec.is_ok_and(|new| shortens(&policy.body, &new)) {
-                    return Ok(None);
-                }
+            tx.get::<Policy>(id, &visible).await?.project
+        }
+        Action::RemovePlan => {
+            let Ok(id) = id.parse::<PlanId>() else { return Ok(None) };
+            tx.get::<Plan>(id, &visible).await?.project
+        }
+        Action::ShortenRetention => {
+            let request = (method, candidate.template, id);
+            match retention::shortened(tx, actor, request, document).await? {
+                Some(project) => project,
+                None => return Ok(None),
             }
-            policy.project
         }
         Action::Prune | Action::Collect => {
             let action = match document["kind"].as_str() {
@@ -229,26 +248,6 @@ async fn what(
         _ => None,
     };
     Ok(Some((first, project)))
-}
-
-/// Whether restore points at some destination are kept for a shorter time than before. A rule that
-/// is gone shortens too: who knows what takes its place.
-fn shortens(old: &Policy, new: &Policy) -> bool {
-    old.rules.iter().any(|rule| {
-        let same = |policy: &Policy| {
-            let rules = policy.rules.iter().filter(|one| one.destination == rule.destination);
-            rules.map(|one| one.keep).reduce(Keep::union)
-        };
-        match (same(old), same(new)) {
-            (Some(before), Some(after)) => !covers(after, before),
-            _ => true,
-        }
-    })
-}
-
-/// Whether `more` keeps everything that `less` keeps.
-fn covers(more: Keep, less: Keep) -> bool {
-    more.union(less) == more
 }
 
 /// A document without what is nobody's business: passwords, secrets, tokens, codes.
@@ -277,43 +276,12 @@ pub(crate) fn without_secrets(mut document: Value) -> Value {
 mod tests {
     use super::*;
 
-    fn keep(last: u32, daily: u32) -> Keep {
-        Keep { last, daily, ..Keep::default() }
-    }
-
-    fn policy(rules: &[(DestinationId, Keep)]) -> Policy {
-        let rules: Vec<Value> = rules
-            .iter()
-            .map(|(destination, keep)| {
-                json!({"name": destination.to_string(), "destination": destination, "keep": keep,
-                    "schedules": []})
-            })
-            .collect();
-        serde_json::from_value(json!({ "rules": rules })).unwrap()
-    }
-
-    #[test]
-    fn keeping_less_anywhere_is_shorter() {
-        let (one, two) = (DestinationId::new(1), DestinationId::new(2));
-        let old = policy(&[(one, keep(3, 7)), (two, Keep::default())]);
-        for (new, shorter) in [
-            (policy(&[(one, keep(3, 7)), (two, Keep::default())]), false),
-            (policy(&[(one, keep(4, 7)), (two, Keep::default())]), false),
-            (policy(&[(one, Keep::default()), (two, Keep::default())]), false),
-            (policy(&[(one, keep(9, 6)), (two, Keep::default())]), true),
-            (policy(&[(one, keep(3, 7)), (two, keep(99, 99))]), true),
-            (policy(&[(one, keep(3, 7))]), true),
-            (policy(&[(one, keep(3, 0)), (one, keep(0, 7)), (two, Keep::default())]), false),
-        ] {
-            assert_eq!(shortens(&old, &new), shorter, "{new:?}");
-        }
-    }
-
     #[test]
     fn paths_are_known_by_all_their_parts() {
-        let word = |method: Method, path| candidate(&method, path).map(|(_, id)| id.to_owned());
+        let word = |method: Method, path| candidate(&method, path).map(|found| found.ids);
         assert_eq!(word(Method::DELETE, "/api/v1/projects/x"), Some("x".into()));
         assert_eq!(word(Method::POST, "/api/v1/tasks"), Some(String::new()));
+        assert_eq!(word(Method::PUT, "/api/v1/policies/x/instances/y"), Some("x/y".into()));
         assert_eq!(word(Method::GET, "/api/v1/projects/x"), None);
         assert_eq!(word(Method::DELETE, "/api/v1/projects/x/y"), None);
         assert_eq!(word(Method::DELETE, "/api/v1/projects"), None);

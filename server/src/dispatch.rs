@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId,
+    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId, Point,
     Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
 use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
@@ -21,6 +21,7 @@ use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
+use crate::copies;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -113,8 +114,16 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         *by = Some(task.id.to_string());
         *again = task.attempt > 1;
     }
-    let spec = mounts::refreshed(tx, spec, shared.now()).await?;
-    let id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
+    let mut spec = mounts::refreshed(tx, spec, shared.now()).await?;
+    let mut id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
+    if let Some(point) = copies::where_to_read(tx, task, node).await? {
+        id = point.new.destination;
+        read_at(tx, &mut spec, &point).await?;
+        let name = tx.get::<Destination>(id, &EVERYTHING).await?.name;
+        let line = format!("{} is read at {name}", point.new.point);
+        tx.log(task.id, task.attempt, &[("info".to_owned(), line)], shared.now()).await?;
+    }
+    let others = copies::complete(shared, tx, task, &mut spec).await?;
     let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
     let mut environment: BTreeMap<String, String> = destination.environment;
     let mut owners = vec![id.to_string()];
@@ -128,10 +137,27 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
             environment.insert(name, secret.to_string());
         }
     }
+    secret_names.extend(others.keys().cloned());
+    environment.extend(others);
     let url = destination.url;
-    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new() };
+    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new(), hooks: None };
     node_configs::apply(tx, node, task, &mut work).await?;
     Ok(work)
+}
+
+/// Lets a task read what another destination holds of the same.
+async fn read_at(tx: &mut Tx, spec: &mut TaskSpec, at: &Point) -> Result<()> {
+    match spec {
+        TaskSpec::Restore { point, .. } => point.clone_from(&at.new.point),
+        TaskSpec::Mount { mount } => {
+            mount.point.clone_from(&at.new.point);
+            if let Ok(id) = mount.id.parse() {
+                tx.move_mount(id, at).await?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 async fn report(
@@ -161,7 +187,14 @@ pub(crate) async fn finish(
         true => ErrorClass::Transient,
         false => ErrorClass::Configuration,
     };
-    let retry = retry_at(lease, class, now);
+    let mut retry = retry_at(lease, class, now);
+    if state == TaskState::Failed {
+        let task = tx.task(lease.0, &EVERYTHING).await?;
+        // What fails here may be found elsewhere, and at once.
+        if copies::has_another(tx, &task).await? {
+            retry = Some(now);
+        }
+    }
     let stripped = restore_tests::without_evidence(&finished.document);
     let (document, message) = (&stripped, &finished.message);
     let state = tx.finish(lease, state, document, message, retry, now).await?;
@@ -178,6 +211,7 @@ pub(crate) async fn finish(
     match task.new.kind.as_str() {
         "backup" | "commit" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
+        "copy" => copies::copied(tx, &task, now).await,
         "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),
     }
@@ -215,6 +249,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
     ledger::grown(tx, instance, &new, task, now).await?;
+    copies::after_backup(tx, task, now).await?;
     if task.new.policy.is_none() {
         return Ok(());
     }
@@ -236,7 +271,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
 
 /// What is kept of an instance at a destination: what any rule of any policy that applies to it
 /// keeps there. Nothing when that is everything, or when no rule says anything.
-async fn kept(
+pub(crate) async fn kept(
     tx: &mut Tx,
     instance: InstanceId,
     destination: DestinationId,
@@ -245,12 +280,12 @@ async fn kept(
     let url = tx.get::<Destination>(destination, &EVERYTHING).await?.body.url;
     let mut keep: Option<Keep> = None;
     for policy in tx.policies_of(&instance).await? {
-        for rule in policy.body.rules {
+        for (at, wanted) in policy.body.keeps() {
             // The same repository may be known as two destinations.
-            let same = rule.destination == destination
-                || tx.get::<Destination>(rule.destination, &EVERYTHING).await?.body.url == url;
+            let same =
+                at == destination || tx.get::<Destination>(at, &EVERYTHING).await?.body.url == url;
             if same {
-                keep = Some(keep.map_or(rule.keep, |keep| keep.union(rule.keep)));
+                keep = Some(keep.map_or(wanted, |keep| keep.union(wanted)));
             }
         }
     }
@@ -258,8 +293,8 @@ async fn kept(
 }
 
 /// What is kept of each period, by the names of `sluice prune`.
-fn periods(keep: Keep) -> BTreeMap<String, u32> {
-    let Keep { last, hourly, daily, weekly, monthly, yearly } = keep;
+pub(crate) fn periods(keep: Keep) -> BTreeMap<String, u32> {
+    let Keep { last, hourly, daily, weekly, monthly, yearly, within_hours } = keep;
     let all = [
         ("last", last),
         ("hourly", hourly),
@@ -267,6 +302,7 @@ fn periods(keep: Keep) -> BTreeMap<String, u32> {
         ("weekly", weekly),
         ("monthly", monthly),
         ("yearly", yearly),
+        ("within_hours", within_hours),
     ];
     let set = all.into_iter().filter(|(_, many)| *many > 0);
     set.map(|(name, many)| (name.to_owned(), many)).collect()

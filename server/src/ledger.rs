@@ -44,6 +44,7 @@ pub(crate) async fn moved(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
                 bytes(task, "dedup_bytes").saturating_add(bytes(task, "unchanged_bytes"));
             transfer.transferred_bytes = put(task);
         }
+        "copy" => transfer.transferred_bytes = task.result["bytes"].as_u64().unwrap_or(0),
         "restore" => transfer.logical_bytes = task.progress.done,
         _ => {}
     }

@@ -16,6 +16,7 @@ use sluice_node_api::Work;
 use crate::access::{Permission, granted};
 use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
+use crate::hooks;
 use crate::problem::{Problem, Result};
 
 /// The configuration of nodes that have none of their own.
@@ -87,6 +88,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
     work.folders = folders(tx, &config, &instance).await?;
     let outside = outside(&instance.body.source, &work.folders);
     outside.map_or(Ok(()), |path| Err(not_allowed(path, &record.name)))

@@ -255,14 +255,21 @@ fn text<I: ToString>(id: Option<I>) -> String {
 }
 
 fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
+    // Of a kind that another release knows: it waits for that release.
+    let kind = TaskKind::from_name(&task.kind)?;
+    let resource = task.instance.map(|id| match kind {
+        // Copies do not read the instance. Those to one place would copy the same twice.
+        TaskKind::Copy => format!("{id}>{}", text(task.destination)).into(),
+        _ => id.to_string().into(),
+    });
     Some(Demand {
         id: task.id.to_string().into(),
-        // Of a kind that another release knows: it waits for that release.
-        kind: TaskKind::from_name(&task.kind)?,
+        kind,
         project: text(task.project).into(),
         source,
-        resource: task.instance.map(|id| id.to_string().into()),
+        resource,
         destination: task.destination.map(|id| id.to_string().into()),
+        from: task.from.map(|id| id.to_string().into()),
     })
 }
 

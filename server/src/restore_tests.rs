@@ -145,6 +145,9 @@ pub(crate) async fn due(
 ) -> Result<()> {
     let missing = able(tx, rule.node).await.err();
     for instance in tx.instances_of(policy, &EVERYTHING).await? {
+        if instance.body.paused {
+            continue;
+        }
         let newest = tx.newest_point(instance.id, Some(rule.destination), None).await?;
         let Some(point) = newest else { continue };
         if tx.test_pending(instance.id, policy.id).await? {

@@ -79,12 +79,17 @@ pub(crate) enum Action {
     RemovePolicy,
     /// Removing a node.
     RemoveNode,
+    /// Removing a recovery plan.
+    RemovePlan,
     /// Removing a user.
     RemoveUser,
     /// Making and changing users and groups: what they may do, and how they get in.
     ChangeUsers,
-    /// Changing a policy so that restore points are kept for a shorter time.
+    /// Changing policies, or which instances they have, so that restore points are kept for a
+    /// shorter time.
     ShortenRetention,
+    /// Changing where and how often the server itself is backed up.
+    ChangeSelfBackup,
     /// Removing restore points by hand.
     Prune,
     /// Freeing what no restore point needs.
@@ -102,9 +107,11 @@ impl Action {
             Self::RemoveInstance => "remove-instance",
             Self::RemovePolicy => "remove-policy",
             Self::RemoveNode => "remove-node",
+            Self::RemovePlan => "remove-plan",
             Self::RemoveUser => "remove-user",
             Self::ChangeUsers => "change-users",
             Self::ShortenRetention => "shorten-retention",
+            Self::ChangeSelfBackup => "change-self-backup",
             Self::Prune => "prune",
             Self::Collect => "collect",
             Self::ChangeRules => "change-rules",

@@ -13,6 +13,7 @@ use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
+use crate::copies;
 use crate::dispatch::backup_spec;
 use crate::mounts;
 use crate::plans;
@@ -75,7 +76,7 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy; those of tests come behind the others.
+    /// The rule's place in the policy; those of tests come behind the others, then copies.
     rule: usize,
     /// `RULE/SCHEDULE`.
     key: String,
@@ -126,9 +127,7 @@ fn slots(
     set: &mut Vec<Mark>,
 ) -> Vec<Slot> {
     let mut slots = Vec::new();
-    let rules = policy.body.rules.iter().map(|rule| (&rule.name, &rule.schedules));
-    let tests = policy.body.tests.iter().map(|test| (&test.name, &test.schedules));
-    for (at, (rule, schedules)) in rules.chain(tests).enumerate() {
+    for (at, (rule, schedules)) in policy.body.timed().enumerate() {
         for schedule in schedules {
             let Some(times) = Times::of(schedule) else { continue };
             let key = format!("{rule}/{}", schedule.name);
@@ -249,6 +248,10 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             {
                 let (policy, now) = (batch.policy, batch.now);
                 restore_tests::due(batch.tx, policy, rule, &slot.key, &due, now).await?;
+            } else if let Some(copy) = copies::at(&policy.body, slot.rule)
+                && !due.run.is_empty()
+            {
+                copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
             }
         }
         slot.mark = due.last;
@@ -293,8 +296,13 @@ impl Batch<'_> {
         let mut quotas = quota::Quotas::default();
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
             let policy = self.policy.id;
-            if !instance.body.present {
-                self.missed(Some(&instance), MissReason::Absent, span, times).await?;
+            let held = match &instance.body {
+                body if body.paused => Some(MissReason::Paused),
+                body if !body.present => Some(MissReason::Absent),
+                _ => None,
+            };
+            if let Some(reason) = held {
+                self.missed(Some(&instance), reason, span, times).await?;
                 continue;
             }
             if self.tx.still_active(instance.id, policy, rule.destination).await? {

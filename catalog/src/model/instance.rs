@@ -25,6 +25,9 @@ pub struct Instance {
     /// What it runs on: a cluster, a host, a storage. Limits and accounts go by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Nothing becomes due for it while it is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Whether the source is still there. What is gone keeps its restore points.
     #[serde(default = "yes")]
     pub present: bool,

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, NodeConfigId};
+use crate::model::hook::is_guest;
 
 /// The most threads of a task.
 const MOST_THREADS: u32 = 1024;
@@ -33,10 +34,29 @@ pub struct NodeConfig {
     /// The only folders in which there are sources at all, whoever names them; any when there is
     /// no list.
     pub only_paths: Option<BTreeSet<String>>,
+    /// Programs, or folders of them, that rules may run around backups; none by itself.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub commands: BTreeSet<String>,
+    /// How rules reach guests to run commands there; not at all when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_ssh: Option<GuestSsh>,
     /// How fast tasks may send, each of them.
     pub bandwidth: Bandwidth,
     /// Folder for what tasks keep beside a repository while they run, and between runs.
     pub staging: Option<String>,
+}
+
+/// How nodes reach guests by SSH.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuestSsh {
+    /// File of the private key, on the node.
+    pub key_file: String,
+    /// File with the keys of the guests, on the node; no other guest is believed.
+    pub known_hosts: String,
+    /// Guests that may be named, `USER@HOST` or `USER@HOST:PORT`; `{instance}` and `{project}`
+    /// stand for names.
+    pub guests: BTreeSet<String>,
 }
 
 /// How fast tasks may send, in bytes for each second.
@@ -83,6 +103,18 @@ impl NodeConfig {
         }
         if let Some(odd) = self.staging.iter().find(|path| !is_folder(path)) {
             return no(format!("{odd}: a staging folder has an absolute path"));
+        }
+        if let Some(odd) = self.commands.iter().find(|path| !is_folder(path)) {
+            return no(format!("{odd}: a program has an absolute path without . and .."));
+        }
+        if let Some(ssh) = &self.guest_ssh {
+            let mut files = [&ssh.key_file, &ssh.known_hosts].into_iter();
+            if let Some(odd) = files.find(|path| !is_folder(path) || path.contains([' ', '%'])) {
+                return no(format!("{odd}: a file has an absolute path without spaces"));
+            }
+            if let Some(odd) = ssh.guests.iter().find(|guest| !is_guest(guest)) {
+                return no(format!("{odd}: a guest is USER@HOST or USER@HOST:PORT"));
+            }
         }
         if self.slots == Some(0) {
             return no("a node runs one task at a time at least: drain it to run none".into());

@@ -11,6 +11,8 @@ pub struct Point {
     pub project: Option<ProjectId>,
     /// The rest.
     pub new: NewPoint,
+    /// The restore point at another destination that it is a copy of.
+    pub copy_of: Option<PointId>,
     /// When it was found to be gone, in milliseconds since 1970.
     pub removed_ms: Option<u64>,
 }

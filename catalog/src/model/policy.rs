@@ -6,7 +6,12 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
+use crate::model::hook::Hooks;
 use crate::model::restore_test::TestRule;
+
+const DAY_SECONDS: u64 = 86_400;
+/// The longest delay of a copy, in seconds.
+const LONGEST_DELAY: u64 = 90 * DAY_SECONDS;
 
 /// What is done with instances, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -57,6 +62,63 @@ pub struct Rule {
     pub keep: Keep,
     /// When backups are made.
     pub schedules: Vec<Schedule>,
+    /// Copies of its restore points at other destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyRule>,
+    /// Commands around its backups.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+}
+
+/// Copies of a rule's restore points at another destination, each with its own retention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CopyRule {
+    /// Its name within the policy.
+    pub name: String,
+    /// Where copies go.
+    pub destination: DestinationId,
+    /// No copies are made while it is paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// Which restore points are kept there; all when it says nothing.
+    #[serde(default)]
+    pub keep: Keep,
+    /// How long after a backup it is copied, in seconds, when there are no schedules.
+    #[serde(default)]
+    pub delay_seconds: u64,
+    /// When restore points are copied; after each backup when there is none.
+    #[serde(default)]
+    pub schedules: Vec<Schedule>,
+    /// A restore point that has no copy after so many seconds is overdue. Without it: a day, and
+    /// with schedules eight days, after the delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue_seconds: Option<u64>,
+}
+
+impl CopyRule {
+    /// A restore point that has no copy after so long is overdue, in milliseconds.
+    pub fn overdue_ms(&self) -> u64 {
+        let days = if self.schedules.is_empty() { 1 } else { 8 };
+        let usual = (days * DAY_SECONDS).saturating_add(self.delay_seconds);
+        self.overdue_seconds.unwrap_or(usual).saturating_mul(1000)
+    }
+
+    fn sense(&self, rule: &Rule) -> Result<()> {
+        let bad = CatalogError::invalid;
+        crate::record::check_name("copy", &self.name)?;
+        check_schedules(&self.schedules)?;
+        if self.destination == rule.destination {
+            return Err(bad("a copy goes to another destination than the backups of its rule"));
+        }
+        if self.delay_seconds > LONGEST_DELAY {
+            return Err(bad("a copy is made 90 days after the backup at most"));
+        }
+        if self.delay_seconds > 0 && !self.schedules.is_empty() {
+            return Err(bad("a copy has a delay or schedules, not both"));
+        }
+        Ok(())
+    }
 }
 
 /// Which restore points of an instance are kept: the newest of so many periods of each length.
@@ -75,6 +137,13 @@ pub struct Keep {
     pub monthly: u32,
     /// Years.
     pub yearly: u32,
+    /// All that are not older than so many hours.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub within_hours: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Keep {
@@ -96,6 +165,7 @@ impl Keep {
             weekly: self.weekly.max(other.weekly),
             monthly: self.monthly.max(other.monthly),
             yearly: self.yearly.max(other.yearly),
+            within_hours: self.within_hours.max(other.within_hours),
         }
     }
 }
@@ -154,6 +224,22 @@ pub struct Missed {
 }
 
 impl Policy {
+    /// All that becomes due, with its name: rules, then tests, then copies.
+    pub fn timed(&self) -> impl Iterator<Item = (&String, &Vec<Schedule>)> {
+        let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
+        let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
+        let copies = self.rules.iter().flat_map(|rule| &rule.copies);
+        rules.chain(tests).chain(copies.map(|copy| (&copy.name, &copy.schedules)))
+    }
+
+    /// What is kept where, of backups and of copies.
+    pub fn keeps(&self) -> impl Iterator<Item = (DestinationId, Keep)> {
+        self.rules.iter().flat_map(|rule| {
+            let copies = rule.copies.iter().map(|copy| (copy.destination, copy.keep));
+            std::iter::once((rule.destination, rule.keep)).chain(copies)
+        })
+    }
+
     fn sense(&self) -> Result<()> {
         let bad = CatalogError::invalid;
         if self.priority > 100 {
@@ -163,13 +249,21 @@ impl Policy {
         for rule in &self.rules {
             crate::record::check_name("rule", &rule.name)?;
             check_schedules(&rule.schedules)?;
+            rule.hooks.sense()?;
+            for copy in &rule.copies {
+                copy.sense(rule)?;
+            }
         }
         for test in &self.tests {
             test.sense()?;
         }
-        let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
-        let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
-        for (rule, schedules) in rules.chain(tests) {
+        let mut copies = BTreeSet::new();
+        for copy in self.rules.iter().flat_map(|rule| &rule.copies) {
+            if !copies.insert(&copy.name) {
+                return Err(bad("two copies of a policy have the same name"));
+            }
+        }
+        for (rule, schedules) in self.timed() {
             for schedule in schedules {
                 if !names.insert((rule, &schedule.name)) {
                     return Err(bad("two rules or schedules of a policy have the same name"));

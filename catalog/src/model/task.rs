@@ -112,6 +112,8 @@ pub struct Task {
     pub id: TaskId,
     /// As it was added.
     pub new: NewTask,
+    /// Where it reads beside its destination, when it copies.
+    pub from: Option<DestinationId>,
     /// How far it is.
     pub state: TaskState,
     /// Who runs it, or ran it last.
@@ -151,6 +153,8 @@ pub struct InLine {
     pub instance: Option<InstanceId>,
     /// The destination it uses.
     pub destination: Option<DestinationId>,
+    /// Where it reads beside that, when it copies.
+    pub from: Option<DestinationId>,
     /// The only node that may run it.
     pub wanted_node: Option<NodeId>,
     /// What sort of task, in a word.

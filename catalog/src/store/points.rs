@@ -14,7 +14,7 @@ const COLUMNS: &str = Point::COLUMNS;
 
 impl Point {
     pub(crate) const COLUMNS: &str = "id, project_id, instance_id, destination_id, task_id, \
-        point, taken_ms, image_bytes, new_bytes, stored_bytes, removed_ms";
+        point, taken_ms, image_bytes, new_bytes, stored_bytes, removed_ms, copy_of";
 
     pub(crate) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
@@ -30,6 +30,7 @@ impl Point {
                 new_bytes: row.count("new_bytes")?,
                 stored_bytes: row.count("stored_bytes")?,
             },
+            copy_of: row.maybe_id("copy_of")?,
             removed_ms: row.maybe_count("removed_ms")?,
         })
     }
@@ -49,7 +50,7 @@ impl Tx {
     ) -> Result<()> {
         let sql = format!(
             "INSERT INTO points ({COLUMNS}) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '') \
              ON CONFLICT (destination_id, point) DO NOTHING"
         );
         let insert = query(sql)

@@ -12,7 +12,7 @@ use crate::model::task::{InLine, Task};
 use crate::record::Visible;
 
 const COLUMNS: &str = "id, node_id, project_id, instance_id, destination_id, wanted_node, kind, \
-                       priority, created_ms, not_before_ms";
+                       priority, created_ms, not_before_ms, from_id";
 
 impl InLine {
     fn read(row: &AnyRow) -> Result<Self> {
@@ -22,6 +22,7 @@ impl InLine {
             project: row.maybe_id("project_id")?,
             instance: row.maybe_id("instance_id")?,
             destination: row.maybe_id("destination_id")?,
+            from: row.maybe_id("from_id")?,
             wanted_node: row.maybe_id("wanted_node")?,
             kind: row.text("kind")?,
             priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),

@@ -197,7 +197,8 @@ impl Tx {
     ) -> Result<Option<Point>> {
         let sql = format!(
             "SELECT {} FROM points WHERE instance_id = $1 AND ($2 = '' OR destination_id = $2) \
-             AND taken_ms <= $3 AND removed_ms IS NULL ORDER BY taken_ms DESC, id DESC LIMIT 1",
+             AND taken_ms <= $3 AND removed_ms IS NULL \
+             ORDER BY taken_ms DESC, copy_of, id DESC LIMIT 1",
             Point::COLUMNS
         );
         let select = query(sql)

@@ -14,7 +14,7 @@ use crate::record::{Page, Visible};
 const COLUMNS: &str = "id, project_id, instance_id, policy_id, destination_id, kind, state, \
     priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
     not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
-    progress, result, message";
+    progress, result, message, from_id";
 
 /// How many lost tasks are taken back at a time.
 const LOOKED_AT: i64 = 500;
@@ -39,6 +39,7 @@ impl Task {
                 not_before_ms: row.count("not_before_ms")?,
                 spec: row.json("spec")?,
             },
+            from: row.maybe_id("from_id")?,
             state,
             node: row.maybe_id("node_id")?,
             attempt: small("attempt")?,
@@ -65,7 +66,7 @@ impl Tx {
         let id = TaskId::new(now_ms);
         let sql = format!(
             "INSERT INTO tasks ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, \
-             '', 0, $10, 0, $11, $12, NULL, NULL, 0, 1, $13, $14, 'null', '') \
+             '', 0, $10, 0, $11, $12, NULL, NULL, 0, 1, $13, $14, 'null', '', '') \
              ON CONFLICT (due_key) DO NOTHING"
         );
         let insert = query(sql)

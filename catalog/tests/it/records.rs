@@ -29,6 +29,7 @@ pub fn instance(tags: &[&str]) -> Instance {
         tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
         node: None,
         cluster: None,
+        paused: false,
         present: true,
     }
 }
@@ -242,6 +243,8 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
             name: "daily".into(),
             destination,
             keep: Keep::default(),
+            copies: Vec::new(),
+            hooks: sluice_catalog::Hooks::default(),
             schedules: vec![Schedule { name: "hourly".into(), paused: false, when }],
         }],
     }

@@ -185,6 +185,10 @@ pub(crate) struct NodeRunArgs {
     /// list
     #[arg(long, value_name = "DIR")]
     pub(crate) allow_path: Vec<String>,
+    /// Run no other programs around backups than this, or those in this folder, whatever the server
+    /// says, and none on guests; several are a list
+    #[arg(long, value_name = "PATH")]
+    pub(crate) allow_command: Vec<String>,
     /// Tell Prometheus numbers at http://ADDR:PORT/metrics, to everybody who reaches it
     #[arg(long, env = "SLUICE_METRICS", value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
@@ -264,6 +268,48 @@ pub(crate) enum TaskCommand {
         /// The destination
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
+    },
+    /// Copy what another destination lacks of an instance's restore points
+    #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]
+    Copy {
+        /// The instance
+        #[arg(value_name = "PROJECT/NAME")]
+        instance: String,
+        /// The destination that has them
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        from: String,
+        /// The destination that is to have them
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        to: String,
+    },
+}
+
+/// Show the restore points that a server knows
+#[derive(Debug, Args)]
+pub(crate) struct PointArgs {
+    #[command(subcommand)]
+    pub(crate) command: PointCommand,
+}
+
+/// What can be done with a server's restore points.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PointCommand {
+    /// List them, and at which destinations they are
+    #[command(after_help = "\
+Examples:
+  sluice point list
+  sluice point list --instance shop/web-1 --json")]
+    List {
+        /// Only those of this instance
+        #[arg(long, value_name = "PROJECT/NAME")]
+        instance: Option<String>,
+    },
+    /// Show one, with its copies
+    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3...")]
+    Show {
+        /// Its id, its name in the repository, or an instance, whose newest is meant
+        #[arg(value_name = "POINT")]
+        point: String,
     },
 }
 

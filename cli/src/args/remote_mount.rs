@@ -64,6 +64,7 @@ pub(crate) enum RemoteMountCommand {
 #[command(after_help = "\
 Examples:
   sluice remote-mount start shop/web-1 --client 192.0.2.0/24
+  sluice remote-mount start shop/web-1 --from vault --client 192.0.2.0/24
   sluice remote-mount start shop.web-1@0q5g3 --node mover-2 --protocol iscsi --client 192.0.2.9 \\
     --initiator iqn.2026-01.test:host-1 --lease 2d
   sluice remote-mount start shop/web-1 --protocol iscsi --client 0.0.0.0/0 --chap-user backup \\
@@ -96,6 +97,11 @@ pub(crate) struct RemoteMountStartArgs {
     /// The only image to show
     #[arg(long, value_name = "NAME")]
     pub(crate) image: Option<String>,
+
+    /// The destination to read it from, of those that hold it [default: where it was made; the
+    /// others when that fails]
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) from: Option<String>,
 
     /// The node [default: one that can]
     #[arg(long, value_name = "NAME")]

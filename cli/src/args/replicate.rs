@@ -111,6 +111,10 @@ pub(crate) struct ReplicateRunArgs {
     )]
     pub(crate) dest_passphrase_file: Option<PathBuf>,
 
+    /// Tell in the document which copies DEST, or the repository, holds of these instances now
+    #[arg(long, requires = "instance", hide = true)]
+    pub(crate) tell_copies: bool,
+
     /// Show what would be copied and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,

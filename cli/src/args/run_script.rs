@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::value;
 
-/// Run a command of a recovery plan: what nodes do for the task
+/// Run a command of a recovery plan, or around a backup: what nodes do for the task
 ///
 /// What it writes goes to standard error; it ends with this process.
 #[derive(Debug, Args)]
@@ -18,6 +18,10 @@ pub(crate) struct RunScriptArgs {
     /// An exit code that means success; several are a list [default: 0]
     #[arg(long, value_name = "CODE")]
     pub(crate) accept: Vec<i32>,
+
+    /// An exit code that means success with a warning; several are a list
+    #[arg(long, value_name = "CODE")]
+    pub(crate) warn: Vec<i32>,
 
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]

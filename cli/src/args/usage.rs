@@ -104,13 +104,13 @@ pub(crate) struct ReportArgs {
 /// What there are reports of.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReportCommand {
-    /// Show which instances have no recent good backup, the worst first
+    /// Show which instances have no recent good backup, or lack a copy, the worst first
     #[command(after_help = "Example:\n  sluice report protection --max-age 26h --late")]
     Protection {
         /// How old a good backup may be: 90s, 15m, 26h, 7d
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = value::duration)]
         max_age: Duration,
-        /// Only those without a recent good backup
+        /// Only those without a recent good backup, or with a copy that is overdue
         #[arg(long)]
         late: bool,
         /// Print comma-separated values

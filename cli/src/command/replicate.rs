@@ -21,7 +21,7 @@ use sluice_repository::retention::Policy;
 use super::prune::who;
 use crate::args::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 use crate::context::Context;
-use crate::error::{Exit, usage_error};
+use crate::error::{Exit, advise, usage_error};
 
 /// Both ends of a copy.
 struct Ends {
@@ -59,6 +59,10 @@ async fn replicate(context: &Context, args: &ReplicateRunArgs) -> Result<Exit> {
         return Err(usage_error("DEST is the repository itself"));
     }
     let relation = relation(&**source, &**target).await?;
+    if relation == Relation::Empty && args.tell_copies {
+        let text = format!("there is no repository at {}", target.location());
+        return Err(advise("not-found", text, "is its disk away, or was it removed?"));
+    }
     let schedule = Schedule { limit: args.limit, windows: windows(&args.limit_window) };
     let throttle = (schedule != Schedule::default())
         .then(|| Arc::new(Throttle::new(schedule, context.clock.clone(), context.zone.clone())));
@@ -77,8 +81,17 @@ async fn ends(context: &Context, args: &ReplicateRunArgs) -> Result<Ends> {
         (None, Some(from)) => (from.as_str(), repo, true),
         (None, None) => return Err(usage_error("where to? Give --to DEST, or --from DEST")),
     };
-    let source = context.destination_at(from, false).await?;
-    let target = match context.destination_at(to, !args.dry_run).await {
+    let source = match pull {
+        true => context.other_destination_at(from, false).await?,
+        false => context.destination_at(from, false).await?,
+    };
+    // A node copies between repositories that are there: an empty folder is a disk that is away.
+    let create = !args.dry_run && !args.tell_copies;
+    let target = match pull {
+        true => context.destination_at(to, create).await,
+        false => context.other_destination_at(to, create).await,
+    };
+    let target = match target {
         Err(error) if args.dry_run && is_missing(&error) => nothing(),
         other => other?,
     };

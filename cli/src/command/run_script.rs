@@ -1,4 +1,5 @@
-//! A command of a recovery plan, with a bound on its time and a rule on how it may end.
+//! A command of a recovery plan or around a backup, with a bound on its time and a rule on how it
+//! may end.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -50,6 +51,12 @@ pub(crate) async fn run(context: &Context, args: RunScriptArgs) -> Result<Exit> 
         return Err(advise("failed", text, "see the log of the task, or give it more time"));
     };
     let code = status.code();
+    if code.is_some_and(|code| args.warn.contains(&code)) {
+        if context.global.json {
+            output::json(&json!({"exit_code": code}))?;
+        }
+        return Ok(Exit::Warnings);
+    }
     let fine = match (&args.accept[..], code) {
         ([], Some(0)) => true,
         (accept, Some(code)) => accept.contains(&code),

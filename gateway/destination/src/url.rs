@@ -68,12 +68,16 @@ pub struct OpenOptions {
     pub concurrency: usize,
     /// How failed requests are repeated.
     pub retry: RetryPolicy,
+    /// What stands before the names of the variables that hold settings and secrets, where two
+    /// destinations of one process have different ones.
+    pub variables: Option<&'static str>,
 }
 
 impl Default for OpenOptions {
     /// Creates nothing, runs 32 requests at a time, repeats them for five minutes.
     fn default() -> Self {
-        Self { create: false, concurrency: 32, retry: RetryPolicy::default() }
+        let retry = RetryPolicy::default();
+        Self { create: false, concurrency: 32, retry, variables: None }
     }
 }
 
@@ -93,14 +97,17 @@ pub struct Opened {
 /// [`ErrorKind::AccessDenied`] when there are no credentials.
 pub async fn open(url: &str, options: &OpenOptions) -> Result<Opened> {
     let mut url: DestinationUrl = url.parse()?;
+    url.variables = options.variables;
     let counters = Arc::default();
-    let given = || std::env::var(ARBITER_VARIABLE).ok().filter(|value| !value.is_empty());
-    let arbiter = url.take_parameter(ARBITER).or_else(given);
+    let given = || url.variable(ARBITER_VARIABLE).filter(|value| !value.is_empty());
+    let arbiter = url.parameter(ARBITER).map(str::to_owned).or_else(given);
+    url.take_parameter(ARBITER);
     let Some(arbiter) = arbiter else {
         let destination = open_one(&url, options, &counters).await?;
         return Ok(Opened { destination, counters });
     };
-    let arbiter: DestinationUrl = arbiter.parse()?;
+    let mut arbiter: DestinationUrl = arbiter.parse()?;
+    arbiter.variables = options.variables;
     if arbiter.parameter(ARBITER).is_some() {
         return Err(invalid("an arbiter has no arbiter of its own; remove the inner arbiter="));
     }
@@ -128,9 +135,25 @@ pub struct DestinationUrl {
     authority: String,
     path: String,
     parameters: Vec<(String, String)>,
+    /// What stands before the names of its variables.
+    variables: Option<&'static str>,
 }
 
 impl DestinationUrl {
+    /// A variable of the environment that is this destination's.
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        match self.variables {
+            Some(prefix) => std::env::var(format!("{prefix}{name}")).ok(),
+            None => std::env::var(name).ok(),
+        }
+    }
+
+    /// What stands before the names of its variables, when they are not those everybody reads.
+    #[cfg(feature = "s3")]
+    pub(crate) fn variables(&self) -> Option<&'static str> {
+        self.variables
+    }
+
     /// What stands before `://`; `file` for a plain path.
     pub fn scheme(&self) -> &str {
         &self.scheme
@@ -196,6 +219,7 @@ impl DestinationUrl {
             authority: String::new(),
             path: path.into(),
             parameters: Vec::new(),
+            variables: None,
         }
     }
 }
@@ -235,6 +259,7 @@ impl FromStr for DestinationUrl {
             authority: authority.to_owned(),
             path: decode(path)?,
             parameters: parse_query(query)?,
+            variables: None,
         };
         url.known()?;
         Ok(url)

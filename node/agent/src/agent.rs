@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
 use crate::credentials::Credentials;
+use crate::hooks;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
@@ -42,6 +43,9 @@ pub struct Config {
     pub hello: Hello,
     /// The only folders of which anything is backed up, whatever the server says; any without.
     pub folders: Option<Vec<String>>,
+    /// The only programs, or folders of them, that rules may run, whatever the server says; any
+    /// that it allows without.
+    pub commands: Option<Vec<String>>,
     /// Keeps mounts, where this node has any.
     pub mounts: Option<Arc<dyn Mounts>>,
     /// Keeps what the node shows, where that is to be renewed.
@@ -89,6 +93,7 @@ impl Agent {
     /// # Errors
     /// [`ClientError::Refused`] when the server does not know this node.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ClientError> {
+        self.run_what_is_left().await;
         let told = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             told = self.introduce() => told,
@@ -179,6 +184,9 @@ impl Agent {
         let allowed = sources::check(&lease.work.spec, &lease.work.folders, &self.config.folders);
         let finished =
             match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
+                Ok(steps) if hooks::surrounds(&lease.work) => {
+                    self.perform_around(&lease, steps, &mut lines, shutdown).await
+                }
                 Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
                 Err(message) => Some(failed(message, false)),
             };
@@ -209,7 +217,7 @@ impl Agent {
         }
     }
 
-    async fn perform_steps(
+    pub(crate) async fn perform_steps(
         &self,
         lease: &Lease,
         steps: Vec<Step>,
@@ -257,7 +265,7 @@ impl Agent {
     }
 
     /// Listens to a process and reports, until it ends or is to be ended.
-    async fn watch(
+    pub(crate) async fn watch(
         &self,
         lease: &Lease,
         process: &mut Process,
@@ -315,7 +323,11 @@ impl Agent {
         Ok(())
     }
 
-    async fn report(&self, lease: &Lease, report: &Report) -> Result<Reported, ClientError> {
+    pub(crate) async fn report(
+        &self,
+        lease: &Lease,
+        report: &Report,
+    ) -> Result<Reported, ClientError> {
         let path = format!("/api/node/v1/tasks/{}/report", lease.task);
         // A report that hangs must not hide that the lease is over.
         let patience = Duration::from_millis(lease.lease_ms / 2);
@@ -349,7 +361,7 @@ pub(crate) fn beat(lease: &Lease) -> Duration {
 }
 
 /// Keeps the newest lines while nobody listens.
-fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
+pub(crate) fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
     if lines.len() >= LINES {
         lines.remove(0);
     }

@@ -1,5 +1,6 @@
 //! What is typed for a task.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use sluice_node_api::{TaskSpec, TestOrder, overlay_of};
@@ -73,9 +74,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         }
         TaskSpec::Prune { instance, keep } => {
             let mut prune = step(["prune"]);
-            for (period, many) in keep.iter().filter(|(_, many)| **many > 0) {
-                prune.words.extend([format!("--keep-{period}"), many.to_string()]);
-            }
+            prune.words.extend(kept(keep));
             if prune.words.len() == 1 {
                 return Err("a prune that keeps nothing is not done".into());
             }
@@ -87,6 +86,12 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         TaskSpec::Collect {} => step(["collect"]),
         TaskSpec::Stat {} => step(["stat"]),
         TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
+        TaskSpec::Copy { instance, from, keep } => {
+            let mut copy = step(["replicate", "--from", from, "--tell-copies"]);
+            copy.words.extend(kept(keep));
+            copy.words.push(format!("--instance={instance}"));
+            copy
+        }
         TaskSpec::Commit { mount } => on_overlay("commit", state, mount)?,
         TaskSpec::Discard { mount } => {
             let discard = on_overlay("discard", state, mount)?;
@@ -108,6 +113,14 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         }
     };
     Ok(vec![one])
+}
+
+/// Options that say what is kept.
+fn kept(keep: &BTreeMap<String, u32>) -> impl Iterator<Item = String> {
+    keep.iter().filter(|(_, many)| **many > 0).flat_map(|(period, many)| match period.as_str() {
+        "within_hours" => ["--keep-within".to_owned(), format!("{many}h")],
+        _ => [format!("--keep-{period}"), many.to_string()],
+    })
 }
 
 /// What is typed for a restore test. Expressions may begin with a dash.
@@ -222,6 +235,15 @@ mod tests {
         };
         assert_eq!(words(&prune(7)), ["prune --keep-daily 7"]);
         assert!(steps(&prune(0), true, Path::new("/state")).is_err());
+    }
+
+    #[test]
+    fn a_copy_names_where_it_comes_from_and_what_is_kept_of_it() {
+        let keep = [("daily".to_owned(), 7), ("within_hours".to_owned(), 48)].into();
+        let copy = TaskSpec::Copy { instance: "-a".into(), from: "/r".into(), keep };
+        let typed = "replicate --from /r --tell-copies --keep-daily 7 --keep-within 48h \
+                     --instance=-a";
+        assert_eq!(words(&copy), [typed]);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 mod agent;
 mod command;
 mod credentials;
+mod hooks;
 mod metrics;
 mod mounts;
 mod process;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
-use crate::plans::{ScriptOrder, TestOrder};
+use crate::plans::{HookOrders, ScriptOrder, TestOrder};
 
 /// The version of the contract. What nodes of contract 1 say is still understood.
 pub const VERSION: u32 = 2;
@@ -117,6 +117,9 @@ pub struct Work {
     /// Folders in which what is backed up must lie, with all links followed: in one of each list.
     #[serde(default)]
     pub folders: Vec<Vec<String>>,
+    /// Commands around a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookOrders>,
 }
 
 impl Work {
@@ -128,6 +131,7 @@ impl Work {
             environment: BTreeMap::new(),
             secret_names: Vec::new(),
             folders: Vec::new(),
+            hooks: None,
         }
     }
 }
@@ -203,6 +207,18 @@ pub enum TaskSpec {
         /// Where the replica is.
         to: String,
     },
+    /// Copy the restore points of an instance that are not there yet; the repository is the one
+    /// that they come to.
+    Copy {
+        /// What it is called in both repositories.
+        instance: String,
+        /// Where they come from; its variables begin with `SLUICE_DEST_`.
+        #[serde(default)]
+        from: String,
+        /// What is kept of the copies, as for a prune; everything when it says nothing.
+        #[serde(default)]
+        keep: BTreeMap<String, u32>,
+    },
     /// Show a restore point as disks, until it is unmounted or its lease is over.
     Mount {
         /// Which, and how.
@@ -237,7 +253,7 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 15] = [
         "init",
         "backup",
         "restore",
@@ -246,6 +262,7 @@ impl TaskSpec {
         "collect",
         "stat",
         "replicate",
+        "copy",
         "mount",
         "unmount",
         "restore-test",
@@ -267,6 +284,7 @@ impl TaskSpec {
             Self::Collect {} => "collect",
             Self::Stat {} => "stat",
             Self::Replicate { .. } => "replicate",
+            Self::Copy { .. } => "copy",
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
             Self::RestoreTest { .. } => "restore-test",
@@ -406,6 +424,7 @@ mod tests {
             TaskSpec::Collect {},
             TaskSpec::Stat {},
             TaskSpec::Replicate { to: "/r".into() },
+            TaskSpec::Copy { instance: "a".into(), from: "/r".into(), keep: BTreeMap::new() },
             TaskSpec::Verify { point: None, data: true },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
             TaskSpec::Unmount { mount: "m".into() },

@@ -39,4 +39,4 @@ pub use mounts::{
 };
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
-pub use plans::{ScriptOrder, TestOrder};
+pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};

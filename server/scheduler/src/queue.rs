@@ -52,6 +52,9 @@ pub struct Demand {
     pub resource: Option<ResourceId>,
     /// Where it reads or writes.
     pub destination: Option<DestinationId>,
+    /// Where it reads beside that, when it copies.
+    #[serde(default)]
+    pub from: Option<DestinationId>,
 }
 
 /// A task that waits.

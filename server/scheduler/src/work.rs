@@ -49,11 +49,13 @@ pub enum TaskKind {
     Commit,
     /// Throws away what was written to a mount that has ended.
     Discard,
+    /// Copies the restore points of a resource to another destination.
+    Copy,
 }
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Init,
         Self::Backup,
         Self::Export,
@@ -73,6 +75,7 @@ impl TaskKind {
         Self::Script,
         Self::Commit,
         Self::Discard,
+        Self::Copy,
     ];
 
     /// The kind of that name.
@@ -102,6 +105,7 @@ impl TaskKind {
             Self::Script => "script",
             Self::Commit => "commit",
             Self::Discard => "discard",
+            Self::Copy => "copy",
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Restore points.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sluice_catalog::{DestinationId, InstanceId, Page, Point, PointId, ProjectId, TaskId};
+use sluice_catalog::{DestinationId, InstanceId, Page, Point, PointId, ProjectId, TaskId, Tx};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -28,6 +30,36 @@ pub(crate) struct PointView {
     image_bytes: u64,
     new_bytes: u64,
     stored_bytes: u64,
+    /// The restore point at another destination that it is a copy of.
+    copy_of: Option<PointId>,
+    /// Where copies of it are.
+    copies: Vec<CopyView>,
+}
+
+/// A copy of a restore point.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CopyView {
+    /// It is a restore point itself.
+    id: PointId,
+    destination: DestinationId,
+    /// As `sluice` takes it.
+    point: String,
+}
+
+/// Restore points with the copies that there are of them.
+async fn views(tx: &mut Tx, points: Vec<Point>) -> Result<Vec<PointView>> {
+    let ids: Vec<PointId> = points.iter().map(|point| point.id).collect();
+    let mut copies: BTreeMap<PointId, Vec<CopyView>> = BTreeMap::new();
+    for copy in tx.copies_of(&ids).await? {
+        let (id, destination, point) = (copy.id, copy.new.destination, copy.new.point);
+        let Some(original) = copy.copy_of else { continue };
+        copies.entry(original).or_default().push(CopyView { id, destination, point });
+    }
+    let view = |point: Point| {
+        let copies = copies.remove(&point.id).unwrap_or_default();
+        PointView { copies, ..PointView::from(point) }
+    };
+    Ok(points.into_iter().map(view).collect())
 }
 
 impl From<Point> for PointView {
@@ -43,6 +75,8 @@ impl From<Point> for PointView {
             image_bytes: point.new.image_bytes,
             new_bytes: point.new.new_bytes,
             stored_bytes: point.new.stored_bytes,
+            copy_of: point.copy_of,
+            copies: Vec::new(),
         }
     }
 }
@@ -61,7 +95,7 @@ pub(crate) async fn list(
     let page = Page { after: query.after, limit };
     let mut tx = shared.catalog.read().await?;
     let points = tx.points(&actor.visible(), query.instance, &page).await?;
-    let views = points.into_iter().map(PointView::from).collect();
+    let views = views(&mut tx, points).await?;
     Ok(Json(List::new(views, limit, |view: &PointView| view.id.to_string())))
 }
 
@@ -75,6 +109,8 @@ pub(crate) async fn get(
     Path(id): Path<PointId>,
 ) -> Result<Json<PointView>> {
     actor.require_anywhere(Permission::Read)?;
-    let point = shared.catalog.read().await?.point(id, &actor.visible()).await?;
-    Ok(Json(point.into()))
+    let mut tx = shared.catalog.read().await?;
+    let point = tx.point(id, &actor.visible()).await?;
+    let view = views(&mut tx, vec![point]).await?.pop();
+    view.map(Json).ok_or_else(|| Problem::not_found("restore point"))
 }

@@ -47,6 +47,10 @@ pub(crate) async fn check_policy(
     for rule in &policy.rules {
         check_calendars(&rule.schedules)?;
         usable(tx, rule.destination, project, actor).await?;
+        for copy in &rule.copies {
+            check_calendars(&copy.schedules)?;
+            usable(tx, copy.destination, project, actor).await?;
+        }
     }
     for test in &policy.tests {
         check_calendars(&test.schedules)?;

@@ -157,7 +157,7 @@ pub(crate) struct ProtectionQuery {
     /// Only instances of this project.
     #[param(value_type = Option<String>)]
     pub(crate) project: Option<ProjectId>,
-    /// Only those without a recent good backup.
+    /// Only those without a recent good backup, or with a copy that is overdue.
     #[serde(default)]
     pub(crate) late: bool,
 }

@@ -185,6 +185,7 @@ fn gone(sources: &[String]) -> Instance {
         tags: [].into(),
         node: None,
         cluster: None,
+        paused: false,
         present: false,
     }
 }

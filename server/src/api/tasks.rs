@@ -25,6 +25,7 @@ use crate::api::query::{LogQuery, TaskQuery};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::dispatch::backup_spec;
+use crate::ledger;
 use crate::problem::{Problem, Result};
 use crate::queue;
 use crate::quota::{self, Quotas};
@@ -45,6 +46,8 @@ pub(crate) struct TaskView {
     instance: Option<InstanceId>,
     policy: Option<PolicyId>,
     destination: Option<DestinationId>,
+    /// Where it reads beside that, when it copies.
+    from: Option<DestinationId>,
     node: Option<NodeId>,
     priority: u32,
     attempt: u32,
@@ -74,6 +77,7 @@ impl From<Task> for TaskView {
             instance: task.new.instance,
             policy: task.new.policy,
             destination: task.new.destination,
+            from: task.from,
             node: task.node,
             priority: task.new.priority,
             attempt: task.attempt,
@@ -110,6 +114,8 @@ pub(crate) enum Start {
     Prune { destination: DestinationId, keep: BTreeMap<String, u32> },
     /// Free what no restore point needs.
     Collect { destination: DestinationId },
+    /// Copy what another destination lacks of an instance's restore points.
+    Copy { instance: InstanceId, destination: DestinationId, to: DestinationId },
     /// Bring a replica up to date.
     Replicate { destination: DestinationId, to: String },
 }
@@ -132,8 +138,14 @@ pub(crate) async fn list(
     Ok(Json(List::new(views, limit, |view: &TaskView| view.id.to_string())))
 }
 
-/// The task that was asked for, if the caller may start it.
-async fn prepared(tx: &mut Tx, actor: &Actor, start: Start) -> Result<NewTask> {
+/// The task that was asked for, if the caller may start it; `from` is where it reads beside its
+/// destination.
+async fn prepared(
+    tx: &mut Tx,
+    actor: &Actor,
+    start: Start,
+    from: &mut Option<DestinationId>,
+) -> Result<NewTask> {
     let mut task = NewTask {
         project: None,
         instance: None,
@@ -160,6 +172,24 @@ async fn prepared(tx: &mut Tx, actor: &Actor, start: Start) -> Result<NewTask> {
             task.destination = Some(destination.id);
             task.wanted_node = instance.body.node;
             backup_spec(tx, &instance).await?
+        }
+        Start::Copy { instance, destination, to } => {
+            let instance = tx.get::<Instance>(instance, &visible).await?;
+            actor.require(Permission::Operate, instance.project)?;
+            for id in [destination, to] {
+                let found = tx.get::<Destination>(id, &visible).await?;
+                if found.project.is_some() && found.project != instance.project {
+                    return Err(Problem::not_found("destination"));
+                }
+            }
+            if destination == to {
+                return Err(Problem::invalid("a copy goes to another destination"));
+            }
+            (task.project, task.instance) = (instance.project, Some(instance.id));
+            task.destination = Some(to);
+            let instance = ledger::name(tx, &instance).await?;
+            *from = Some(destination);
+            TaskSpec::Copy { instance, from: String::new(), keep: BTreeMap::new() }
         }
         Start::Restore { point, node, target } => {
             let point = tx.point(point, &visible).await?;
@@ -229,11 +259,15 @@ pub(crate) async fn create(
     actor.require_anywhere(Permission::Operate)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let task = prepared(&mut tx, &actor, start).await?;
+    let mut from = None;
+    let task = prepared(&mut tx, &actor, start, &mut from).await?;
     let verdict = Quotas::default().judge(&mut tx, &task, now).await?;
     quota::allowed(&verdict)?;
     let added = tx.add_task(&task, now).await?;
     let id = added.ok_or_else(|| Problem::invalid("this task is there already"))?;
+    if let Some(from) = from {
+        tx.set_from(id, from).await?;
+    }
     quota::tell(&mut tx, id, &verdict, now).await?;
     let detail = json!({"kind": task.kind});
     tx.audit(actor.did("task.start", id, task.project, detail), now).await?;

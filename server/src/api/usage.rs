@@ -18,6 +18,7 @@ use crate::access::Permission;
 use crate::api::Query;
 use crate::api::query::{ProtectionQuery, UsageQuery};
 use crate::auth::Actor;
+use crate::copies::{self, Overdue};
 use crate::problem::{Problem, Result};
 use crate::queue::moment;
 use crate::state::Shared;
@@ -178,6 +179,8 @@ pub(crate) struct ProtectionRow {
     last_good_ms: Option<u64>,
     /// The destinations that have backups of it.
     destinations: Vec<DestinationId>,
+    /// Copies that policies want and that were not made in time.
+    copies_overdue: Vec<Overdue>,
 }
 
 /// How well instances are protected.
@@ -188,6 +191,8 @@ pub(crate) struct ProtectionReport {
     total: usize,
     /// How many of them have no recent good backup.
     late: usize,
+    /// How many of them lack a copy that is overdue.
+    copies_overdue: usize,
     /// The worst first.
     items: Vec<ProtectionRow>,
 }
@@ -212,6 +217,7 @@ pub(crate) async fn protection(
         found.0 = found.0.max(one.last_good_ms);
         found.1.push(one.destination);
     }
+    let mut overdue = copies::overdue(&mut tx, shared.now()).await?;
     let mut items = Vec::new();
     for instance in every::<Instance>(&mut tx, &visible).await? {
         let other = query.project.is_some() && query.project != instance.project;
@@ -231,11 +237,14 @@ pub(crate) async fn protection(
             protection,
             last_good_ms: (last > 0).then_some(last),
             destinations,
+            copies_overdue: overdue.remove(&instance.id).unwrap_or_default(),
         });
     }
     let (total, recent) = (items.len(), Protection::Recent);
     let late = items.iter().filter(|row| row.protection != recent).count();
-    items.retain(|row| !query.late || row.protection != recent);
-    items.sort_by_key(|row| (row.protection, row.last_good_ms));
-    Ok(Json(ProtectionReport { max_age, total, late, items }))
+    let copies_overdue = items.iter().filter(|row| !row.copies_overdue.is_empty()).count();
+    let is_fine = |row: &ProtectionRow| row.protection == recent && row.copies_overdue.is_empty();
+    items.retain(|row| !query.late || !is_fine(row));
+    items.sort_by_key(|row| (row.protection, row.copies_overdue.is_empty(), row.last_good_ms));
+    Ok(Json(ProtectionReport { max_age, total, late, copies_overdue, items }))
 }

@@ -24,6 +24,7 @@ fn task(number: u64) -> InLine {
         node: None,
         project: None,
         instance: Some(InstanceId::new(number)),
+        from: None,
         destination: None,
         wanted_node: None,
         kind: "backup".into(),

@@ -164,3 +164,55 @@ async fn the_rules_protect_themselves_and_secrets_are_not_shown() {
     let done: Value = admin.get("/api/v1/approvals?state=done&limit=1").await.unwrap();
     assert!(done["items"].as_array().unwrap().len() == 1 && done["next"].is_string());
 }
+
+#[tokio::test]
+async fn a_first_policy_shortens_and_so_does_a_tag_or_an_assignment() {
+    let place = crate::retention::Place::new().await;
+    let task = json!({"kind": "backup", "instance": place.instance,
+        "destination": place.destination});
+    let task: Value = place.admin.post("/api/v1/tasks", &task).await.unwrap();
+    crate::support::finish(&place.mover, task["id"].as_str().unwrap(), "shop.web@k1").await;
+    let rules = json!({"approvals": {"actions": ["shorten-retention"]}});
+    place.admin.send(Method::PUT, "/api/v1/access-rules", Some(&rules), &[]).await.unwrap();
+    let policy = |name: &str, tag: &str, keep: Value| {
+        let rule = json!({"name": "main", "destination": place.destination, "keep": keep,
+            "schedules": []});
+        json!({"name": name, "spec": {"assign": {"tags": [tag]}, "rules": [rule]}})
+    };
+    let post = |body: Value| {
+        let admin = place.admin.clone();
+        async move { admin.send(Method::POST, "/api/v1/policies", Some(&body), &[]).await.unwrap() }
+    };
+    assert_eq!(post(policy("first", "gold", json!({"last": 1}))).await.status, 202);
+    assert_eq!(post(policy("all", "silver", json!({}))).await.status, 201, "it keeps everything");
+    let few = post(policy("few", "bronze", json!({"last": 1}))).await;
+    assert_eq!(few.status, 201, "no instance has it");
+    let path = format!(
+        "/api/v1/policies/{}/instances/{}",
+        few.body["id"].as_str().unwrap(),
+        place.instance
+    );
+    ask(&place.admin, Method::PUT, &path, None).await;
+    let path = format!("/api/v1/instances/{}", place.instance);
+    let source = json!({"kind": "device", "path": "/dev/x"});
+    let tagged = |tag: &str| json!({"name": "web", "spec": {"source": source, "tags": [tag]}});
+    let put = |body: Value| {
+        let (admin, path) = (place.admin.clone(), path.clone());
+        async move { admin.send(Method::PUT, &path, Some(&body), &[("if-match", "\"1\"")]).await }
+    };
+    assert_eq!(put(tagged("bronze")).await.unwrap().status, 202);
+    assert_eq!(put(tagged("silver")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn plans_and_backups_of_the_server_itself_wait_too() {
+    let (_lab, admin, _second) = place(json!(["remove-plan", "change-self-backup"])).await;
+    let project = make(&admin, "projects", json!({"name": "shop", "spec": {}})).await;
+    let plan = json!({"project": project, "name": "flood", "spec": {"groups": []}});
+    let plan = make(&admin, "plans", plan).await;
+    ask(&admin, Method::DELETE, &format!("/api/v1/plans/{plan}"), None).await;
+    let store = json!({"name": "store", "spec": {"url": "/backup"}});
+    let destination = make(&admin, "destinations", store).await;
+    let body = json!({"destination": destination, "every_seconds": 3600, "keep": 3});
+    ask(&admin, Method::PUT, "/api/v1/self-backup", Some(body)).await;
+}

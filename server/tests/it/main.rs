@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 mod certificates;
+mod copies;
 mod hostile;
 mod lease;
 mod ledger;
@@ -15,5 +16,6 @@ mod notify;
 mod plans;
 mod requests;
 mod retention;
+mod schedules;
 mod support;
 mod usage;

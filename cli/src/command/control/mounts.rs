@@ -65,7 +65,7 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
         return Err(usage_error("say with --client which networks may connect"));
     }
     let mut body = json!({
-        "point": point(client, &args.point).await?,
+        "point": point(client, &args.point, args.from.as_deref()).await?,
         "protocol": args.protocol.word(),
         "clients": args.client.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "initiators": args.initiator,
@@ -101,17 +101,34 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
 
 /// The id of a restore point that is called by its id, by the repository's name for it, or by the
 /// instance whose newest is meant.
-pub(super) async fn point(client: &Client, called: &str) -> Result<Value> {
-    let points = all(client, "/api/v1/points").await?;
+///
+/// With `from`, what that destination holds of it.
+pub(super) async fn point(client: &Client, called: &str, from: Option<&str>) -> Result<Value> {
+    let mut points = all(client, "/api/v1/points").await?;
     let named = |point: &&Value| point["id"] == called || point["point"] == called;
-    if let Some(point) = points.iter().find(named) {
-        return Ok(point["id"].clone());
+    let named = points.iter().find(named).cloned();
+    if let Some(name) = from {
+        let destinations = Records::load(client, "destinations").await?;
+        let destination = destinations.one(name)?["id"].clone();
+        points.retain(|point| point["destination"] == destination);
+    }
+    if let Some(point) = named {
+        let original = if point["copy_of"].is_null() { &point["id"] } else { &point["copy_of"] };
+        let same = |one: &&Value| {
+            from.is_none() && one["id"] == point["id"]
+                || from.is_some() && (one["id"] == *original || one["copy_of"] == *original)
+        };
+        return points.iter().find(same).map(|one| one["id"].clone()).ok_or_else(|| {
+            let text = format!("{called} is not at {}", from.unwrap_or_default());
+            advise("not-found", text, "`sluice point show` tells where it is")
+        });
     }
     let name = called.strip_suffix("@latest").unwrap_or(called);
     let instances = Records::load(client, "instances").await?;
     let instance = instances.one(name)?["id"].clone();
     let own = points.iter().filter(|point| point["instance"] == instance);
-    let newest = own.max_by_key(|point| point["taken_ms"].as_u64());
+    // Of those of one moment, the original.
+    let newest = own.max_by_key(|point| (point["taken_ms"].as_u64(), point["copy_of"].is_null()));
     newest.map(|point| point["id"].clone()).ok_or_else(|| {
         let text = format!("{name} has no restore point");
         advise("not-found", text, "`sluice task backup` makes one")

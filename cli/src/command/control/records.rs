@@ -263,14 +263,22 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
         }
     }
     for rule in rules {
-        let Some(name) = rule["destination"].as_str().map(str::to_owned) else { continue };
-        match destinations.find(&name) {
-            Some(found) => rule["destination"] = found["id"].clone(),
-            None if plan => {}
-            None => {
-                destinations.one(&name)?;
-            }
+        let named = rule.get_mut("copies").and_then(Value::as_array_mut);
+        for copy in named.into_iter().flatten() {
+            to_id(&destinations, copy, plan)?;
         }
+        to_id(&destinations, rule, plan)?;
+    }
+    Ok(())
+}
+
+/// Puts the id of a destination where its name stands.
+fn to_id(destinations: &Records, holder: &mut Value, plan: bool) -> Result<()> {
+    let Some(name) = holder["destination"].as_str().map(str::to_owned) else { return Ok(()) };
+    match destinations.find(&name) {
+        Some(found) => holder["destination"] = found["id"].clone(),
+        None if plan => {}
+        None => destinations.one(&name).map(drop)?,
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ fn answered(test: &Value) -> String {
 }
 
 async fn start(context: &Context, client: &Client, args: RestoreTestRunArgs) -> Result<Exit> {
-    let mut body = json!({"point": mounts::point(client, &args.point).await?});
+    let mut body = json!({"point": mounts::point(client, &args.point, None).await?});
     if let Some(file) = &args.spec {
         body["boot"] = document(file)?;
     }

@@ -116,7 +116,7 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     let hello = hello(args.slots, keep::protocols(&args.mounts));
     let place = Place { state: state.clone(), args: args.mounts };
     let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
-    let agent = agent(client, &state, hello, keeper, shown, None)?;
+    let agent = agent(client, &state, hello, keeper, shown, (None, None))?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
@@ -132,13 +132,14 @@ fn agent(
     hello: Hello,
     keeper: Keeper,
     shown: Shown,
-    folders: Option<Vec<String>>,
+    (folders, commands): (Option<Vec<String>>, Option<Vec<String>>),
 ) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
     let folder = state.to_owned();
     let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
     let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(shown));
-    Ok(Agent::new(client, NodeConfig { executable, folder, hello, folders, mounts, credentials }))
+    let config = NodeConfig { executable, folder, hello, folders, commands, mounts, credentials };
+    Ok(Agent::new(client, config))
 }
 
 /// What this machine can do; which mounts, and what is missing for more of them.
@@ -194,7 +195,7 @@ pub(crate) async fn join(
 
 /// Runs a node that has joined.
 pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exit> {
-    let NodeRunArgs { state, slots, mounts, allow_path, metrics } = args;
+    let NodeRunArgs { state, slots, mounts, allow_path, allow_command, metrics } = args;
     let state = folder(state, "node")?;
     let stop = interrupt::watch("")?;
     let path = state.join("node.json");
@@ -208,8 +209,9 @@ pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exi
     let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
     let (client, server) = (profile.client()?, profile.server.clone());
     let shown = Shown::of(profile, path, context.clock.clone());
-    let folders = (!allow_path.is_empty()).then_some(allow_path);
-    let agent = agent(client, &state, hello, keeper, shown, folders)?;
+    let given = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    let allowed = (given(allow_path), given(allow_command));
+    let agent = agent(client, &state, hello, keeper, shown, allowed)?;
     if let Some(address) = metrics {
         let socket = node_metrics::bind(address).await;
         let socket = socket.with_context(|| format!("cannot listen on {address}"))?;

@@ -49,6 +49,17 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             });
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }
+        TaskCommand::Copy { instance, from, to } => {
+            let instances = Records::load(&client, "instances").await?;
+            let destinations = Records::load(&client, "destinations").await?;
+            let start = json!({
+                "kind": "copy",
+                "instance": instances.one(&instance)?["id"],
+                "destination": destinations.one(&from)?["id"],
+                "to": destinations.one(&to)?["id"],
+            });
+            told(context, &client.post("/api/v1/tasks", &start).await?)?;
+        }
     }
     Ok(Exit::Done)
 }

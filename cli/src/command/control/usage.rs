@@ -181,14 +181,20 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
             let rows = items(&report).iter().map(|row| {
                 let last = row["last_good_ms"].as_u64();
                 let last = last.map(sluice_repository::rfc3339).unwrap_or_default();
-                vec![instances.name_of(&row["instance"]), word(row, "protection"), last]
+                let overdue = row["copies_overdue"].as_array().into_iter().flatten();
+                let overdue: Vec<_> = overdue.map(|copy| word(copy, "copy")).collect();
+                let name = instances.name_of(&row["instance"]);
+                vec![name, word(row, "protection"), last, overdue.join(" ")]
             });
             let rows: Vec<_> = rows.collect();
             if csv {
                 let lines: String = rows.iter().map(|row| csv_line(row)).collect();
-                output::print(&format!("instance,protection,last_good\n{lines}"))?;
+                output::print(&format!("instance,protection,last_good,copies_overdue\n{lines}"))?;
             } else {
-                output::print(&output::table(&["INSTANCE", "PROTECTION", "LAST GOOD"], rows))?;
+                output::print(&output::table(
+                    &["INSTANCE", "PROTECTION", "LAST GOOD", "COPIES OVERDUE"],
+                    rows,
+                ))?;
             }
             Ok(Exit::Done)
         }

@@ -212,7 +212,7 @@ async fn tokens(context: &Context, client: &Client, command: TokenCommand) -> Re
     };
     match command {
         TokenCommand::List { user } => {
-            let items = super::all(client, &place(user).await?).await?;
+            let items = all(client, &place(user).await?).await?;
             let row = |token: &Value| {
                 vec![
                     word(token, "name"),

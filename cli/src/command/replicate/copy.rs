@@ -8,7 +8,7 @@ use sluice_repository::{Repository, Unlock};
 
 use super::Job;
 use super::replica::open_with;
-use super::tell::{Outcome, Planned};
+use super::tell::{Outcome, Planned, copies};
 use crate::error::{Exit, usage_error};
 use crate::output::progress::{Shower, Shown};
 use crate::{interrupt, secret};
@@ -50,6 +50,13 @@ pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
     drop(shower);
     stop.abort();
     let report = run?;
+    let copies = match job.args.tell_copies {
+        true => {
+            let (id, points) = (source.descriptor().id()?, target.list(None).await?.points);
+            Some(copies(&points, Some(id), &job.args.instance))
+        }
+        false => None,
+    };
     let outcome = Outcome {
         mode: "copy",
         points: report.points.iter().map(|(point, _)| point.to_string()).collect(),
@@ -60,6 +67,7 @@ pub(super) async fn run(job: Job<'_>) -> Result<Exit> {
         bytes: Some(job.ends.target.counters.snapshot().put.bytes),
         repaired: 0,
         damage: report.damage,
+        copies,
         help: None,
     };
     outcome.tell(&job)
@@ -82,6 +90,7 @@ async fn open(job: &Job<'_>) -> Result<(Repository, Repository)> {
     let unlock = match &job.args.dest_passphrase_file {
         _ if Repository::peek(&*dest).await?.encryption == "open" => Unlock::Open,
         Some(file) => Unlock::Passphrase(secret::passphrase_in(file)?),
+        None if let Some(other) = secret::other_passphrase() => Unlock::Passphrase(other),
         None if matches!(unlock, Unlock::Open) => Unlock::Passphrase(secret::passphrase()?),
         None => unlock,
     };

@@ -9,7 +9,7 @@ use sluice_repository::replicate::{Means, Plan, Progress, Relation, Report, Sour
 use sluice_repository::{ErrorKind, Repository, RepositoryError, Unlock};
 
 use super::Job;
-use super::tell::{Outcome, Planned};
+use super::tell::{Outcome, Planned, copies};
 use crate::error::Exit;
 use crate::output::note;
 use crate::output::progress::{Shower, Shown};
@@ -40,6 +40,14 @@ pub(super) async fn run(job: Job<'_>, relation: Relation) -> Result<Exit> {
     }
     let present = plan.present();
     let report = carry_out(&job, plan, means).await?;
+    let copies = match job.args.tell_copies {
+        true => {
+            let target = &job.ends.target.destination;
+            let target = open_with(&job, target, job.context.unlock(&**target).await?).await?;
+            Some(copies(&target.list(None).await?.points, None, &job.args.instance))
+        }
+        false => None,
+    };
     let unclear = !key && report.damage.iter().any(|one| one.object.starts_with(['d', 'm']));
     let outcome = Outcome {
         mode: "replica",
@@ -51,6 +59,7 @@ pub(super) async fn run(job: Job<'_>, relation: Relation) -> Result<Exit> {
         bytes: Some(report.bytes),
         repaired: report.repaired,
         damage: report.damage,
+        copies,
         help: unclear.then_some(
             "without the key nobody can tell which restore points need a damaged pack, so none \
              was copied; give the passphrase to copy those that do not",

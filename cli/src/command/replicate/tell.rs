@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use sluice_destination::wrap::Snapshot;
-use sluice_repository::Damage;
+use sluice_repository::{Damage, RepositoryId, RestorePoint};
 
 use super::Job;
 use crate::error::Exit;
@@ -33,6 +33,8 @@ pub(super) struct Outcome {
     pub(super) bytes: Option<u64>,
     pub(super) repaired: u64,
     pub(super) damage: Vec<Damage>,
+    /// All copies that the target holds, where they are asked for.
+    pub(super) copies: Option<Vec<Value>>,
     pub(super) help: Option<&'static str>,
 }
 
@@ -40,6 +42,32 @@ fn damage_document(damage: &[Damage]) -> Vec<Value> {
     let one =
         |one: &Damage| json!({"object": one.object, "problem": one.problem, "points": one.points});
     damage.iter().map(one).collect()
+}
+
+/// The copies among points of a target: of what each was made. Points of a replica, which are the
+/// same everywhere, have no `of_repository` to be looked for.
+pub(super) fn copies(
+    points: &[RestorePoint],
+    of_repository: Option<RepositoryId>,
+    instances: &[String],
+) -> Vec<Value> {
+    let copy = |point: &RestorePoint| {
+        let of = match (point.origin, of_repository) {
+            (_, None) => point.id,
+            (Some(origin), Some(wanted)) if origin.repository == wanted => origin.point,
+            _ => return None,
+        };
+        let stats = &point.stats;
+        Some(json!({
+            "point": point.to_string(),
+            "of": format!("{}@{of}", point.instance),
+            "created_ms": point.created_ms,
+            "image_bytes": stats.image_bytes,
+            "new_bytes": stats.new_bytes,
+            "stored_bytes": stats.stored_bytes,
+        }))
+    };
+    points.iter().filter(|point| instances.contains(&point.instance)).filter_map(copy).collect()
 }
 
 fn exit(damage: &[Damage]) -> Exit {
@@ -106,6 +134,7 @@ impl Outcome {
                 "bytes": self.bytes,
                 "repaired": self.repaired,
                 "damage": damage_document(&self.damage),
+                "copies": self.copies,
                 "requests": requests(job),
             }))?;
             return Ok(exit(&self.damage));

@@ -11,8 +11,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    Builder, ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    Builder, Credentials, ProvideCredentials, RequestChecksumCalculation,
+    ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
 
 use super::list::ServerOrder;
@@ -46,6 +46,8 @@ pub struct S3Config {
     pub credentials: Option<PathBuf>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// What stands before the names of the AWS variables, when they are not the usual ones.
+    pub variables: Option<&'static str>,
 }
 
 impl S3Config {
@@ -69,7 +71,7 @@ impl S3Config {
                 return Err(invalid(format!("path-style is true or false, not {other:?}")));
             }
         };
-        let from_environment = || std::env::var_os(CREDENTIALS_VARIABLE).map(PathBuf::from);
+        let from_environment = || url.variable(CREDENTIALS_VARIABLE).map(PathBuf::from);
         Ok(Self {
             bucket: url.authority().to_owned(),
             prefix: check_prefix(url.path())?,
@@ -78,6 +80,7 @@ impl S3Config {
             path_style,
             credentials: own("credentials").map(PathBuf::from).or_else(from_environment),
             timeouts: Timeouts::default(),
+            variables: url.variables(),
         })
     }
 
@@ -125,6 +128,8 @@ impl S3Config {
             let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path);
             let provider = ProfileFileCredentialsProvider::builder().profile_files(files.build());
             loader = loader.credentials_provider(provider.build());
+        } else if let Some(prefix) = self.variables {
+            loader = own_keys(loader, prefix, self.region.is_none());
         }
         Ok(loader.load().await)
     }
@@ -139,6 +144,24 @@ impl S3Config {
             .or_else(ProfileFileRegionProvider::new())
             .or_else(Region::from_static(REGION_OF_ENDPOINTS));
         loader.region(chain)
+    }
+}
+
+/// The keys and the region in variables of its own; what is not there is looked for as always.
+fn own_keys(mut loader: ConfigLoader, prefix: &str, region: bool) -> ConfigLoader {
+    let own = |name: &str| {
+        std::env::var(format!("{prefix}{name}")).ok().filter(|value| !value.is_empty())
+    };
+    let found = own("AWS_REGION").or_else(|| own("AWS_DEFAULT_REGION"));
+    if let Some(region) = found.filter(|_| region) {
+        loader = loader.region(Region::new(region));
+    }
+    match (own("AWS_ACCESS_KEY_ID"), own("AWS_SECRET_ACCESS_KEY")) {
+        (Some(id), Some(key)) => {
+            let keys = Credentials::new(id, key, own("AWS_SESSION_TOKEN"), None, "sluice");
+            loader.credentials_provider(keys)
+        }
+        _ => loader,
     }
 }
 

@@ -157,7 +157,7 @@ fn check_root(path: &str) -> Result<String> {
 
 /// A file that the URL or the environment names. `ssh` reads more into some characters.
 fn file(url: &DestinationUrl, parameter: &str, variable: &str) -> Result<Option<PathBuf>> {
-    let given = || std::env::var(variable).ok().filter(|value| !value.is_empty());
+    let given = || url.variable(variable).filter(|value| !value.is_empty());
     let Some(path) = url.parameter(parameter).map(str::to_owned).or_else(given) else {
         return Ok(None);
     };

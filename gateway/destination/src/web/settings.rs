@@ -60,7 +60,7 @@ impl<'a> Settings<'a> {
     pub(crate) fn named(&self, names: &[&str]) -> Option<String> {
         let given = |name: &&str| match &self.file {
             Some(file) => file.get(*name).cloned(),
-            None => std::env::var(name).ok(),
+            None => self.url.variable(name),
         };
         names.iter().filter_map(given).find(|value| !value.is_empty())
     }

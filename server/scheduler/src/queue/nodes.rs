@@ -22,12 +22,12 @@ struct Load<'a> {
 impl Load<'_> {
     fn able(&self, task: &Waiting) -> bool {
         let Node { pools, destinations, capabilities, .. } = self.node;
-        let destination = task.demand.destination.as_ref();
+        let mut used = task.demand.destination.iter().chain(&task.demand.from);
         task.pool.as_ref().is_none_or(|pool| pools.contains(pool))
             && task.needs.is_subset(capabilities)
-            && match (destinations, destination) {
-                (Some(allowed), Some(destination)) => allowed.contains(destination),
-                _ => true,
+            && match destinations {
+                Some(allowed) => used.all(|destination| allowed.contains(destination)),
+                None => true,
             }
     }
 

@@ -58,13 +58,15 @@ impl<'a> Limit<'a> {
 
 /// The limits that a task counts in.
 fn limits_of(demand: &Demand) -> impl Iterator<Item = Limit<'_>> {
-    let reads = matches!(demand.kind, TaskKind::Backup | TaskKind::Export | TaskKind::Snapshot);
+    let kinds = [TaskKind::Backup, TaskKind::Export, TaskKind::Snapshot, TaskKind::Copy];
+    let reads = kinds.contains(&demand.kind);
     [
         Some(Limit::Total),
         Some(Limit::Kind(demand.kind)),
         Some(Limit::Project(&demand.project)),
         demand.source.as_ref().map(Limit::Source),
         demand.destination.as_ref().map(Limit::Destination),
+        demand.from.as_ref().map(Limit::Destination),
         demand.resource.as_ref().filter(|_| reads).map(Limit::Resource),
     ]
     .into_iter()

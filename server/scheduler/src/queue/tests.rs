@@ -31,6 +31,7 @@ fn task(id: &str, priority: u8, minutes: u64) -> Waiting {
         source: Some(part().into()),
         resource: None,
         destination: Some("vault".into()),
+        from: None,
     };
     Waiting {
         demand,

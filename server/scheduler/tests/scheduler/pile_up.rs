@@ -62,6 +62,7 @@ fn demand(id: usize, (kind, project, source, destination, resource, ..): Numbers
         source: Some(source.to_string().into()),
         resource: Some(resource.to_string().into()),
         destination: Some(destination.to_string().into()),
+        from: None,
     }
 }
 

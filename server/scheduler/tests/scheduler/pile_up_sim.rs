@@ -61,6 +61,7 @@ fn task(number: u64, urgent: bool, since: Timestamp) -> Waiting {
         source: Some(part("source", 3, 50).into()),
         resource: Some(format!("instance-{number}").into()),
         destination: Some(part("vault", 4, 8).into()),
+        from: None,
     };
     Waiting {
         demand,

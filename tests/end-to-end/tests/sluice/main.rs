@@ -27,6 +27,8 @@ mod nbd_exports;
 mod nodes;
 mod overlay;
 mod plans;
+mod policy_copies;
+mod policy_hooks;
 mod removal;
 mod repair;
 mod replicate;

@@ -204,6 +204,7 @@ mod tests {
             url: "/backup".into(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
             secret_names: vec!["SLUICE_PASSPHRASE".into()],
+            hooks: None,
             folders: vec![],
         };
         let place = place("127.0.0.1");

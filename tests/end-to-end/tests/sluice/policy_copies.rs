@@ -1,0 +1,111 @@
+//! Copies of restore points at a second destination, by policy.
+
+use serde_json::{Value, json};
+
+use crate::control_plane::{Place, Up, text};
+use crate::support::disk;
+use crate::support::run::{Cmd, wait_until};
+
+fn tasks(place: &Place, kind: &str) -> Vec<Value> {
+    let all = place.ok(&["task", "list"]).json();
+    let items = all["items"].as_array().unwrap().clone();
+    items.into_iter().filter(|task| task["kind"] == kind).collect()
+}
+
+/// A server with a second destination, an instance, and a policy that copies there.
+fn set_up(place: &Place, copy: &Value) -> std::path::PathBuf {
+    let image = place.path("disk.raw");
+    disk::sample(&image);
+    let secret = place.write("vault-passphrase", "another passphrase\n");
+    let vault = place.path("vault");
+    let words = ["destination", "set", "vault", "--url", text(&vault)];
+    place.ok(&[&words[..], &["--passphrase-file", text(&secret)]].concat());
+    wait_until("the second destination", || vault.exists() && !place.done("init").is_empty());
+    place.ok(&["project", "set", "shop"]);
+    place.ok(&["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"]);
+    let policy = json!({
+        "assign": {"tags": ["gold"]},
+        "rules": [{"name": "main", "destination": "local", "schedules": [], "copies": [copy]}],
+    });
+    let spec = place.write("policy.json", &policy.to_string());
+    place.ok(&["policy", "set", "shop/twice", "--spec", text(&spec)]);
+    image
+}
+
+#[test]
+fn a_backup_is_copied_and_mounted_from_the_copy_when_the_first_place_is_gone() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let copy = json!({"name": "away", "destination": "vault", "keep": {"last": 2}});
+    let image = set_up(&place, &copy);
+
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("a copy that runs", || {
+        tasks(&place, "copy").iter().any(|task| task["state"] != "queued")
+    });
+    // Server and node end as by a power cut, in the middle or shortly after.
+    up.kill();
+    let up = Up::start(&place);
+    wait_until("the copy", || !place.done("copy").is_empty());
+    assert_eq!(tasks(&place, "copy").len(), 1, "one copy, however often it was tried");
+
+    let points = place.ok(&["point", "list", "--instance", "shop/web"]).json();
+    let points = points["items"].as_array().unwrap().clone();
+    assert_eq!(points.len(), 1, "a copy stands with its original: {points:?}");
+    assert_eq!(points[0]["copies"].as_array().unwrap().len(), 1, "{points:?}");
+    let shown = place.plain(&["point", "list"]).ok().text();
+    assert!(shown.contains("local, vault"), "{shown}");
+    let usage = place.ok(&["usage", "--by", "destination"]).json();
+    let stored = |name: &str| {
+        let rows = usage["items"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["name"] == name).unwrap();
+        row["usage"]["stored_bytes"].as_u64().unwrap()
+    };
+    assert!(stored("local") > 0 && stored("vault") > 0, "{usage}");
+    let report = place.ok(&["report", "protection"]).json();
+    assert_eq!(report["copies_overdue"], 0, "{report}");
+
+    // Its own retention: of three points, two are kept there.
+    for _ in 0..2 {
+        let before = place.done("copy").len();
+        place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+        wait_until("the next copy", || place.done("copy").len() > before);
+    }
+    let points = place.ok(&["point", "list"]).json();
+    let copies = |points: &Value| -> usize {
+        let items = points["items"].as_array().unwrap();
+        items.iter().map(|point| point["copies"].as_array().unwrap().len()).sum()
+    };
+    assert_eq!((points["items"].as_array().unwrap().len(), copies(&points)), (3, 2), "{points}");
+
+    // The first place is gone: what is mounted there is found at the other one.
+    std::fs::rename(place.state.join("repository"), place.path("gone")).unwrap();
+    let mount = ["remote-mount", "start", "shop/web", "--client", "127.0.0.1"];
+    let mount = place.ok(&mount).json();
+    assert_eq!(mount["state"], "ready", "{mount}");
+    let uri = mount["disks"][0]["uri"].as_str().unwrap();
+    let out = place.path("out.raw");
+    Cmd::new("nbdcopy").args([uri, text(&out)]).ok();
+    disk::assert_same(&image, &out);
+    drop(up);
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_is_overdue() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let copy = json!({"name": "away", "destination": "vault", "overdue_seconds": 0});
+    set_up(&place, &copy);
+    std::fs::remove_dir_all(place.path("vault")).unwrap();
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("a copy that failed and is tried again", || {
+        let tried = |task: &Value| task["state"] == "queued" && task["attempt"] == 1;
+        tasks(&place, "copy").iter().any(tried)
+    });
+    let report = place.ok(&["report", "protection", "--late"]).json();
+    assert_eq!(report["copies_overdue"], 1, "{report}");
+    assert_eq!(report["items"][0]["copies_overdue"][0]["copy"], "away", "{report}");
+    drop(up);
+}
