@@ -26,6 +26,7 @@ mod certificate;
 mod certificates;
 mod dispatch;
 mod idempotency;
+mod identity;
 mod ledger;
 mod limiter;
 mod metrics;

@@ -81,7 +81,8 @@ pub(crate) enum Action {
     RemoveNode,
     /// Removing a user.
     RemoveUser,
-    /// Making and changing users and groups: what they may do, and how they get in.
+    /// Making and changing users, groups and identity providers: what they may do, and how they get
+    /// in.
     ChangeUsers,
     /// Changing a policy so that restore points are kept for a shorter time.
     ShortenRetention,
