@@ -11,6 +11,7 @@ mod faults;
 mod heal;
 mod http;
 mod huge;
+mod identity;
 mod iscsi;
 mod keys;
 mod lock;
