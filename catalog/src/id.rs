@@ -170,6 +170,8 @@ names! {
     ApprovalId;
     /// Names a configuration of nodes.
     NodeConfigId;
+    /// Names an identity provider.
+    ProviderId;
 }
 
 #[cfg(test)]

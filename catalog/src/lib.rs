@@ -41,7 +41,8 @@ pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Consent, approved, rehearsed};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PlanId,
-    PlanRunId, PointId, PolicyId, ProjectId, RestoreTestId, SessionId, TaskId, TokenId, UserId,
+    PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId, TokenId,
+    UserId,
 };
 pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -60,6 +61,7 @@ pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, CopyRule, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
+pub use model::provider::{GroupMapping, IdentityProvider, LoginVia, OidcVia};
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
@@ -71,4 +73,5 @@ pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
+pub use store::providers::MOST_PENDING;
 pub use store::totp::Totp;

@@ -15,6 +15,7 @@ pub(crate) mod plan_run;
 pub(crate) mod point;
 pub(crate) mod policy;
 pub(crate) mod project;
+pub(crate) mod provider;
 pub(crate) mod restore_test;
 pub(crate) mod task;
 pub(crate) mod usage;

@@ -305,6 +305,8 @@ impl Tx {
                 ("destinations", "project_id"),
                 ("bindings", "project_id"),
                 ("group_bindings", "project_id"),
+                ("mapped_bindings", "project_id"),
+                ("identity_providers", "body"),
             ],
             "destinations" => &[("points", "destination_id"), ("policies", "body")],
             "instances" => &[("points", "instance_id")],

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005-access.sql"),
     include_str!("../migrations/0006-at-size.sql"),
     include_str!("../migrations/0007-nodes.sql"),
+    include_str!("../migrations/0008-identity.sql"),
     include_str!("../migrations/0009-copies.sql"),
 ];
 

@@ -12,6 +12,7 @@ mod overview;
 mod plans;
 mod points;
 mod policies;
+pub(crate) mod providers;
 mod queue;
 mod restore_tests;
 mod secrets;

@@ -39,7 +39,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use access::{
     AccessArgs, AccessCommand, ApprovalArgs, ApprovalCommand, GroupArgs, GroupCommand,
-    SessionCommand, TokenCommand, TotpCommand, UserArgs, UserCommand,
+    IdentityProviderArgs, IdentityProviderCommand, SessionCommand, TokenCommand, TotpCommand,
+    UserArgs, UserCommand,
 };
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
@@ -293,6 +294,7 @@ pub(crate) enum Command {
     Report(ReportArgs),
     User(UserArgs),
     Group(GroupArgs),
+    IdentityProvider(IdentityProviderArgs),
     Approval(ApprovalArgs),
     Access(AccessArgs),
     SelfBackup(SelfBackupArgs),

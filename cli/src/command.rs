@@ -105,7 +105,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
             None => control::server(context, args.serve).await,
         },
         Command::Node(args) => Box::pin(control::node(context, args.command)).await,
-        Command::Login(args) => control::login(context, args).await,
+        Command::Login(args) => Box::pin(control::login(context, args)).await,
         Command::Task(args) => Box::pin(control::task(context, args.command)).await,
         Command::Project(args) => control::record(context, "projects", args.command).await,
         Command::Destination(args) => control::record(context, "destinations", args.command).await,
@@ -124,6 +124,9 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Report(args) => control::report(context, args.command).await,
         Command::User(args) => Box::pin(control::user(context, args.command)).await,
         Command::Group(args) => Box::pin(control::group(context, args.command)).await,
+        Command::IdentityProvider(args) => {
+            Box::pin(control::identity_provider(context, args.command)).await
+        }
         Command::Approval(args) => control::approval(context, args.command).await,
         Command::Access(args) => control::access(context, args.command).await,
         Command::SelfBackup(args) => control::self_backup(context, args.command).await,

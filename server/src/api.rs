@@ -15,6 +15,8 @@ pub(crate) mod open_sessions;
 pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod policies;
+pub(crate) mod provider_logins;
+pub(crate) mod providers;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
@@ -185,6 +187,14 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(second_factor::reset))
         .routes(routes!(groups::list, groups::create))
         .routes(routes!(groups::get, groups::put, groups::remove))
+        .routes(routes!(providers::list, providers::create))
+        .routes(routes!(providers::get, providers::put, providers::remove))
+        .routes(routes!(providers::secret))
+        .routes(routes!(provider_logins::list))
+        .routes(routes!(provider_logins::begin))
+        .routes(routes!(provider_logins::finish))
+        .routes(routes!(provider_logins::begin_device))
+        .routes(routes!(provider_logins::finish_device))
         .routes(routes!(rules::get, rules::put))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::get))

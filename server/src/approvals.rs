@@ -73,7 +73,7 @@ impl Replay {
 }
 
 /// Which requests may have to wait, by method and path as the OpenAPI document has them.
-pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 22] = [
+pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 26] = [
     ("DELETE", "/api/v1/projects/{id}", &[Action::RemoveProject]),
     ("DELETE", "/api/v1/destinations/{id}", &[Action::RemoveDestination]),
     ("DELETE", "/api/v1/instances/{id}", &[Action::RemoveInstance]),
@@ -88,6 +88,10 @@ pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 22] = [
     ("PUT", "/api/v1/groups/{id}", &[Action::ChangeUsers]),
     ("DELETE", "/api/v1/groups/{id}", &[Action::ChangeUsers]),
     ("DELETE", "/api/v1/plans/{id}", &[Action::RemovePlan]),
+    ("POST", "/api/v1/identity-providers", &[Action::ChangeUsers]),
+    ("PUT", "/api/v1/identity-providers/{id}", &[Action::ChangeUsers]),
+    ("DELETE", "/api/v1/identity-providers/{id}", &[Action::ChangeUsers]),
+    ("PUT", "/api/v1/identity-providers/{id}/secret", &[Action::ChangeUsers]),
     ("PUT", "/api/v1/policies/{id}", &[Action::ShortenRetention]),
     ("POST", "/api/v1/policies", &[Action::ShortenRetention]),
     ("PUT", "/api/v1/policies/{id}/instances/{instance}", &[Action::ShortenRetention]),
@@ -255,7 +259,7 @@ pub(crate) fn without_secrets(mut document: Value) -> Value {
     match &mut document {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let secret = ["password", "current", "secrets", "token", "code"];
+                let secret = ["password", "current", "secret", "secrets", "token", "code"];
                 *value = match secret.contains(&name.as_str()) {
                     true => Value::from("(not shown)"),
                     false => without_secrets(value.take()),

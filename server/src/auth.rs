@@ -53,7 +53,9 @@ pub(crate) async fn first(
     if user.must_change {
         return Ok(Some(First::ChangePassword));
     }
-    if second_factor || !AccessRules::load(tx).await?.wants_second_factor(grants) {
+    // How strong a login by a provider is, the provider sees to.
+    let enough = second_factor || user.provider.is_some();
+    if enough || !AccessRules::load(tx).await?.wants_second_factor(grants) {
         return Ok(None);
     }
     Ok(Some(First::EnrolTotp))

@@ -28,6 +28,7 @@ mod copies;
 mod dispatch;
 mod hooks;
 mod idempotency;
+mod identity;
 mod ledger;
 mod limiter;
 mod metrics;

@@ -83,7 +83,8 @@ pub(crate) enum Action {
     RemovePlan,
     /// Removing a user.
     RemoveUser,
-    /// Making and changing users and groups: what they may do, and how they get in.
+    /// Making and changing users, groups and identity providers: what they may do, and how they get
+    /// in.
     ChangeUsers,
     /// Changing policies, or which instances they have, so that restore points are kept for a
     /// shorter time.

@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::api::policies::init_task;
 use crate::certificates::certify;
 use crate::idempotency::UnderWay;
+use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
@@ -174,6 +175,7 @@ impl Server {
             reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
             under_way: UnderWay::default(),
+            providers: oidc::Memory::default(),
             fingerprint: tls.fingerprint,
             authority,
             url: format!("https://{host}:{port}"),

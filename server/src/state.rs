@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::authority::Authority;
 use crate::idempotency::UnderWay;
+use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::queue::Waiter;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) under_way: UnderWay,
+    /// What identity providers have told of themselves.
+    pub(crate) providers: oidc::Memory,
     pub(crate) fingerprint: Fingerprint,
     /// Makes and judges the certificates of nodes.
     pub(crate) authority: Arc<Authority>,

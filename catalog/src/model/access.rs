@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::{GroupId, ProjectId, SessionId, TokenId, UserId};
+use crate::id::{GroupId, ProjectId, ProviderId, SessionId, TokenId, UserId};
 
 /// Somebody who may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,8 @@ pub struct User {
     pub id: UserId,
     /// The name to log in with.
     pub login: String,
-    /// Argon2id hash of the password; empty for a service account, which has none.
+    /// Argon2id hash of the password; empty for a service account and for who comes from an
+    /// identity provider, which have none.
     pub password_hash: String,
     /// Whether it is a program, which has API tokens and cannot log in.
     pub service: bool,
@@ -18,6 +19,8 @@ pub struct User {
     pub must_change: bool,
     /// Whether logging in is refused.
     pub disabled: bool,
+    /// Who says who this is, when it is not this server.
+    pub provider: Option<ProviderId>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
 }

@@ -9,7 +9,7 @@ use crate::model::access::{Grant, OpenSession, Role, Session, Token, User};
 use crate::record::{Page, check_name};
 
 impl User {
-    fn read(row: &AnyRow) -> Result<Self> {
+    pub(super) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             id: row.id("id")?,
             login: row.text("login")?,
@@ -17,13 +17,14 @@ impl User {
             service: row.count("service")? != 0,
             must_change: row.count("must_change")? != 0,
             disabled: row.count("disabled")? != 0,
+            provider: row.maybe_id("provider_id")?,
             created_ms: row.count("created_ms")?,
         })
     }
 }
 
-const USER: &str =
-    "SELECT id, login, password_hash, service, must_change, disabled, created_ms FROM users";
+pub(super) const USER: &str = "SELECT id, login, password_hash, service, must_change, disabled, \
+                               provider_id, created_ms FROM users";
 
 impl Tx {
     /// Adds somebody who logs in with a password.
@@ -62,6 +63,7 @@ impl Tx {
             service,
             must_change: false,
             disabled: false,
+            provider: None,
             created_ms: now_ms,
         };
         let sql = "INSERT INTO users (id, login, password_hash, disabled, created_ms, service) \
@@ -182,7 +184,7 @@ impl Tx {
         self.grants_by(sqlx::query(sql).bind(user.to_string())).await
     }
 
-    /// What a user may do by itself and by its groups.
+    /// What a user may do by itself, by its groups, and by what its identity provider said last.
     ///
     /// # Errors
     /// Those of the database.
@@ -190,6 +192,9 @@ impl Tx {
         let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
                    UNION SELECT b.role, b.project_id FROM group_bindings b \
                    JOIN group_members m ON m.group_id = b.group_id WHERE m.user_id = $1 \
+                   UNION SELECT role, project_id FROM mapped_bindings WHERE user_id = $1 \
+                   UNION SELECT b.role, b.project_id FROM group_bindings b \
+                   JOIN mapped_members m ON m.group_id = b.group_id WHERE m.user_id = $1 \
                    ORDER BY project_id, role";
         self.grants_by(sqlx::query(sql).bind(user.to_string())).await
     }
@@ -222,12 +227,14 @@ impl Tx {
         Ok(())
     }
 
-    /// How many people are administrators of the system and may log in.
+    /// How many people are administrators of the system and may log in with a password of this
+    /// server: they get in even when no identity provider answers.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn count_administrators(&mut self) -> Result<u64> {
         let sql = "SELECT COUNT(*) AS many FROM users u WHERE u.disabled = 0 AND u.service = 0 \
+                   AND u.provider_id = '' \
                    AND (EXISTS (SELECT 1 FROM bindings b WHERE b.user_id = u.id \
                    AND b.role = 'admin' AND b.project_id = '') OR EXISTS \
                    (SELECT 1 FROM group_members m JOIN group_bindings g ON g.group_id = m.group_id \

@@ -5,6 +5,7 @@ mod approvals;
 mod mounts;
 mod plans;
 mod points;
+mod providers;
 mod records;
 mod snapshot;
 mod support;

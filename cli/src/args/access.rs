@@ -24,6 +24,7 @@ pub(crate) enum UserCommand {
     #[command(after_help = "\
 Examples:
   sluice user add anna --role manager@shop
+  sluice user add otto --provider company
   sluice user add ci --service --role operator@shop")]
     Add {
         /// The name to log in with
@@ -34,6 +35,9 @@ Examples:
         /// A program, which has API tokens and no password
         #[arg(long, conflicts_with = "keep_password")]
         service: bool,
+        /// Somebody who logs in by this identity provider and has no password here
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["keep_password", "service"])]
+        provider: Option<String>,
         /// Let the password stay
         #[arg(long)]
         keep_password: bool,
@@ -256,5 +260,61 @@ pub(crate) enum AccessCommand {
         /// A file of YAML or JSON; `-` for standard input
         #[arg(long, value_name = "FILE")]
         spec: PathBuf,
+    },
+}
+
+/// Show and change identity providers: others who say who people are, and in which groups
+///
+/// A provider of OpenID Connect is asked with a browser (`sluice login --oidc NAME`), and by the
+/// server, which is its client. `mappings` say what its groups let people do: `group`, `roles`
+/// (viewer, operator, manager or admin, everywhere or `@PROJECT`) and `groups` of this server. They
+/// are looked at anew with each login. Who comes from a provider has neither password nor API
+/// tokens here, and second factors are the provider's affair.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityProviderArgs {
+    #[command(subcommand)]
+    pub(crate) command: IdentityProviderCommand,
+}
+
+/// What can be done with identity providers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityProviderCommand {
+    /// List them
+    #[command(after_help = "Example:\n  sluice identity-provider list")]
+    List,
+    /// Show one; its secret cannot be read back
+    #[command(after_help = "Example:\n  sluice identity-provider show company")]
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Make one, or change what it says; the sessions of all who come from it end
+    #[command(after_help = "\
+Example:
+  echo '{\"via\": {\"kind\": \"oidc\", \"issuer\": \"https://id.example.org\",
+    \"client_id\": \"sluice\"}, \"create_users\": true,
+    \"mappings\": [{\"group\": \"backup\", \"roles\": [\"operator@shop\"]}]}' |
+    sluice identity-provider set company --spec -")]
+    Set {
+        /// Its name
+        name: String,
+        /// What it says, as YAML or JSON; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        spec: PathBuf,
+    },
+    /// Set the secret by which the server shows the provider who it is
+    #[command(after_help = "Example:\n  sluice identity-provider secret company --secret-file s")]
+    Secret {
+        /// Its name
+        name: String,
+        /// A file with the secret; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        secret_file: PathBuf,
+    },
+    /// Remove one from which no user comes
+    #[command(after_help = "Example:\n  sluice identity-provider remove company")]
+    Remove {
+        /// Its name
+        name: String,
     },
 }

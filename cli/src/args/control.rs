@@ -196,7 +196,9 @@ pub(crate) struct NodeRunArgs {
 
 /// Log in to a server
 ///
-/// The password comes from SLUICE_PASSWORD_FILE or a prompt; so do a new password, where it must be
+/// With `--oidc` an identity provider says who you are: a URL is printed, for a browser on this
+/// machine, which brings the answer back; with `--device` a code, for a browser anywhere. Else the
+/// password comes from SLUICE_PASSWORD_FILE or a prompt; so do a new password, where it must be
 /// changed first (SLUICE_NEW_PASSWORD_FILE), and the code of an authenticator app, where you have a
 /// second factor (SLUICE_CODE_FILE). What is needed for later commands is
 /// kept in $XDG_CONFIG_HOME/sluice/login.json or ~/.config/sluice/login.json, readable for you
@@ -205,7 +207,8 @@ pub(crate) struct NodeRunArgs {
 #[command(after_help = "\
 Examples:
   sluice login https://127.0.0.1:9390 --fingerprint 3a5f... --user admin --setup-token-file t
-  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --user anna")]
+  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --user anna
+  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --oidc company")]
 pub(crate) struct LoginArgs {
     /// The server
     pub(crate) server: String,
@@ -215,11 +218,24 @@ pub(crate) struct LoginArgs {
     pub(crate) fingerprint: String,
 
     /// Your name there
-    #[arg(long, value_name = "NAME")]
-    pub(crate) user: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "oidc")]
+    pub(crate) user: Option<String>,
+
+    /// Log in by this identity provider, with a browser
+    #[arg(long, value_name = "PROVIDER", conflicts_with = "user")]
+    pub(crate) oidc: Option<String>,
+
+    /// The browser is elsewhere: print a code to type there
+    #[arg(long, requires = "oidc")]
+    pub(crate) device: bool,
+
+    /// The port of this machine to which the browser comes back, where the provider wants one
+    /// [default: any]
+    #[arg(long, value_name = "PORT", requires = "oidc", conflicts_with = "device")]
+    pub(crate) callback_port: Option<u16>,
 
     /// Make this the first administrator, with the setup token in this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "oidc")]
     pub(crate) setup_token_file: Option<PathBuf>,
 }
 
@@ -382,9 +398,9 @@ pub(crate) struct SetArgs {
 
 /// Make a server's configuration what a file says
 ///
-/// The file is JSON: for each of `projects`, `destinations`, `node-configs`, `instances`,
-/// `policies` and `plans` an object of names (PROJECT/NAME for what belongs to a project) and
-/// specs. What it does not name stays.
+/// The file is YAML or JSON: for each of `projects`, `identity-providers`, `destinations`,
+/// `node-configs`, `instances`, `policies` and `plans` an object of names (PROJECT/NAME for what
+/// belongs to a project) and specs. What it does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -410,8 +426,8 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, configurations of nodes, instances, policies and plans, by name;
-    /// secrets are left out.
+    /// Projects, destinations, configurations of nodes, instances, policies and plans, by name, and
+    /// for administrators identity providers; secrets are left out.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]

@@ -2,6 +2,7 @@
 
 mod apply;
 mod approvals;
+mod browser;
 mod bundle;
 mod difference;
 mod groups;
@@ -14,6 +15,7 @@ mod operate;
 mod plans;
 mod points;
 mod profile;
+mod providers;
 mod records;
 mod restore_tests;
 mod serve;
@@ -27,8 +29,8 @@ use serde_json::Value;
 use sluice_node_api::Client;
 
 use crate::args::{
-    NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand, RemoteMountCommand,
-    RestoreTestCommand, TaskCommand,
+    IdentityProviderCommand, NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand,
+    RemoteMountCommand, RestoreTestCommand, TaskCommand,
 };
 use crate::context::Context;
 use crate::error::Exit;
@@ -102,6 +104,14 @@ pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Res
 /// Does something with configurations of nodes.
 pub(crate) async fn node_config(context: &Context, command: NodeConfigCommand) -> Result<Exit> {
     node_configs::run(context, command).await
+}
+
+/// Does something with identity providers.
+pub(crate) async fn identity_provider(
+    context: &Context,
+    command: IdentityProviderCommand,
+) -> Result<Exit> {
+    providers::run(context, command).await
 }
 
 /// Does something with mounts.

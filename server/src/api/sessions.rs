@@ -54,11 +54,11 @@ pub(crate) struct Login {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SessionView {
     /// To be shown as `Authorization: Bearer TOKEN`.
-    token: String,
+    pub(crate) token: String,
     /// When it ends, in milliseconds since 1970.
-    expires_ms: u64,
+    pub(crate) expires_ms: u64,
     /// What must be done before anything else: `change-password` or `enrol-totp`.
-    first: Option<First>,
+    pub(crate) first: Option<First>,
 }
 
 /// Who is logged in.
@@ -84,6 +84,10 @@ pub(crate) async fn confirm_password(
     actor: &Actor,
     password: Zeroizing<String>,
 ) -> Result<()> {
+    if actor.user.provider.is_some() {
+        let text = "who comes from an identity provider has no password here";
+        return Err(Problem::invalid(text));
+    }
     let (now, who) = (shared.now(), format!("again {}", actor.user.id));
     wait(shared, &who, now)?;
     let hash = actor.user.password_hash.clone();
@@ -180,7 +184,9 @@ pub(crate) async fn login(
     let who = format!("{} {}", peer.ip(), login.login);
     wait(&shared, &who, now)?;
     let user = shared.catalog.read().await?.user_by_login(&login.login).await?;
-    let may = user.as_ref().filter(|user| !user.disabled && !user.service);
+    // Who comes from an identity provider has no password here.
+    let may =
+        user.as_ref().filter(|user| !user.disabled && !user.service && user.provider.is_none());
     let hash = may.map(|user| user.password_hash.clone());
     let Login { password, code, .. } = login;
     if password.0.len() > LONGEST {
@@ -356,6 +362,11 @@ pub(crate) async fn create_token(
     actor: Actor,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<TokenView>)> {
+    if actor.user.provider.is_some() {
+        // It would outlast what the provider says of its owner.
+        let text = "who comes from an identity provider has no API tokens: use a service account";
+        return Err(Problem::invalid(text));
+    }
     let mut tx = shared.catalog.begin().await?;
     let view = make_token(&mut tx, &actor, actor.user.id, new, shared.now()).await?;
     tx.commit().await?;

@@ -5,7 +5,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Grant, Project, Tx, User, UserId, verify_password};
+use sluice_catalog::{
+    Grant, IdentityProvider, Project, ProviderId, Tx, User, UserId, verify_password,
+};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -27,6 +29,8 @@ pub(crate) struct UserView {
     service: bool,
     /// Whether logging in takes a second factor.
     second_factor: bool,
+    /// The identity provider that says who this is; nothing when it has a password here.
+    provider: Option<ProviderId>,
     created_ms: u64,
     /// What it may do by itself; what its groups may is told there.
     grants: Vec<Grant>,
@@ -37,7 +41,7 @@ pub(crate) struct UserView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUser {
     login: String,
-    /// At least 12 characters; none for a service account.
+    /// At least 12 characters; none for a service account, or who comes from an identity provider.
     #[serde(default)]
     password: Option<Hidden>,
     /// Whether it is a program, which has API tokens and cannot log in.
@@ -46,6 +50,9 @@ pub(crate) struct NewUser {
     /// Whether the password may stay; without, it must be changed at the first login.
     #[serde(default)]
     keep_password: bool,
+    /// The identity provider that says who this is: whoever logs in there first by this name.
+    #[serde(default)]
+    provider: Option<ProviderId>,
     #[serde(default)]
     grants: Vec<Grant>,
 }
@@ -64,8 +71,8 @@ pub(crate) struct NewPassword {
 async fn view(tx: &mut Tx, user: User) -> Result<UserView> {
     let grants = tx.grants(user.id).await?;
     let second_factor = tx.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
-    let User { id, login, disabled, service, created_ms, .. } = user;
-    Ok(UserView { id, login, disabled, service, second_factor, created_ms, grants })
+    let User { id, login, disabled, service, provider, created_ms, .. } = user;
+    Ok(UserView { id, login, disabled, service, second_factor, provider, created_ms, grants })
 }
 
 /// List users
@@ -98,11 +105,17 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<UserView>)> {
     actor.require(Permission::Administer, None)?;
     let rules = AccessRules::load(&mut shared.catalog.read().await?).await?;
+    if new.provider.is_some() && (new.service || new.password.is_some()) {
+        let text = "who comes from an identity provider has no password here, and is a person";
+        return Err(Problem::invalid(text));
+    }
     let hash = match new.password {
         Some(_) if new.service => {
             return Err(Problem::invalid("a service account has no password"));
         }
-        None if !new.service => return Err(Problem::invalid("a person needs a password")),
+        None if !new.service && new.provider.is_none() => {
+            return Err(Problem::invalid("a person needs a password"));
+        }
         Some(password) => {
             rules.check_password(&password.0)?;
             Some(hashed(password.0).await?)
@@ -111,15 +124,20 @@ pub(crate) async fn create(
     };
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let user = match hash {
-        Some(hash) => tx.add_user(&new.login, &hash, now).await?,
-        None => tx.add_service(&new.login, now).await?,
+    let user = match (hash, new.provider) {
+        (_, Some(provider)) => {
+            tx.get::<IdentityProvider>(provider, &EVERYTHING).await?;
+            tx.add_provided_user(&new.login, provider, "", now).await?
+        }
+        (Some(hash), None) => tx.add_user(&new.login, &hash, now).await?,
+        (None, None) => tx.add_service(&new.login, now).await?,
     };
-    if !new.service && !new.keep_password {
+    if !new.service && !new.keep_password && new.provider.is_none() {
         tx.must_change_password(user.id).await?;
     }
     grant(&mut tx, user.id, &new.grants).await?;
-    let detail = json!({"login": user.login, "grants": new.grants, "service": new.service});
+    let detail = json!({"login": user.login, "grants": new.grants, "service": new.service,
+        "provider": new.provider});
     tx.audit(actor.did("user.create", user.id, None, detail), now).await?;
     let view = view(&mut tx, user).await?;
     tx.commit().await?;
@@ -198,8 +216,10 @@ pub(crate) async fn set_password(
         actor.require(Permission::Administer, None)?;
     }
     let mut read = shared.catalog.read().await?;
-    if read.user(id).await?.service {
-        return Err(Problem::invalid("a service account has no password"));
+    let user = read.user(id).await?;
+    if user.service || user.provider.is_some() {
+        let text = "a service account has no password, nor has who comes from an identity provider";
+        return Err(Problem::invalid(text));
     }
     let rules = AccessRules::load(&mut read).await?;
     let last = read.last_passwords(id, rules.passwords.remembered).await?;

@@ -13,6 +13,7 @@ mod metrics;
 mod mounts;
 mod node_configs;
 mod notify;
+mod oidc;
 mod plans;
 mod requests;
 mod retention;

@@ -36,6 +36,17 @@ const ADMINISTER: Level = 3;
 const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/setup", Nobody),
     ("POST", "/api/v1/sessions", Nobody),
+    ("GET", "/api/v1/login-providers", Nobody),
+    ("POST", "/api/v1/oidc-logins", Nobody),
+    ("POST", "/api/v1/oidc-logins/finish", Nobody),
+    ("POST", "/api/v1/device-logins", Nobody),
+    ("POST", "/api/v1/device-logins/finish", Nobody),
+    ("GET", "/api/v1/identity-providers", System(ADMINISTER)),
+    ("POST", "/api/v1/identity-providers", System(ADMINISTER)),
+    ("GET", "/api/v1/identity-providers/{id}", System(ADMINISTER)),
+    ("PUT", "/api/v1/identity-providers/{id}", System(ADMINISTER)),
+    ("DELETE", "/api/v1/identity-providers/{id}", System(ADMINISTER)),
+    ("PUT", "/api/v1/identity-providers/{id}/secret", System(ADMINISTER)),
     ("DELETE", "/api/v1/sessions/current", Login),
     ("GET", "/api/v1/me", Login),
     ("GET", "/api/v1/tokens", Login),
@@ -243,6 +254,10 @@ impl World {
             "instances" => device,
             "policies" => json!({"rules": []}),
             "plans" => json!({"groups": []}),
+            "identity-providers" => {
+                let issuer = "https://id.example.org";
+                json!({"via": {"kind": "oidc", "issuer": issuer, "client_id": "x"}})
+            }
             _ => json!({}),
         };
         let secret = json!({"secrets": {"SLUICE_PASSPHRASE": "hush"}});
@@ -267,6 +282,10 @@ impl World {
             (_, "/api/v1/approvals/{id}/approve" | "/api/v1/approvals/{id}/reject") => json!({}),
             (_, "/api/v1/users/{id}/password") => json!({"password": password}),
             (_, "/api/v1/destinations/{id}/secrets") => secret,
+            (_, "/api/v1/identity-providers/{id}/secret") => json!({"secret": "hush"}),
+            ("POST", "/api/v1/identity-providers") => {
+                json!({"name": format!("i{}", rand::random::<u64>()), "spec": spec})
+            }
             ("PUT", "/api/v1/self-backup") => json!({"destination": self.destination}),
             ("POST", "/api/v1/self-backup") => return None,
             ("PUT", "/api/v1/notifications") => json!({}),

@@ -6,15 +6,15 @@ use sluice_node_api::Client;
 
 use super::difference::{Difference, without_defaults};
 use super::plans::Named;
-use super::{profile, records};
+use super::{profile, providers, records};
 use crate::args::{ApplyArgs, ConfigCommand};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::output;
 
 /// What comes later refers to what comes earlier.
-const ORDER: [&str; 6] =
-    ["projects", "destinations", "node-configs", "instances", "policies", "plans"];
+const ORDER: [&str; 7] =
+    ["projects", providers::KIND, "destinations", "node-configs", "instances", "policies", "plans"];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
@@ -74,7 +74,15 @@ async fn exported(client: &Client) -> Result<Value> {
     let named = Named::load(client).await?;
     let mut file = Map::new();
     for kind in ORDER {
-        let all = records::Records::load(client, kind).await?;
+        let all = match records::Records::load(client, kind).await {
+            // They are the administrators' affair, and everything else is not.
+            Err(error) if kind == providers::KIND && providers::not_ours(&error) => continue,
+            all => all?,
+        };
+        let people = match kind {
+            providers::KIND => Some(providers::Names::load(client).await?),
+            _ => None,
+        };
         let of_kind = all.named().map(|(name, record)| {
             let mut spec = record["spec"].clone();
             for part in ["rules", "tests"] {
@@ -89,6 +97,9 @@ async fn exported(client: &Client) -> Result<Value> {
             }
             if kind == "plans" {
                 named.to_names(&mut spec);
+            }
+            if let Some(people) = &people {
+                people.to_names(&mut spec);
             }
             let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
             for named in named.into_iter().flatten() {

@@ -82,10 +82,11 @@ fn compare(
 fn is_default(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Bool(set) => *set == (key == "present"),
+        Value::Bool(set) => *set == ["present", "enabled"].contains(&key),
         Value::Number(number) => number.as_u64() == Some(default_number(key)),
         Value::String(text) => text == default_text(key),
         Value::Array(list) if key == "modes" => list[..] == ["run"],
+        Value::Array(list) if key == "scopes" => list[..] == ["profile", "email"],
         Value::Array(list) => list.is_empty(),
         Value::Object(fields) => fields.iter().all(|(key, value)| is_default(key, value)),
     }
@@ -99,6 +100,7 @@ fn default_number(key: &str) -> u64 {
         "timeout_seconds" => 300,
         "limit_seconds" => 600,
         "lease_seconds" => 28_800,
+        "session_minutes" => 720,
         _ => 0,
     }
 }
@@ -108,6 +110,8 @@ fn default_text(key: &str) -> &'static str {
         "firmware" => "bios",
         "disk" | "nic" => "virtio",
         "on_failure" => "stop",
+        "name_claim" => "preferred_username",
+        "groups_claim" => "groups",
         // Of a restore point in a plan; nothing else has such a kind.
         "kind" => "latest",
         _ => "",
@@ -137,6 +141,11 @@ mod tests {
             "checks": []}, "point": {"kind": "latest"}, "modes": ["run"]});
         assert!(same(&full, &json!({})));
         assert!(!same(&json!({"modes": []}), &json!({})), "never is not only in runs");
+        let full = json!({"enabled": true, "session_minutes": 720, "via": {"ca": "",
+            "scopes": ["profile", "email"], "name_claim": "preferred_username",
+            "groups_claim": "groups", "acr_values": []}});
+        assert!(same(&full, &json!({"via": {}})));
+        assert!(!same(&json!({"enabled": false}), &json!({})), "it was switched off");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_node_api::{Client, ClientError, Fingerprint, Identity};
 
+use super::browser;
 use super::users::change_own;
 use crate::args::LoginArgs;
 use crate::context::Context;
@@ -97,41 +98,62 @@ async fn begin(client: &Client, user: &str, password: &str) -> Result<Value> {
     }
 }
 
+/// A session by name and password.
+async fn by_password(
+    context: &Context,
+    client: &Client,
+    user: &str,
+    setup_token_file: Option<&Path>,
+) -> Result<Value> {
+    let password = secret::password()?;
+    if let Some(file) = setup_token_file {
+        let token = secret::token(file)?;
+        let setup = json!({"token": *token, "login": user, "password": *password});
+        client.send(http::Method::POST, "/api/v1/setup", Some(&setup), &[]).await?;
+    }
+    let session = begin(client, user, &password).await?;
+    if session["first"] != "change-password" {
+        return Ok(session);
+    }
+    if !context.global.quiet {
+        note("somebody else has set this password: choose another one");
+    }
+    let shown = client.clone().with_token(session["token"].as_str().unwrap_or_default());
+    let new = secret::new_password()?;
+    change_own(&shown, &password, &new).await?;
+    begin(client, user, &new).await
+}
+
 /// Logs in.
 pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
     let client = Client::new(&args.server, print(&args.fingerprint)?)?;
-    let password = secret::password()?;
-    if let Some(file) = &args.setup_token_file {
-        let token = secret::token(file)?;
-        let setup = json!({"token": *token, "login": args.user, "password": *password});
-        client.send(http::Method::POST, "/api/v1/setup", Some(&setup), &[]).await?;
-    }
-    let mut session = begin(&client, &args.user, &password).await?;
-    if session["first"] == "change-password" {
-        if !context.global.quiet {
-            note("somebody else has set this password: choose another one");
+    let session = match &args.oidc {
+        Some(provider) if args.device => browser::elsewhere(&client, provider).await?,
+        Some(provider) => browser::here(&client, provider, args.callback_port.unwrap_or(0)).await?,
+        None => {
+            let user = args.user.as_deref().unwrap_or_default();
+            by_password(context, &client, user, args.setup_token_file.as_deref()).await?
         }
-        let shown = client.clone().with_token(session["token"].as_str().unwrap_or_default());
-        let new = secret::new_password()?;
-        change_own(&shown, &password, &new).await?;
-        session = begin(&client, &args.user, &new).await?;
-    }
+    };
     if session["first"] == "enrol-totp" {
         warn(
             "your role takes a second factor, without which nothing works: sluice user totp enrol",
         );
     }
     let token = session["token"].as_str().unwrap_or_default().to_owned();
+    let me: Value = client.clone().with_token(&token).get("/api/v1/me").await?;
     let path = place()?;
     let server = args.server.trim_end_matches('/').to_owned();
     let fingerprint = args.fingerprint;
     let profile = Profile { server, fingerprint, token, name: None, identity: None };
     profile.write(&path)?;
-    let server = profile.server;
+    let (server, user) = (profile.server, &me["login"]);
     if context.global.json {
-        output::json(&json!({"server": server, "expires_ms": session["expires_ms"]}))?;
+        let expires_ms = &session["expires_ms"];
+        output::json(&json!({"server": server, "user": user, "expires_ms": expires_ms}))?;
     } else if !context.global.quiet {
-        note(format_args!("logged in to {server} as {}", args.user));
+        let user = user.as_str().unwrap_or_default();
+        note(format_args!("logged in to {server} as {user}"));
     }
     Ok(Exit::Done)
 }

@@ -184,6 +184,9 @@ pub(crate) async fn set(
     if kind == "policies" || kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
+    if kind == super::providers::KIND {
+        super::providers::Names::load(client).await?.to_ids(&mut spec)?;
+    }
     if kind == "plans" {
         Named::load(client).await?.to_ids(name, &mut spec, plan)?;
     }

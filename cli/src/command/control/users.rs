@@ -34,11 +34,13 @@ pub(crate) async fn run(context: &Context, command: UserCommand) -> Result<Exit>
             };
             show_list(context, &["NAME", "ROLES", "SERVICE", "2ND FACTOR", "ID"], &users, row)
         }
-        UserCommand::Add { name, roles, service, keep_password } => {
+        UserCommand::Add { name, roles, service, provider, keep_password } => {
             let grants = Roles::load(&client).await?.grants(&roles)?;
             let mut body = json!({"login": name, "grants": grants, "service": service,
                 "keep_password": keep_password});
-            if !service {
+            if let Some(provider) = &provider {
+                body["provider"] = super::providers::id_of(&client, provider).await?;
+            } else if !service {
                 body["password"] = secret::new_password()?.as_str().into();
             }
             let answer = client.send(Method::POST, "/api/v1/users", Some(&body), &[]).await?;

@@ -14,13 +14,13 @@ const FIRST: &str = "a long enough password";
 const SECOND: &str = "another long password";
 
 /// `sluice server`; killed when dropped.
-struct Server {
+pub struct Server {
     child: Child,
     ready: Value,
 }
 
 impl Server {
-    fn start(state: &Path, database: Option<&str>) -> Self {
+    pub fn start(state: &Path, database: Option<&str>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(binary::path());
         command.args(["server", "--json", "--listen", &format!("127.0.0.1:{port}"), "--state"]);
@@ -35,7 +35,7 @@ impl Server {
         Self { child, ready }
     }
 
-    fn word(&self, name: &str) -> &str {
+    pub fn word(&self, name: &str) -> &str {
         self.ready[name].as_str().unwrap()
     }
 }
@@ -48,22 +48,22 @@ impl Drop for Server {
 }
 
 /// Somebody at a terminal of their own.
-struct Person<'s> {
-    folder: &'s Path,
-    server: &'s Server,
-    name: &'static str,
+pub struct Person<'s> {
+    pub folder: &'s Path,
+    pub server: &'s Server,
+    pub name: &'static str,
 }
 
 impl Person<'_> {
-    fn file(&self, what: &str) -> PathBuf {
+    pub fn file(&self, what: &str) -> PathBuf {
         self.folder.join(format!("{}-{what}", self.name))
     }
 
-    fn write(&self, what: &str, text: &str) {
+    pub fn write(&self, what: &str, text: &str) {
         std::fs::write(self.file(what), format!("{text}\n")).unwrap();
     }
 
-    fn cmd(&self, words: &[&str]) -> Cmd {
+    pub fn cmd(&self, words: &[&str]) -> Cmd {
         Cmd::new(binary::path())
             .env("HOME", self.folder)
             .env("SLUICE_LOGIN", self.file("login.json"))
@@ -75,7 +75,7 @@ impl Person<'_> {
     }
 
     #[track_caller]
-    fn ok(&self, words: &[&str]) -> Ran {
+    pub fn ok(&self, words: &[&str]) -> Ran {
         self.cmd(words).ok()
     }
 
@@ -86,7 +86,7 @@ impl Person<'_> {
     }
 
     /// The first administrator.
-    fn set_up(&self) {
+    pub fn set_up(&self) {
         self.write("password", FIRST);
         self.login(&["--setup-token-file", self.server.word("setup_token_file")]).ok();
     }

@@ -12,6 +12,7 @@ mod faults;
 mod heal;
 mod http;
 mod huge;
+mod identity;
 mod iscsi;
 mod keys;
 mod lock;
