@@ -129,6 +129,10 @@ impl Runner for Processes {
         cut.map_err(|error| Failure::new("state", format!("cannot empty the log: {error}")))?;
         if let Some(dir) = &spec.dir {
             remove_stale(dir).await;
+            // It went when the mount failed; whatever else is there now is found by who mounts.
+            if spec.made {
+                let _ = std::fs::create_dir(dir);
+            }
         }
         let mut command = self.command(&spec, job, log);
         let failed = |error: std::io::Error| {
