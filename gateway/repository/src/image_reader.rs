@@ -59,9 +59,9 @@ pub(crate) struct Inner {
     missed: Mutex<Option<Missed>>,
 }
 
-/// What the last look into the caches found on its way to a chunk that was not there. Who looks first
-/// and reads then need not go that way again; the block map never changes, so it is never out of
-/// date.
+/// What the last look into the caches found on its way to a chunk that was not there. Who looks
+/// first and reads then need not go that way again; the block map never changes, so it is never
+/// out of date.
 #[derive(Debug)]
 struct Missed {
     offset: u64,

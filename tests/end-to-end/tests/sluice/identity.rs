@@ -86,8 +86,8 @@ fn somebody_logs_in_with_a_browser_here_or_elsewhere() {
     let file = folder.path().join("config.yaml");
     let text = format!(
         "identity-providers:\n  company:\n    \
-         via: {{kind: oidc, issuer: '{}', client_id: sluice}}\n    create_users: true\n    mappings:\n    - {{group: shop, roles: [operator@shop], \
-         groups: [team]}}\n",
+         via: {{kind: oidc, issuer: '{}', client_id: sluice}}\n    create_users: true\n    \
+         mappings:\n    - {{group: shop, roles: [operator@shop], groups: [team]}}\n",
         provider.issuer
     );
     std::fs::write(&file, text).unwrap();
