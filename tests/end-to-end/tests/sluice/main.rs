@@ -25,6 +25,7 @@ mod nbd_exports;
 mod nodes;
 mod overlay;
 mod plans;
+mod reconnect;
 mod removal;
 mod repair;
 mod replicate;
