@@ -75,14 +75,16 @@ fn a_damaged_session_is_named_kept_while_it_may_live_and_removed_when_it_is_old(
     assert_eq!(rehearsed["records"][0]["outcome"], "forgotten", "{rehearsed}");
     assert_eq!(rehearsed["dry_run"], true);
     assert!(session.exists());
-    repo.ok(["doctor", "--repair"]).says(&[&name, "is removed"]);
+    let told = repo.ok(["doctor", "--repair"]).text();
+    assert!(told.contains(&name) && told.contains("is removed"), "{told}");
     assert!(!session.exists());
 
     let done = repo.json(["collect"]);
     assert!(done["removed_packs"].as_u64().is_some_and(|packs| packs > 0), "{done}");
     repo.assert_restores("vm@latest", &image);
     repo.assert_sound();
-    repo.ok(["doctor", "--repair"]).says(&["no damaged record"]);
+    let nothing = repo.ok(["doctor", "--repair"]).text();
+    assert!(nothing.contains("no damaged record"), "{nothing}");
 }
 
 #[test]
@@ -95,7 +97,8 @@ fn one_flipped_bit_of_a_session_is_put_back() {
     harmed[sound.len() / 2] ^= 0x20;
     replace(&session, &harmed);
     repo.fails(4, ["collect"]);
-    repo.ok(["doctor", "--repair"]).says(&["one bit had flipped"]);
+    let told = repo.ok(["doctor", "--repair"]).text();
+    assert!(told.contains("one bit had flipped"), "{told}");
     assert_eq!(fs::read(&session).unwrap(), sound);
     repo.ok(["collect"]);
     repo.assert_restores("vm@latest", &image);

@@ -52,7 +52,7 @@ impl Export {
     }
 
     /// Starts the export and waits until it says it is ready.
-    fn start(repo: &Repo, what: &[&str]) -> Self {
+    pub fn start(repo: &Repo, what: &[&str]) -> Self {
         let ready = tempfile::Builder::new().prefix("ready-").tempfile_in(repo.dir()).unwrap();
         // The shell opens descriptor 5 and becomes the executable.
         let script = r#"exec "$@" 5>"$READY""#;
