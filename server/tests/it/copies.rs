@@ -7,6 +7,14 @@ use sluice_node_api::{Finished, Lease, Outcome, Report, Reported, TaskSpec};
 use crate::retention::Place;
 use crate::support::make;
 
+/// With a node that copies and restores too.
+async fn place() -> Place {
+    let mut place = Place::new().await;
+    let kinds = ["init", "backup", "copy", "restore", "prune", "stat"];
+    place.mover = place.lab.node(&place.admin, "copier", &kinds).await;
+    place
+}
+
 /// The next task of a kind other than `init`, which is done at once.
 async fn next(place: &Place) -> Lease {
     loop {
@@ -69,7 +77,7 @@ async fn points(place: &Place) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_copy_is_told_both_places_and_noted_with_its_original() {
-    let place = Place::new().await;
+    let place = place().await;
     let vault = vault(&place, json!({"keep": {"last": 3}})).await;
     back_up(&place, "shop.web@k1", 5).await;
     let lease = next(&place).await;
@@ -101,7 +109,7 @@ async fn a_copy_is_told_both_places_and_noted_with_its_original() {
 
 #[tokio::test]
 async fn one_copy_that_waits_is_enough_and_tells_what_others_could_not() {
-    let place = Place::new().await;
+    let place = place().await;
     vault(&place, json!({})).await;
     back_up(&place, "shop.web@k1", 5).await;
     let lease = next(&place).await;
@@ -131,15 +139,17 @@ async fn one_copy_that_waits_is_enough_and_tells_what_others_could_not() {
 
 #[tokio::test]
 async fn a_restore_that_fails_goes_on_at_once_where_a_copy_is() {
-    let place = Place::new().await;
+    let place = place().await;
     vault(&place, json!({})).await;
     back_up(&place, "shop.web@k1", 5).await;
     let lease = next(&place).await;
     let copies = json!([copy("shop.web@v1", "shop.web@k1", 5)]);
     end(&place, &lease, Outcome::Succeeded, json!({"copies": copies})).await;
     let nodes: Value = place.admin.get("/api/v1/nodes").await.unwrap();
+    let nodes = nodes["items"].as_array().unwrap();
+    let copier = nodes.iter().find(|node| node["name"] == "copier").unwrap();
     let start = json!({"kind": "restore", "point": points(&place).await[0]["id"],
-        "node": nodes["items"][0]["id"], "target": "/out"});
+        "node": copier["id"], "target": "/out"});
     let _: Value = place.admin.post("/api/v1/tasks", &start).await.unwrap();
     for (url, point) in [("/backup", "shop.web@k1"), ("/vault", "shop.web@v1")] {
         let lease = next(&place).await;
