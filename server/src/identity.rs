@@ -135,8 +135,7 @@ fn entry(actor: &str, action: &'static str, detail: Value) -> AuditEntry {
     AuditEntry { object: actor.clone(), actor, action, project: None, detail }
 }
 
-/// Begins the session of somebody whom a provider has let in. With `first`, they must do
-/// something else before anything.
+/// Begins the session of somebody whom a provider has let in.
 pub(crate) async fn begin_session(
     tx: &mut Tx,
     provider: &Record<IdentityProvider>,
