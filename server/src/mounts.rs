@@ -417,7 +417,8 @@ pub(crate) fn check_able(
     }
     let about = format!("mounts by {word}: ");
     let why = node.capabilities.missing.iter().find_map(|text| text.strip_prefix(&about));
-    let why = why.unwrap_or("upgrade it");
+    let silent = "it has told of none yet; start it, or upgrade it";
+    let why = why.unwrap_or(if told.is_empty() { silent } else { "upgrade it" });
     no(&format!("this node makes no mounts by {word}: {why}"))
 }
 

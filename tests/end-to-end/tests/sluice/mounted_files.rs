@@ -44,7 +44,9 @@ fn a_point_is_a_file_behind_a_token_and_comes_back_after_a_kill() {
     let server = lab.serve();
     lab.set_up(&server);
     let mover = lab.mover();
-    let mount = lab.mount(&["--protocol", "http", "--client", &lab.network.here]);
+    let start = ["remote-mount", "start", "shop/web", "--node", "mover", "--protocol", "http"];
+    let start = [&start[..], &["--client", &lab.network.here]].concat();
+    let mount = wait_until_ok(|| lab.cmd(&start).run());
     let uri = disk_uri(&mount);
     assert!(uri.starts_with(&format!("https://{}", lab.network.there)), "{uri}");
     assert!(lab.has_disk(&uri), "{uri} is another disk");

@@ -34,7 +34,8 @@ pub const WRITE_ZEROES: u32 = 13;
 pub struct Ticket {
     queue: usize,
     slot: u16,
-    used: u16,
+    /// How many requests of the queue were done when it was asked.
+    done: u16,
     wanted: usize,
 }
 
@@ -169,20 +170,33 @@ impl Guest {
             ];
             put(at + 16 * u64::from(first + number as u16), &descriptor.concat());
         }
+        let done = self.done(queue);
         put(at + AVAILABLE + 4 + 2 * u64::from(next % RING), &first.to_le_bytes());
         put(at + AVAILABLE + 2, &next.wrapping_add(1).to_le_bytes());
         self.queues[queue].next = next.wrapping_add(1);
         self.queues[queue].kick.write_all(&1_u64.to_le_bytes()).unwrap();
-        Ticket { queue, slot, used: next.wrapping_add(1), wanted: wanted as usize }
+        Ticket { queue, slot, done, wanted: wanted as usize }
     }
 
-    /// Waits until all requests of the ticket's queue up to it are done; its status and data.
+    /// How many requests of a queue are done: they end in any order.
+    fn done(&self, queue: usize) -> u16 {
+        let mut done = [0; 2];
+        self.memory.read_exact_at(&mut done, QUEUE * queue as u64 + USED + 2).unwrap();
+        u16::from_le_bytes(done)
+    }
+
+    /// Waits until a request is done; its status and data.
     pub fn wait(&self, ticket: &Ticket) -> (u8, Vec<u8>) {
         let at = QUEUE * ticket.queue as u64;
+        let is_it = |number: u16| {
+            let mut first = [0; 4];
+            let place = at + USED + 4 + 8 * u64::from(number % RING);
+            self.memory.read_exact_at(&mut first, place).unwrap();
+            u32::from_le_bytes(first) == u32::from(ticket.slot) * 3
+        };
         wait_until("the disk has answered", || {
-            let mut used = [0; 2];
-            self.memory.read_exact_at(&mut used, at + USED + 2).unwrap();
-            u16::from_le_bytes(used) >= ticket.used
+            let more = self.done(ticket.queue).wrapping_sub(ticket.done);
+            (0..more).any(|number| is_it(ticket.done.wrapping_add(number)))
         });
         let mut status = [0];
         let header = at + HEADERS + 64 * u64::from(ticket.slot);
