@@ -1,7 +1,10 @@
 //! What is the same of every request in the OpenAPI document, said once.
 
+use std::collections::BTreeMap;
+
 use crate::approvals::MAY_WAIT;
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{Object, Schema};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 
 /// What every request may be answered: problems, in their own content type.
@@ -25,7 +28,52 @@ pub(super) fn completed(mut document: OpenApi) -> OpenApi {
             }
         }
     }
+    if let Some(components) = &mut document.components {
+        unite_variants(&mut components.schemas);
+    }
     document
+}
+
+/// Makes one object of each variant that is put together from a record, which forbids members that
+/// it does not have, and from the member that tells which variant it is: no value is both.
+fn unite_variants(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let all = schemas.clone();
+    for schema in schemas.values_mut() {
+        let RefOr::T(Schema::OneOf(variants)) = schema else { continue };
+        for variant in &mut variants.items {
+            let RefOr::T(Schema::AllOf(parts)) = &*variant else { continue };
+            let parts: Option<Vec<&Object>> = parts.items.iter().map(|p| object(p, &all)).collect();
+            if let Some(parts) = parts {
+                *variant = RefOr::T(Schema::Object(united(&parts)));
+            }
+        }
+    }
+}
+
+fn object<'a>(
+    part: &'a RefOr<Schema>,
+    all: &'a BTreeMap<String, RefOr<Schema>>,
+) -> Option<&'a Object> {
+    match part {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        RefOr::Ref(there) => match all.get(there.ref_location.rsplit('/').next()?)? {
+            RefOr::T(Schema::Object(object)) => Some(object),
+            _ => None,
+        },
+        RefOr::T(_) => None,
+    }
+}
+
+fn united(parts: &[&Object]) -> Object {
+    let mut whole = Object::new();
+    for part in parts {
+        whole.description = whole.description.or_else(|| part.description.clone());
+        whole.required.extend(part.required.iter().cloned());
+        whole.properties.extend(part.properties.clone());
+        let strict = || part.additional_properties.clone();
+        whole.additional_properties = whole.additional_properties.or_else(strict);
+    }
+    whole
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
