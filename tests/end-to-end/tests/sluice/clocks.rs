@@ -42,18 +42,7 @@ fn backups_go_on_while_the_clock_jumps_to_and_fro() {
         ],
     );
     place.log_in(&up);
-    place.ok(&["project", "set", "shop"]);
-    place.ok(&["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"]);
-    let policy = json!({
-        "assign": {"tags": ["gold"]},
-        "rules": [{
-            "name": "main",
-            "destination": "local",
-            "schedules": [{"name": "often", "when": {"kind": "every", "seconds": 2}}],
-        }],
-    });
-    let spec = place.write("policy.json", &policy.to_string());
-    place.ok(&["policy", "set", "shop/often", "--spec", text(&spec)]);
+    place.back_up_often(&image, json!({}));
 
     // No further than sessions last, so that the command line stays logged in.
     for jump in ["+0", "+6h", "-6h", "-1d", "+0"] {

@@ -118,6 +118,26 @@ impl Place {
         items.into_iter().filter(|task| task["kind"] == kind).collect()
     }
 
+    /// Makes `shop/web` and the policy `shop/often` that backs it up each two seconds, and returns
+    /// what it says.
+    pub fn back_up_often(&self, image: &Path, keep: Value) -> Value {
+        self.ok(&["project", "set", "shop"]);
+        self.ok(&["instance", "set", "shop/web", "--disk", text(image), "--tag", "gold"]);
+        let policy = json!({
+            "assign": {"tags": ["gold"]},
+            "rules": [{
+                "name": "main",
+                "destination": "local",
+                "keep": keep,
+                "schedules": [{"name": "often", "when": {"kind": "every", "seconds": 2}}],
+            }],
+        });
+        let spec = self.write("policy.json", &policy.to_string());
+        let set = self.ok(&["policy", "set", "shop/often", "--spec", text(&spec)]).json();
+        assert_eq!(set["change"], "created");
+        policy
+    }
+
     /// Whether no task is left to do.
     pub fn is_idle(&self) -> bool {
         let none = |state| {
@@ -155,20 +175,7 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
     assert_eq!(mode(&place.state), 0o700);
     assert_eq!(mode(&place.state.join("catalog.sqlite")), 0o600);
 
-    place.ok(&["project", "set", "shop"]);
-    place.ok(&["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"]);
-    let policy = json!({
-        "assign": {"tags": ["gold"]},
-        "rules": [{
-            "name": "main",
-            "destination": "local",
-            "keep": {"last": 2},
-            "schedules": [{"name": "often", "when": {"kind": "every", "seconds": 2}}],
-        }],
-    });
-    let spec = place.write("policy.json", &policy.to_string());
-    let set = place.ok(&["policy", "set", "shop/often", "--spec", text(&spec)]).json();
-    assert_eq!(set["change"], "created");
+    let policy = place.back_up_often(&image, json!({"last": 2}));
 
     wait_until("two backups", || place.done("backup").len() >= 2);
     wait_until("a prune", || !place.done("prune").is_empty());

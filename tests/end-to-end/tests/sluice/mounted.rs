@@ -26,9 +26,25 @@ pub struct Network {
     pub there: String,
 }
 
+/// What stands before the process in the name of its namespace.
+const NAMESPACE: &str = "sluice-mounted-";
+
+/// Removes what tests that were killed have left: its addresses may be those of the next.
+fn remove_left() {
+    let listed = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        let Some(process) = name.strip_prefix(NAMESPACE) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
 impl Network {
     fn new() -> Self {
-        let name = format!("sluice-mounted-{}", std::process::id());
+        remove_left();
+        let name = format!("{NAMESPACE}{}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &name]).output();
         let made = made.expect("ip, of the package iproute2, is there");
         if !made.status.success() {

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 
 use crate::iscsi::qemu;
-use crate::support::disk::{self, MIB};
 use crate::support::repo::Repo;
 use crate::support::run::{Cmd, Running, wait_until};
 use crate::support::serve::Export;
+use crate::vhost_user::sample;
 
 /// A client that stays: `qemu-io`, told one command at a time.
 struct Client {
@@ -66,15 +66,6 @@ impl Client {
         drop(self.commands);
         self.running.wait().ended(0);
     }
-}
-
-fn sample() -> (Repo, String) {
-    let repo = Repo::new();
-    let image = repo.path("disk.raw");
-    disk::create(&image, 16 * MIB);
-    disk::fill(&image, 0, 9 * MIB, 1);
-    let point = repo.backup(&image);
-    (repo, point)
 }
 
 fn overlay(repo: &Repo) -> Vec<String> {

@@ -9,7 +9,8 @@ use crate::support::repo::Repo;
 use crate::support::serve::Export;
 use crate::support::vhost::{DISCARD, FLUSH, Guest, READ, WRITE, WRITE_ZEROES};
 
-fn sample() -> (Repo, String) {
+/// A point of a disk of 16 MiB, the first nine of them filled.
+pub fn sample() -> (Repo, String) {
     let repo = Repo::new();
     let image = repo.path("disk.raw");
     disk::create(&image, 16 * MIB);
