@@ -142,6 +142,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(records::policies::get, records::policies::put, records::policies::remove))
         .routes(routes!(policies::secrets))
         .routes(routes!(policies::preview))
+        .routes(routes!(policies::instances))
         .routes(routes!(policies::assign, policies::unassign))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::remove))

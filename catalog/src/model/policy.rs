@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
+use crate::model::assign::Assign;
 use crate::model::hook::Hooks;
 use crate::model::restore_test::TestRule;
 
@@ -38,15 +39,6 @@ pub struct Policy {
 
 fn middle() -> u32 {
     50
-}
-
-/// How a policy finds instances. Without tags it finds none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Assign {
-    /// Those that have one of these tags.
-    #[serde(default)]
-    pub tags: BTreeSet<String>,
 }
 
 /// A part of a policy: backups to one destination.
@@ -245,6 +237,7 @@ impl Policy {
         if self.priority > 100 {
             return Err(bad("a priority is 0 to 100"));
         }
+        self.assign.sense()?;
         let mut names = BTreeSet::new();
         for rule in &self.rules {
             crate::record::check_name("rule", &rule.name)?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod approvals;
+mod assign;
 mod certificates;
 mod copies;
 mod hostile;

@@ -78,6 +78,7 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/policies/{id}", Project(READ)),
     ("PUT", "/api/v1/policies/{id}", Project(MANAGE)),
     ("DELETE", "/api/v1/policies/{id}", Project(MANAGE)),
+    ("POST", "/api/v1/policies/preview", Anywhere(READ)),
     ("GET", "/api/v1/policies/{id}/instances", Project(READ)),
     ("PUT", "/api/v1/policies/{id}/instances/{instance}", Project(MANAGE)),
     ("DELETE", "/api/v1/policies/{id}/instances/{instance}", Project(MANAGE)),
@@ -307,6 +308,7 @@ impl World {
             (_, "/api/v1/restore-tests") => json!({"point": self.point}),
             (_, "/api/v1/mounts/{id}/commit") => return None,
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
+            (_, "/api/v1/policies/preview") => json!({"assign": {"everything": true}}),
             ("POST", "/api/v1/projects") => {
                 json!({"name": format!("p{}", rand::random::<u64>()), "spec": {}})
             }
