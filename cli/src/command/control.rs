@@ -18,6 +18,7 @@ mod policies;
 mod profile;
 mod providers;
 mod records;
+mod reports;
 mod restore_tests;
 mod serve;
 mod shown;
@@ -46,8 +47,9 @@ pub(crate) use operate::{catalog, restore, self_backup};
 pub(crate) use points::run as point;
 pub(crate) use policies::run as policy;
 pub(crate) use profile::login;
+pub(crate) use reports::report;
 pub(crate) use serve::{server, up};
-pub(crate) use usage::{quota, report, usage};
+pub(crate) use usage::{quota, usage};
 pub(crate) use users::run as user;
 
 /// Does something with nodes.

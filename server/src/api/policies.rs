@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_catalog::{
-    Assign, Destination, DestinationId, Instance, InstanceId, NewTask, Node, Policy, PolicyId,
-    Project, ProjectId, Record, Schedule, Tx, Visible, When,
+    Assign, Destination, DestinationId, Instance, InstanceId, NewTask, Node, Objectives, Policy,
+    PolicyId, Project, ProjectId, Record, Schedule, Tx, Visible, When,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
@@ -194,6 +194,7 @@ pub(crate) async fn preview(
         paused: true,
         priority: 0,
         assign: draft.assign,
+        objectives: Objectives::default(),
         rules: Vec::new(),
         tests: Vec::new(),
     };

@@ -16,6 +16,7 @@ mod node_configs;
 mod notify;
 mod oidc;
 mod plans;
+mod reports;
 mod requests;
 mod retention;
 mod schedules;

@@ -205,13 +205,11 @@ pub(crate) async fn set(
     let records = Records::load(client, kind).await?;
     let Some(old) = records.find(name) else {
         let (project, own) = match name.split_once('/').filter(|_| kind != "projects") {
-            Some((project, own)) => {
-                match records.project(project) {
-                    Ok(found) => (found["id"].clone(), own),
-                    Err(_) if plan => (Value::Null, own),
-                    Err(error) => return Err(error),
-                }
-            }
+            Some((project, own)) => match records.project(project) {
+                Ok(found) => (found["id"].clone(), own),
+                Err(_) if plan => (Value::Null, own),
+                Err(error) => return Err(error),
+            },
             None => (Value::Null, name),
         };
         if !plan {
