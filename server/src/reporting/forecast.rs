@@ -270,7 +270,8 @@ pub(crate) async fn report(
             let mut known = BTreeSet::new();
             for schedule in rule.schedules.iter().filter(|schedule| !schedule.paused) {
                 let Some(times) = Times::of(schedule) else { continue };
-                let first = times.next(window.0.saturating_sub(1));
+                // What became due in the part of the first slot that is over is no forecast.
+                let first = times.next(window.0.saturating_sub(1).max(now));
                 let due = std::iter::successors(first, |at| times.next(*at))
                     .take_while(|at| *at < window.1)
                     .take(MOST_TIMES)

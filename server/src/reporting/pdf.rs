@@ -158,7 +158,7 @@ fn shrink(widths: &mut [f32], room: f32) {
 
 /// Where the table begins on the first page.
 fn body_of_first(table: &Table) -> f32 {
-    MARGIN + TITLE + LINE * (table.about.len() as f32 + 1.5)
+    MARGIN + TITLE + LINE * (table.about.len() as f32 + 2.5)
 }
 
 /// Texts of people may have lines; a row has one.
@@ -183,10 +183,10 @@ impl Sheet<'_, '_> {
         self.surface.draw_text(at, font, size, text, false, TextDirection::Auto);
     }
 
-    fn rule(&mut self, y: f32, color: (u8, u8, u8)) {
+    fn rule(&mut self, y: f32, until: f32, color: (u8, u8, u8)) {
         let mut line = PathBuilder::new();
         line.move_to(MARGIN, y);
-        line.line_to(PAGE.0 - MARGIN, y);
+        line.line_to(until, y);
         let Some(line) = line.finish() else { return };
         let paint = rgb::Color::new(color.0, color.1, color.2).into();
         self.surface.set_fill(None);
@@ -217,13 +217,14 @@ impl Sheet<'_, '_> {
         }
         let head = table.columns.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         self.line(&head, layout, top, GREY);
-        self.rule(top + LINE * 0.3, GREY);
+        let until = layout.columns.last().map_or(MARGIN, |(left, width)| left + width);
+        self.rule(top + LINE * 0.3, until, GREY);
         let mut y = top;
         for row in rows {
             y += LINE;
             let texts: Vec<String> = row.iter().map(one_line).collect();
             self.line(&texts, layout, y, BLACK);
-            self.rule(y + LINE * 0.3, PALE);
+            self.rule(y + LINE * 0.3, until, PALE);
         }
     }
 

@@ -63,7 +63,7 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Count(count) => count.to_string(),
             Self::Bytes(bytes) => size(*bytes),
-            Self::Time(at) => at.map(time).unwrap_or_default(),
+            Self::Time(at) => at.map(|ms| time(ms, "%F %H:%M UTC")).unwrap_or_default(),
             Self::Span(ms) => ms.map(span).unwrap_or_default(),
             // What is not whole must not look so.
             Self::Percent(percent) if *percent > 99.99 && *percent < 100.0 => "99.99 %".to_owned(),
@@ -77,16 +77,16 @@ impl Cell {
         match self {
             Self::Text(text) => text.clone(),
             Self::Count(number) | Self::Bytes(number) => number.to_string(),
-            Self::Time(at) => at.map(time).unwrap_or_default(),
+            Self::Time(at) => at.map(|ms| time(ms, "%FT%H:%M:%SZ")).unwrap_or_default(),
             Self::Span(ms) => ms.map(|ms| (ms / 1000).to_string()).unwrap_or_default(),
             Self::Percent(number) | Self::Number(number) => format!("{number:.4}"),
         }
     }
 }
 
-/// A moment in UTC, to the second.
-fn time(ms: u64) -> String {
-    crate::queue::moment(ms).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+/// A moment in UTC.
+fn time(ms: u64, form: &str) -> String {
+    crate::queue::moment(ms).strftime(form).to_string()
 }
 
 fn size(bytes: u64) -> String {
@@ -143,7 +143,7 @@ mod tests {
             (Cell::Span(None), "", ""),
             (Cell::Percent(99.9999), "99.99 %", "99.9999"),
             (Cell::Percent(100.0), "100.00 %", "100.0000"),
-            (Cell::Time(Some(86_400_000)), "1970-01-02T00:00:00Z", "1970-01-02T00:00:00Z"),
+            (Cell::Time(Some(86_400_000)), "1970-01-02 00:00 UTC", "1970-01-02T00:00:00Z"),
             (Cell::Time(None), "", ""),
         ] {
             assert_eq!((cell.shown().as_str(), cell.raw().as_str()), (shown, raw));
