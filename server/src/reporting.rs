@@ -5,8 +5,8 @@
 //!   usage, protection, missed ──────────┼─► table ──► csv, html, pdf ──► answers, mails
 //! ```
 //!
-//! A report is numbers first, which programs read as JSON. People get a [`table::Table`] of it, made
-//! once and written in several formats, so that all say the same.
+//! A report is numbers first, which programs read as JSON. People get a table of it, made once and
+//! written in several forms, so that all say the same.
 
 mod csv;
 pub(crate) mod document;

@@ -1,8 +1,8 @@
 //! How a policy finds instances by itself.
 //!
 //! ```text
-//!   everything, or what fits each criterion that is given: tags AND names AND clusters AND projects
-//!   (one of each list is enough)  ── less what except_tags or except_names name ──► instances
+//!   everything, or what fits each criterion: tags AND names AND clusters AND projects
+//!   (one of each list is enough), less what except_tags or except_names name ──► instances
 //! ```
 //!
 //! A policy of a project never has instances of another one, whatever it says here: that is seen to

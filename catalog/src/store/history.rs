@@ -12,7 +12,8 @@ use crate::model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 use crate::model::restore_test::TestState;
 use crate::record::Visible;
 
-/// A question about a time and a project: `$1`, `$2` and `$3`. The rest is what the caller may know.
+/// A question about a time and a project: `$1`, `$2` and `$3`. The rest is what the caller may
+/// know.
 fn asked(visible: &Visible, within: &Within, sql: impl Fn(&str) -> String) -> Query {
     let (may, values) = visible.condition("project_id", false, 4);
     let sql = sql(&format!("($3 = '' OR project_id = $3) AND {may}"));
