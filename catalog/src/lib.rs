@@ -46,7 +46,9 @@ pub use id::{
 };
 pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
+pub use model::assign::Assign;
 pub use model::destination::Destination;
+pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
@@ -59,7 +61,7 @@ pub use model::plan::{
 };
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
-pub use model::policy::{Assign, CopyRule, Keep, Missed, Policy, Rule, Schedule, When};
+pub use model::policy::{CopyRule, Keep, Missed, Objectives, Policy, Rule, Schedule, When};
 pub use model::project::Project;
 pub use model::provider::{GroupMapping, IdentityProvider, LoginVia, OidcVia};
 pub use model::restore_test::{

@@ -2,7 +2,9 @@
 
 pub(crate) mod access;
 pub(crate) mod approval;
+pub(crate) mod assign;
 pub(crate) mod destination;
+pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod instance;
 pub(crate) mod mount;

@@ -63,6 +63,14 @@ pub struct Record<K: Kind> {
     pub body: K,
 }
 
+impl<K: Kind> Record<K> {
+    /// One that is nowhere: to see what would be if there were one that says this.
+    pub fn draft(project: Option<ProjectId>, body: K) -> Self {
+        let (id, name) = (K::Id::new(0), String::new());
+        Self { id, project, name, revision: 0, created_ms: 0, updated_ms: 0, body }
+    }
+}
+
 /// What somebody may know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visible {

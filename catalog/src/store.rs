@@ -5,6 +5,7 @@ mod approvals;
 pub(crate) mod certificates;
 mod copies;
 pub(crate) mod groups;
+mod history;
 mod mounts;
 mod nodes;
 mod notices;

@@ -47,8 +47,8 @@ pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, Tc
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    PointArgs, PointCommand, RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand,
-    UpArgs,
+    PointArgs, PointCommand, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand, ServerArgs,
+    SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -279,7 +279,7 @@ pub(crate) enum Command {
     /// Show and change instances of a server: what is protected
     Instance(RecordArgs),
     /// Show and change policies of a server: what is done with instances, and when
-    Policy(RecordArgs),
+    Policy(PolicyArgs),
     NodeConfig(NodeConfigArgs),
     RemoteMount(RemoteMountArgs),
     RestoreTest(RestoreTestArgs),

@@ -111,7 +111,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Destination(args) => control::record(context, "destinations", args.command).await,
         Command::Instance(args) => control::record(context, "instances", args.command).await,
         Command::Point(args) => control::point(context, args.command).await,
-        Command::Policy(args) => control::record(context, "policies", args.command).await,
+        Command::Policy(args) => control::policy(context, args.command).await,
         Command::NodeConfig(args) => control::node_config(context, args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,
         Command::Plan(args) => Box::pin(control::plan(context, args.command)).await,

@@ -20,6 +20,7 @@ pub(crate) mod providers;
 pub(crate) mod query;
 pub(crate) mod quotas;
 pub(crate) mod records;
+pub(crate) mod reporting;
 pub(crate) mod restore_tests;
 pub(crate) mod rules;
 pub(crate) mod second_factor;
@@ -142,6 +143,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(records::policies::get, records::policies::put, records::policies::remove))
         .routes(routes!(policies::secrets))
         .routes(routes!(policies::preview))
+        .routes(routes!(policies::instances))
         .routes(routes!(policies::assign, policies::unassign))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::remove))
@@ -174,6 +176,9 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(quotas::get, quotas::put))
         .routes(routes!(usage::usage))
         .routes(routes!(usage::protection))
+        .routes(routes!(reporting::sla))
+        .routes(routes!(reporting::forecast))
+        .routes(routes!(reporting::document))
         .routes(routes!(audit::list))
         .routes(routes!(audit::verify))
         .routes(routes!(open_sessions::list))
@@ -206,6 +211,7 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(notifications::get, notifications::put))
         .routes(routes!(notifications::secret))
         .routes(routes!(notifications::test))
+        .routes(routes!(notifications::send_report))
 }
 
 /// The OpenAPI document of `/api/v1`, as pretty JSON.

@@ -39,6 +39,7 @@ mod plans;
 mod problem;
 mod queue;
 mod quota;
+mod reporting;
 mod reports;
 mod restore_tests;
 mod rules;

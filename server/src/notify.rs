@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{ProjectId, Tx};
+use sluice_catalog::{Notice, ProjectId, Tx};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::problem::{Problem, Result};
+use crate::reporting::scheduled::{self, ScheduledReport};
 use crate::state::Shared;
 pub(crate) use occurrence::{Event, Occurrence};
 
@@ -55,6 +56,9 @@ pub(crate) struct Wanted {
     pub(crate) channels: Vec<Channel>,
     /// What is told by which of them.
     pub(crate) rules: Vec<Rule>,
+    /// Reports that are sent by themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) reports: Vec<ScheduledReport>,
 }
 
 /// A way to tell somebody.
@@ -144,12 +148,21 @@ impl Wanted {
         let bad = |text: String| Err(Problem::invalid(text));
         let mut names = BTreeSet::new();
         for channel in &self.channels {
-            let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            let shaped = (1..=40).contains(&channel.name.len()) && channel.name.bytes().all(word);
-            if !shaped || !names.insert(channel.name.as_str()) {
+            if !is_word(&channel.name) || !names.insert(channel.name.as_str()) {
                 return bad(format!("{:?} names no channel, or two", channel.name));
             }
             channel.via.check()?;
+        }
+        let mut reports = BTreeSet::new();
+        for report in &self.reports {
+            if !is_word(&report.name) || !reports.insert(report.name.as_str()) {
+                return bad(format!("{:?} names no report, or two", report.name));
+            }
+            report.check()?;
+        }
+        let named = self.reports.iter().flat_map(|report| &report.channels);
+        if let Some(name) = named.into_iter().find(|name| !names.contains(name.as_str())) {
+            return bad(format!("there is no channel {name:?}"));
         }
         for rule in &self.rules {
             if let Some(name) = rule.channels.iter().find(|name| !names.contains(name.as_str())) {
@@ -195,6 +208,12 @@ impl Via {
     }
 }
 
+/// Whether a name has small letters, digits and hyphens.
+fn is_word(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=40).contains(&name.len()) && name.bytes().all(fits)
+}
+
 /// The name of a channel's secret.
 fn variable(channel: &str) -> String {
     format!("{SECRET}{}", channel.to_ascii_uppercase().replace('-', "_"))
@@ -221,6 +240,8 @@ struct State {
     told: BTreeMap<String, u64>,
     /// When a channel may have its next message.
     next_ms: BTreeMap<String, u64>,
+    /// Up to when it was looked whether reports are due, in milliseconds since 1970.
+    reports: BTreeMap<String, u64>,
 }
 
 /// Looks until `shutdown` is cancelled.
@@ -277,6 +298,9 @@ async fn note(shared: &Shared, wanted: &Wanted) -> Result<()> {
         let body = json!({"events": &happened[..happened.len() - more], "more": more});
         tx.add_notice(channel, &body, now).await?;
     }
+    for report in scheduled::due(&wanted.reports, &mut state.reports, now) {
+        report.send(&mut tx, now).await?;
+    }
     state.looked_ms = now;
     tx.set_setting(STATE, &json!(state).to_string()).await?;
     Ok(tx.commit().await?)
@@ -293,7 +317,7 @@ async fn deliver(shared: &Shared, wanted: &Wanted) -> Result<()> {
     }
     let text = tx.setting(STATE).await?.unwrap_or_default();
     let mut state: State = serde_json::from_str(&text).unwrap_or_default();
-    let mut by_channel: BTreeMap<String, Vec<sluice_catalog::Notice>> = BTreeMap::new();
+    let mut by_channel: BTreeMap<String, Vec<Notice>> = BTreeMap::new();
     for notice in waiting {
         let known = wanted.channels.iter().any(|channel| channel.name == notice.channel);
         if !known || notice.created_ms + GIVE_UP_MS < now {
@@ -313,21 +337,54 @@ async fn deliver(shared: &Shared, wanted: &Wanted) -> Result<()> {
     for channel in &wanted.channels {
         let Some(notices) = by_channel.get(&channel.name) else { continue };
         let secret = secrets.get(&variable(&channel.name)).map(|secret| secret.as_str());
-        let sent = send::message(&shared.url, channel, notices, secret, now).await;
-        let mut tx = shared.catalog.begin().await?;
-        for notice in notices {
-            match &sent {
-                Ok(()) => tx.remove_notice(notice.id).await?,
-                Err(why) => {
-                    let wait = (PAUSE_MS << notice.attempts.min(6)).min(3_600_000);
-                    tx.notice_failed(notice.id, why, now + wait).await?;
-                }
+        let (reports, events): (Vec<_>, Vec<_>) =
+            notices.iter().partition(|notice| scheduled::of(notice).is_some());
+        // Events go together, and each report by itself.
+        let reports = reports.chunks(1);
+        for notices in std::iter::once(&events[..]).chain(reports).filter(|part| !part.is_empty()) {
+            let message = match message(shared, notices, now).await {
+                Ok(message) => send::message(&shared.url, channel, &message, secret, now).await,
+                Err(problem) => Err(problem.detail),
+            };
+            settle(shared, channel, notices, message, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What notices say: that of one report, or events.
+async fn message(shared: &Shared, notices: &[&Notice], now: u64) -> Result<send::Message> {
+    match notices.first().and_then(|notice| scheduled::of(notice)) {
+        Some(asked) => {
+            let mut tx = shared.catalog.read().await?;
+            let document = scheduled::make(&mut tx, &asked, now).await?;
+            Ok(send::Message { events: Vec::new(), more: 0, document: Some(document) })
+        }
+        None => Ok(send::Message::of(notices)),
+    }
+}
+
+/// Notes what became of a message.
+async fn settle(
+    shared: &Shared,
+    channel: &Channel,
+    notices: &[&Notice],
+    sent: std::result::Result<(), String>,
+    now: u64,
+) -> Result<()> {
+    let mut tx = shared.catalog.begin().await?;
+    for notice in notices {
+        match &sent {
+            Ok(()) => tx.remove_notice(notice.id).await?,
+            Err(why) => {
+                let wait = (PAUSE_MS << notice.attempts.min(6)).min(3_600_000);
+                tx.notice_failed(notice.id, why, now + wait).await?;
             }
         }
-        tx.commit().await?;
-        if let Err(why) = sent {
-            tracing::warn!(channel = channel.name, "a message was not sent: {why}");
-        }
+    }
+    tx.commit().await?;
+    if let Err(why) = sent {
+        tracing::warn!(channel = channel.name, "a message was not sent: {why}");
     }
     Ok(())
 }
@@ -364,6 +421,13 @@ mod tests {
         };
         assert_eq!(with("hook"), Ok(()));
         assert!(with("other").is_err());
+        let report = |name: &str, channel: &str| {
+            let when = json!({"kind": "calendar", "calendar": {"at": ["07:00"], "days": ["mon"]}});
+            let report = json!({"name": name, "what": {"report": "sla", "format": "pdf"},
+                "when": when, "channels": [channel]});
+            wanted(json!({"channels": [{"name": "hook", "via": via}], "reports": [report]}))
+        };
+        assert!(report("weekly", "other").is_err() && report("", "hook").is_err());
         assert!(wanted(json!({"channels": [{"name": "Big", "via": via}]})).is_err());
     }
 }

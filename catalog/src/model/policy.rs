@@ -6,10 +6,13 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
+use crate::model::assign::Assign;
 use crate::model::hook::Hooks;
 use crate::model::restore_test::TestRule;
 
 const DAY_SECONDS: u64 = 86_400;
+/// The longest objective, in seconds.
+const LONGEST: u64 = 3660 * DAY_SECONDS;
 /// The longest delay of a copy, in seconds.
 const LONGEST_DELAY: u64 = 90 * DAY_SECONDS;
 
@@ -29,6 +32,9 @@ pub struct Policy {
     /// Instances it takes by itself, beside those assigned by hand.
     #[serde(default)]
     pub assign: Assign,
+    /// What is promised; reports tell whether it is kept.
+    #[serde(default, skip_serializing_if = "Objectives::is_nothing")]
+    pub objectives: Objectives,
     /// What is done.
     pub rules: Vec<Rule>,
     /// Which restore points are tried, and when.
@@ -40,13 +46,33 @@ fn middle() -> u32 {
     50
 }
 
-/// How a policy finds instances. Without tags it finds none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Assign {
-    /// Those that have one of these tags.
-    #[serde(default)]
-    pub tags: BTreeSet<String>,
+/// What a policy promises for its instances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objectives {
+    /// Recovery point objective: how old the newest restore point may get, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_seconds: Option<u64>,
+    /// Recovery time objective: how long it may take until a restore test's guest answers, in
+    /// seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rto_seconds: Option<u64>,
+}
+
+impl Objectives {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What both promise: the stricter of each.
+    #[must_use]
+    pub fn strictest(self, other: Self) -> Self {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self {
+            rpo_seconds: least(self.rpo_seconds, other.rpo_seconds),
+            rto_seconds: least(self.rto_seconds, other.rto_seconds),
+        }
+    }
 }
 
 /// A part of a policy: backups to one destination.
@@ -244,6 +270,11 @@ impl Policy {
         let bad = CatalogError::invalid;
         if self.priority > 100 {
             return Err(bad("a priority is 0 to 100"));
+        }
+        self.assign.sense()?;
+        let objectives = [self.objectives.rpo_seconds, self.objectives.rto_seconds];
+        if objectives.into_iter().flatten().any(|seconds| !(1..=LONGEST).contains(&seconds)) {
+            return Err(bad("an objective is 1 second to 10 years"));
         }
         let mut names = BTreeSet::new();
         for rule in &self.rules {

@@ -103,6 +103,8 @@ pub struct UsageFilter {
     pub policy: Option<PolicyId>,
     /// At this destination.
     pub destination: Option<DestinationId>,
+    /// Not at this destination.
+    pub without_destination: Option<DestinationId>,
 }
 
 /// What tasks of a kind have moved together, in bytes.

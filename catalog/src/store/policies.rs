@@ -31,7 +31,7 @@ impl Tx {
         Ok(self.run(delete).await? > 0)
     }
 
-    /// The instances of a policy, by hand and by tag, that the caller may know of. A policy of a
+    /// The instances of a policy, by hand and by itself, that the caller may know of. A policy of a
     /// project has instances of that project only.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Tx {
         let rows = self.all(sqlx::query(sql).bind(policy.id.to_string())).await?;
         let by_hand = rows.iter().map(|row| row.id("instance_id"));
         let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<InstanceId>>>()?;
-        if by_hand.is_empty() && policy.body.assign.tags.is_empty() {
+        if by_hand.is_empty() && policy.body.assign.is_nothing() {
             return Ok(Vec::new());
         }
         let within = match policy.project {
@@ -59,13 +59,13 @@ impl Tx {
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
             found.extend(part.into_iter().filter(|instance| {
-                let tagged = !instance.body.tags.is_disjoint(&policy.body.assign.tags);
-                (tagged || by_hand.contains(&instance.id)) && visible.covers(instance.project)
+                let taken = by_hand.contains(&instance.id) || policy.body.assign.takes(instance);
+                taken && visible.covers(instance.project)
             }));
         }
     }
 
-    /// The policies that apply to an instance, by hand and by tag, paused ones too: those of
+    /// The policies that apply to an instance, by hand and by themselves, paused ones too: those of
     /// which [`Tx::instances_of`] tells this instance.
     ///
     /// # Errors
@@ -87,8 +87,7 @@ impl Tx {
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
             found.extend(part.into_iter().filter(|policy| {
-                let tagged = !policy.body.assign.tags.is_disjoint(&instance.body.tags);
-                tagged || by_hand.contains(&policy.id)
+                by_hand.contains(&policy.id) || policy.body.assign.takes(instance)
             }));
         }
     }

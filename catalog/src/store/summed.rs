@@ -71,14 +71,15 @@ impl UsageFilter {
     /// What it asks for beside the time, as a condition and its values.
     fn condition(&self, first: usize) -> (String, Vec<String>) {
         let wanted = [
-            ("project_id", text_of(self.project)),
-            ("instance_id", text_of(self.instance)),
-            ("policy_id", text_of(self.policy)),
-            ("destination_id", text_of(self.destination)),
+            ("project_id =", text_of(self.project)),
+            ("instance_id =", text_of(self.instance)),
+            ("policy_id =", text_of(self.policy)),
+            ("destination_id =", text_of(self.destination)),
+            ("destination_id <>", text_of(self.without_destination)),
         ];
         let (mut text, mut values) = (String::new(), Vec::new());
-        for (column, value) in wanted.into_iter().filter(|(_, value)| !value.is_empty()) {
-            text.push_str(&format!(" AND {column} = ${}", first + values.len()));
+        for (condition, value) in wanted.into_iter().filter(|(_, value)| !value.is_empty()) {
+            text.push_str(&format!(" AND {condition} ${}", first + values.len()));
             values.push(value);
         }
         (text, values)

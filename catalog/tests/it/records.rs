@@ -237,7 +237,11 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         description: String::new(),
         paused: false,
         priority: 50,
-        assign: sluice_catalog::Assign { tags: tags.iter().map(|&tag| tag.to_owned()).collect() },
+        assign: sluice_catalog::Assign {
+            tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+            ..sluice_catalog::Assign::default()
+        },
+        objectives: sluice_catalog::Objectives::default(),
         tests: Vec::new(),
         rules: vec![Rule {
             name: "daily".into(),

@@ -361,6 +361,56 @@ pub(crate) enum RecordCommand {
     },
 }
 
+/// Policies.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+/// What can be done with policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    #[command(flatten)]
+    Record(RecordCommand),
+    /// List the instances a policy has, or would have
+    ///
+    /// With `--spec` nothing is changed: what the policy would have if it said that is listed, with
+    /// `+` where it has it not yet, and `-` before what it would no longer have.
+    #[command(after_help = "\
+Examples:
+  sluice policy instances shop/hourly
+  sluice policy instances shop/hourly --spec policy.yaml")]
+    Instances {
+        /// Its name; with `--spec` also one that is not there yet
+        #[arg(value_name = "[PROJECT/]NAME")]
+        name: String,
+        /// What it might say, as YAML or JSON; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        spec: Option<PathBuf>,
+    },
+    /// Give a policy an instance by hand, whatever the policy finds by itself
+    #[command(after_help = "Example:\n  sluice policy assign shop/hourly shop/web-1")]
+    Assign {
+        /// The policy
+        #[arg(value_name = "[PROJECT/]NAME")]
+        name: String,
+        /// The instance
+        #[arg(value_name = "PROJECT/INSTANCE")]
+        instance: String,
+    },
+    /// Take back what was assigned by hand
+    #[command(after_help = "Example:\n  sluice policy unassign shop/hourly shop/web-1")]
+    Unassign {
+        /// The policy
+        #[arg(value_name = "[PROJECT/]NAME")]
+        name: String,
+        /// The instance
+        #[arg(value_name = "PROJECT/INSTANCE")]
+        instance: String,
+    },
+}
+
 const SET_HELP: &str = "\
 Examples:
   sluice project set shop

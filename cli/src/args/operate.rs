@@ -152,7 +152,10 @@ Example:
        from: sluice@example.org, to: [ops@example.org]}}
   rules:
     - {events: [task-failed, missed-run, quota-soft], channels: [ops]}
-    - {events: [node-gone, certificate-expires, self-backup-failed], channels: [ops, mail]}")]
+    - {events: [node-gone, certificate-expires, self-backup-failed], channels: [ops, mail]}
+  reports:
+    - {name: weekly, what: {report: sla, format: pdf, period: 7d}, channels: [mail],
+       when: {kind: calendar, calendar: {at: [\"07:00\"], days: [mon]}}}")]
     Set {
         /// The file; `-` for standard input
         #[arg(long, value_name = "FILE")]
@@ -172,5 +175,11 @@ Example:
     Test {
         /// The channel
         channel: String,
+    },
+    /// Send a report now that is otherwise sent by itself
+    #[command(after_help = "Example:\n  sluice notify report weekly")]
+    Report {
+        /// Its name
+        name: String,
     },
 }

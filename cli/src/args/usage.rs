@@ -79,6 +79,10 @@ pub(crate) struct UsageArgs {
     #[arg(long, value_name = "[PROJECT/]NAME")]
     pub(crate) destination: Option<String>,
 
+    /// Without what is at this destination
+    #[arg(long, value_name = "[PROJECT/]NAME", conflicts_with = "destination")]
+    pub(crate) without_destination: Option<String>,
+
     /// Print comma-separated values
     #[arg(long)]
     pub(crate) csv: bool,
@@ -120,6 +124,84 @@ pub(crate) enum ReportCommand {
     /// Show what was due and did not run, latest first
     #[command(after_help = "Example:\n  sluice report missed")]
     Missed,
+    /// Show whether instances were protected as their policies promise, the worst first
+    ///
+    /// The newest restore point of an instance must never be older than the recovery point
+    /// objective (`objectives.rpo_seconds` of policies). Where there is a recovery time objective
+    /// (`rto_seconds`), a restore test must have met it.
+    #[command(after_help = "\
+Examples:
+  sluice report sla
+  sluice report sla --from 2026-10-01 --until 2026-11-01 --project shop")]
+    Sla {
+        /// From this date or moment on [default: 30 days before the end]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        from: Option<u64>,
+        /// Until before this date or moment [default: now]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        until: Option<u64>,
+        /// What is promised where policies say nothing
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = value::duration)]
+        rpo: Duration,
+        /// Only instances of this project
+        #[arg(long, value_name = "NAME")]
+        project: Option<String>,
+    },
+    /// Show what schedules are going to ask for, by slots of time
+    ///
+    /// What a backup takes is the mean of those of the last 30 days. SIDE BY SIDE is how many tasks
+    /// would have to run all the time for a slot's work to be done within it.
+    #[command(after_help = "\
+Examples:
+  sluice report forecast
+  sluice report forecast --period 7d --slot 6h --by-schedule")]
+    Forecast {
+        /// How long a time is looked at, from now on
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = value::duration)]
+        period: Duration,
+        /// How long a slot is
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = value::duration)]
+        slot: Duration,
+        /// Only instances of this project
+        #[arg(long, value_name = "NAME")]
+        project: Option<String>,
+        /// What each schedule asks for, instead of slots
+        #[arg(long)]
+        by_schedule: bool,
+    },
+    /// Save a report as a page (.html), for printers (.pdf), or for spreadsheets (.csv)
+    #[command(after_help = "\
+Examples:
+  sluice report save sla november.pdf --period 30d
+  sluice report save usage usage.csv --by instance --project shop")]
+    Save {
+        /// The report
+        report: SavedReport,
+        /// The file: what its name ends with says the form
+        file: PathBuf,
+        /// How long a time it covers: back from now, and for a forecast from now on
+        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        period: Option<Duration>,
+        /// What usage is grouped by
+        #[arg(long)]
+        by: Option<GroupBy>,
+        /// How old a backup may be: for protection, and for promises where policies say nothing
+        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        max_age: Option<Duration>,
+        /// Only of this project
+        #[arg(long, value_name = "NAME")]
+        project: Option<String>,
+    },
+}
+
+/// Reports that can be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SavedReport {
+    Protection,
+    Missed,
+    Usage,
+    Sla,
+    Forecast,
 }
 
 /// A date or a moment, in milliseconds since 1970.

@@ -14,9 +14,11 @@ mod notify;
 mod operate;
 mod plans;
 mod points;
+mod policies;
 mod profile;
 mod providers;
 mod records;
+mod reports;
 mod restore_tests;
 mod serve;
 mod shown;
@@ -43,9 +45,11 @@ pub(crate) use groups::run as group;
 pub(crate) use notify::run as notify;
 pub(crate) use operate::{catalog, restore, self_backup};
 pub(crate) use points::run as point;
+pub(crate) use policies::run as policy;
 pub(crate) use profile::login;
+pub(crate) use reports::report;
 pub(crate) use serve::{server, up};
-pub(crate) use usage::{quota, report, usage};
+pub(crate) use usage::{quota, usage};
 pub(crate) use users::run as user;
 
 /// Does something with nodes.

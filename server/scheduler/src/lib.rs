@@ -16,7 +16,7 @@
 //! ```
 //!
 //! [`calendar`] says when, [`retry`] when again, and [`quota`] whether at all; [`metering`] adds up
-//! what was used, and [`forecast`] what is to come.
+//! what was used.
 //!
 //! # What a server does with it
 //!
@@ -47,7 +47,6 @@
 //! ```
 
 pub mod calendar;
-pub mod forecast;
 mod ids;
 mod invalid;
 pub mod metering;

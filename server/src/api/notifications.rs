@@ -128,6 +128,27 @@ pub(crate) async fn test(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Send a report now that is otherwise sent by itself
+#[utoipa::path(post, path = "/api/v1/notifications/reports/{name}/send", tag = "operation",
+    operation_id = "send-report", params(("name" = String, Path)),
+    responses((status = 202), (status = "4XX", body = Problem)))]
+pub(crate) async fn send_report(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(name): Path<String>,
+) -> Result<StatusCode> {
+    actor.require(Permission::Administer, None)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let wanted = Wanted::load(&mut tx).await?;
+    let report = wanted.reports.iter().find(|report| report.name == name);
+    report.ok_or_else(|| Problem::not_found("report"))?.send(&mut tx, now).await?;
+    let entry = actor.did("notifications.report", &name, None, json!({}));
+    tx.audit(entry, now).await?;
+    tx.commit().await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
 async fn known(tx: &mut Tx, channel: &str) -> Result<()> {
     let wanted = Wanted::load(tx).await?;
     match wanted.channels.iter().any(|one| one.name == channel) {

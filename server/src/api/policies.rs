@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, NewTask, Node, Policy, PolicyId, ProjectId,
-    Record, Schedule, Tx, Visible, When,
+    Assign, Destination, DestinationId, Instance, InstanceId, NewTask, Node, Objectives, Policy,
+    PolicyId, Project, ProjectId, Record, Schedule, Tx, Visible, When,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
@@ -142,11 +142,11 @@ pub(crate) fn init_task(destination: &Record<Destination>, now: u64) -> NewTask 
     }
 }
 
-/// List the instances that a policy has now, by hand and by tag
+/// List the instances that a policy has now, by hand and by itself
 #[utoipa::path(get, path = "/api/v1/policies/{id}/instances", tag = "policy",
     operation_id = "list-policy-instances", params(("id" = PolicyId, Path)),
     responses((status = 200, body = List<View<Instance>>), (status = "4XX", body = Problem)))]
-pub(crate) async fn preview(
+pub(crate) async fn instances(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<PolicyId>,
@@ -155,6 +155,59 @@ pub(crate) async fn preview(
     let mut tx = shared.catalog.read().await?;
     let policy = tx.get::<Policy>(id, &actor.visible()).await?;
     let instances = tx.instances_of(&policy, &actor.visible()).await?;
+    Ok(Json(List { items: instances.into_iter().map(View::from).collect(), next: None }))
+}
+
+/// A policy as it might be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Draft {
+    /// The policy that is to say so, with what it has by hand; none for a new one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    policy: Option<PolicyId>,
+    /// The project of a new one; none for a policy of the system.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    project: Option<ProjectId>,
+    /// How it is to find instances.
+    assign: Assign,
+}
+
+/// List the instances that a policy would have, if it found them like this
+///
+/// Nothing is changed. Only instances that the caller may know of are told.
+#[utoipa::path(post, path = "/api/v1/policies/preview", tag = "policy",
+    operation_id = "preview-policy", request_body = Draft,
+    responses((status = 200, body = List<View<Instance>>), (status = "4XX", body = Problem)))]
+pub(crate) async fn preview(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Body(draft): Body<Draft>,
+) -> Result<Json<List<View<Instance>>>> {
+    actor.require_anywhere(Permission::Read)?;
+    draft.assign.sense()?;
+    let visible = actor.visible();
+    let mut tx = shared.catalog.read().await?;
+    let body = Policy {
+        description: String::new(),
+        paused: true,
+        priority: 0,
+        assign: draft.assign,
+        objectives: Objectives::default(),
+        rules: Vec::new(),
+        tests: Vec::new(),
+    };
+    let policy = match draft.policy {
+        Some(id) => Record { body, ..tx.get::<Policy>(id, &visible).await? },
+        None => {
+            if let Some(project) = draft.project {
+                tx.get::<Project>(project, &visible).await?;
+            }
+            Record::draft(draft.project, body)
+        }
+    };
+    let instances = tx.instances_of(&policy, &visible).await?;
     Ok(Json(List { items: instances.into_iter().map(View::from).collect(), next: None }))
 }
 

@@ -9,6 +9,8 @@ use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
 use utoipa::IntoParams;
 
+use crate::reporting::Format;
+
 /// Which entries.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -145,6 +147,9 @@ pub(crate) struct UsageQuery {
     /// Only at this destination.
     #[param(value_type = Option<String>)]
     pub(crate) destination: Option<DestinationId>,
+    /// Without what is at this destination: one that costs nothing, say.
+    #[param(value_type = Option<String>)]
+    pub(crate) without_destination: Option<DestinationId>,
 }
 
 /// Which instances.
@@ -170,4 +175,59 @@ pub(crate) struct JoinQuery {
     /// counts no more.
     #[param(value_type = Option<String>)]
     pub(crate) node: Option<NodeId>,
+}
+
+/// Which time, and what is promised where nothing is said.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SlaQuery {
+    /// From this moment on, in milliseconds since 1970; 30 days before the end when it is not
+    /// said.
+    pub(crate) from_ms: Option<u64>,
+    /// Until before this moment, in milliseconds since 1970; now when it is not said, or later.
+    pub(crate) until_ms: Option<u64>,
+    /// The recovery point objective of instances whose policies have none: `24h` when it is not
+    /// said.
+    #[param(value_type = Option<String>)]
+    pub(crate) rpo: Option<Span>,
+    /// Only instances of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+}
+
+/// Which report, in which form.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DocumentQuery {
+    /// In which form: a page when it is not said.
+    #[serde(default)]
+    #[param(value_type = Option<Format>, inline)]
+    pub(crate) format: Format,
+    /// How long a time it covers: back from now, and for a forecast from now on.
+    #[param(value_type = Option<String>)]
+    pub(crate) period: Option<Span>,
+    /// What usage is grouped by; projects when it is not said.
+    pub(crate) by: Option<By>,
+    /// How old a backup may be: for protection, and for promises where policies say nothing.
+    #[param(value_type = Option<String>)]
+    pub(crate) max_age: Option<Span>,
+    /// Only of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+}
+
+/// Which time that is to come.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ForecastQuery {
+    /// From this moment on, in milliseconds since 1970; now when it is not said, or earlier.
+    pub(crate) from_ms: Option<u64>,
+    /// Until before this moment, in milliseconds since 1970; a day later when it is not said.
+    pub(crate) until_ms: Option<u64>,
+    /// How long a slot is: `1h` when it is not said.
+    #[param(value_type = Option<String>)]
+    pub(crate) slot: Option<Span>,
+    /// Only instances of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
 }

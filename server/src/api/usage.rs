@@ -30,24 +30,25 @@ const MONTH_MS: u64 = 30 * 86_400_000;
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UsageRow {
     /// The id of what it is grouped by; empty for what has none.
-    id: String,
+    pub(crate) id: String,
     /// Its name, while it is there.
-    name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Bytes stored in the mean.
-    mean_stored_bytes: u64,
-    usage: Usage,
+    pub(crate) mean_stored_bytes: u64,
+    pub(crate) usage: Usage,
 }
 
 /// Usage of all groups that have any.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UsageReport {
-    from_ms: u64,
-    until_ms: u64,
+    pub(crate) from_ms: u64,
+    pub(crate) until_ms: u64,
     by: By,
-    items: Vec<UsageRow>,
+    pub(crate) items: Vec<UsageRow>,
 }
 
-async fn every<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
+/// All records of a kind that the caller may know of.
+pub(crate) async fn every<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
     let mut all = Vec::new();
     let mut page = Page { after: None, limit: Page::LARGEST };
     loop {
@@ -85,7 +86,21 @@ pub(crate) async fn usage(
     Query(query): Query<UsageQuery>,
 ) -> Result<Json<UsageReport>> {
     actor.require_anywhere(Permission::Read)?;
-    let until_ms = query.until_ms.unwrap_or(shared.now());
+    let mut tx = shared.catalog.read().await?;
+    usage_report(&mut tx, &actor.visible(), &query, shared.now()).await.map(Json)
+}
+
+/// Who used how much, of what the caller may know of.
+///
+/// # Errors
+/// When what is asked makes no sense, and those of the database.
+pub(crate) async fn usage_report(
+    tx: &mut Tx,
+    visible: &Visible,
+    query: &UsageQuery,
+    now: u64,
+) -> Result<UsageReport> {
+    let until_ms = query.until_ms.unwrap_or(now);
     let from_ms = query.from_ms.unwrap_or(until_ms.saturating_sub(MONTH_MS));
     if from_ms >= until_ms {
         return Err(Problem::invalid("a period ends after it begins: see from_ms and until_ms"));
@@ -98,17 +113,16 @@ pub(crate) async fn usage(
         instance: query.instance,
         policy: query.policy,
         destination: query.destination,
+        without_destination: query.without_destination,
     };
-    let visible = actor.visible();
-    let mut tx = shared.catalog.read().await?;
-    let groups = used(&mut tx, &visible, by, &filter).await?;
-    let names = names(&mut tx, &visible, by).await?;
+    let groups = used(tx, visible, by, &filter).await?;
+    let names = names(tx, visible, by).await?;
     let period = Period { from: moment(from_ms), until: moment(until_ms) };
     let items = groups.into_iter().map(|(id, usage)| {
         let name = names.get(&id).cloned();
         UsageRow { id, name, mean_stored_bytes: usage.mean_stored(period), usage }
     });
-    Ok(Json(UsageReport { from_ms, until_ms, by, items: items.collect() }))
+    Ok(UsageReport { from_ms, until_ms, by, items: items.collect() })
 }
 
 /// Usage of each group that has any. The database adds up; what it cannot tell is the cluster.
@@ -171,30 +185,30 @@ pub(crate) enum Protection {
 /// How well an instance is protected.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProtectionRow {
-    instance: InstanceId,
+    pub(crate) instance: InstanceId,
     name: String,
     project: Option<ProjectId>,
-    protection: Protection,
+    pub(crate) protection: Protection,
     /// What moment its last good backup holds, in milliseconds since 1970.
-    last_good_ms: Option<u64>,
+    pub(crate) last_good_ms: Option<u64>,
     /// The destinations that have backups of it.
-    destinations: Vec<DestinationId>,
+    pub(crate) destinations: Vec<DestinationId>,
     /// Copies that policies want and that were not made in time.
-    copies_overdue: Vec<Overdue>,
+    pub(crate) copies_overdue: Vec<Overdue>,
 }
 
 /// How well instances are protected.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProtectionReport {
-    max_age: Span,
+    pub(crate) max_age: Span,
     /// How many instances were looked at: those whose sources are still there.
-    total: usize,
+    pub(crate) total: usize,
     /// How many of them have no recent good backup.
-    late: usize,
+    pub(crate) late: usize,
     /// How many of them lack a copy that is overdue.
-    copies_overdue: usize,
+    pub(crate) copies_overdue: usize,
     /// The worst first.
-    items: Vec<ProtectionRow>,
+    pub(crate) items: Vec<ProtectionRow>,
 }
 
 /// Read who has no recent good backup
@@ -207,19 +221,31 @@ pub(crate) async fn protection(
     Query(query): Query<ProtectionQuery>,
 ) -> Result<Json<ProtectionReport>> {
     actor.require_anywhere(Permission::Read)?;
-    let max_age = query.max_age.unwrap_or(Span::hours(24));
-    let since = shared.now().saturating_sub(max_age.as_seconds().saturating_mul(1000));
-    let visible = actor.visible();
     let mut tx = shared.catalog.read().await?;
+    protection_report(&mut tx, &actor.visible(), &query, shared.now()).await.map(Json)
+}
+
+/// Who has no recent good backup, of those that the caller may know of.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn protection_report(
+    tx: &mut Tx,
+    visible: &Visible,
+    query: &ProtectionQuery,
+    now: u64,
+) -> Result<ProtectionReport> {
+    let max_age = query.max_age.unwrap_or(Span::hours(24));
+    let since = now.saturating_sub(max_age.as_seconds().saturating_mul(1000));
     let mut held: BTreeMap<InstanceId, (u64, Vec<DestinationId>)> = BTreeMap::new();
-    for one in tx.held(&visible).await?.into_iter().filter(|held| held.last_good_ms > 0) {
+    for one in tx.held(visible).await?.into_iter().filter(|held| held.last_good_ms > 0) {
         let found = held.entry(one.instance).or_default();
         found.0 = found.0.max(one.last_good_ms);
         found.1.push(one.destination);
     }
-    let mut overdue = copies::overdue(&mut tx, shared.now()).await?;
+    let mut overdue = copies::overdue(tx, now).await?;
     let mut items = Vec::new();
-    for instance in every::<Instance>(&mut tx, &visible).await? {
+    for instance in every::<Instance>(tx, visible).await? {
         let other = query.project.is_some() && query.project != instance.project;
         if other || !instance.body.present {
             continue;
@@ -246,5 +272,5 @@ pub(crate) async fn protection(
     let is_fine = |row: &ProtectionRow| row.protection == recent && row.copies_overdue.is_empty();
     items.retain(|row| !query.late || !is_fine(row));
     items.sort_by_key(|row| (row.protection, row.copies_overdue.is_empty(), row.last_good_ms));
-    Ok(Json(ProtectionReport { max_age, total, late, copies_overdue, items }))
+    Ok(ProtectionReport { max_age, total, late, copies_overdue, items })
 }

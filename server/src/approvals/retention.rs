@@ -121,10 +121,10 @@ pub(super) async fn shortened(
             let policy = tx.get::<Policy>(policy, &visible).await?;
             let instance = tx.get::<Instance>(id, &visible).await?;
             let now = policies(tx, &instance).await?;
-            let tagged = !policy.body.assign.tags.is_disjoint(&instance.body.tags);
+            let found = policy.body.assign.takes(&instance);
             let mut after = bodies(&now, Some(policy.id));
-            // What has it by a tag has it still.
-            if *method == Method::PUT || tagged {
+            // What the policy finds by itself has it still.
+            if *method == Method::PUT || found {
                 after.push(policy.body.clone());
             }
             let shorter = loses(tx, id, &bodies(&now, None), &after).await?;
@@ -141,17 +141,10 @@ async fn is_first(
     old: Option<&Record<Policy>>,
     new: &Policy,
 ) -> Result<bool> {
-    let record = Record {
-        id: old.map_or_else(|| PolicyId::new(0), |old| old.id),
-        project,
-        name: String::new(),
-        revision: 0,
-        created_ms: 0,
-        updated_ms: 0,
-        body: new.clone(),
-    };
+    let mut record = Record::draft(project, new.clone());
+    record.id = old.map_or(record.id, |old| old.id);
     let mut instances = tx.instances_of(&record, &EVERYTHING).await?;
-    // Those that it loses by a tag.
+    // Those that it no longer finds.
     if let Some(old) = old {
         for instance in tx.instances_of(old, &Visible::All).await? {
             if instances.iter().all(|known| known.id != instance.id) {

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
+use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
@@ -14,6 +14,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message as Letter, Tokio1Execut
 
 use super::send::Message;
 use super::{Security, Via};
+use crate::reporting::document::Document;
 
 /// How long the mail server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -118,12 +119,31 @@ fn letter(
         .date(UNIX_EPOCH + Duration::from_millis(now))
         .subject(format!("Sluice: {}", message.subject().replace(char::is_control, " ")))
         .message_id(Some(format!("<{now}.{}@{OWN_NAME}>", rand::random::<u64>())))
-        .header(AutoSubmitted("auto-generated".to_owned()))
-        .header(ContentType::TEXT_PLAIN);
+        .header(AutoSubmitted("auto-generated".to_owned()));
     for receiver in to {
         builder = builder.to(mailbox(None, receiver)?);
     }
-    builder.body(message.text(server)).map_err(|error| error.to_string())
+    let text = message.text(server);
+    let letter = match &message.document {
+        None => builder.header(ContentType::TEXT_PLAIN).body(text),
+        Some(document) => builder.multipart(enclosing(text, document)?),
+    };
+    letter.map_err(|error| error.to_string())
+}
+
+/// A text with a report: a page is shown in the letter itself, everything is a file in it.
+fn enclosing(text: String, document: &Document) -> Result<MultiPart, String> {
+    let parsed = ContentType::parse(document.media_type).map_err(|error| error.to_string())?;
+    let file = Attachment::new(document.file.clone()).body(document.bytes.clone(), parsed);
+    let page = document.media_type.starts_with("text/html");
+    let shown = match page {
+        true => {
+            let page = String::from_utf8_lossy(&document.bytes).into_owned();
+            MultiPart::mixed().multipart(MultiPart::alternative_plain_html(text, page))
+        }
+        false => MultiPart::mixed().singlepart(SinglePart::plain(text)),
+    };
+    Ok(shown.singlepart(file))
 }
 
 #[cfg(test)]

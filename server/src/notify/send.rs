@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use http::{Request, header};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sluice_catalog::Notice;
 
 use super::{Channel, IN_ONE, Via, mail};
+use crate::reporting::document::Document;
 
 /// How long a receiver may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,10 +23,12 @@ pub(super) struct Message {
     pub(super) events: Vec<Value>,
     /// How many more there were.
     pub(super) more: u64,
+    /// A report, which is a message by itself.
+    pub(super) document: Option<Document>,
 }
 
 impl Message {
-    pub(super) fn of(notices: &[Notice]) -> Self {
+    pub(super) fn of(notices: &[&Notice]) -> Self {
         let mut events = Vec::new();
         let mut more = 0;
         for notice in notices {
@@ -34,11 +37,14 @@ impl Message {
         }
         more += events.len().saturating_sub(IN_ONE) as u64;
         events.truncate(IN_ONE);
-        Self { events, more }
+        Self { events, more, document: None }
     }
 
     /// One line for people.
     pub(super) fn subject(&self) -> String {
+        if let Some(document) = &self.document {
+            return document.title.clone();
+        }
         let first = self.events.first().and_then(|event| event["text"].as_str());
         let others = self.events.len() as u64 + self.more - 1;
         let first: String = first.unwrap_or("something happened").chars().take(120).collect();
@@ -48,6 +54,9 @@ impl Message {
     /// All of it for people.
     pub(super) fn text(&self, server: &str) -> String {
         let mut text = String::new();
+        if let Some(document) = &self.document {
+            text.push_str(&format!("{}: {}\n", document.title, document.file));
+        }
         for event in &self.events {
             let time = event["at_ms"].as_u64().unwrap_or(0);
             let time = crate::queue::moment(time).strftime("%F %T UTC").to_string();
@@ -65,15 +74,14 @@ impl Message {
 pub(super) async fn message(
     server: &str,
     channel: &Channel,
-    notices: &[Notice],
+    message: &Message,
     secret: Option<&str>,
     now: u64,
 ) -> Result<(), String> {
-    let message = Message::of(notices);
     let sent = async {
         match &channel.via {
-            Via::Webhook { url } => webhook(server, url, &message, secret, now).await,
-            Via::Mail { .. } => mail::send(server, &channel.via, &message, secret, now).await,
+            Via::Webhook { url } => webhook(server, url, message, secret, now).await,
+            Via::Mail { .. } => mail::send(server, &channel.via, message, secret, now).await,
         }
     };
     let late = |_| Err("it takes too long".to_owned());
@@ -105,8 +113,17 @@ async fn webhook(
     secret: Option<&str>,
     now: u64,
 ) -> Result<(), String> {
-    let Message { events, more } = message;
-    let body = json!({"server": server, "events": events, "more": more}).to_string();
+    let Message { events, more, document } = message;
+    let mut body = json!({"server": server, "events": events, "more": more});
+    if let Some(document) = document {
+        body["report"] = json!({
+            "title": document.title,
+            "file": document.file,
+            "media_type": document.media_type,
+            "content": BASE64.encode(&document.bytes),
+        });
+    }
+    let body = body.to_string();
     let mut request = Request::post(url)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::USER_AGENT, concat!("sluice/", env!("CARGO_PKG_VERSION")));
@@ -153,10 +170,13 @@ mod tests {
             body: json!({"events": events, "more": more}),
             failure: String::new(),
         };
-        let message = Message::of(&[notice(0), notice(7)]);
+        let message = Message::of(&[&notice(0), &notice(7)]);
         assert_eq!((message.events.len(), message.more), (50, 37));
         assert_eq!(message.subject(), "e0 (and 86 more)");
         assert!(message.text("https://x").ends_with("and 37 more\n\nhttps://x\n"));
-        assert_eq!(Message { events: vec![json!({"text": "a"})], more: 0 }.subject(), "a");
+        assert_eq!(
+            Message { events: vec![json!({"text": "a"})], more: 0, document: None }.subject(),
+            "a"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod approvals;
+mod assign;
 mod certificates;
 mod copies;
 mod hostile;
@@ -15,6 +16,7 @@ mod node_configs;
 mod notify;
 mod oidc;
 mod plans;
+mod reports;
 mod requests;
 mod retention;
 mod schedules;

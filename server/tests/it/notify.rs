@@ -12,10 +12,10 @@ use crate::retention::Place;
 use crate::support::status;
 
 /// What a webhook was sent: headers and bodies.
-type Told = Arc<Mutex<Vec<(String, Value)>>>;
+pub type Told = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A webhook that refuses the first so many requests.
-async fn webhook(refuse: usize) -> (String, Told) {
+pub async fn webhook(refuse: usize) -> (String, Told) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let told = Told::default();
@@ -55,7 +55,7 @@ async fn put(place: &Place, path: &str, body: &Value) {
     place.admin.send(Method::PUT, &path, Some(body), &[]).await.unwrap();
 }
 
-async fn until(mut done: impl FnMut() -> bool) {
+pub async fn until(mut done: impl FnMut() -> bool) {
     while !done() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

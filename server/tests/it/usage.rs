@@ -13,14 +13,14 @@ async fn quota(place: &Place, quota: Value) {
     place.admin.send(Method::PUT, &path, Some(&quota), &[]).await.unwrap();
 }
 
-async fn start(place: &Place) -> Result<Value, ClientError> {
+pub async fn start(place: &Place) -> Result<Value, ClientError> {
     let (instance, destination) = (&place.instance, &place.destination);
     let start = json!({"kind": "backup", "instance": instance, "destination": destination});
     place.admin.post("/api/v1/tasks", &start).await
 }
 
 /// Does the task that goes first, and says what came of it.
-async fn done(place: &Place, document: Value) -> TaskSpec {
+pub async fn done(place: &Place, document: Value) -> TaskSpec {
     let lease: Option<Lease> = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
     let lease = lease.expect("there is a task");
     let outcome = Outcome::Succeeded;
@@ -31,7 +31,7 @@ async fn done(place: &Place, document: Value) -> TaskSpec {
     lease.work.spec
 }
 
-fn backed_up(point: &str) -> Value {
+pub fn backed_up(point: &str) -> Value {
     let stats = json!({"image_bytes": 1000, "new_bytes": 300, "dedup_bytes": 100,
         "unchanged_bytes": 500, "stored_bytes": 200, "meta_bytes": 10});
     let created_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;

@@ -71,6 +71,7 @@ pub(crate) async fn config(context: &Context, command: ConfigCommand) -> Result<
 /// The server's configuration as a file says it: by names, and without what is so anyway.
 async fn exported(client: &Client) -> Result<Value> {
     let destinations = records::Records::load(client, "destinations").await?;
+    let projects = records::Records::load(client, "projects").await?;
     let named = Named::load(client).await?;
     let mut file = Map::new();
     for kind in ORDER {
@@ -94,6 +95,10 @@ async fn exported(client: &Client) -> Result<Value> {
                         copy["destination"] = destinations.name_of(&copy["destination"]).into();
                     }
                 }
+            }
+            let own = spec.pointer_mut("/assign/projects").and_then(Value::as_array_mut);
+            for project in own.into_iter().flatten() {
+                *project = projects.name_of(project).into();
             }
             if kind == "plans" {
                 named.to_names(&mut spec);

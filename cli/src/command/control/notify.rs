@@ -36,6 +36,10 @@ pub(crate) async fn run(context: &Context, command: NotifyCommand) -> Result<Exi
                 "a message is sent within seconds; see `sluice notify show` if none comes",
             )
         }
+        NotifyCommand::Report { name } => {
+            client.send(Method::POST, &format!("{PATH}/reports/{name}/send"), None, &[]).await?;
+            told(context, "it is sent within seconds; see `sluice notify show` if none comes")
+        }
     }
 }
 

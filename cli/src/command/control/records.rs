@@ -96,7 +96,16 @@ impl Records {
         found.map_or_else(|| id.as_str().unwrap_or_default().to_owned(), |one| self.name(one))
     }
 
-    fn find(&self, name: &str) -> Option<&Value> {
+    /// The project of that name.
+    pub(crate) fn project(&self, name: &str) -> Result<&Value> {
+        self.projects.iter().find(|one| one["name"] == name).ok_or_else(|| {
+            let text = format!("there is no project {name}");
+            advise("not-found", text, "sluice project set NAME makes one")
+        })
+    }
+
+    /// The record of that name or id, if there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<&Value> {
         self.items.iter().find(|record| self.name(record) == name || record["id"] == name)
     }
 
@@ -181,7 +190,10 @@ pub(crate) async fn set(
     mut spec: Value,
     plan: bool,
 ) -> Result<Change> {
-    if kind == "policies" || kind == "node-configs" {
+    if kind == "policies" {
+        policy_to_ids(client, &mut spec, plan).await?;
+    }
+    if kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
     if kind == super::providers::KIND {
@@ -193,17 +205,11 @@ pub(crate) async fn set(
     let records = Records::load(client, kind).await?;
     let Some(old) = records.find(name) else {
         let (project, own) = match name.split_once('/').filter(|_| kind != "projects") {
-            Some((project, own)) => {
-                let found = records.projects.iter().find(|one| one["name"] == project);
-                match found {
-                    Some(found) => (found["id"].clone(), own),
-                    None if plan => (Value::Null, own),
-                    None => {
-                        let text = format!("there is no project {project}");
-                        return Err(advise("not-found", text, "sluice project set NAME makes one"));
-                    }
-                }
-            }
+            Some((project, own)) => match records.project(project) {
+                Ok(found) => (found["id"].clone(), own),
+                Err(_) if plan => (Value::Null, own),
+                Err(error) => return Err(error),
+            },
             None => (Value::Null, name),
         };
         if !plan {
@@ -230,6 +236,24 @@ pub(crate) async fn set(
         }
     }
     Ok(Change { word: "changed", differences })
+}
+
+/// Names in a policy become ids.
+pub(crate) async fn policy_to_ids(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
+    with_destinations(client, spec, plan).await?;
+    let named = spec.pointer_mut("/assign/projects").and_then(Value::as_array_mut);
+    if let Some(named) = named.filter(|named| !named.is_empty()) {
+        let projects = Records::load(client, "projects").await?;
+        for named in named {
+            let Some(name) = named.as_str().map(str::to_owned) else { continue };
+            match projects.find(&name) {
+                Some(found) => *named = found["id"].clone(),
+                None if plan => {}
+                None => projects.one(&name).map(drop)?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Tests name nodes as people do.

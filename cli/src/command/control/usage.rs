@@ -1,4 +1,4 @@
-//! Quotas, usage and reports of a server.
+//! Quotas and usage of a server.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use sluice_node_api::Client;
 
 use super::records::{self, Records};
 use super::{profile, show_list, word};
-use crate::args::{GroupBy, QuotaCommand, ReportCommand, UsageArgs};
+use crate::args::{GroupBy, QuotaCommand, UsageArgs};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output::{self, bytes, fields};
@@ -66,13 +66,7 @@ fn shown(view: &Value) -> String {
 /// Shows who used how much.
 pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Result<Exit> {
     let client = profile::client()?;
-    let by = match args.by {
-        GroupBy::Project => "project",
-        GroupBy::Instance => "instance",
-        GroupBy::Cluster => "cluster",
-        GroupBy::Policy => "policy",
-        GroupBy::Destination => "destination",
-    };
+    let by = by_word(args.by);
     let mut path = format!("/api/v1/usage?by={by}");
     for (name, at) in [("from_ms", args.from), ("until_ms", args.until)] {
         if let Some(at) = at {
@@ -84,6 +78,7 @@ pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Result<Exit> {
         ("instance", "instances", &args.instance),
         ("policy", "policies", &args.policy),
         ("destination", "destinations", &args.destination),
+        ("without_destination", "destinations", &args.without_destination),
     ];
     for (field, kind, name) in only {
         if let Some(name) = name {
@@ -118,7 +113,18 @@ pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn items(report: &Value) -> &[Value] {
+/// The server's word for it.
+pub(super) fn by_word(by: GroupBy) -> &'static str {
+    match by {
+        GroupBy::Project => "project",
+        GroupBy::Instance => "instance",
+        GroupBy::Cluster => "cluster",
+        GroupBy::Policy => "policy",
+        GroupBy::Destination => "destination",
+    }
+}
+
+pub(super) fn items(report: &Value) -> &[Value] {
     report["items"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -152,7 +158,7 @@ fn usage_csv(report: &Value) -> String {
 }
 
 /// A line of comma-separated values. What a spreadsheet would take for a formula is text.
-fn csv_line(values: &[String]) -> String {
+pub(super) fn csv_line(values: &[String]) -> String {
     let quoted = values.iter().map(|value| {
         let formula = value.starts_with(['=', '+', '-', '@']);
         let value = if formula { format!("'{value}") } else { value.clone() };
@@ -163,64 +169,6 @@ fn csv_line(values: &[String]) -> String {
         }
     });
     quoted.collect::<Vec<_>>().join(",") + "\n"
-}
-
-/// Shows a report.
-pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<Exit> {
-    let client = profile::client()?;
-    match command {
-        ReportCommand::Protection { max_age, late, csv } => {
-            let age = max_age.as_secs();
-            let path = format!("/api/v1/reports/protection?max_age={age}s&late={late}");
-            let report: Value = client.get(&path).await?;
-            if context.global.json {
-                output::json(&report)?;
-                return Ok(Exit::Done);
-            }
-            let instances = Records::load(&client, "instances").await?;
-            let rows = items(&report).iter().map(|row| {
-                let last = row["last_good_ms"].as_u64();
-                let last = last.map(sluice_repository::rfc3339).unwrap_or_default();
-                let overdue = row["copies_overdue"].as_array().into_iter().flatten();
-                let overdue: Vec<_> = overdue.map(|copy| word(copy, "copy")).collect();
-                let name = instances.name_of(&row["instance"]);
-                vec![name, word(row, "protection"), last, overdue.join(" ")]
-            });
-            let rows: Vec<_> = rows.collect();
-            if csv {
-                let lines: String = rows.iter().map(|row| csv_line(row)).collect();
-                output::print(&format!("instance,protection,last_good,copies_overdue\n{lines}"))?;
-            } else {
-                output::print(&output::table(
-                    &["INSTANCE", "PROTECTION", "LAST GOOD", "COPIES OVERDUE"],
-                    rows,
-                ))?;
-            }
-            Ok(Exit::Done)
-        }
-        ReportCommand::Missed => {
-            let report: Value = client.get("/api/v1/reports/missed").await?;
-            let policies = Records::load(&client, "policies").await?;
-            let instances = Records::load(&client, "instances").await?;
-            let row = |row: &Value| {
-                let time = |name: &str| sluice_repository::rfc3339(row[name].as_u64().unwrap_or(0));
-                let instance = match row["instance"].is_null() {
-                    true => "all".to_owned(),
-                    false => instances.name_of(&row["instance"]),
-                };
-                vec![
-                    time("last_ms"),
-                    word(row, "reason"),
-                    row["times"].to_string(),
-                    policies.name_of(&row["policy"]),
-                    word(row, "schedule"),
-                    instance,
-                ]
-            };
-            let headings = ["LAST", "REASON", ">TIMES", "POLICY", "SCHEDULE", "INSTANCE"];
-            show_list(context, &headings, items(&report), row)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -28,9 +28,13 @@ class Inbox:
 
     async def handle_DATA(self, server, session, envelope):
         encrypted = server.transport.get_extra_info("ssl_object") is not None
+        letter = email.message_from_bytes(envelope.content)
+        parts = [{"type": part.get_content_type(), "file": part.get_filename(),
+            "content": part.get_payload(decode=True).decode()}
+            for part in letter.walk() if not part.is_multipart()]
         print(json.dumps({"from": envelope.mail_from, "to": envelope.rcpt_tos,
             "content": envelope.content.decode(), "encrypted": encrypted,
-            "text": email.message_from_bytes(envelope.content).get_payload(decode=True).decode(),
+            "text": parts[0]["content"], "parts": parts,
             "known": session.authenticated}), flush=True)
         return "250 kept"
 
@@ -115,7 +119,8 @@ impl MailServer {
     }
 
     async fn send(&self, via: &Via, text: &str, secret: Option<&str>) -> Result<(), String> {
-        let message = Message { events: vec![json!({"at_ms": 5, "text": text})], more: 2 };
+        let events = vec![json!({"at_ms": 5, "text": text})];
+        let message = Message { events, more: 2, document: None };
         trusting(&self.root, "https://here", via, &message, secret, 1_700_000_000_000).await
     }
 }
@@ -149,6 +154,32 @@ async fn a_letter_arrives_and_nothing_in_it_ends_it() {
 }
 
 #[tokio::test]
+async fn a_report_is_a_file_in_the_letter_and_a_page_is_shown_too() {
+    let mut server = MailServer::start("none");
+    let via = server.mail(Security::None, None, &["ops@b.example"]);
+    let csv = ("report.csv", "text/csv; charset=utf-8; header=present", "name\r\nü,1\r\n");
+    let page = ("report.html", "text/html; charset=utf-8", "<!DOCTYPE html><p>ü</p>");
+    for (file, media_type, content) in [csv, page] {
+        let (title, bytes) = ("Usage".to_owned(), content.as_bytes().to_vec());
+        let document = Some(Document { title, file: file.to_owned(), media_type, bytes });
+        let message = Message { events: Vec::new(), more: 0, document };
+        let sent = trusting(&[], "https://here", &via, &message, None, 1_700_000_000_000).await;
+        sent.unwrap();
+        let letter = server.letter();
+        let parts = letter["parts"].as_array().unwrap();
+        let of = |kind: &str| -> Vec<&Value> {
+            parts.iter().filter(|part| part["type"] == kind).collect()
+        };
+        let files: Vec<_> = parts.iter().filter(|part| part["file"] == file).collect();
+        assert_eq!(files.len(), 1, "{letter}");
+        assert_eq!(files[0]["content"].as_str().unwrap().trim_end(), content.trim_end());
+        assert!(of("text/plain")[0]["content"].as_str().unwrap().contains("https://here"));
+        assert_eq!(of("text/html").len(), if file.ends_with("html") { 2 } else { 0 }, "{letter}");
+        assert!(letter["content"].as_str().unwrap().contains("Subject: Sluice: Usage"));
+    }
+}
+
+#[tokio::test]
 async fn connections_are_encrypted_at_once_or_by_starttls_and_the_user_is_proven() {
     for (word, security) in [("starttls", Security::Starttls), ("tls", Security::Tls)] {
         let mut server = MailServer::start(word);
@@ -159,7 +190,7 @@ async fn connections_are_encrypted_at_once_or_by_starttls_and_the_user_is_proven
         let why = server.send(&via, "two", Some("loud")).await.unwrap_err();
         assert!(why.contains("535") && !why.contains("loud"), "{word}: {why}");
         // A certificate that nobody vouches for is none.
-        let message = Message { events: vec![json!({"text": "x"})], more: 0 };
+        let message = Message { events: vec![json!({"text": "x"})], more: 0, document: None };
         let why = send("https://here", &via, &message, Some("hush"), 5).await.unwrap_err();
         assert!(why.starts_with("cannot hand mail to 127.0.0.1:"), "{word}: {why}");
     }
@@ -183,7 +214,7 @@ async fn what_does_not_listen_is_named() {
     let to = vec!["ops@b.example".to_owned()];
     let (security, from) = (Security::None, "a@b.example".to_owned());
     let via = Via::Mail { server: free.to_string(), security, user: None, from, to };
-    let message = Message { events: vec![json!({"text": "x"})], more: 0 };
+    let message = Message { events: vec![json!({"text": "x"})], more: 0, document: None };
     let why = send("https://here", &via, &message, None, 5).await.unwrap_err();
     assert!(why.starts_with(&format!("cannot hand mail to {free}")), "{why}");
 }

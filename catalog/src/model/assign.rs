@@ -1,0 +1,187 @@
+//! How a policy finds instances by itself.
+//!
+//! ```text
+//!   everything, or what fits each criterion: tags AND names AND clusters AND projects
+//!   (one of each list is enough), less what except_tags or except_names name ──► instances
+//! ```
+//!
+//! A policy of a project never has instances of another one, whatever it says here: that is seen to
+//! where instances are looked up.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use wildmatch::WildMatch;
+
+use crate::error::{CatalogError, Result};
+use crate::id::ProjectId;
+use crate::model::instance::Instance;
+use crate::record::Record;
+
+/// The longest word or pattern, in bytes.
+const LONGEST: usize = 255;
+/// The most words or patterns of one kind.
+const MOST: usize = 1000;
+
+/// How a policy finds instances. Instances fit when they fit each criterion that is given; without
+/// any it finds none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Assign {
+    /// Those that have one of these tags.
+    pub tags: BTreeSet<String>,
+    /// Those whose names match one of these patterns: `*` stands for anything, `?` for one
+    /// character.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<String>,
+    /// Those on one of these clusters, which are patterns too.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub clusters: BTreeSet<String>,
+    /// Those of one of these projects: for a policy of the system.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub projects: BTreeSet<ProjectId>,
+    /// All there are, with no criterion.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub everything: bool,
+    /// Not those that have one of these tags.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub except_tags: BTreeSet<String>,
+    /// Not those whose names match one of these patterns.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub except_names: BTreeSet<String>,
+}
+
+impl Assign {
+    /// Whether it finds no instance, whatever there is.
+    pub fn is_nothing(&self) -> bool {
+        !self.everything && !self.has_criterion()
+    }
+
+    fn has_criterion(&self) -> bool {
+        let words = [&self.tags, &self.names, &self.clusters];
+        words.iter().any(|words| !words.is_empty()) || !self.projects.is_empty()
+    }
+
+    /// Whether it takes an instance.
+    pub fn takes(&self, instance: &Record<Instance>) -> bool {
+        if self.is_nothing() {
+            return false;
+        }
+        let body = &instance.body;
+        let tagged = |tags: &BTreeSet<String>| !tags.is_disjoint(&body.tags);
+        let cluster = body.cluster.as_deref();
+        let of_project = |project: ProjectId| self.projects.contains(&project);
+        (self.tags.is_empty() || tagged(&self.tags))
+            && (self.names.is_empty() || matches(&self.names, &instance.name))
+            && (self.clusters.is_empty() || cluster.is_some_and(|c| matches(&self.clusters, c)))
+            && (self.projects.is_empty() || instance.project.is_some_and(of_project))
+            && !tagged(&self.except_tags)
+            && !matches(&self.except_names, &instance.name)
+    }
+
+    /// Whether it makes sense by itself.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when it does not.
+    pub fn sense(&self) -> Result<()> {
+        let lists =
+            [&self.tags, &self.names, &self.clusters, &self.except_tags, &self.except_names];
+        for list in lists {
+            let odd = |word: &String| word.is_empty() || word.len() > LONGEST;
+            if list.len() > MOST || list.iter().any(odd) {
+                let text = "assign has lists of at most 1000 words, each of 1 to 255 bytes";
+                return Err(CatalogError::invalid(text));
+            }
+        }
+        if self.everything && self.has_criterion() {
+            let text = "assign says everything, or tags, names, clusters and projects, not both";
+            return Err(CatalogError::invalid(text));
+        }
+        if self.is_nothing() && !(self.except_tags.is_empty() && self.except_names.is_empty()) {
+            let text = "assign has exceptions, and nothing they are exceptions of: see everything";
+            return Err(CatalogError::invalid(text));
+        }
+        Ok(())
+    }
+}
+
+fn matches(patterns: &BTreeSet<String>, text: &str) -> bool {
+    patterns.iter().any(|pattern| WildMatch::new(pattern).matches(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::id::InstanceId;
+
+    fn instance(project: ProjectId, name: &str, cluster: Option<&str>) -> Record<Instance> {
+        let source = json!({"kind": "device", "path": "/dev/vdb"});
+        let body = json!({"source": source, "tags": ["gold", "web"], "cluster": cluster});
+        Record {
+            id: InstanceId::new(1),
+            project: Some(project),
+            name: name.into(),
+            revision: 1,
+            created_ms: 0,
+            updated_ms: 0,
+            body: serde_json::from_value(body).unwrap(),
+        }
+    }
+
+    fn assign(value: Value) -> Assign {
+        let assign: Assign = serde_json::from_value(value).unwrap();
+        assign.sense().unwrap();
+        assign
+    }
+
+    #[test]
+    fn an_instance_fits_each_criterion_that_is_given() {
+        let (own, other) = (ProjectId::new(1), ProjectId::new(2));
+        let web = instance(own, "web-7.shop", Some("rack-1"));
+        for (wanted, takes) in [
+            (json!({}), false),
+            (json!({"everything": true}), true),
+            (json!({"tags": ["gold", "silver"]}), true),
+            (json!({"tags": ["silver"]}), false),
+            (json!({"names": ["db-*", "web-?.shop"]}), true),
+            (json!({"names": ["web-?"]}), false),
+            (json!({"names": ["WEB-*"]}), false),
+            (json!({"clusters": ["rack-*"]}), true),
+            (json!({"clusters": ["rack-2"]}), false),
+            (json!({"projects": [own, other]}), true),
+            (json!({"projects": [other]}), false),
+            (json!({"tags": ["gold"], "names": ["db-*"]}), false),
+            (json!({"tags": ["gold"], "names": ["web-*"], "clusters": ["rack-1"]}), true),
+            (json!({"tags": ["gold"], "except_tags": ["web"]}), false),
+            (json!({"everything": true, "except_names": ["*.shop"]}), false),
+            (json!({"everything": true, "except_names": ["*.bank"]}), true),
+        ] {
+            assert_eq!(assign(wanted.clone()).takes(&web), takes, "{wanted}");
+        }
+        let nowhere = instance(own, "web-8", None);
+        assert!(!assign(json!({"clusters": ["*"]})).takes(&nowhere));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for odd in [
+            json!({"except_tags": ["a"]}),
+            json!({"everything": true, "tags": ["a"]}),
+            json!({"names": [""]}),
+            json!({"names": ["x".repeat(256)]}),
+        ] {
+            let assign: Assign = serde_json::from_value(odd.clone()).unwrap();
+            assert!(assign.sense().is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn tags_alone_are_written_as_ever() {
+        let text = json!({"tags": ["gold"]});
+        assert_eq!(serde_json::to_value(assign(text.clone())).unwrap(), text);
+    }
+}
