@@ -81,7 +81,9 @@ impl NotesHeader {
             long.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(long)
         };
-        let whole = bytes[28..] == self.crc(&bytes[..28]).to_le_bytes() && long(16) == index;
+        let whole = bytes[28..] == self.crc(&bytes[..28]).to_le_bytes()
+            && long(16) == index
+            && bytes[25..28] == [0; 3];
         let state = match bytes[24] {
             WRITTEN => State::Written,
             ZERO => State::Zero,
