@@ -118,7 +118,7 @@ impl PointOverlay {
             }
             _ => point.clone(),
         };
-        let options = OpenOptions { create: true, limit };
+        let options = OpenOptions { create: true, limit, ..OpenOptions::default() };
         Self::open_over(repository, folder, point, names, options).await
     }
 

@@ -42,7 +42,8 @@ mod token;
 
 pub use error::ServeError;
 pub use export::{Export, Limits};
-pub use server::{BoundServer, Clients, Server};
+pub use server::{BoundServer, Server};
+pub use sluice_door::Clients;
 pub use tls::{SelfSigned, Tls, self_signed};
 pub use token::Token;
 

@@ -2,21 +2,17 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use http::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt;
-use sluice_door::{Door, Ticket};
+use sluice_door::{Clients, Entrance, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -26,15 +22,10 @@ use crate::service::Site;
 use crate::stall::Watched;
 use crate::{Export, Limits, ServeError, Tls, Token};
 
-/// Pause after a failed accept: running out of file descriptors must not burn a core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that the head of a request may have, and that wait for the socket.
 const BUFFER: usize = 32 << 10;
 /// Header lines of a request.
 const MOST_HEADERS: usize = 64;
-
-/// Tells whether a client of an address may connect.
-pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// Exports, ready to be served.
 pub struct Server {
@@ -123,22 +114,15 @@ impl BoundServer {
     /// get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Server { site, tls, limits, clients } = self.server;
-        let shared = Arc::new(Shared {
-            site,
-            tls: tls.map(|tls| tls.acceptor()),
-            door: Door::new(limits.places()),
-            limits,
-            clients,
-            shutdown,
-        });
-        let mut acceptors = JoinSet::new();
-        for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
+        for address in &self.addresses {
             tracing::info!(%address, "serving HTTP");
-            acceptors.spawn(accept(Arc::clone(&shared), socket));
         }
-        while let Some(ended) = acceptors.join_next().await {
-            log_crash(ended);
-        }
+        let entrance = Entrance::new(limits.places(), clients, shutdown.clone());
+        let tls = tls.map(|tls| tls.acceptor());
+        let shared = Arc::new(Shared { site, tls, limits, shutdown });
+        let session =
+            move |(stream, peer), ticket| session(Arc::clone(&shared), ticket, stream, peer);
+        entrance.serve(self.sockets, session).await;
     }
 }
 
@@ -147,61 +131,12 @@ struct Shared {
     site: Site,
     tls: Option<TlsAcceptor>,
     limits: Limits,
-    door: Arc<Door>,
-    clients: Option<Clients>,
     shutdown: CancellationToken,
-}
-
-impl Shared {
-    fn lets_in(&self, peer: IpAddr) -> bool {
-        self.clients.as_ref().is_none_or(|clients| clients(peer.to_canonical()))
-    }
-}
-
-/// Accepts on one socket until shutdown, then waits for the connections made through it.
-async fn accept(shared: Arc<Shared>, socket: TcpListener) {
-    let mut sessions = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shared.shutdown.cancelled() => break,
-            Some(ended) = sessions.join_next() => {
-                log_crash(ended);
-                continue;
-            }
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((_, peer)) if !shared.lets_in(peer.ip()) => {
-                tracing::warn!(%peer, "connection closed: it is not for clients of this address");
-            }
-            Ok((stream, peer)) => match shared.door.enter(Some(peer.ip())) {
-                Ok(ticket) => {
-                    drop(sessions.spawn(session(Arc::clone(&shared), ticket, stream, peer)));
-                }
-                Err(full) => tracing::warn!(%peer, "connection closed: {full}"),
-            },
-            // The client left before it was accepted: nothing to wait for.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    // Closes the socket, so that new clients are refused at once.
-    drop(socket);
-    while let Some(ended) = sessions.join_next().await {
-        log_crash(ended);
-    }
 }
 
 /// Serves one connection to its end.
 async fn session(shared: Arc<Shared>, ticket: Ticket, stream: TcpStream, peer: SocketAddr) {
     let shared = &*shared;
-    // Fails for a client that has already left, which the session will notice.
-    if let Err(error) = tune(&stream) {
-        tracing::debug!(%peer, "cannot tune the connection: {error}");
-    }
     let stream = Watched::new(stream, shared.limits.stall_timeout);
     let Some(tls) = &shared.tls else {
         return converse(shared, &ticket, stream, peer).await;
@@ -267,21 +202,4 @@ where
 
 fn log_crowded_out(peer: SocketAddr) {
     tracing::warn!(%peer, "connection closed: it had not shown the token, and others came");
-}
-
-fn log_crash(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!("a connection crashed: {error}");
-    }
-}
-
-/// Prepares an accepted connection: answers leave at once, and a peer that vanished without a
-/// word is noticed.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
-    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
-    sockopt::set_tcp_keepcnt(stream, 4)?;
-    Ok(())
 }

@@ -34,7 +34,6 @@ mod conversation;
 mod error;
 mod execute;
 mod link;
-mod listener;
 mod login;
 mod management;
 mod medium;
@@ -51,7 +50,8 @@ mod window;
 
 pub use config::{Access, Chap, Credentials, Limits, Lun, Target};
 pub use error::ServeError;
-pub use server::{BoundServer, Clients, Handle, Server};
+pub use server::{BoundServer, Handle, Server};
+pub use sluice_door::Clients;
 pub use sluice_scsi::Identity;
 
 #[cfg(doc)]

@@ -1,28 +1,19 @@
 //! Accepting connections, and ending in good order.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use sluice_door::Door;
+use sluice_door::{Clients, Entrance, Ticket};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::ServeError;
 use crate::config::{Limits, Target};
 use crate::link::LinkError;
 use crate::login::LoginError;
 use crate::session::{self, Ends, SessionError};
 use crate::target::Shared;
-use crate::{ServeError, listener};
-
-/// Pause after a failed accept: running out of file descriptors must not burn a core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Tells whether initiators with this address may connect.
-pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// A target, ready to be served.
 pub struct Server {
@@ -58,7 +49,9 @@ impl Server {
         }
         let (mut sockets, mut addresses) = (vec![], vec![]);
         for portal in portals {
-            let (socket, address) = listener::open(*portal).await?;
+            let failed = |source| ServeError::Listen { address: *portal, source };
+            let socket = TcpListener::bind(portal).await.map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
             sockets.push(socket);
             addresses.push(address);
         }
@@ -97,22 +90,16 @@ impl BoundServer {
     /// Serves until `shutdown` is cancelled. Then initiators are told, nothing new is accepted, and
     /// commands under way get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let door = Door::new(self.limits.places());
+        let entrance = Entrance::new(self.limits.places(), self.clients, shutdown.clone());
         let serving = Arc::new(Serving {
             shared: self.shared,
             limits: self.limits,
-            clients: self.clients,
-            door,
             listening: self.addresses,
             shutdown,
         });
-        let mut acceptors = JoinSet::new();
-        for socket in self.sockets {
-            acceptors.spawn(accept(Arc::clone(&serving), socket));
-        }
-        while let Some(ended) = acceptors.join_next().await {
-            log_crash(ended);
-        }
+        let session =
+            move |(stream, peer), ticket| session(Arc::clone(&serving), stream, peer, ticket);
+        entrance.serve(self.sockets, session).await;
     }
 }
 
@@ -148,8 +135,6 @@ impl fmt::Debug for Handle {
 struct Serving {
     shared: Arc<Shared>,
     limits: Limits,
-    clients: Option<Clients>,
-    door: Arc<Door>,
     listening: Arc<[SocketAddr]>,
     shutdown: CancellationToken,
 }
@@ -163,66 +148,18 @@ impl Serving {
     }
 }
 
-/// Accepts on one socket until shutdown, then waits for the connections made through it.
-async fn accept(serving: Arc<Serving>, socket: TcpListener) {
-    let mut sessions = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = serving.shutdown.cancelled() => break,
-            Some(ended) = sessions.join_next() => {
-                log_crash(ended);
-                continue;
-            }
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => start(&serving, &mut sessions, stream, peer),
-            // The initiator left before it was accepted: nothing to wait for.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    // Closes the socket, so that new initiators are refused at once.
-    drop(socket);
-    while let Some(ended) = sessions.join_next().await {
-        log_crash(ended);
-    }
-}
-
-/// Serves a connection in a task of its own, or closes it when there are too many.
-fn start(serving: &Arc<Serving>, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
-    if serving.clients.as_ref().is_some_and(|may| !may(peer.ip().to_canonical())) {
-        tracing::warn!(%peer, "connection closed: this initiator may not connect");
-        return;
-    }
-    let ticket = match serving.door.enter(Some(peer.ip())) {
-        Ok(ticket) => ticket,
-        Err(full) => {
-            tracing::warn!(%peer, "connection closed: {full}");
-            return;
-        }
-    };
-    // Fails for an initiator that has already left, which the session will notice.
-    if let Err(error) = listener::tune(&stream) {
-        tracing::debug!(%peer, "cannot tune the connection: {error}");
-    }
+/// Serves a connection to its end.
+async fn session(serving: Arc<Serving>, stream: TcpStream, peer: SocketAddr, ticket: Ticket) {
     let Ok(local) = stream.local_addr() else { return };
-    let serving = Arc::clone(serving);
-    sessions.spawn(async move {
-        let ends = Ends { local, listening: Arc::clone(&serving.listening) };
-        let (limits, shutdown) = (serving.limits.clone(), serving.shutdown.clone());
-        let shared = Arc::clone(&serving.shared);
-        let session = session::serve(shared, limits, ends, &ticket, stream.into_split(), shutdown);
-        let ended = tokio::select! {
-            ended = session => ended,
-            overdue = serving.overdue() => Err(overdue),
-        };
-        log_end(peer, ended);
-        drop(ticket);
-    });
+    let ends = Ends { local, listening: Arc::clone(&serving.listening) };
+    let (limits, shutdown) = (serving.limits.clone(), serving.shutdown.clone());
+    let shared = Arc::clone(&serving.shared);
+    let session = session::serve(shared, limits, ends, &ticket, stream.into_split(), shutdown);
+    let ended = tokio::select! {
+        ended = session => ended,
+        overdue = serving.overdue() => Err(overdue),
+    };
+    log_end(peer, ended);
 }
 
 /// How a session ended: an initiator that drops the connection is everyday, one that talks nonsense
@@ -243,18 +180,5 @@ fn is_hangup(error: &SessionError) -> bool {
     else {
         return false;
     };
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::NotConnected
-    )
-}
-
-fn log_crash(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!("a connection crashed: {error}");
-    }
+    sluice_door::is_hangup(error)
 }

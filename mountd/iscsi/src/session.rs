@@ -102,7 +102,7 @@ where
     let most_to_peer = Arc::clone(&composer.most);
     let stall = limits.stall_timeout;
     let mut writer = AbortOnDropHandle::new(tokio::spawn(write(answers, composer, output, stall)));
-    let session = shared.begin(port.into(), &queue).await;
+    let session = shared.begin(port.into(), discovery, &queue).await;
     let grains = grains(limits.bytes_in_flight as u64).max(grains(MOST_DATA));
     let bytes_total = u32::try_from(grains).unwrap_or(u32::MAX);
     let conversation = Conversation::new(&shared, &initiator, ends, most_to_peer);

@@ -79,8 +79,14 @@ impl Shared {
         self.next_handle.fetch_add(1, Ordering::Relaxed).max(1)
     }
 
-    /// Begins a session. One of the same initiator port ends first ("Session Reinstatement").
-    pub(crate) async fn begin(&self, port: Port, queue: &mpsc::Sender<Outgoing>) -> Arc<Session> {
+    /// Begins a session. One of the same initiator port ends first ("Session Reinstatement"). One
+    /// for discovery has no access to units, which learn nothing of it.
+    pub(crate) async fn begin(
+        &self,
+        port: Port,
+        discovery: bool,
+        queue: &mpsc::Sender<Outgoing>,
+    ) -> Arc<Session> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session {
             id,
@@ -104,7 +110,9 @@ impl Shared {
                 tracing::warn!(port = &*other.port, "the session before does not end");
             }
         }
-        self.units.iter().for_each(|unit| unit.attach(&session.port));
+        if !discovery {
+            self.units.iter().for_each(|unit| unit.attach(&session.port));
+        }
         session
     }
 

@@ -1,6 +1,6 @@
 //! A logical unit: a disk, and what it remembers about its initiators.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Pool};
@@ -24,6 +24,8 @@ pub(crate) const MOST_RANGES: u32 = 256;
 pub(crate) const MOST_COMPARE: u8 = 255;
 /// Notices that wait for one initiator; the oldest goes when there are more.
 const MOST_NOTICES: usize = 8;
+/// Initiators without a session that are remembered: many times those of any cluster.
+const MOST_KNOWN: usize = 1024;
 
 /// Bytes of the longest buffer that is kept for reuse: both halves of the longest transfer.
 const LONGEST: usize = 2 * (MOST_BLOCKS * BLOCK) as usize;
@@ -56,6 +58,8 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     /// What each initiator must be told with its next command.
     attention: HashMap<Port, VecDeque<Sense>>,
+    /// Initiators that had a session since the target was begun.
+    known: HashSet<Port>,
 }
 
 impl Unit {
@@ -155,9 +159,10 @@ impl Unit {
         }
     }
 
-    /// Begins to keep notices for an initiator.
+    /// Begins to keep notices for an initiator that has begun a session; the first says why what
+    /// it knows of the unit may no longer be so (SAM-5, "Unit attention condition").
     pub(crate) fn attach(&self, port: &Port) {
-        self.state().attention.entry(Arc::clone(port)).or_default();
+        self.state().attach(port);
     }
 
     /// Forgets an initiator whose session has ended. Its registrations stay.
@@ -177,6 +182,21 @@ impl Unit {
 }
 
 impl State {
+    fn attach(&mut self, port: &Port) {
+        if self.known.len() >= MOST_KNOWN {
+            // One that comes back is told more than has happened, which does no harm.
+            self.known.retain(|known| self.attention.contains_key(known));
+        }
+        let first = self.known.insert(Arc::clone(port));
+        let notices = self.attention.entry(Arc::clone(port)).or_default();
+        // One that was not yet told of the beginning need not be told what came after it.
+        if first {
+            leave(notices, Sense::POWER_ON);
+        } else if !notices.contains(&Sense::POWER_ON) {
+            leave(notices, Sense::NEXUS_LOST);
+        }
+    }
+
     /// Leaves a notice for all initiators but one.
     pub(crate) fn raise(&mut self, sense: Sense, except: Option<&Port>) {
         for (_, notices) in self.attention.iter_mut().filter(|(port, _)| Some(*port) != except) {
@@ -205,4 +225,43 @@ fn leave(notices: &mut VecDeque<Sense>, sense: Sense) {
         notices.pop_front();
     }
     notices.push_back(sense);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: usize) -> Port {
+        format!("iqn.2026-01.test:{name},i,0x1").into()
+    }
+
+    fn told(state: &mut State, port: &Port) -> Vec<Sense> {
+        std::iter::from_fn(|| state.next_notice(port)).collect()
+    }
+
+    #[test]
+    fn a_session_is_told_why_it_must_not_rely_on_the_one_before() {
+        let (mut state, one) = (State::default(), port(1));
+        state.attach(&one);
+        assert_eq!(told(&mut state, &one), [Sense::POWER_ON]);
+        // Taken over by another session, before the former had come to its end.
+        state.attach(&one);
+        state.raise(Sense::RESET, None);
+        assert_eq!(told(&mut state, &one), [Sense::NEXUS_LOST, Sense::RESET]);
+        state.attach(&port(2));
+        state.attach(&port(2));
+        assert_eq!(told(&mut state, &port(2)), [Sense::POWER_ON]);
+        assert!(told(&mut state, &one).is_empty());
+    }
+
+    #[test]
+    fn initiators_without_a_session_take_bounded_room() {
+        let mut state = State::default();
+        state.attach(&port(0));
+        for number in 1..3 * MOST_KNOWN {
+            state.attach(&port(number));
+            state.attention.remove(&port(number));
+        }
+        assert!(state.known.len() <= MOST_KNOWN && state.known.contains(&port(0)));
+    }
 }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sluice_door::Portal;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::ServeError;
@@ -58,19 +58,18 @@ impl Bound {
             }
         }
     }
+}
 
-    /// The next connection. May be cancelled without losing one.
-    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
+impl Portal for Bound {
+    type Stream = Accepted;
+
+    async fn accept(&self) -> io::Result<(Accepted, Option<SocketAddr>)> {
         match self {
             Self::Tcp(socket) => {
-                let (stream, peer) = socket.accept().await?;
-                // Fails for a client that has already left, which the session will notice.
-                if let Err(error) = tune(&stream) {
-                    tracing::debug!(%peer, "cannot tune the connection: {error}");
-                }
-                Ok(Accepted::Tcp(stream, peer))
+                let ((stream, peer), known) = Portal::accept(socket).await?;
+                Ok((Accepted::Tcp(stream, peer), known))
             }
-            Self::Unix { socket, .. } => Ok(Accepted::Unix(socket.accept().await?.0)),
+            Self::Unix { socket, .. } => Ok((Accepted::Unix(socket.accept().await?.0), None)),
         }
     }
 }
@@ -138,15 +137,4 @@ impl Drop for SocketFile {
             tracing::warn!(path = %self.path.display(), "cannot remove the socket: {error}");
         }
     }
-}
-
-/// Prepares an accepted connection: answers leave at once, and a peer that vanished without a
-/// word is noticed although NBD clients may be idle for days.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
-    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
-    sockopt::set_tcp_keepcnt(stream, 4)?;
-    Ok(())
 }

@@ -1,26 +1,17 @@
 //! Accepting connections, and ending in good order.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use sluice_door::Door;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::{JoinError, JoinSet};
+use futures::FutureExt;
+use sluice_door::{Clients, Entrance, Ticket};
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
 use crate::listener::{Accepted, Bound};
 use crate::session::{self, SessionError, Shared};
 use crate::{Encryption, Export, Limits, Listener, ServeError};
-
-/// Pause after a failed accept: running out of file descriptors must not burn a core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Tells whether clients with this address may connect.
-pub type Clients = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 /// Exports, ready to be served.
 pub struct Server {
@@ -124,19 +115,13 @@ impl BoundServer {
     /// get [`Limits::shutdown_grace`] to finish, and sockets are removed.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Server { exports, encryption, limits, clients } = self.server;
-        let door = Door::new(limits.places());
-        let shared = Arc::new(Shared::new(exports, encryption, limits, shutdown));
-        let mut acceptors = JoinSet::new();
-        for (socket, address) in self.sockets.into_iter().zip(self.addresses) {
+        for address in &self.addresses {
             tracing::info!(%address, "serving NBD");
-            let clients = clients.clone();
-            acceptors.spawn(accept(Arc::clone(&shared), Arc::clone(&door), clients, socket));
         }
-        while let Some(ended) = acceptors.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!("a listener crashed: {error}");
-            }
-        }
+        let entrance = Entrance::new(limits.places(), clients, shutdown.clone());
+        let shared = Arc::new(Shared::new(exports, encryption, limits, shutdown));
+        let session = move |stream, ticket| session(Arc::clone(&shared), stream, ticket);
+        entrance.serve(self.sockets, session).await;
     }
 }
 
@@ -153,79 +138,24 @@ async fn overdue(shared: &Shared) -> SessionError {
     SessionError::Overdue(shared.limits.shutdown_grace)
 }
 
-/// Accepts on one socket until shutdown, then waits for the connections made through it.
-async fn accept(shared: Arc<Shared>, door: Arc<Door>, clients: Option<Clients>, socket: Bound) {
-    let mut sessions = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shared.shutdown.cancelled() => break,
-            Some(ended) = sessions.join_next() => {
-                log_crash(ended);
-                continue;
-            }
-            accepted = socket.accept() => accepted,
-        };
-        let started = accepted.map(|accepted| match accepted {
-            Accepted::Tcp(_, peer)
-                if clients.as_ref().is_some_and(|may| !may(peer.ip().to_canonical())) =>
-            {
-                tracing::warn!(%peer, "connection closed: this client may not connect");
-            }
-            Accepted::Tcp(stream, peer) => {
-                let (input, output) = stream.into_split();
-                start(&shared, &door, &mut sessions, Some(peer), input, output);
-            }
-            Accepted::Unix(stream) => {
-                let (input, output) = stream.into_split();
-                start(&shared, &door, &mut sessions, None, input, output);
-            }
-        });
-        if let Err(error) = started {
-            // The client left before it was accepted: nothing to wait for.
-            if error.kind() == io::ErrorKind::ConnectionAborted {
-                continue;
-            }
-            tracing::warn!("cannot accept a connection: {error}");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Serves a connection to its end.
+async fn session(shared: Arc<Shared>, stream: Accepted, ticket: Ticket) {
+    let (name, serve) = match stream {
+        Accepted::Tcp(stream, peer) => {
+            let (input, output) = stream.into_split();
+            (peer.to_string(), session::serve(&shared, &ticket, input, output).boxed())
         }
-    }
-    // Closes the socket and removes its file, so that new clients are refused at once.
-    drop(socket);
-    while let Some(ended) = sessions.join_next().await {
-        log_crash(ended);
-    }
-}
-
-/// Serves a connection in a task of its own, or closes it when there are too many.
-fn start<R, W>(
-    shared: &Arc<Shared>,
-    door: &Arc<Door>,
-    sessions: &mut JoinSet<()>,
-    peer: Option<SocketAddr>,
-    input: R,
-    output: W,
-) where
-    R: AsyncRead + Unpin + Send + 'static,
-    W: AsyncWrite + Unpin + Send + 'static,
-{
-    let name = peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-    let ticket = match door.enter(peer.map(|peer| peer.ip())) {
-        Ok(ticket) => ticket,
-        Err(full) => {
-            tracing::warn!(peer = name, "connection closed: {full}");
-            return;
+        Accepted::Unix(stream) => {
+            let (input, output) = stream.into_split();
+            ("unix".to_owned(), session::serve(&shared, &ticket, input, output).boxed())
         }
     };
-    let shared = Arc::clone(shared);
-    sessions.spawn(async move {
-        tracing::debug!(peer = name, "client connected");
-        let ended = tokio::select! {
-            ended = session::serve(&shared, &ticket, input, output) => ended,
-            overdue = overdue(&shared) => Err(overdue),
-        };
-        log_end(&name, ended);
-        drop(ticket);
-    });
+    tracing::debug!(peer = name, "client connected");
+    let ended = tokio::select! {
+        ended = serve => ended,
+        overdue = overdue(&shared) => Err(overdue),
+    };
+    log_end(&name, ended);
 }
 
 /// How a session ended: a client that drops the connection is everyday, one that talks nonsense
@@ -245,18 +175,5 @@ fn is_hangup(error: &SessionError) -> bool {
     else {
         return false;
     };
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::NotConnected
-    )
-}
-
-fn log_crash(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!("a connection crashed: {error}");
-    }
+    sluice_door::is_hangup(error)
 }

@@ -82,6 +82,11 @@ impl OverlayDisk {
         done.await?.map_err(|error| cannot_write(&self.overlay, error))
     }
 
+    /// Bounds what is noted since the last flush.
+    async fn flush_if_due(&self, view: &View) -> Result<()> {
+        if view.top().needs_flush() { self.flush().await } else { Ok(()) }
+    }
+
     /// Writes pieces, with what fills up the partial ones.
     async fn write_pieces(&self, offset: u64, data: Arc<[u8]>, pieces: Arc<[Piece]>) -> Result<()> {
         loop {
@@ -106,7 +111,7 @@ impl OverlayDisk {
                 Ok(true)
             });
             if written.await? == Some(true) {
-                return Ok(());
+                return self.flush_if_due(&view).await;
             }
         }
     }
@@ -162,6 +167,7 @@ impl BlockWrite for OverlayDisk {
                         view.top().zero_cells(cells, &overlay.space)
                     });
                     if done.await?.is_some() {
+                        self.flush_if_due(&view).await?;
                         break;
                     }
                 }

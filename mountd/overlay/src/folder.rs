@@ -1,19 +1,24 @@
 //! The folder of an overlay: who may use it, and which files count.
 
+use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::description::Description;
+use crate::description::{COPY, Description};
 use crate::error::{OverlayError, Result, io_error};
 use crate::layer::{Layer, paths};
 use crate::log::Header;
+use crate::note::{Boot, Note};
+use crate::notes;
 
 /// An overlay's folder that no other process uses.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// This start of the machine, where the system says.
+    boot: Option<Boot>,
     _lock: File,
 }
 
@@ -33,10 +38,15 @@ impl Folder {
             other => other.map_err(|e| io_error("open", path, e))?,
         };
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), boot: notes::this_boot(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(OverlayError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(io_error("lock", path, error)),
         }
+    }
+
+    /// The same folder in another start of the machine.
+    pub(crate) fn in_boot(self, boot: Option<Boot>) -> Self {
+        Self { boot: boot.or(self.boot), ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -63,13 +73,46 @@ impl Folder {
     /// Opens the layers of all disks, each the lowest first.
     pub(crate) fn open_layers(&self, description: &Description) -> Result<Vec<Vec<Layer>>> {
         let mut disks: Vec<Vec<Layer>> = description.disks.iter().map(|_| vec![]).collect();
+        let notes = self.notes(description);
         for layer in &description.layers {
             for (disk, header) in disks.iter_mut().zip(Self::headers(description, *layer)) {
                 let outside = description.outside(header.disk, header.layer);
-                disk.push(Layer::open(&self.path, header, outside)?);
+                let notes = notes.get(&(header.disk, header.layer)).map_or(&[][..], Vec::as_slice);
+                let boot = self.boot_for(header.layer);
+                disk.push(Layer::open(&self.path, header, outside, boot, notes)?);
             }
         }
         Ok(disks)
+    }
+
+    /// The start of the machine, for layers that have notes. A copy of the base has none: what was
+    /// not flushed of it is copied again, and where it is the disk, all of its cells count.
+    fn boot_for(&self, layer: u32) -> Option<Boot> {
+        self.boot.filter(|_| layer != COPY)
+    }
+
+    /// What a killed process noted of each disk's layers, when it can be relied on.
+    fn notes(&self, description: &Description) -> HashMap<(u32, u32), Vec<Note>> {
+        let mut noted = HashMap::new();
+        let headers = description.layers.iter().flat_map(|l| Self::headers(description, *l));
+        for header in headers {
+            let Some(boot) = self.boot_for(header.layer) else { continue };
+            let notes = notes::found(&self.path, &header, &boot);
+            if !notes.is_empty() {
+                noted.insert((header.disk, header.layer), notes);
+            }
+        }
+        let files: Vec<_> =
+            noted.keys().map(|(disk, layer)| paths(&self.path, *disk, *layer).0).collect();
+        if let Err(error) = notes::survivors(&files) {
+            tracing::warn!(
+                overlay = %self.path.display(),
+                "its process was killed and its disk has failed since the last flush; what was \
+                 written after that is left out: {error}"
+            );
+            return HashMap::new();
+        }
+        noted
     }
 
     /// Makes an empty layer for each disk.
@@ -77,7 +120,7 @@ impl Folder {
         let headers = Self::headers(description, layer).into_iter();
         let create = |header: Header| {
             let outside = description.outside(header.disk, header.layer);
-            Layer::create(&self.path, header, outside)
+            Layer::create(&self.path, header, outside, self.boot_for(layer))
         };
         headers.map(create).collect()
     }
@@ -89,7 +132,9 @@ impl Folder {
             disks.into_iter().any(|disk| {
                 description.layers.iter().any(|layer| {
                     let (data, log) = paths(&self.path, disk, *layer);
-                    [data, log].iter().any(|path| path.file_name().is_some_and(|n| n == name))
+                    let [one, other] = notes::paths(&self.path, disk, *layer);
+                    let mut all = [data, log, one, other].into_iter();
+                    all.any(|path| path.file_name().is_some_and(|n| n == name))
                 })
             })
         };

@@ -3,6 +3,7 @@
 //! ```text
 //! disk-0.layer-1.data   written cells, each at its own offset; everything else a hole
 //! disk-0.layer-1.log    which cells are written or zero, as of the last flush
+//! ...layer-1.notes-N.log   what became of cells since, for when the process is killed: `notes.rs`
 //! ```
 //!
 //! # Invariants
@@ -29,6 +30,8 @@ use crate::CELL;
 use crate::error::{OverlayError, Result, io_error};
 use crate::log::{self, HEADER, Header};
 use crate::map::{CellMap, Entry, State};
+use crate::note::{Boot, Note};
+use crate::notes::Notes;
 use crate::space::Space;
 
 /// Cells that share a lock for partial writes: 1 MiB.
@@ -48,6 +51,8 @@ pub(crate) struct Layer {
     outside: bool,
     path: PathBuf,
     map: RwLock<CellMap>,
+    /// What the log does not know of the map. Locked for every change of the map, around it.
+    notes: Mutex<Option<Notes>>,
     /// Bytes were written since the data was last synced.
     unsynced: AtomicBool,
     areas: Box<[RwLock<()>]>,
@@ -77,8 +82,14 @@ fn options() -> OpenOptions {
 }
 
 impl Layer {
-    /// Makes an empty layer. It is durable once its folder is synced.
-    pub(crate) fn create(folder: &Path, header: Header, outside: Option<&Path>) -> Result<Self> {
+    /// Makes an empty layer. It is durable once its folder is synced. It has notes if it is told
+    /// which start of the machine this is.
+    pub(crate) fn create(
+        folder: &Path,
+        header: Header,
+        outside: Option<&Path>,
+        boot: Option<Boot>,
+    ) -> Result<Self> {
         let (data, path) = paths(folder, header.disk, header.layer);
         let made = || -> io::Result<(File, File)> {
             let data = match outside {
@@ -94,11 +105,19 @@ impl Layer {
         };
         let (data, file) = made().map_err(|e| io_error("make a layer", &path, e))?;
         let (map, length) = (CellMap::default(), HEADER as u64);
-        Ok(Self::new(header, (data, outside.is_some()), path, map, (file, length, 1)))
+        let mut layer = Self::new(header, (data, outside.is_some()), path, map, (file, length, 1));
+        layer.begin_notes(folder, boot)?;
+        Ok(layer)
     }
 
-    /// Opens a layer as its last flush left it.
-    pub(crate) fn open(folder: &Path, header: Header, outside: Option<&Path>) -> Result<Self> {
+    /// Opens a layer as its last flush left it, and `notes` say that it was afterwards.
+    pub(crate) fn open(
+        folder: &Path,
+        header: Header,
+        outside: Option<&Path>,
+        boot: Option<Boot>,
+        notes: &[Note],
+    ) -> Result<Self> {
         let (data, path) = paths(folder, header.disk, header.layer);
         let data = outside.unwrap_or(&data);
         let data = options().open(data).map_err(|e| io_error("open", data, e))?;
@@ -116,7 +135,24 @@ impl Layer {
             cut.map_err(|e| io_error("cut a log", &path, e))?;
         }
         let log = (file, replay.valid, replay.next);
-        Ok(Self::new(header, (data, outside.is_some()), path, replay.map, log))
+        let mut layer = Self::new(header, (data, outside.is_some()), path, replay.map, log);
+        if !notes.is_empty() {
+            tracing::info!(log = %layer.path.display(), "goes on where a killed process was");
+            let map = layer.map.get_mut();
+            for note in notes {
+                map.mark(note.cells.clone(), note.state);
+            }
+            *layer.unsynced.get_mut() = true;
+            layer.flush()?;
+        }
+        layer.begin_notes(folder, boot)?;
+        Ok(layer)
+    }
+
+    fn begin_notes(&mut self, folder: &Path, boot: Option<Boot>) -> Result<()> {
+        let notes = Notes::begin(folder, self.header, boot);
+        *self.notes.get_mut() = notes.map_err(|e| io_error("begin notes beside", &self.path, e))?;
+        Ok(())
     }
 
     fn new(
@@ -133,6 +169,7 @@ impl Layer {
             outside,
             path,
             map: RwLock::new(map),
+            notes: Mutex::new(None),
             unsynced: AtomicBool::new(false),
             areas: (0..AREAS).map(|_| RwLock::new(())).collect(),
             log: Mutex::new(log),
@@ -242,7 +279,13 @@ impl Layer {
         }
         // After the bytes, so that a flush that finds this unset had not to wait for them.
         self.unsynced.store(true, Ordering::Release);
-        let held = self.map.write().mark(cells, State::Written);
+        let held = match self.mark(cells, State::Written) {
+            Ok(held) => held,
+            Err(error) => {
+                space.give(wanted);
+                return Err(error);
+            }
+        };
         // Somebody else wrote some of them meanwhile, or made them zero.
         match (count - held).cmp(&wanted) {
             std::cmp::Ordering::Less => space.give(wanted - (count - held)),
@@ -265,17 +308,41 @@ impl Layer {
                 self.clear(bytes.clone())?;
                 self.unsynced.store(true, Ordering::Release);
             }
-            let held = self.map.write().mark(first..end, State::Zero);
+            let held = match self.mark(first..end, State::Zero) {
+                // A full disk may have room for the note once the cells have given theirs back.
+                Err(_) if !self.outside => {
+                    self.punch(first..end);
+                    self.mark(first..end, State::Zero)?
+                }
+                marked => marked?,
+            };
             space.give(held);
             if held > 0 && !self.outside {
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let length = end * CELL - bytes.start;
-                // A file system that cannot keeps the room taken; the cells are zero all the same.
-                let _ = rustix::fs::fallocate(&self.data, flags, bytes.start, length);
+                self.punch(first..end);
             }
             first = end;
         }
         Ok(())
+    }
+
+    /// Makes cells known as something, once that is noted. Returns how many of them the data file
+    /// held before.
+    fn mark(&self, cells: Range<u64>, state: State) -> io::Result<u64> {
+        // Apart from the map's lock: readers need not wait for a file.
+        let mut notes = self.notes.lock();
+        if let Some(notes) = &mut *notes
+            && self.map.read().run(cells.start, cells.end) != (state, cells.end)
+        {
+            notes.note(cells.clone(), state)?;
+        }
+        Ok(self.map.write().mark(cells, state))
+    }
+
+    /// Gives the room of cells back. A file system that cannot keeps it taken.
+    fn punch(&self, cells: Range<u64>) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let length = (cells.end - cells.start) * CELL;
+        let _ = rustix::fs::fallocate(&self.data, flags, cells.start * CELL, length);
     }
 
     /// Makes bytes of the data zero, whatever they were and whatever they lie on.
@@ -305,6 +372,11 @@ impl Layer {
         }
         let rewrite = log.length >= log.rewrite_at;
         let entries = {
+            // Notes that follow are about what the entries do not say.
+            let mut notes = self.notes.lock();
+            if let Some(notes) = &mut *notes {
+                notes.turn().map_err(|e| io_error("turn the notes beside", &self.path, e))?;
+            }
             let mut map = self.map.write();
             if rewrite { map.take_all() } else { map.take_dirty() }
         };
@@ -313,12 +385,26 @@ impl Layer {
             self.data.sync_data().map_err(|e| io_error("sync", &self.path, e))?;
         }
         if rewrite {
-            self.rewrite(&mut log, &entries)
-        } else if entries.is_empty() {
-            Ok(())
-        } else {
-            self.append(&mut log, &entries)
+            self.rewrite(&mut log, &entries)?;
+        } else if !entries.is_empty() {
+            self.append(&mut log, &entries)?;
         }
+        if let Some(notes) = &mut *self.notes.lock() {
+            notes.settle().map_err(|e| io_error("empty the notes beside", &self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Lets nobody believe what was noted: a sync has failed.
+    pub(crate) fn disown_notes(&self) {
+        if let Some(notes) = self.notes.lock().take() {
+            notes.disown();
+        }
+    }
+
+    /// Whether so much was noted since the last flush that another is due.
+    pub(crate) fn needs_flush(&self) -> bool {
+        self.notes.lock().as_ref().is_some_and(Notes::are_many)
     }
 
     fn append(&self, log: &mut Log, entries: &[Entry]) -> Result<()> {
@@ -377,7 +463,7 @@ mod tests {
     fn a_log_that_grows_is_written_anew_and_says_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let header = Header { overlay: [3; 16], disk: 0, layer: 1, size: 64 << 20 };
-        let layer = Layer::create(folder.path(), header, None).unwrap();
+        let layer = Layer::create(folder.path(), header, None, None).unwrap();
         let space = Space::new(0, u64::MAX);
         let length = || std::fs::metadata(&layer.path).unwrap().len();
         let (mut longest, mut shrunk) = (0, 0);
@@ -392,7 +478,7 @@ mod tests {
             longest = length();
         }
         assert!(shrunk > 0, "never written anew, at {longest} bytes");
-        let again = Layer::open(folder.path(), header, None).unwrap();
+        let again = Layer::open(folder.path(), header, None, None, &[]).unwrap();
         assert_eq!(again.entries(), layer.entries());
         assert_eq!(again.counts().0, space.used());
     }

@@ -41,6 +41,8 @@ mod hydrate;
 mod layer;
 pub mod log;
 mod map;
+pub mod note;
+mod notes;
 mod overlay;
 mod space;
 mod view;

@@ -73,7 +73,7 @@ impl Header {
     }
 
     /// Cells of the disk; the last one may be part of one.
-    fn cells(&self) -> u64 {
+    pub(crate) fn cells(&self) -> u64 {
         self.size.div_ceil(1 << CELL_SHIFT)
     }
 

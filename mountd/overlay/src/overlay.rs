@@ -15,6 +15,7 @@ use crate::folder::Folder;
 use crate::hydrate::{Hydration, hydration};
 use crate::layer::{Layer, sync_folder};
 use crate::map::{CHUNK, Entry, State};
+use crate::note::Boot;
 use crate::space::Space;
 use crate::view::View;
 use crate::{CELL, MAX_SIZE};
@@ -37,6 +38,8 @@ pub struct OpenOptions {
     pub create: bool,
     /// Bytes that written cells may take from now on; what was said before when `None`.
     pub limit: Option<u64>,
+    /// What tells this start of the machine from others; what the system says when `None`.
+    pub boot: Option<Boot>,
 }
 
 /// What there is to say of an overlay in use.
@@ -87,7 +90,7 @@ impl Overlay {
         bases: Vec<Base>,
         options: OpenOptions,
     ) -> Result<Arc<Self>> {
-        let folder = Folder::lock(path, options.create)?;
+        let folder = Folder::lock(path, options.create)?.in_boot(options.boot);
         let (infos, devices): (Vec<_>, Vec<_>) =
             bases.into_iter().map(|base| (base.info, base.device)).unzip();
         let mut description = match Description::read(path) {
@@ -204,6 +207,7 @@ impl Overlay {
         for layer in layers {
             if let Err(error) = layer.flush() {
                 self.failed.store(true, Ordering::Release);
+                layers.iter().for_each(|layer| layer.disown_notes());
                 tracing::error!(
                     overlay = %self.path().display(),
                     "what was written since the last flush may be lost; nothing more is written"

@@ -101,8 +101,13 @@ impl Sense {
     pub const UNEXPECTED_DATA: Self = Self::new(SenseKey::AbortedCommand, 0x0c0c);
     /// Not all the data came that was announced.
     pub const NOT_ENOUGH_DATA: Self = Self::new(SenseKey::AbortedCommand, 0x0c0d);
+    /// The logical unit was begun anew: nothing that initiators told it before is known any more.
+    /// The code is the one that covers resets, too, which is what initiators know best.
+    pub const POWER_ON: Self = Self::new(SenseKey::UnitAttention, 0x2900);
     /// The logical unit was reset.
     pub const RESET: Self = Self::new(SenseKey::UnitAttention, 0x2903);
+    /// The initiator's session ended, and this is another one.
+    pub const NEXUS_LOST: Self = Self::new(SenseKey::UnitAttention, 0x2907);
     /// Mode parameters changed.
     pub const MODE_CHANGED: Self = Self::new(SenseKey::UnitAttention, 0x2a01);
     /// A reservation was taken from its holder.

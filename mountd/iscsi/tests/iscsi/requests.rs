@@ -5,8 +5,9 @@ use sluice_iscsi_wire::{
     TaskAnswer, TaskFunction,
 };
 
-use crate::support::{Fixture, Gate, Gated, ISID, Raw};
-use sluice_block::BlockRead;
+use crate::support::{Fixture, Gate, Gated, ISID, Raw, writable};
+use sluice_block::{BlockRead, MemoryDisk};
+use sluice_iscsi::Limits;
 
 const OTHER: [u8; 6] = [0x80, 0, 0, 0, 0, 2];
 
@@ -130,6 +131,53 @@ async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     other.ping().await;
     second.ping().await;
     assert_eq!(fixture.handle.sessions(), 2);
+}
+
+/// What TEST UNIT READY is told, once: the additional sense code of a unit attention.
+async fn attention(raw: &mut Raw) -> (u8, u8) {
+    let (status, sense) = raw.status(&[0]).await;
+    assert_eq!((status, sense[2]), (2, 6));
+    assert_eq!(raw.status(&[0]).await.0, 0, "told once");
+    (sense[12], sense[13])
+}
+
+#[tokio::test]
+async fn a_session_is_told_of_a_target_that_was_begun_anew() {
+    let units = || vec![writable(MemoryDisk::new(1 << 20), 1), writable(MemoryDisk::new(512), 2)];
+    let fixture = Fixture::new(units(), Limits::default()).await;
+    let address = fixture.addresses[0];
+    let mut raw = Raw::untold(address, ISID, &[]).await;
+    // Neither is disturbed by it, nor takes it away.
+    let inquiry = raw.command(&[0x12, 0, 0, 0, 36], true, 36);
+    raw.send(&Request::Command(inquiry), &[]).await;
+    assert!(matches!(raw.receive().await.0, Response::DataIn(_)));
+    assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");
+    let mut second = raw.command(&[0], true, 0);
+    second.lun = 1 << 48;
+    raw.send(&Request::Command(second), &[]).await;
+    let (status, sense) = raw.answer(second.tag).await;
+    assert_eq!((status, sense[12], sense[13]), (2, 0x29, 0), "each unit says so");
+    // Another path, and the same one a second time.
+    let mut other = Raw::untold(fixture.addresses[1], OTHER, &[]).await;
+    assert_eq!(attention(&mut other).await, (0x29, 0), "power on");
+    let mut raw = Raw::untold(address, ISID, &[]).await;
+    assert_eq!(attention(&mut raw).await, (0x29, 7), "the nexus was lost");
+    assert_eq!(other.status(&[0]).await.0, 0, "others notice nothing");
+    // Another process in its place knows nobody.
+    fixture.stop().await;
+    let fixture = Fixture::new(units(), Limits::default()).await;
+    let mut raw = Raw::untold(fixture.addresses[0], ISID, &[]).await;
+    assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");
+}
+
+#[tokio::test]
+async fn a_session_for_discovery_is_none_of_the_units_business() {
+    let fixture = Fixture::memory().await;
+    let keys = [("SessionType", "Discovery")];
+    let asking = Raw::untold(fixture.addresses[0], ISID, &keys).await;
+    drop(asking);
+    let mut raw = Raw::untold(fixture.addresses[0], ISID, &[]).await;
+    assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");
 }
 
 #[tokio::test]

@@ -153,8 +153,16 @@ impl Raw {
         Self { stream, number: Serial(1), tag: 1, digests: false }
     }
 
-    /// Logs in with additional keys.
+    /// Logs in with additional keys, and takes note that the session is new.
     pub async fn login(address: SocketAddr, isid: [u8; 6], keys: &[(&str, &str)]) -> Self {
+        let mut raw = Self::untold(address, isid, keys).await;
+        let (status, sense) = raw.status(&[0]).await;
+        assert_eq!((status, sense[2], sense[12]), (2, 6, 0x29));
+        raw
+    }
+
+    /// Logs in with additional keys. The next command fails, with what there is to be told.
+    pub async fn untold(address: SocketAddr, isid: [u8; 6], keys: &[(&str, &str)]) -> Self {
         let mut raw = Self::connect(address).await;
         let mut said = Vec::new();
         let who = [("InitiatorName", "iqn.2026-01.test:raw"), ("TargetName", NAME)];

@@ -50,7 +50,7 @@ async fn what_is_written_is_there_after_a_restart_and_nothing_after_a_discard() 
 async fn beyond_the_limit_writes_fail_and_all_else_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let under = content(SIZE, 3);
-    let options = OpenOptions { create: true, limit: Some(10 * CELL + 17) };
+    let options = OpenOptions { create: true, limit: Some(10 * CELL + 17), boot: None };
     let (overlay, disk) = open(folder.path(), &under, options);
     disk.write_at(0, &[1; 10 * CELL as usize]).await.unwrap();
     for (offset, length) in [(10 * CELL, 1), (20 * CELL, 3 * CELL as usize), (CELL * 9, 8192)] {
@@ -70,7 +70,7 @@ async fn beyond_the_limit_writes_fail_and_all_else_goes_on() {
     disk.write_at(60 * CELL, &[4; 1]).await.unwrap_err();
     drop((overlay, disk));
     // A larger limit counts from the next start on, and is kept.
-    let larger = OpenOptions { create: false, limit: Some(20 * CELL) };
+    let larger = OpenOptions { create: false, limit: Some(20 * CELL), boot: None };
     let (overlay, disk) = open(folder.path(), &under, larger);
     disk.write_at(60 * CELL, &[4; 1]).await.unwrap();
     drop((overlay, disk));

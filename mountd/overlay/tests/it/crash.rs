@@ -12,12 +12,14 @@ async fn what_was_not_flushed_leaves_no_trace_in_other_cells() {
     let folder = tempfile::tempdir().unwrap();
     let under = content(SIZE, 1);
     {
-        let (_overlay, disk) = open(folder.path(), &under, CREATE);
+        let options = OpenOptions { boot: Some([1; 16]), ..CREATE };
+        let (_overlay, disk) = open(folder.path(), &under, options);
         disk.write_at(0, &[5; 100]).await.unwrap();
         disk.flush().await.unwrap();
         disk.write_at(8192, &[6; 100]).await.unwrap();
     }
-    let (_overlay, disk) = open(folder.path(), &under, OpenOptions::default());
+    let options = OpenOptions { boot: Some([2; 16]), ..OpenOptions::default() };
+    let (_overlay, disk) = open(folder.path(), &under, options);
     let mut model = under;
     model[..100].fill(5);
     assert!(read_all(&*disk).await == model);

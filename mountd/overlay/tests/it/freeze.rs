@@ -55,7 +55,7 @@ async fn a_frozen_view_stays_while_the_disk_is_written_and_becomes_the_base() {
     disk.flush().await.unwrap();
     drop((overlay, disk));
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
-    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names.len(), 6, "{names:?}");
     let bases = vec![base("vda", below, "second")];
     let overlay =
         Overlay::open(folder.path(), &origin("next"), bases, OpenOptions::default()).unwrap();

@@ -4,6 +4,7 @@ mod conformance;
 mod crash;
 mod freeze;
 mod hydrate;
+mod kill;
 mod model;
 mod moved;
 mod support;

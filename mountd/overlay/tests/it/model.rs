@@ -1,4 +1,6 @@
-//! An overlay against a plain vector of bytes: writes, zeroes, flushes, restarts, crashes, commits.
+//! An overlay against a plain vector of bytes: writes, zeroes, flushes, kills, crashes, commits.
+//!
+//! A process that is killed loses nothing that was answered, wherever in a flush it is.
 //!
 //! A crash keeps what was durable at the last flush, and of everything since any part: of the data
 //! any cells, of a log that was being written any prefix. Afterwards, each cell must read as it did
@@ -10,7 +12,7 @@ use std::sync::Arc;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 use sluice_block::{BlockWrite, MemoryDisk, coalesce};
-use sluice_overlay::{CELL, Frozen, Overlay, OverlayDisk};
+use sluice_overlay::{CELL, Frozen, OpenOptions, Overlay, OverlayDisk};
 
 use crate::support::{CREATE, base, content, origin, read_all};
 
@@ -29,7 +31,15 @@ enum Step {
         length: usize,
     },
     Flush,
-    Restart,
+    /// The process is killed.
+    Kill,
+    /// The same in the middle of a flush, after more was written; how far it came follows from the
+    /// number.
+    KillInFlush {
+        seed: u64,
+        offset: usize,
+        length: usize,
+    },
     /// The machine dies; of what was not durable, a part that follows from the number stays.
     Crash(u64),
     /// The same in the middle of a flush.
@@ -47,9 +57,14 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (range.clone(), 1..=255u8)
             .prop_map(|((offset, length), fill)| Step::Write { offset, length, fill }),
-        3 => range.prop_map(|(offset, length)| Step::Zero { offset, length }),
+        3 => range.clone().prop_map(|(offset, length)| Step::Zero { offset, length }),
         2 => Just(Step::Flush),
-        1 => Just(Step::Restart),
+        1 => Just(Step::Kill),
+        2 => (any::<u64>(), range).prop_map(|(seed, (offset, length))| Step::KillInFlush {
+            seed,
+            offset,
+            length
+        }),
         1 => any::<u64>().prop_map(Step::Crash),
         1 => any::<u64>().prop_map(Step::CrashInFlush),
         1 => Just(Step::Freeze),
@@ -90,6 +105,8 @@ struct World {
     /// The disk at the last flush, and after each step since.
     since: Vec<Vec<u8>>,
     durable: Files,
+    /// How often the machine was started.
+    boot: u8,
 }
 
 impl World {
@@ -104,6 +121,7 @@ impl World {
             since: vec![under.clone()],
             under: (under, 0),
             durable: Files::new(),
+            boot: 1,
         };
         world.open();
         world.durable = files(world.folder.path());
@@ -118,7 +136,8 @@ impl World {
         let (point, root) = Self::names(self.under.1);
         let device = Arc::new(MemoryDisk::from_bytes(&self.under.0));
         let bases = vec![base("vda", device, &root)];
-        let opened = Overlay::open(self.folder.path(), &origin(&point), bases, CREATE).unwrap();
+        let options = OpenOptions { boot: Some([self.boot; 16]), ..CREATE };
+        let opened = Overlay::open(self.folder.path(), &origin(&point), bases, options).unwrap();
         self.disk = Some(opened.disks().remove(0));
         self.overlay = Some(opened);
     }
@@ -171,12 +190,59 @@ impl World {
         }
     }
 
+    /// Opens the overlay of a process that was killed: it is as it was.
+    async fn go_on(&mut self) {
+        self.open();
+        let found = read_all(self.disk()).await;
+        for (index, (found, then)) in found.chunks(4096).zip(self.model.chunks(4096)).enumerate() {
+            assert!(found == then, "cell {index} is not what was written");
+        }
+        self.overlay.as_ref().unwrap().flush().unwrap();
+        self.flushed();
+    }
+
+    async fn kill_in_flush(&mut self, seed: u64, offset: usize, length: usize) {
+        let before = files(self.folder.path());
+        self.overlay.as_ref().unwrap().flush().unwrap();
+        let after = files(self.folder.path());
+        // As if written between what the flush took and what it did.
+        self.write(offset, length, seed as u8).await;
+        self.close();
+        let mut dice = Dice(seed);
+        for (name, was) in &before {
+            let (then, path) = (&after[name], self.folder.path().join(name));
+            if name.contains(".notes-") {
+                // Those that were taken go last.
+                if then.is_empty() && !was.is_empty() {
+                    std::fs::write(path, was).unwrap();
+                }
+            } else if name.ends_with(".log") && then != was {
+                let left = match then.strip_prefix(&was[..]) {
+                    Some(grown) => &then[..was.len() + dice.roll(grown.len() + 1)],
+                    // Written anew, and put in place or not.
+                    None => [was, then][dice.roll(2)],
+                };
+                std::fs::write(path, left).unwrap();
+            }
+        }
+        self.go_on().await;
+    }
+
+    async fn write(&mut self, offset: usize, length: usize, fill: u8) {
+        let end = (offset + length).min(SIZE);
+        let Some(part) = self.model.get_mut(offset..end) else { return };
+        part.iter_mut().enumerate().for_each(|(at, byte)| *byte = fill ^ at as u8);
+        let part = part.to_vec();
+        self.disk().write_at(offset as u64, &part).await.unwrap();
+    }
+
     async fn crash(&mut self, seed: u64, in_flush: bool) {
         if in_flush {
             self.overlay.as_ref().unwrap().flush().unwrap();
         }
         self.close();
         self.lose(&mut Dice(seed), in_flush);
+        self.boot += 1;
         self.open();
         let found = read_all(self.disk()).await;
         for (index, cell) in found.chunks(4096).enumerate() {
@@ -193,35 +259,23 @@ impl World {
     async fn step(&mut self, step: Step) {
         let end = |offset: usize, length: usize| (offset + length).min(SIZE);
         match step {
-            Step::Write { offset, length, fill } if offset < SIZE => {
-                let part = &mut self.model[offset..end(offset, length)];
-                part.iter_mut().enumerate().for_each(|(at, byte)| *byte = fill ^ at as u8);
-                let part = part.to_vec();
-                self.disk().write_at(offset as u64, &part).await.unwrap();
-            }
+            Step::Write { offset, length, fill } => self.write(offset, length, fill).await,
             Step::Zero { offset, length } if offset < SIZE => {
                 let end = end(offset, length);
                 self.model[offset..end].fill(0);
                 self.disk().write_zeroes(offset as u64, (end - offset) as u64).await.unwrap();
             }
-            Step::Write { .. } | Step::Zero { .. } => {}
+            Step::Zero { .. } => {}
             Step::Flush => {
                 self.disk().flush().await.unwrap();
                 self.flushed();
             }
-            Step::Restart => {
+            Step::Kill => {
                 self.close();
-                self.open();
-                // Without a flush, a process that ends loses like a machine that dies.
-                let found = read_all(self.disk()).await;
-                let known = |(index, cell): (usize, &[u8])| {
-                    let range = index * 4096..index * 4096 + cell.len();
-                    self.since.iter().any(|then| &then[range.clone()] == cell)
-                };
-                assert!(found.chunks(4096).enumerate().all(known));
-                self.model = found;
-                self.overlay.as_ref().unwrap().flush().unwrap();
-                self.flushed();
+                self.go_on().await;
+            }
+            Step::KillInFlush { seed, offset, length } => {
+                self.kill_in_flush(seed, offset, length).await;
             }
             Step::Crash(seed) => self.crash(seed, false).await,
             Step::CrashInFlush(seed) => self.crash(seed, true).await,

@@ -17,7 +17,7 @@ async fn a_disk_that_was_moved_is_the_file_and_nothing_else() {
     let (dir, file) = (folder.path().join("overlay"), folder.path().join("disk.raw"));
     let under = content(SIZE, 7);
     let mut model = under.clone();
-    let options = OpenOptions { create: true, limit: Some(64 * CELL) };
+    let options = OpenOptions { create: true, limit: Some(64 * CELL), boot: None };
     {
         let (overlay, disk) = open(&dir, &under, options);
         disk.write_at(5000, &[9; 100_000]).await.unwrap();

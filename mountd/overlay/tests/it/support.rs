@@ -36,7 +36,7 @@ pub fn open(folder: &Path, under: &[u8], options: OpenOptions) -> (Arc<Overlay>,
 }
 
 /// One that is made if need be, and without a limit.
-pub const CREATE: OpenOptions = OpenOptions { create: true, limit: None };
+pub const CREATE: OpenOptions = OpenOptions { create: true, limit: None, boot: None };
 
 /// All bytes of a disk.
 pub async fn read_all(disk: &dyn BlockRead) -> Vec<u8> {

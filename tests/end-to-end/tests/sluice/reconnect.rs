@@ -73,8 +73,8 @@ fn overlay(repo: &Repo) -> Vec<String> {
     vec!["--writable".into(), "--overlay".into(), folder]
 }
 
-/// The client writes with FUA, writes and flushes, and is left alone in the middle of a write; then
-/// all of it is there, for this client and for the next.
+/// The client writes with FUA, flushes, writes without either, and is left alone in the middle of a
+/// write; then all of it is there, for this client and for the next.
 fn survives(repo: &Repo, start: impl Fn(Option<&str>) -> Export, options: impl Fn(&str) -> String) {
     let mut first = start(None);
     let uri = first.uri().to_owned();
@@ -85,6 +85,11 @@ fn survives(repo: &Repo, start: impl Fn(Option<&str>) -> Export, options: impl F
         "write -P 0x11 10M 64k",
         "flush",
         "write -f -P 0x22 12M 4k",
+        // Nobody flushes these, and nobody sends them again.
+        "write -P 0x33 14M 64k",
+        "write -z 3M 64k",
+        "write -P 0x44 15M 512",
+        "write -P 0x45 1049088 512",
     ]);
     first.running().signal(Signal::KILL);
     wait_until("the export is gone", || first.running().is_over());
@@ -94,9 +99,13 @@ fn survives(repo: &Repo, start: impl Fn(Option<&str>) -> Export, options: impl F
     assert_eq!(again.uri(), uri, "the client looks where it was");
     client.answered();
     client.does(&[
-        "read -P 0x5a 1M 64k",
+        "read -P 0x5a 1M 512",
+        "read -P 0x45 1049088 512",
         "read -P 0x11 10M 64k",
         "read -P 0x22 12M 4k",
+        "read -P 0x33 14M 64k",
+        "read -P 0 3M 64k",
+        "read -P 0x44 15M 512",
         "read -P 0x77 5M 64k",
         "flush",
     ]);
@@ -108,6 +117,10 @@ fn survives(repo: &Repo, start: impl Fn(Option<&str>) -> Export, options: impl F
         "write -P 0x5a 1M 64k",
         "write -P 0x11 10M 64k",
         "write -P 0x22 12M 4k",
+        "write -P 0x33 14M 64k",
+        "write -z 3M 64k",
+        "write -P 0x44 15M 512",
+        "write -P 0x45 1049088 512",
         "write -P 0x77 5M 64k",
     ];
     let commands = writes.iter().flat_map(|write| ["-c", write]);
