@@ -73,5 +73,5 @@ pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
-pub use store::providers::MOST_PENDING;
+pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;

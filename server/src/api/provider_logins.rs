@@ -1,13 +1,13 @@
 //! Logging in by an identity provider with a browser, here or elsewhere.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::PoisonError;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{IdentityProvider, LoginVia, Page, Record, token_hash};
+use sluice_catalog::{BeginningLogin, IdentityProvider, LoginVia, Page, Record, token_hash};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
@@ -20,6 +20,9 @@ use crate::state::{Shared, new_token};
 
 /// How long a login with a browser may take, in milliseconds.
 const PATIENCE_MS: u64 = 10 * 60_000;
+/// Logins that may have begun from one address and not ended: enough for an office behind one, and
+/// a small part of [`sluice_catalog::MOST_PENDING`].
+const MOST_OF_ONE: u64 = 50;
 
 /// A way to log in.
 #[derive(Serialize, ToSchema)]
@@ -120,6 +123,29 @@ fn guesser(peer: SocketAddr) -> String {
     format!("provider {}", peer.ip())
 }
 
+/// From where somebody comes: who has an address of the sixth version has all of its network.
+fn network(peer: SocketAddr) -> String {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+/// Refuses whoever has failed, or has begun and not ended, too often.
+async fn may_begin(shared: &Shared, peer: SocketAddr) -> Result<()> {
+    let now = shared.now();
+    wait(shared, &guesser(peer), now)?;
+    let mut tx = shared.catalog.read().await?;
+    if tx.count_pending_logins(&network(peer), now).await? < MOST_OF_ONE {
+        return Ok(());
+    }
+    let text = "too many logins have begun here and not ended: end one, or wait ten minutes";
+    Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow-down", text))
+}
+
 /// A login at this provider, now.
 async fn at<'a>(shared: &'a Shared, provider: &'a Record<IdentityProvider>) -> Result<Login<'a>> {
     let mut tx = shared.catalog.read().await?;
@@ -130,6 +156,7 @@ async fn at<'a>(shared: &'a Shared, provider: &'a Record<IdentityProvider>) -> R
 /// Keeps what a login needs to end; what to show then.
 async fn keep(
     shared: &Shared,
+    peer: SocketAddr,
     provider: &Record<IdentityProvider>,
     pending: &Pending,
     expires_ms: u64,
@@ -137,8 +164,10 @@ async fn keep(
     let login = new_token("login");
     let state = serde_json::to_string(pending).map_err(|error| refused(error.to_string()))?;
     let mut tx = shared.catalog.begin().await?;
-    let (hash, now) = (token_hash(&login), shared.now());
-    tx.begin_login(&shared.sealer, &hash, provider.id, &state, now, expires_ms).await?;
+    let (hash, address) = (token_hash(&login), network(peer));
+    let (provider, state) = (provider.id, state.as_str());
+    let new = BeginningLogin { hash: &hash, provider, state, address: &address, expires_ms };
+    tx.begin_login(&shared.sealer, &new, shared.now()).await?;
     tx.commit().await?;
     Ok(login)
 }
@@ -154,11 +183,11 @@ pub(crate) async fn begin(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(new): Body<BeginLogin>,
 ) -> Result<(StatusCode, Json<BegunLogin>)> {
-    wait(&shared, &guesser(peer), shared.now())?;
+    may_begin(&shared, peer).await?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let (url, pending) = at(&shared, &provider).await?.begin(&new.redirect_uri).await?;
     let expires_ms = shared.now() + PATIENCE_MS;
-    let login = keep(&shared, &provider, &pending, expires_ms).await?;
+    let login = keep(&shared, peer, &provider, &pending, expires_ms).await?;
     Ok((StatusCode::CREATED, Json(BegunLogin { login, url, expires_ms })))
 }
 
@@ -190,11 +219,11 @@ pub(crate) async fn begin_device(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(new): Body<BeginDevice>,
 ) -> Result<(StatusCode, Json<BegunDevice>)> {
-    wait(&shared, &guesser(peer), shared.now())?;
+    may_begin(&shared, peer).await?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let (code, pending) = at(&shared, &provider).await?.begin_device().await?;
     let expires_ms = shared.now() + code.expires_seconds * 1000;
-    let login = keep(&shared, &provider, &pending, expires_ms).await?;
+    let login = keep(&shared, peer, &provider, &pending, expires_ms).await?;
     let view = BegunDevice {
         login,
         user_code: code.user_code,
@@ -292,5 +321,19 @@ async fn let_in(
             identity::note_refusal(shared, &provider.name, &address, &problem, now).await?;
             Err(problem)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_the_sixth_version_is_one_neighbour() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("192.0.2.7:9"), "192.0.2.7");
+        assert_eq!(of("[::ffff:192.0.2.7]:9"), "192.0.2.7");
+        assert_eq!(of("[2001:db8:1:2:3::4]:9"), of("[2001:db8:1:2:ff::1]:8"));
+        assert_ne!(of("[2001:db8:1:2::1]:9"), of("[2001:db8:1:3::1]:9"));
     }
 }

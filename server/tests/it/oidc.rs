@@ -238,6 +238,28 @@ async fn a_login_ends_once_and_by_its_own_answer() {
 }
 
 #[tokio::test]
+async fn nobody_begins_logins_without_end() {
+    let Some(provider) = Provider::start("0") else { return };
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    provider.record(&admin, "lab", provider.spec()).await;
+    let first = begin(&lab, "lab").await;
+    for _ in 1..50 {
+        begin(&lab, "lab").await;
+    }
+    let body = json!({"provider": "lab", "redirect_uri": BACK});
+    let more = async || status(&lab.anybody.post::<Value>("/api/v1/oidc-logins", &body).await);
+    assert_eq!(more().await, 429);
+    let device = json!({"provider": "lab"});
+    let device = lab.anybody.post::<Value>("/api/v1/device-logins", &device).await;
+    assert_eq!(status(&device), 429);
+    // What ends makes room.
+    let brought = browse(first["url"].as_str().unwrap(), "anna:");
+    finish(&lab, &end_of(&first, &brought)).await.unwrap();
+    assert_eq!((more().await, more().await), (200, 429));
+}
+
+#[tokio::test]
 async fn a_name_is_not_enough_to_be_somebody() {
     let Some(provider) = Provider::start("0") else { return };
     let lab = Lab::new().await;
