@@ -61,7 +61,9 @@ pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{Assign, CopyRule, Keep, Missed, Policy, Rule, Schedule, When};
 pub use model::project::Project;
-pub use model::provider::{GroupMapping, IdentityProvider, LoginVia, OidcVia};
+pub use model::provider::{
+    GroupMapping, GroupSearch, IdentityProvider, LdapGroups, LdapVia, LoginVia, MemberOf, OidcVia,
+};
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,

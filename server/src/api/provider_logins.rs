@@ -14,7 +14,7 @@ use crate::api::policies::EVERYTHING;
 use crate::api::sessions::{SessionView, failed, wait};
 use crate::api::{Body, Hidden};
 use crate::identity::oidc::{Brought, Login, Pending};
-use crate::identity::{self, Person, refused};
+use crate::identity::{self, Person, Refusal, refused};
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 
@@ -29,7 +29,7 @@ const MOST_OF_ONE: u64 = 50;
 pub(crate) struct LoginProvider {
     /// To be named when logging in.
     name: String,
-    /// `oidc`, which takes a browser.
+    /// `oidc`, which takes a browser, or `ldap`, which takes a name and a password.
     kind: &'static str,
 }
 
@@ -111,8 +111,10 @@ pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<LoginP
     let page = Page { after: None, limit: Page::LARGEST };
     let records = shared.catalog.read().await?.list::<IdentityProvider>(&EVERYTHING, &page).await?;
     let views = records.into_iter().filter(|record| record.body.enabled).map(|record| {
-        let LoginVia::Oidc(_) = record.body.via;
-        let kind = "oidc";
+        let kind = match record.body.via {
+            LoginVia::Oidc(_) => "oidc",
+            LoginVia::Ldap(_) => "ldap",
+        };
         LoginProvider { name: record.name, kind }
     });
     Ok(Json(views.collect()))
@@ -299,27 +301,22 @@ async fn let_in(
     provider: &Record<IdentityProvider>,
     person: Result<Person>,
 ) -> Result<SessionView> {
-    let (now, address) = (shared.now(), peer.ip().to_string());
-    let admitted = async {
-        let person = person?;
-        let mut tx = shared.catalog.begin().await?;
-        // The record as it is now: somebody may have changed it meanwhile.
-        let provider = identity::by_id(&mut tx, provider.id).await?;
-        let user = identity::admit(&mut tx, &provider, &person, now).await?;
-        let view = identity::begin_session(&mut tx, &provider, &user, &address, now).await?;
-        tx.commit().await?;
-        Ok(view)
+    let address = peer.ip().to_string();
+    let admitted = match person {
+        Ok(person) => identity::let_in(shared, provider, &person, &address).await,
+        Err(problem) => Err(problem),
     };
-    match admitted.await {
+    match admitted {
         Ok(view) => {
             let mut limiter = shared.limiter.lock().unwrap_or_else(PoisonError::into_inner);
             limiter.succeeded(&guesser(peer));
             Ok(view)
         }
         Err(problem) => {
-            failed(shared, &guesser(peer), now);
-            identity::note_refusal(shared, &provider.name, &address, &problem, now).await?;
-            Err(problem)
+            failed(shared, &guesser(peer), shared.now());
+            let refusal = Refusal::from(problem);
+            identity::note_refusal(shared, provider, "", &address, &refusal).await?;
+            Err(refusal.problem)
         }
     }
 }

@@ -5,6 +5,7 @@ mod approvals;
 mod certificates;
 mod copies;
 mod hostile;
+mod ldap;
 mod lease;
 mod ledger;
 mod limits;
