@@ -63,7 +63,9 @@ pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{CopyRule, Keep, Missed, Objectives, Policy, Rule, Schedule, When};
 pub use model::project::Project;
-pub use model::provider::{GroupMapping, IdentityProvider, LoginVia, OidcVia};
+pub use model::provider::{
+    GroupMapping, GroupSearch, IdentityProvider, LdapGroups, LdapVia, LoginVia, MemberOf, OidcVia,
+};
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
@@ -75,5 +77,5 @@ pub use record::{Kind, Page, Record, Visible};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
-pub use store::providers::MOST_PENDING;
+pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;

@@ -4,6 +4,7 @@
 pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod dashboard;
+pub(crate) mod directory_logins;
 mod document;
 pub(crate) mod groups;
 pub(crate) mod limits;
@@ -195,6 +196,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(providers::list, providers::create))
         .routes(routes!(providers::get, providers::put, providers::remove))
         .routes(routes!(providers::secret))
+        .routes(routes!(directory_logins::test))
+        .routes(routes!(directory_logins::login))
         .routes(routes!(provider_logins::list))
         .routes(routes!(provider_logins::begin))
         .routes(routes!(provider_logins::finish))

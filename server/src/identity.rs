@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   browser ── code ──► oidc: token of the provider ─┐
-//!   device  ── code ──► the same ────────────────────┴─► Person ──► admit ──► user, session
+//!   device  ── code ──► the same ────────────────────┼─► Person ──► admit ──► user, session
+//!   name, password ───► ldap: a bind of the user ────┘
 //! ```
 //!
 //! # Invariants
@@ -14,6 +15,7 @@
 
 pub(crate) mod fetch;
 mod jwt;
+pub(crate) mod ldap;
 pub(crate) mod oidc;
 
 use std::collections::BTreeSet;
@@ -136,7 +138,7 @@ fn entry(actor: &str, action: &'static str, detail: Value) -> AuditEntry {
 }
 
 /// Begins the session of somebody whom a provider has let in.
-pub(crate) async fn begin_session(
+async fn begin_session(
     tx: &mut Tx,
     provider: &Record<IdentityProvider>,
     user: &User,
@@ -151,16 +153,54 @@ pub(crate) async fn begin_session(
     Ok(SessionView { token, expires_ms, first: None })
 }
 
-/// Writes down that a login by a provider was refused.
+/// A session for somebody whom a provider knows, if they may log in here.
+pub(crate) async fn let_in(
+    shared: &Shared,
+    provider: &Record<IdentityProvider>,
+    person: &Person,
+    address: &str,
+) -> Result<SessionView> {
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    // The record as it is now: somebody may have changed it meanwhile.
+    let provider = by_id(&mut tx, provider.id).await?;
+    let user = admit(&mut tx, &provider, person, now).await?;
+    let view = begin_session(&mut tx, &provider, &user, address, now).await?;
+    tx.commit().await?;
+    Ok(view)
+}
+
+/// Why a login was refused.
+pub(crate) struct Refusal {
+    /// As the log is told.
+    pub(crate) why: String,
+    /// As whoever wants to log in is told.
+    pub(crate) problem: Problem,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { why: problem.detail.clone(), problem }
+    }
+}
+
+/// Writes down that a login by a provider was refused, and whose, where the name that was typed is
+/// one of its users: what is no name may be a password.
 pub(crate) async fn note_refusal(
     shared: &Shared,
-    provider: &str,
+    provider: &Record<IdentityProvider>,
+    typed: &str,
     address: &str,
-    why: &Problem,
-    now: u64,
+    refusal: &Refusal,
 ) -> Result<()> {
-    let detail = json!({"from": address, "provider": provider, "why": why.detail});
+    let detail = json!({"from": address, "provider": provider.name, "why": refusal.why});
     let mut tx = shared.catalog.begin().await?;
-    tx.audit(entry("?", "session.refused", detail), now).await?;
+    let user = match typed.chars().any(char::is_control) {
+        true => None,
+        false => tx.user_by_login(typed).await?,
+    };
+    let user = user.filter(|user| user.provider == Some(provider.id));
+    let actor = user.map_or("?".to_owned(), |user| user.login);
+    tx.audit(entry(&actor, "session.refused", detail), shared.now()).await?;
     Ok(tx.commit().await?)
 }

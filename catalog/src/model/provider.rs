@@ -1,3 +1,5 @@
+mod ldap;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,8 @@ use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{GroupId, ProviderId};
 use crate::model::access::Grant;
+
+pub use ldap::{GroupSearch, LdapGroups, LdapVia, MemberOf};
 
 /// No session of a login by a provider lasts longer, in minutes.
 const LONGEST_SESSION: u32 = 12 * 60;
@@ -46,6 +50,8 @@ pub struct IdentityProvider {
 pub enum LoginVia {
     /// OpenID Connect: people log in there with a browser.
     Oidc(OidcVia),
+    /// LDAP: people log in here with the name and password that they have there.
+    Ldap(LdapVia),
 }
 
 /// A provider of OpenID Connect.
@@ -165,14 +171,31 @@ impl IdentityProvider {
                 "a mapping names a group, and there are 1000 at most",
             ));
         }
-        let LoginVia::Oidc(via) = &self.via;
-        via.sense()
+        match &self.via {
+            LoginVia::Oidc(via) => via.sense(),
+            LoginVia::Ldap(via) => {
+                if !self.mappings.iter().all(|one| via.groups.can_name(&one.group)) {
+                    let text = "with member-of, a mapping names a group as the directory does: \
+                                cn=backup,ou=groups,dc=example,dc=org";
+                    return Err(CatalogError::invalid(text));
+                }
+                via.sense()
+            }
+        }
     }
 
     /// What the provider's groups let somebody do here, and the groups here that they are in;
     /// nothing when none of them is known.
     pub fn mapped(&self, groups: &BTreeSet<String>) -> Option<(Vec<Grant>, BTreeSet<GroupId>)> {
-        let mut known = self.mappings.iter().filter(|one| groups.contains(&one.group)).peekable();
+        let folded: BTreeSet<Vec<u8>> = match &self.via {
+            LoginVia::Oidc(_) => BTreeSet::new(),
+            LoginVia::Ldap(_) => groups.iter().map(|group| ldap::folded(group)).collect(),
+        };
+        let is_in = |group: &String| match &self.via {
+            LoginVia::Oidc(_) => groups.contains(group),
+            LoginVia::Ldap(_) => folded.contains(&ldap::folded(group)),
+        };
+        let mut known = self.mappings.iter().filter(|one| is_in(&one.group)).peekable();
         known.peek()?;
         let (mut grants, mut own): (Vec<Grant>, BTreeSet<GroupId>) = Default::default();
         for one in known {
@@ -214,6 +237,24 @@ mod tests {
         for bad in bad {
             assert!(oidc(bad).check().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_directory_names_groups_in_full() {
+        let via = json!({"kind": "ldap", "urls": ["ldaps://a.example.org"], "user_base": "dc=x"});
+        let mut one = provider(via);
+        let mapping = |group: &str| GroupMapping {
+            group: group.to_owned(),
+            grants: Vec::new(),
+            groups: BTreeSet::new(),
+        };
+        one.mappings = vec![mapping("admins")];
+        assert!(one.check().is_err(), "any group of that name, wherever it lies");
+        one.mappings = vec![mapping("cn=admins,dc=x")];
+        one.check().unwrap();
+        let groups = |name: &str| BTreeSet::from([name.to_owned()]);
+        assert!(one.mapped(&groups("CN=Admins, DC=X")).is_some());
+        assert!(one.mapped(&groups("cn=admins,ou=x,dc=x")).is_none());
     }
 
     #[test]

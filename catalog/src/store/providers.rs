@@ -16,6 +16,21 @@ use crate::seal::{Sealed, Sealer};
 /// waits until some are over.
 pub const MOST_PENDING: u64 = 1000;
 
+/// A login that begins at a provider.
+#[derive(Debug, Clone, Copy)]
+pub struct BeginningLogin<'a> {
+    /// The hash of what is shown when it ends.
+    pub hash: &'a str,
+    /// Where somebody logs in.
+    pub provider: ProviderId,
+    /// What it needs to end.
+    pub state: &'a str,
+    /// From where it begins.
+    pub address: &'a str,
+    /// Until when it may end, in milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
 impl Tx {
     /// Adds somebody whom an identity provider knows. Without a subject it is whoever logs in there
     /// first by that name.
@@ -132,11 +147,8 @@ impl Tx {
     pub async fn begin_login(
         &mut self,
         sealer: &Sealer,
-        hash: &str,
-        provider: ProviderId,
-        state: &str,
+        login: &BeginningLogin<'_>,
         now_ms: u64,
-        expires_ms: u64,
     ) -> Result<()> {
         let forget = sqlx::query("DELETE FROM pending_logins WHERE expires_ms <= $1");
         self.run(forget.bind(number(now_ms))).await?;
@@ -145,15 +157,28 @@ impl Tx {
             let text = "too many logins have begun and not ended: try again in some minutes";
             return Err(CatalogError::new(ErrorKind::Unavailable, text));
         }
-        let sealed = sealer.seal(&owner(hash), state);
-        let sql = "INSERT INTO pending_logins (token_hash, provider_id, sealed, expires_ms) \
-                   VALUES ($1, $2, $3, $4)";
+        let sealed = sealer.seal(&owner(login.hash), login.state);
+        let sql = "INSERT INTO pending_logins \
+                   (token_hash, provider_id, sealed, expires_ms, address) \
+                   VALUES ($1, $2, $3, $4, $5)";
         let insert = sqlx::query(sql)
-            .bind(hash.to_owned())
-            .bind(provider.to_string())
+            .bind(login.hash.to_owned())
+            .bind(login.provider.to_string())
             .bind(sealed.0)
-            .bind(number(expires_ms));
+            .bind(number(login.expires_ms))
+            .bind(login.address.to_owned());
         self.run(insert).await.map(drop)
+    }
+
+    /// How many logins have begun from an address, and not ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_pending_logins(&mut self, address: &str, now_ms: u64) -> Result<u64> {
+        let sql = "SELECT COUNT(*) AS many FROM pending_logins \
+                   WHERE address = $1 AND expires_ms > $2";
+        let select = sqlx::query(sql).bind(address.to_owned()).bind(number(now_ms));
+        self.maybe(select).await?.map_or(Ok(0), |row| row.count("many"))
     }
 
     /// What a login that has begun needs to end; nothing when there is none, or it is over.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use sluice_catalog::{ErrorKind, Grant, IdentityProvider, NewGroup, Role, Sealer};
+use sluice_catalog::{
+    BeginningLogin, ErrorKind, Grant, IdentityProvider, NewGroup, ProviderId, Role, Sealer,
+};
 
 use crate::support::{Lab, on_both};
 
@@ -72,11 +74,27 @@ async fn what_a_provider_says_is_replaced_as_a_whole(lab: Lab) {
     assert!(tx.who("hash", 2).await.is_err());
 }
 
+fn login<'a>(
+    provider: ProviderId,
+    hash: &'a str,
+    state: &'a str,
+    address: &'a str,
+    expires_ms: u64,
+) -> BeginningLogin<'a> {
+    BeginningLogin { hash, provider, state, address, expires_ms }
+}
+
 async fn a_login_ends_once(lab: Lab) {
     let sealer = Sealer::new(&[7; 32]);
     let mut tx = lab.catalog.begin().await.unwrap();
     let one = tx.insert(None, "one", provider(), 1).await.unwrap().id;
-    tx.begin_login(&sealer, "h1", one, "nonce", 1, 10).await.unwrap();
+    tx.begin_login(&sealer, &login(one, "h1", "nonce", "a", 10), 1).await.unwrap();
+    tx.begin_login(&sealer, &login(one, "h3", "", "b", 20), 1).await.unwrap();
+    let mut of = Vec::new();
+    for (address, now) in [("a", 9), ("a", 10), ("b", 10), ("c", 1)] {
+        of.push(tx.count_pending_logins(address, now).await.unwrap());
+    }
+    assert_eq!(of, [1, 0, 1, 0]);
     let (of, state) = tx.pending_login(&sealer, "h1", 9).await.unwrap().unwrap();
     assert_eq!((of, state.as_str()), (one, "nonce"));
     assert!(tx.pending_login(&sealer, "h1", 10).await.unwrap().is_none());
@@ -84,10 +102,11 @@ async fn a_login_ends_once(lab: Lab) {
     assert!(tx.end_login("h1").await.unwrap());
     assert!(!tx.end_login("h1").await.unwrap());
     for number in 0..sluice_catalog::MOST_PENDING {
-        tx.begin_login(&sealer, &number.to_string(), one, "", 20, 30).await.unwrap();
+        let hash = number.to_string();
+        tx.begin_login(&sealer, &login(one, &hash, "", "a", 30), 20).await.unwrap();
     }
-    let full = tx.begin_login(&sealer, "more", one, "", 20, 30).await.unwrap_err();
+    let full = tx.begin_login(&sealer, &login(one, "more", "", "b", 30), 20).await.unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Unavailable);
     // What is over makes room.
-    tx.begin_login(&sealer, "more", one, "", 30, 40).await.unwrap();
+    tx.begin_login(&sealer, &login(one, "more", "", "a", 40), 30).await.unwrap();
 }

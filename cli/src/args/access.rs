@@ -266,10 +266,12 @@ pub(crate) enum AccessCommand {
 /// Show and change identity providers: others who say who people are, and in which groups
 ///
 /// A provider of OpenID Connect is asked with a browser (`sluice login --oidc NAME`), and by the
-/// server, which is its client. `mappings` say what its groups let people do: `group`, `roles`
-/// (viewer, operator, manager or admin, everywhere or `@PROJECT`) and `groups` of this server. They
-/// are looked at anew with each login. Who comes from a provider has neither password nor API
-/// tokens here, and second factors are the provider's affair.
+/// server, which is its client. A directory (LDAP) is asked by the server with the name and the
+/// password that people have there (`sluice login --ldap NAME --user USER`). `mappings` say what
+/// its groups let people do: `group`, `roles` (viewer, operator, manager or admin, everywhere or
+/// `@PROJECT`) and `groups` of this server. They are looked at anew with each login. Who comes from
+/// a provider has neither password nor API tokens here, and second factors are the provider's
+/// affair.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityProviderArgs {
     #[command(subcommand)]
@@ -290,7 +292,10 @@ pub(crate) enum IdentityProviderCommand {
     },
     /// Make one, or change what it says; the sessions of all who come from it end
     #[command(after_help = "\
-Example:
+Examples:
+  echo '{\"via\": {\"kind\": \"ldap\", \"urls\": [\"ldaps://dc1.example.org\"],
+    \"bind_dn\": \"cn=sluice,dc=example,dc=org\", \"user_base\": \"dc=example,dc=org\"},
+    \"create_users\": true}' | sluice identity-provider set office --spec -
   echo '{\"via\": {\"kind\": \"oidc\", \"issuer\": \"https://id.example.org\",
     \"client_id\": \"sluice\"}, \"create_users\": true,
     \"mappings\": [{\"group\": \"backup\", \"roles\": [\"operator@shop\"]}]}' |
@@ -310,6 +315,24 @@ Example:
         /// A file with the secret; `-` for standard input
         #[arg(long, value_name = "FILE")]
         secret_file: PathBuf,
+    },
+    /// Try whether one can be asked, and tell which step fails; no session begins
+    ///
+    /// With --user, somebody is looked up in a directory, with their groups and what these let them
+    /// do; with --password, their password is tried, from SLUICE_PASSWORD_FILE or a prompt.
+    #[command(after_help = "\
+Examples:
+  sluice identity-provider test company
+  sluice identity-provider test office --user anna --password")]
+    Test {
+        /// Its name
+        name: String,
+        /// Somebody of a directory
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Try their password, too
+        #[arg(long, requires = "user")]
+        password: bool,
     },
     /// Remove one from which no user comes
     #[command(after_help = "Example:\n  sluice identity-provider remove company")]

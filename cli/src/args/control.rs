@@ -208,7 +208,8 @@ pub(crate) struct NodeRunArgs {
 Examples:
   sluice login https://127.0.0.1:9390 --fingerprint 3a5f... --user admin --setup-token-file t
   sluice login https://backup.example.org:9390 --fingerprint 3a5f... --user anna
-  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --oidc company")]
+  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --oidc company
+  sluice login https://backup.example.org:9390 --fingerprint 3a5f... --ldap office --user anna")]
 pub(crate) struct LoginArgs {
     /// The server
     pub(crate) server: String,
@@ -225,6 +226,10 @@ pub(crate) struct LoginArgs {
     #[arg(long, value_name = "PROVIDER", conflicts_with = "user")]
     pub(crate) oidc: Option<String>,
 
+    /// Log in by this identity provider, with your name and password in its directory
+    #[arg(long, value_name = "PROVIDER", requires = "user", conflicts_with = "oidc")]
+    pub(crate) ldap: Option<String>,
+
     /// The browser is elsewhere: print a code to type there
     #[arg(long, requires = "oidc")]
     pub(crate) device: bool,
@@ -235,7 +240,7 @@ pub(crate) struct LoginArgs {
     pub(crate) callback_port: Option<u16>,
 
     /// Make this the first administrator, with the setup token in this file
-    #[arg(long, value_name = "FILE", conflicts_with = "oidc")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["oidc", "ldap"])]
     pub(crate) setup_token_file: Option<PathBuf>,
 }
 

@@ -1,32 +1,35 @@
 //! Logging in by an identity provider with a browser, here or elsewhere.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::PoisonError;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{IdentityProvider, LoginVia, Page, Record, token_hash};
+use sluice_catalog::{BeginningLogin, IdentityProvider, LoginVia, Page, Record, token_hash};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::sessions::{SessionView, failed, wait};
 use crate::api::{Body, Hidden};
 use crate::identity::oidc::{Brought, Login, Pending};
-use crate::identity::{self, Person, refused};
+use crate::identity::{self, Person, Refusal, refused};
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 
 /// How long a login with a browser may take, in milliseconds.
 const PATIENCE_MS: u64 = 10 * 60_000;
+/// Logins that may have begun from one address and not ended: enough for an office behind one, and
+/// a small part of [`sluice_catalog::MOST_PENDING`].
+const MOST_OF_ONE: u64 = 50;
 
 /// A way to log in.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LoginProvider {
     /// To be named when logging in.
     name: String,
-    /// `oidc`, which takes a browser.
+    /// `oidc`, which takes a browser, or `ldap`, which takes a name and a password.
     kind: &'static str,
 }
 
@@ -108,8 +111,10 @@ pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<LoginP
     let page = Page { after: None, limit: Page::LARGEST };
     let records = shared.catalog.read().await?.list::<IdentityProvider>(&EVERYTHING, &page).await?;
     let views = records.into_iter().filter(|record| record.body.enabled).map(|record| {
-        let LoginVia::Oidc(_) = record.body.via;
-        let kind = "oidc";
+        let kind = match record.body.via {
+            LoginVia::Oidc(_) => "oidc",
+            LoginVia::Ldap(_) => "ldap",
+        };
         LoginProvider { name: record.name, kind }
     });
     Ok(Json(views.collect()))
@@ -118,6 +123,29 @@ pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<LoginP
 /// By address only: whoever logs in here has no name yet.
 fn guesser(peer: SocketAddr) -> String {
     format!("provider {}", peer.ip())
+}
+
+/// From where somebody comes: who has an address of the sixth version has all of its network.
+fn network(peer: SocketAddr) -> String {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+/// Refuses whoever has failed, or has begun and not ended, too often.
+async fn may_begin(shared: &Shared, peer: SocketAddr) -> Result<()> {
+    let now = shared.now();
+    wait(shared, &guesser(peer), now)?;
+    let mut tx = shared.catalog.read().await?;
+    if tx.count_pending_logins(&network(peer), now).await? < MOST_OF_ONE {
+        return Ok(());
+    }
+    let text = "too many logins have begun here and not ended: end one, or wait ten minutes";
+    Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow-down", text))
 }
 
 /// A login at this provider, now.
@@ -130,6 +158,7 @@ async fn at<'a>(shared: &'a Shared, provider: &'a Record<IdentityProvider>) -> R
 /// Keeps what a login needs to end; what to show then.
 async fn keep(
     shared: &Shared,
+    peer: SocketAddr,
     provider: &Record<IdentityProvider>,
     pending: &Pending,
     expires_ms: u64,
@@ -137,8 +166,10 @@ async fn keep(
     let login = new_token("login");
     let state = serde_json::to_string(pending).map_err(|error| refused(error.to_string()))?;
     let mut tx = shared.catalog.begin().await?;
-    let (hash, now) = (token_hash(&login), shared.now());
-    tx.begin_login(&shared.sealer, &hash, provider.id, &state, now, expires_ms).await?;
+    let (hash, address) = (token_hash(&login), network(peer));
+    let (provider, state) = (provider.id, state.as_str());
+    let new = BeginningLogin { hash: &hash, provider, state, address: &address, expires_ms };
+    tx.begin_login(&shared.sealer, &new, shared.now()).await?;
     tx.commit().await?;
     Ok(login)
 }
@@ -154,11 +185,11 @@ pub(crate) async fn begin(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(new): Body<BeginLogin>,
 ) -> Result<(StatusCode, Json<BegunLogin>)> {
-    wait(&shared, &guesser(peer), shared.now())?;
+    may_begin(&shared, peer).await?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let (url, pending) = at(&shared, &provider).await?.begin(&new.redirect_uri).await?;
     let expires_ms = shared.now() + PATIENCE_MS;
-    let login = keep(&shared, &provider, &pending, expires_ms).await?;
+    let login = keep(&shared, peer, &provider, &pending, expires_ms).await?;
     Ok((StatusCode::CREATED, Json(BegunLogin { login, url, expires_ms })))
 }
 
@@ -190,11 +221,11 @@ pub(crate) async fn begin_device(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(new): Body<BeginDevice>,
 ) -> Result<(StatusCode, Json<BegunDevice>)> {
-    wait(&shared, &guesser(peer), shared.now())?;
+    may_begin(&shared, peer).await?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let (code, pending) = at(&shared, &provider).await?.begin_device().await?;
     let expires_ms = shared.now() + code.expires_seconds * 1000;
-    let login = keep(&shared, &provider, &pending, expires_ms).await?;
+    let login = keep(&shared, peer, &provider, &pending, expires_ms).await?;
     let view = BegunDevice {
         login,
         user_code: code.user_code,
@@ -270,27 +301,36 @@ async fn let_in(
     provider: &Record<IdentityProvider>,
     person: Result<Person>,
 ) -> Result<SessionView> {
-    let (now, address) = (shared.now(), peer.ip().to_string());
-    let admitted = async {
-        let person = person?;
-        let mut tx = shared.catalog.begin().await?;
-        // The record as it is now: somebody may have changed it meanwhile.
-        let provider = identity::by_id(&mut tx, provider.id).await?;
-        let user = identity::admit(&mut tx, &provider, &person, now).await?;
-        let view = identity::begin_session(&mut tx, &provider, &user, &address, now).await?;
-        tx.commit().await?;
-        Ok(view)
+    let address = peer.ip().to_string();
+    let admitted = match person {
+        Ok(person) => identity::let_in(shared, provider, &person, &address).await,
+        Err(problem) => Err(problem),
     };
-    match admitted.await {
+    match admitted {
         Ok(view) => {
             let mut limiter = shared.limiter.lock().unwrap_or_else(PoisonError::into_inner);
             limiter.succeeded(&guesser(peer));
             Ok(view)
         }
         Err(problem) => {
-            failed(shared, &guesser(peer), now);
-            identity::note_refusal(shared, &provider.name, &address, &problem, now).await?;
-            Err(problem)
+            failed(shared, &guesser(peer), shared.now());
+            let refusal = Refusal::from(problem);
+            identity::note_refusal(shared, provider, "", &address, &refusal).await?;
+            Err(refusal.problem)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_the_sixth_version_is_one_neighbour() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("192.0.2.7:9"), "192.0.2.7");
+        assert_eq!(of("[::ffff:192.0.2.7]:9"), "192.0.2.7");
+        assert_eq!(of("[2001:db8:1:2:3::4]:9"), of("[2001:db8:1:2:ff::1]:8"));
+        assert_ne!(of("[2001:db8:1:2::1]:9"), of("[2001:db8:1:3::1]:9"));
     }
 }

@@ -28,14 +28,20 @@ async fn check(provider: &IdentityProvider, tx: &mut Tx) -> Result<()> {
             tx.group(*group).await?;
         }
     }
-    let LoginVia::Oidc(OidcVia { ca, .. }) = &provider.via;
-    identity::fetch::trust(ca).map(drop).map_err(Problem::invalid)
+    let usable = match &provider.via {
+        LoginVia::Oidc(OidcVia { ca, .. }) => identity::fetch::trust(ca).map(drop),
+        LoginVia::Ldap(via) => identity::ldap::check(via),
+    };
+    usable.map_err(Problem::invalid)
 }
 
 /// What names somebody at one provider names somebody else at another.
 fn same_people(old: &IdentityProvider, new: &IdentityProvider) -> bool {
-    let (LoginVia::Oidc(old), LoginVia::Oidc(new)) = (&old.via, &new.via);
-    old.issuer == new.issuer
+    match (&old.via, &new.via) {
+        (LoginVia::Oidc(old), LoginVia::Oidc(new)) => old.issuer == new.issuer,
+        (LoginVia::Ldap(old), LoginVia::Ldap(new)) => old.same_people(new),
+        _ => false,
+    }
 }
 
 /// List identity providers
@@ -91,8 +97,8 @@ pub(crate) async fn get(
 
 /// Change an identity provider; the sessions of all who come from it end
 ///
-/// While users come from it, it stays the same kind with the same issuer: elsewhere their names
-/// are those of other people.
+/// While users come from it, it stays the same kind with the same issuer, or the same
+/// `id_attribute`: elsewhere their names are those of other people.
 #[utoipa::path(put, path = "/api/v1/identity-providers/{id}", tag = "user",
     operation_id = "change-identity-provider",
     params(("id" = ProviderId, Path), ("If-Match" = String, Header,

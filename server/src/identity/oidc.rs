@@ -46,7 +46,7 @@ struct Metadata {
 }
 
 /// The same, and its keys.
-struct Known {
+pub(crate) struct Known {
     http: Http,
     metadata: Metadata,
     keys: Vec<Key>,
@@ -59,8 +59,12 @@ struct Known {
 pub(crate) struct Memory(Mutex<BTreeMap<ProviderId, Arc<Known>>>);
 
 impl Memory {
-    async fn ask(&self, provider: &Record<IdentityProvider>, now: u64) -> Result<Arc<Known>> {
-        let via = via(provider);
+    pub(crate) async fn ask(
+        &self,
+        provider: &Record<IdentityProvider>,
+        now: u64,
+    ) -> Result<Arc<Known>> {
+        let via = via(provider)?;
         let http = Http::new(&via.issuer, &via.ca).map_err(unreachable)?;
         let place = via.issuer.trim_end_matches('/');
         let place = format!("{place}/.well-known/openid-configuration");
@@ -130,9 +134,14 @@ pub(crate) struct Login<'a> {
     pub(crate) now: u64,
 }
 
-fn via(provider: &Record<IdentityProvider>) -> &OidcVia {
-    let LoginVia::Oidc(via) = &provider.body.via;
-    via
+fn via(provider: &Record<IdentityProvider>) -> Result<&OidcVia> {
+    match &provider.body.via {
+        LoginVia::Oidc(via) => Ok(via),
+        LoginVia::Ldap(_) => {
+            let text = "this identity provider takes a name and a password: sluice login --ldap";
+            Err(Problem::invalid(text))
+        }
+    }
 }
 
 fn random() -> String {
@@ -161,7 +170,7 @@ impl Login<'_> {
 
     /// Where the browser is to go, and what is needed when it comes back.
     pub(crate) async fn begin(&self, redirect_uri: &str) -> Result<(String, Pending)> {
-        let via = via(self.provider);
+        let via = via(self.provider)?;
         if !may_return_to(via, redirect_uri) {
             return Err(Problem::invalid("browsers are not sent back to this redirect_uri"));
         }
@@ -219,7 +228,7 @@ impl Login<'_> {
 
     /// A code to be typed elsewhere, and what is needed to ask whether it was.
     pub(crate) async fn begin_device(&self) -> Result<(DeviceCode, Pending)> {
-        let via = via(self.provider);
+        let via = via(self.provider)?;
         let known = self.memory.get(self.provider, self.now).await?;
         let none = || Problem::invalid("this provider has no codes for devices: use a browser");
         let place = known.metadata.device_authorization_endpoint.as_ref().ok_or_else(none)?;
@@ -261,7 +270,7 @@ impl Login<'_> {
 
     /// Sends a form as the client that this server is there.
     async fn as_client(&self, known: &Known, place: &str, form: &[(&str, &str)]) -> Result<Answer> {
-        let id = &via(self.provider).client_id;
+        let id = &via(self.provider)?.client_id;
         let mut form = form.to_vec();
         let methods = known.metadata.token_endpoint_auth_methods_supported.as_deref();
         let takes = |word: &str| methods.is_some_and(|all| all.iter().any(|one| one == word));
@@ -287,7 +296,7 @@ impl Login<'_> {
         document: &Value,
         nonce: Option<&str>,
     ) -> Result<Person> {
-        let via = via(self.provider);
+        let via = via(self.provider)?;
         let none = || refused("the provider has answered without an ID token");
         let token = document["id_token"].as_str().ok_or_else(none)?;
         let wanted = Wanted {

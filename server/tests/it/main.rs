@@ -6,6 +6,7 @@ mod assign;
 mod certificates;
 mod copies;
 mod hostile;
+mod ldap;
 mod lease;
 mod ledger;
 mod limits;

@@ -47,6 +47,8 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("PUT", "/api/v1/identity-providers/{id}", System(ADMINISTER)),
     ("DELETE", "/api/v1/identity-providers/{id}", System(ADMINISTER)),
     ("PUT", "/api/v1/identity-providers/{id}/secret", System(ADMINISTER)),
+    ("POST", "/api/v1/identity-providers/{id}/test", System(ADMINISTER)),
+    ("POST", "/api/v1/directory-logins", Nobody),
     ("DELETE", "/api/v1/sessions/current", Login),
     ("GET", "/api/v1/me", Login),
     ("GET", "/api/v1/tokens", Login),
@@ -290,6 +292,7 @@ impl World {
             (_, "/api/v1/users/{id}/password") => json!({"password": password}),
             (_, "/api/v1/destinations/{id}/secrets") => secret,
             (_, "/api/v1/identity-providers/{id}/secret") => json!({"secret": "hush"}),
+            (_, "/api/v1/identity-providers/{id}/test") => json!({}),
             ("POST", "/api/v1/identity-providers") => {
                 json!({"name": format!("i{}", rand::random::<u64>()), "spec": spec})
             }

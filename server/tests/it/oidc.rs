@@ -1,8 +1,7 @@
 //! Logging in by a real provider of OpenID Connect.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -14,53 +13,21 @@ const SECRET: &str = "a secret of the lab & more";
 /// Nothing listens there: what the browser brings stands in the URL.
 const BACK: &str = "http://127.0.0.1:9/callback";
 
-/// A provider that ends with the test.
-struct Provider {
-    process: Child,
-    issuer: String,
-}
+#[path = "../../../tests/lab/oidc/provider.rs"]
+mod provider;
 
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+/// A provider that ends with the test.
+struct Provider(provider::Provider);
 
 impl Provider {
     /// Starts one, on this port or any; nothing where that was switched off.
     fn start(port: &str) -> Option<Self> {
-        if std::env::var_os("SLUICE_SKIP_OIDC").is_some() {
-            eprintln!("SKIPPED: SLUICE_SKIP_OIDC is set");
-            return None;
-        }
         let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/oidc");
-        let ran = Command::new(lab.join("oidc-install")).output().expect("oidc-install runs");
-        let said = String::from_utf8_lossy(&ran.stderr);
-        if ran.status.code() == Some(3) {
-            eprintln!("SKIPPED: {said}");
-            return None;
-        }
-        assert!(ran.status.success(), "{said} (SLUICE_SKIP_OIDC=1 skips these tests)");
-        let root = String::from_utf8(ran.stdout).unwrap();
-        let mut process = Command::new("node")
-            .arg(lab.join("serve.mjs"))
-            .args([root.trim(), port])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("node runs");
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut lines = lines.map(Result::unwrap);
-        let issuer = lines.find(|line| line.starts_with("http://")).expect("it listens");
-        // What it says besides is read, so that it never waits to say it.
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { process, issuer })
+        provider::Provider::start(&lab, port).map(Self)
     }
 
     fn spec(&self) -> Value {
-        let via = json!({"kind": "oidc", "issuer": self.issuer, "client_id": "sluice"});
+        let via = json!({"kind": "oidc", "issuer": self.0.issuer, "client_id": "sluice"});
         json!({"via": via, "create_users": true})
     }
 
@@ -271,6 +238,28 @@ async fn a_login_ends_once_and_by_its_own_answer() {
 }
 
 #[tokio::test]
+async fn nobody_begins_logins_without_end() {
+    let Some(provider) = Provider::start("0") else { return };
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    provider.record(&admin, "lab", provider.spec()).await;
+    let first = begin(&lab, "lab").await;
+    for _ in 1..50 {
+        begin(&lab, "lab").await;
+    }
+    let body = json!({"provider": "lab", "redirect_uri": BACK});
+    let more = async || status(&lab.anybody.post::<Value>("/api/v1/oidc-logins", &body).await);
+    assert_eq!(more().await, 429);
+    let device = json!({"provider": "lab"});
+    let device = lab.anybody.post::<Value>("/api/v1/device-logins", &device).await;
+    assert_eq!(status(&device), 429);
+    // What ends makes room.
+    let brought = browse(first["url"].as_str().unwrap(), "anna:");
+    finish(&lab, &end_of(&first, &brought)).await.unwrap();
+    assert_eq!((more().await, more().await), (200, 429));
+}
+
+#[tokio::test]
 async fn a_name_is_not_enough_to_be_somebody() {
     let Some(provider) = Provider::start("0") else { return };
     let lab = Lab::new().await;
@@ -306,7 +295,7 @@ async fn a_provider_may_change_its_keys_and_devices_have_codes() {
     let admin = lab.administrator().await;
     provider.record(&admin, "lab", provider.spec()).await;
     login(&lab, "lab", "anna:").await.unwrap();
-    let port = provider.issuer.rsplit_once(':').unwrap().1.to_owned();
+    let port = provider.0.issuer.rsplit_once(':').unwrap().1.to_owned();
     drop(provider);
     let provider = Provider::start(&port).unwrap();
     login(&lab, "lab", "anna:").await.unwrap();
@@ -317,7 +306,7 @@ async fn a_provider_may_change_its_keys_and_devices_have_codes() {
     let ask = async || lab.anybody.post::<Value>("/api/v1/device-logins/finish", &end).await;
     assert_eq!(status(&ask().await), 409);
     let code = begun["user_code"].as_str().unwrap();
-    let url = format!("{}/lab-device?user_code={code}&hint=otto:", provider.issuer);
+    let url = format!("{}/lab-device?user_code={code}&hint=otto:", provider.0.issuer);
     assert!(Command::new("curl").args(["-sSf", &url]).status().unwrap().success());
     let session = ask().await.unwrap();
     let otto = lab.anybody.clone().with_token(session["token"].as_str().unwrap());

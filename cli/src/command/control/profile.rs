@@ -124,6 +124,13 @@ async fn by_password(
     begin(client, user, &new).await
 }
 
+/// A session by name and password in a directory.
+async fn by_directory(client: &Client, provider: &str, user: &str) -> Result<Value> {
+    let password = secret::password()?;
+    let body = json!({"provider": provider, "login": user, "password": *password});
+    Ok(client.post("/api/v1/directory-logins", &body).await?)
+}
+
 /// Logs in.
 pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
     let client = Client::new(&args.server, print(&args.fingerprint)?)?;
@@ -132,7 +139,12 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
         Some(provider) => browser::here(&client, provider, args.callback_port.unwrap_or(0)).await?,
         None => {
             let user = args.user.as_deref().unwrap_or_default();
-            by_password(context, &client, user, args.setup_token_file.as_deref()).await?
+            match &args.ldap {
+                Some(provider) => by_directory(&client, provider, user).await?,
+                None => {
+                    by_password(context, &client, user, args.setup_token_file.as_deref()).await?
+                }
+            }
         }
     };
     if session["first"] == "enrol-totp" {

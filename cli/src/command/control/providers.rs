@@ -62,12 +62,35 @@ pub(super) async fn run(context: &Context, command: IdentityProviderCommand) -> 
             let answer = client.send(Method::PUT, &path, Some(&body), &[]).await?;
             done(context, &answer, Done { name: &name, change: "changed" })
         }
+        IdentityProviderCommand::Test { name, user, password } => {
+            let path = format!("{}/test", path(&name).await?);
+            let mut body = json!({ "login": user });
+            if password {
+                body["password"] = secret::password()?.as_str().into();
+            }
+            tell(context, &client.post(&path, &body).await?)
+        }
         IdentityProviderCommand::Remove { name } => {
             let path = path(&name).await?;
             let answer = client.send(Method::DELETE, &path, None, &[]).await?;
             done(context, &answer, Done { name: &name, change: "removed" })
         }
     }
+}
+
+/// What was tried of one; not done when it cannot be asked, or does not let in.
+fn tell(context: &Context, tried: &Value) -> Result<Exit> {
+    if context.global.json {
+        output::json(tried)?;
+    } else {
+        let row = |step: &Value| {
+            let sign = if step["ok"] == true { "ok" } else { "FAILED" };
+            vec![word(step, "server"), word(step, "step"), sign.to_owned(), word(step, "detail")]
+        };
+        let steps = tried["steps"].as_array().into_iter().flatten().map(row).collect();
+        output::print(&output::table(&["SERVER", "STEP", "", "WHAT"], steps))?;
+    }
+    Ok(if tried["ok"] == true { Exit::Done } else { Exit::Failed })
 }
 
 /// The id of a provider of that name.

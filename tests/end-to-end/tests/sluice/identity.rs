@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -10,47 +10,8 @@ use crate::access::{Person, Server};
 use crate::support::binary;
 use crate::support::run::Cmd;
 
-/// A provider that ends with the test, and where it is.
-struct Provider {
-    child: Child,
-    issuer: String,
-    /// What it says is kept from filling a pipe by nobody: it says little.
-    _out: BufReader<ChildStdout>,
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn provider() -> Option<Provider> {
-    if std::env::var_os("SLUICE_SKIP_OIDC").is_some() {
-        eprintln!("SKIPPED: SLUICE_SKIP_OIDC is set");
-        return None;
-    }
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/oidc");
-    let ran = Command::new(lab.join("oidc-install")).output().unwrap();
-    let said = String::from_utf8_lossy(&ran.stderr);
-    if ran.status.code() == Some(3) {
-        eprintln!("SKIPPED: {said}");
-        return None;
-    }
-    assert!(ran.status.success(), "{said} (SLUICE_SKIP_OIDC=1 skips these tests)");
-    let root = String::from_utf8(ran.stdout).unwrap();
-    let mut command = Command::new("node");
-    command.arg(lab.join("serve.mjs")).arg(root.trim());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut issuer = String::new();
-    while !issuer.starts_with("http://") {
-        issuer.clear();
-        assert_ne!(out.read_line(&mut issuer).unwrap(), 0, "it does not listen");
-    }
-    Some(Provider { child, issuer: issuer.trim().to_owned(), _out: out })
-}
+#[path = "../../../lab/oidc/provider.rs"]
+mod provider;
 
 /// Logs in as the hint says: what the command prints is opened by `browse`.
 fn login(person: &Person<'_>, more: &[&str], browse: impl Fn(&str)) -> Value {
@@ -76,7 +37,8 @@ fn login(person: &Person<'_>, more: &[&str], browse: impl Fn(&str)) -> Value {
 
 #[test]
 fn somebody_logs_in_with_a_browser_here_or_elsewhere() {
-    let Some(provider) = provider() else { return };
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/oidc");
+    let Some(provider) = provider::Provider::start(&lab, "0") else { return };
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("state"), None);
     let admin = Person { folder: folder.path(), server: &server, name: "admin" };

@@ -7,6 +7,7 @@ mod collect;
 mod control_plane;
 mod crash;
 mod damage;
+mod directory;
 mod export_faults;
 mod faults;
 mod heal;
