@@ -1,6 +1,6 @@
 //! Backups that build on a point they name.
 
-use sluice_destination::{ByteRange, Destination, Key};
+use sluice_destination::{ByteRange, Key};
 use sluice_engine::{BackupOptions, Change, Progress, backup};
 use sluice_repository::{Clock, Repository, RestorePoint, SessionOptions};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +116,7 @@ async fn a_list_of_changes_since_a_damaged_point_is_not_trusted() {
     let (first, second) = (noise(1, LENGTH), noise(2, LENGTH));
     let old = back_up(&repository, &first, Change::Rescan).await;
     let newest = back_up(&repository, &second, Change::Rescan).await;
-    let key = Key::new(&format!("r/default/{}/{}", newest.chain, newest.id)).unwrap();
+    let key = Key::new(format!("r/default/{}/{}", newest.chain, newest.id)).unwrap();
     let mut bytes = destination.get(&key, ByteRange::Full).await.unwrap().to_vec();
     bytes[100] ^= 1;
     destination.put(&key, bytes.into()).await.unwrap();
