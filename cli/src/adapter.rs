@@ -12,6 +12,6 @@ mod stdin;
 mod written;
 
 pub(crate) use catalogue::RepositoryCatalogue;
-pub(crate) use file_target::{FileTarget, Opened, is_device};
+pub(crate) use file_target::{FileTarget, Opened, identity, is_device};
 pub(crate) use qcow2_target::Qcow2Target;
 pub(crate) use written::Written;

@@ -178,7 +178,11 @@ impl Context {
         // Also tells "no repository here" before anybody types a passphrase.
         let descriptor = Repository::peek(destination).await?;
         if descriptor.encryption == "open" {
-            return Ok(Unlock::Open);
+            return if secret::is_given() {
+                Err(secret::not_needed(destination))
+            } else {
+                Ok(Unlock::Open)
+            };
         }
         Ok(Unlock::Passphrase(secret::passphrase()?))
     }

@@ -112,15 +112,14 @@ pub(crate) fn report(error: &anyhow::Error, json: bool) -> Exit {
         return Exit::Done;
     }
     let report = Report::of(error);
-    if json {
-        let document = serde_json::json!({ "error": {
-            "kind": report.kind,
-            "message": report.message,
-            "causes": report.causes,
-            "help": report.help,
-        }});
-        let _ = output::json_line(&document);
-    } else {
+    let document = serde_json::json!({ "error": {
+        "kind": report.kind,
+        "message": report.message,
+        "causes": report.causes,
+        "help": report.help,
+    }});
+    // Where no document can be written, stderr is the only way left to say why.
+    if !json || output::json_line(&document).is_err() {
         let mut stderr = io::stderr().lock();
         let _ = writeln!(stderr, "error: {}", report.line());
         if let Some(help) = &report.help {

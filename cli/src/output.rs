@@ -50,11 +50,14 @@ impl From<io::Error> for StdoutError {
     }
 }
 
-/// Writes text to stdout.
+/// Writes text to stdout. A reader that went away has seen enough: what the command is there for
+/// is done to its end all the same, and the exit code tells what came of it.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)?;
-    Ok(())
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError) {
+        Err(error) if !error.is_closed() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Writes bytes to stdout.

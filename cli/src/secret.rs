@@ -30,6 +30,20 @@ pub(crate) fn is_given() -> bool {
     [FILE, VARIABLE].iter().any(|name| std::env::var_os(name).is_some_and(|set| !set.is_empty()))
 }
 
+/// Why a repository that says it is not encrypted is refused where a passphrase is given: whoever
+/// can write to the destination can say so, and what is stored then would be for them to read.
+pub(crate) fn not_needed(destination: &dyn sluice_destination::Destination) -> anyhow::Error {
+    let place = destination.location();
+    advise(
+        "wrong-key",
+        format!("{place} says that it is not encrypted, and a passphrase is given"),
+        format!(
+            "give none (unset {FILE} and {VARIABLE}) if it was made without encryption; if it was \
+             not, somebody has changed its object `format`: do not back up to it"
+        ),
+    )
+}
+
 /// The passphrase of the other one of two repositories, in a variable.
 pub(crate) fn other_passphrase() -> Option<Zeroizing<String>> {
     let set = std::env::var("SLUICE_DEST_PASSPHRASE").ok().filter(|secret| !secret.is_empty());

@@ -101,10 +101,9 @@ pub async fn backup(
         parent: options.parent.clone(),
     };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
-    let images = trust(images, options.parent.as_ref(), session.parent());
     let images = match &options.copy_of {
         Some(copy) => copy.trust(images, session.parent()),
-        None => images,
+        None => trust(images, options.parent.as_ref(), &session).await?,
     };
     progress.watch(session.counters());
     for image in &images {
@@ -151,21 +150,32 @@ pub async fn backup(
 }
 
 /// The images, read whole when the backup builds on another point than their changes are against.
-fn trust(
+async fn trust(
     mut images: Vec<SourceImage>,
     wanted: Option<&RestorePoint>,
-    parent: Option<&RestorePoint>,
-) -> Vec<SourceImage> {
+    session: &BackupSession,
+) -> Result<Vec<SourceImage>> {
+    let listed =
+        |image: &SourceImage| matches!(image.source, Source::Device(_, Change::Changed(_)));
     let place = |point: &RestorePoint| (point.chain, point.id);
-    if wanted.is_some_and(|wanted| parent.map(place) != Some(place(wanted))) {
-        tracing::warn!("the point that changes were noted against is gone: reading everything");
-        for image in &mut images {
-            if let Source::Device(_, change @ Change::Changed(_)) = &mut image.source {
-                *change = Change::Regions;
-            }
+    let trusted = match (wanted, session.parent()) {
+        (Some(wanted), parent) => parent.map(place) == Some(place(wanted)),
+        (None, Some(_)) if images.iter().any(listed) => session.continues_the_last().await?,
+        (None, _) => true,
+    };
+    if trusted {
+        return Ok(images);
+    }
+    tracing::warn!(
+        "the point that changes were noted against is gone, damaged or not there yet: reading \
+         everything"
+    );
+    for image in &mut images {
+        if let Source::Device(_, change @ Change::Changed(_)) = &mut image.source {
+            *change = Change::Regions;
         }
     }
-    images
+    Ok(images)
 }
 
 fn check_names(images: &[SourceImage]) -> Result<()> {

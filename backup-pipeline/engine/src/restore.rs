@@ -73,6 +73,23 @@ pub struct RestoreOptions {
     /// A file that remembers what is done, so that a restore can go on after an interruption.
     /// It is removed at the end. Without one a restore starts over.
     pub journal: Option<PathBuf>,
+    /// What tells the target from others of the same name, on one line: a journal speaks of the
+    /// target it was begun with only.
+    pub target: String,
+}
+
+impl RestoreOptions {
+    /// Whether there is a journal of a restore of this image to this target.
+    pub fn goes_on(&self, image: &ImageReader) -> bool {
+        let journal = self.journal.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        journal.is_some_and(|text| text.lines().next() == Some(&self.head(image)))
+    }
+
+    /// The first line of the journal.
+    fn head(&self, image: &ImageReader) -> String {
+        let record = image.record();
+        format!("sluice restore {} {} {}", record.root, record.size, self.target)
+    }
 }
 
 /// What a restore came to.
@@ -98,16 +115,18 @@ pub async fn restore(
 ) -> Result<RestoreOutcome> {
     progress.add_total(image.size());
     progress.set_phase(Phase::Running);
-    let journal = Arc::new(Journal::open(options.journal, image)?);
+    let journal = Arc::new(Journal::open(options, image)?);
     let span = image.leaf_span();
     let leaves = image.size().div_ceil(span);
     if !target.starts_zeroed() {
         zero_holes(image, &target, &cancel).await?;
+        // There may be no leaf that would notice.
+        go_on(&cancel)?;
     }
     let data = image.data_leaves(0..leaves).await?;
     let holes = image.size().saturating_sub(data.len() as u64 * span);
     progress.add_done(holes);
-    let resumed = journal.done.len() as u64 * span;
+    let resumed = (journal.done.len() as u64 * span).min(image.size());
     let memory = Arc::new(Semaphore::new(IN_FLIGHT_MIB));
     let block_size = image.block_size() as usize;
     let behind = WriteBehind::start(target.clone(), block_size, pool.threads(), progress.clone());
@@ -158,12 +177,7 @@ impl Run {
             self.progress.add_done(bytes);
             return Ok(());
         }
-        if self.cancel.is_cancelled() {
-            return Err(EngineError::new(
-                ErrorKind::Cancelled,
-                "the restore was stopped before its end; the target is incomplete",
-            ));
-        }
+        go_on(&self.cancel)?;
         let runs = self.image.runs(leaf).await?;
         self.reserve(&runs).await?;
         let tasks = runs.into_iter().map(|run| {
@@ -239,6 +253,15 @@ impl Run {
     }
 }
 
+/// Fails when the restore is to stop.
+fn go_on(cancel: &CancellationToken) -> Result<()> {
+    if !cancel.is_cancelled() {
+        return Ok(());
+    }
+    let text = "the restore was stopped before its end; the target is incomplete";
+    Err(EngineError::new(ErrorKind::Cancelled, text))
+}
+
 fn died(error: JoinError) -> EngineError {
     EngineError::caused(ErrorKind::Cancelled, "a part of the run died", error)
 }
@@ -274,7 +297,7 @@ async fn zero_holes(
     Ok(())
 }
 
-/// What is done, in a file: a first line that names the image, then a leaf a line.
+/// What is done, in a file: a first line that names image and target, then a leaf a line.
 struct Journal {
     path: Option<PathBuf>,
     done: HashSet<u64>,
@@ -282,11 +305,10 @@ struct Journal {
 }
 
 impl Journal {
-    fn open(path: Option<PathBuf>, image: &ImageReader) -> Result<Self> {
-        let mut done = HashSet::new();
+    fn open(options: RestoreOptions, image: &ImageReader) -> Result<Self> {
+        let (mut done, head) = (HashSet::new(), options.head(image));
+        let path = options.journal;
         if let Some(path) = &path {
-            let record = image.record();
-            let head = format!("sluice restore {} {}", record.root, record.size);
             let failed = |error| {
                 let text = format!("the restore journal {} failed", path.display());
                 EngineError::caused(ErrorKind::Target, text, error)

@@ -3,10 +3,11 @@
 //! Where that pays, data goes past the page cache ([`DirectFile`]): a disk is written while the
 //! processor decodes, instead of at the end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
@@ -26,6 +27,8 @@ const WRITERS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct FileTarget {
     file: File,
+    /// The folder of a file, whose name must be durable as well.
+    folder: Option<File>,
     direct: Option<DirectFile>,
     zeroed: bool,
 }
@@ -41,14 +44,38 @@ pub(crate) enum Opened {
     Again,
 }
 
+/// What tells a file, or a device, from another one that has its name later. Nothing without a
+/// file.
+pub(crate) fn identity(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if metadata.file_type().is_block_device() {
+        // Devices come back with other numbers after a restart, and with the same name.
+        let path = std::fs::canonicalize(path).ok()?;
+        return Some(path.to_string_lossy().chars().flat_map(char::escape_default).collect());
+    }
+    Some(file_identity(&metadata))
+}
+
+/// A number may be given again, and then with another time; not every file system tells the time.
+fn file_identity(metadata: &Metadata) -> String {
+    let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    format!("{}-{}", metadata.ino(), born.unwrap_or_default().as_nanos())
+}
+
 /// Whether the path is a block device.
 pub(crate) fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 impl FileTarget {
-    /// Opens the target for an image of `size` bytes.
-    pub(crate) fn open(path: &Path, size: u64, opened: Opened) -> Result<Self> {
+    /// Opens the target for an image of `size` bytes. `prepare` is done when nobody else writes to
+    /// it, and before it is changed.
+    pub(crate) fn open(
+        path: &Path,
+        size: u64,
+        opened: Opened,
+        prepare: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
         let context = || format!("cannot open {} for writing", path.display());
         if is_device(path) {
             let file =
@@ -73,23 +100,58 @@ impl FileTarget {
                     "restore to a device that is at least as large as the image",
                 ));
             }
-            return Ok(Self::new(file, false));
+            prepare()?;
+            return Ok(Self::new(file, None, false));
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         match opened {
             Opened::New => options.create_new(true),
-            Opened::Over => options.create(true).truncate(true),
+            Opened::Over => options.create(true),
             Opened::Again => &mut options,
         };
         let file = options.open(path).with_context(context)?;
+        lock(&file, path)?;
+        prepare()?;
+        if opened == Opened::Over {
+            file.set_len(0).with_context(context)?;
+        }
         file.set_len(size).with_context(context)?;
-        Ok(Self::new(file, true))
+        Ok(Self::new(file, folder_of(path), true))
     }
 
-    fn new(file: File, zeroed: bool) -> Self {
+    fn new(file: File, folder: Option<File>, zeroed: bool) -> Self {
         let direct = DirectFile::of(&file);
-        Self { file, direct, zeroed }
+        Self { file, folder, direct, zeroed }
+    }
+}
+
+/// Keeps a second restore out of the file: what both wrote would be a mixture.
+pub(super) fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(advise(
+            "target",
+            format!("another program is writing to {}", path.display()),
+            "wait for it, or restore to another file",
+        )),
+        // Where nothing can be locked, nobody is kept out.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// The folder a file lies in; nothing where it cannot be opened.
+pub(super) fn folder_of(path: &Path) -> Option<File> {
+    let path = std::fs::canonicalize(path).ok()?;
+    File::open(path.parent()?).ok()
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: Option<&File>) -> io::Result<()> {
+    match folder.map(File::sync_all) {
+        // Some network mounts know no such thing.
+        Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        Some(done) => done,
+        None => Ok(()),
     }
 }
 
@@ -124,7 +186,8 @@ impl Target for FileTarget {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file.sync_all()?;
+        sync_folder(self.folder.as_ref())
     }
 
     fn starts_zeroed(&self) -> bool {
@@ -143,26 +206,61 @@ mod tests {
 
     use super::*;
 
+    fn opened(path: &Path, size: u64, how: Opened) -> Result<FileTarget> {
+        FileTarget::open(path, size, how, || Ok(()))
+    }
+
     #[test]
     fn a_file_is_made_new_replaced_or_continued() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
-        let target = FileTarget::open(&path, 8192, Opened::New).unwrap();
+        let target = opened(&path, 8192, Opened::New).unwrap();
         target.write_at(4096, b"abc").unwrap();
         target.flush().unwrap();
         assert!(target.starts_zeroed());
-        assert!(FileTarget::open(&path, 8192, Opened::New).is_err());
-        FileTarget::open(&path, 8192, Opened::Again).unwrap();
+        drop(target);
+        assert!(opened(&path, 8192, Opened::New).is_err());
+        opened(&path, 8192, Opened::Again).unwrap();
         assert_eq!(&std::fs::read(&path).unwrap()[4096..4099], b"abc");
-        FileTarget::open(&path, 100, Opened::Over).unwrap();
+        opened(&path, 100, Opened::Over).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), [0; 100]);
+    }
+
+    #[test]
+    fn a_file_takes_one_writer_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let target = opened(&path, 8192, Opened::New).unwrap();
+        target.write_at(0, b"abc").unwrap();
+        for how in [Opened::Over, Opened::Again] {
+            let error = opened(&path, 4096, how).unwrap_err().to_string();
+            assert!(error.contains("another program"), "{error}");
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!((&bytes[..3], bytes.len()), (&b"abc"[..], 8192), "nothing was cut off");
+        drop(target);
+        opened(&path, 4096, Opened::Over).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_known_by_more_than_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("disk"), folder.path().join("other"));
+        assert_eq!(identity(&path), None);
+        std::fs::write(&path, b"one").unwrap();
+        let first = identity(&path);
+        std::fs::write(&path, b"more of it").unwrap();
+        assert!(first.is_some() && identity(&path) == first, "it is the same file");
+        std::fs::write(&other, b"two").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_ne!(identity(&path), first);
     }
 
     #[test]
     fn zeroes_replace_what_was_there() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
-        let target = FileTarget::open(&path, 3 << 20, Opened::New).unwrap();
+        let target = opened(&path, 3 << 20, Opened::New).unwrap();
         target.write_at(0, &vec![7; 3 << 20]).unwrap();
         target.write_zeroes(5, 2 << 20).unwrap();
         let bytes = std::fs::read(&path).unwrap();
@@ -176,7 +274,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         let page = ALIGN as u64;
-        let target = FileTarget::open(&path, 3 * page + 100, Opened::New).unwrap();
+        let target = opened(&path, 3 * page + 100, Opened::New).unwrap();
         let mut data = Buffer::new(2 * ALIGN + 100);
         data.iter_mut().zip(0u32..).for_each(|(byte, at)| *byte = (at % 251) as u8);
         target.write_at(page, &data).unwrap();

@@ -19,6 +19,8 @@ use anyhow::{Context, Result};
 use sluice_block::DirectFile;
 use sluice_engine::Target;
 
+use super::file_target::{folder_of, lock, sync_folder};
+
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of 8 bytes in a table of one cluster.
@@ -33,6 +35,8 @@ const HEADER_LENGTH: u32 = 104;
 #[derive(Debug)]
 pub(crate) struct Qcow2Target {
     file: File,
+    /// Its folder: the name must be durable as well.
+    folder: Option<File>,
     /// The same, past the page cache: for data only.
     direct: Option<DirectFile>,
     size: u64,
@@ -52,14 +56,17 @@ impl Qcow2Target {
     pub(crate) fn create(path: &Path, size: u64, over: bool) -> Result<Self> {
         let mut options = File::options();
         options.read(true).write(true);
-        let options =
-            if over { options.create(true).truncate(true) } else { options.create_new(true) };
-        let file =
-            options.open(path).with_context(|| format!("cannot create {}", path.display()))?;
-        let tables = size.div_ceil(CLUSTER * ENTRIES) as usize;
+        let options = if over { options.create(true) } else { options.create_new(true) };
+        let context = || format!("cannot create {}", path.display());
+        let file = options.open(path).with_context(context)?;
+        lock(&file, path)?;
+        file.set_len(0).with_context(context)?;
+        // One also for an empty image: QEMU takes the place of none for lost.
+        let tables = (size.div_ceil(CLUSTER * ENTRIES) as usize).max(1);
         let next = 1 + l1_clusters(tables as u64);
-        let direct = DirectFile::of(&file);
-        Ok(Self { file, direct, size, state: Mutex::new(State { l1: vec![0; tables], next }) })
+        let (direct, folder) = (DirectFile::of(&file), folder_of(path));
+        let state = Mutex::new(State { l1: vec![0; tables], next });
+        Ok(Self { file, folder, direct, size, state })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -202,7 +209,8 @@ impl Target for Qcow2Target {
         let size = self.size.next_multiple_of(512);
         let header = header(size, tables, table * CLUSTER, table_clusters);
         self.file.write_all_at(&header, 0)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        sync_folder(self.folder.as_ref())
     }
 
     fn starts_zeroed(&self) -> bool {

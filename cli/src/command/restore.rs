@@ -9,7 +9,7 @@ use sluice_engine::{Progress, RestoreOptions, RestoreOutcome, Target, restore};
 use sluice_repository::{ImageReader, Repository, RestorePoint};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapter::{FileTarget, Opened, Qcow2Target, is_device};
+use crate::adapter::{FileTarget, Opened, Qcow2Target, identity, is_device};
 use crate::args::{RestoreArgs, TargetFormat};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
@@ -96,9 +96,9 @@ async fn one(
     let progress = Progress::new();
     let shower = Shower::start(&context.global, progress.clone(), Shown::Plain);
     let started = Instant::now();
-    let options = RestoreOptions { journal: opened.journal };
     let pool = repository.pool();
-    let done = restore(&image, pool, opened.target, options, progress, cancel.clone()).await;
+    let (target, options) = (opened.target, opened.options);
+    let done = restore(&image, pool, target, options, progress, cancel.clone()).await;
     drop(shower);
     let outcome: RestoreOutcome = match done {
         Ok(outcome) => outcome,
@@ -140,7 +140,7 @@ async fn one(
 /// An open target, with the journal that lets a restore go on after an interruption.
 struct OpenTarget {
     target: Arc<dyn Target>,
-    journal: Option<PathBuf>,
+    options: RestoreOptions,
 }
 
 fn open(
@@ -151,7 +151,8 @@ fn open(
 ) -> Result<OpenTarget> {
     let (size, device) = (image.size(), is_device(path));
     let journal = journal(context, path, device);
-    let interrupted = journal.as_deref().is_some_and(|journal| journal_fits(journal, image));
+    let mut options = RestoreOptions { journal, target: identity(path).unwrap_or_default() };
+    let interrupted = options.goes_on(image);
     let exists = path.symlink_metadata().is_ok();
     if args.format() == TargetFormat::Qcow2 {
         if device {
@@ -159,7 +160,7 @@ fn open(
         }
         refuse_existing(args, path, exists)?;
         let target = Qcow2Target::create(path, size, args.overwrite)?;
-        return Ok(OpenTarget { target: Arc::new(target), journal: None });
+        return Ok(OpenTarget { target: Arc::new(target), options: RestoreOptions::default() });
     }
     // On a file of its own, the same command goes on; what a device holds, only its owner knows.
     let again = interrupted && exists && !args.overwrite && (!device || args.resume);
@@ -178,13 +179,11 @@ fn open(
             Opened::Over
         }
     };
-    if opened != Opened::Again
-        && let Some(journal) = &journal
-    {
-        prepare_journal(journal)?;
-    }
-    let target = FileTarget::open(path, size, opened)?;
-    Ok(OpenTarget { target: Arc::new(target), journal })
+    let journal = options.journal.as_deref().filter(|_| opened != Opened::Again);
+    let prepare = || journal.map_or(Ok(()), prepare_journal);
+    let target = FileTarget::open(path, size, opened, prepare)?;
+    options.target = identity(path).unwrap_or_default();
+    Ok(OpenTarget { target: Arc::new(target), options })
 }
 
 fn refuse_existing(args: &RestoreArgs, path: &Path, exists: bool) -> Result<()> {
@@ -206,13 +205,6 @@ fn journal(context: &Context, path: &Path, device: bool) -> Option<PathBuf> {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
     Some(context.cache_dir()?.join("restore").join(name))
-}
-
-/// Whether the journal is of an interrupted restore of this image.
-fn journal_fits(journal: &Path, image: &ImageReader) -> bool {
-    let record = image.record();
-    let head = format!("sluice restore {} {}", record.root, record.size);
-    std::fs::read_to_string(journal).is_ok_and(|text| text.lines().next() == Some(&head))
 }
 
 /// Makes way for a new journal: an old one would tell of another target.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use sluice_repository::{PointId, RestorePoint};
+use sluice_repository::RestorePoint;
 
 /// Characters of an id that hold its time; two points of an instance seldom share them.
 const SHORTEST_ID: usize = 10;
@@ -49,22 +49,26 @@ pub(crate) fn undo_folder_name(text: &str) -> Cow<'_, str> {
 
 /// For each point the shortest start of its id that no other point of its instance shares.
 pub(crate) fn short_ids(points: &[RestorePoint]) -> Vec<String> {
-    let mut by_instance: HashMap<&str, Vec<PointId>> = HashMap::new();
+    let mut by_instance: HashMap<&str, Vec<String>> = HashMap::new();
     for point in points {
-        by_instance.entry(&point.instance).or_default().push(point.id);
+        by_instance.entry(&point.instance).or_default().push(point.id.to_string());
     }
+    by_instance.values_mut().for_each(|ids| ids.sort_unstable());
     let short = |point: &RestorePoint| {
         let id = point.id.to_string();
-        let others: Vec<String> = by_instance[point.instance.as_str()]
-            .iter()
-            .filter(|other| **other != point.id)
-            .map(ToString::to_string)
-            .collect();
-        let fits = |length: &usize| others.iter().all(|other| other[..*length] != id[..*length]);
-        let length = (SHORTEST_ID..id.len()).find(fits).unwrap_or(id.len());
-        id[..length].to_owned()
+        shortest(&by_instance[point.instance.as_str()], &id).to_owned()
     };
     points.iter().map(short).collect()
+}
+
+/// The shortest start of an id that no other one shares. Of those in order, neighbours share most.
+fn shortest<'i>(ids: &[String], id: &'i str) -> &'i str {
+    let shared = |other: &String| id.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let before = ids.partition_point(|other| other.as_str() < id);
+    let after = before + ids[before..].partition_point(|other| other == id);
+    let neighbours = [before.checked_sub(1).and_then(|at| ids.get(at)), ids.get(after)];
+    let most = neighbours.into_iter().flatten().map(shared).max().unwrap_or(0);
+    &id[..(most + 1).clamp(SHORTEST_ID, id.len())]
 }
 
 #[cfg(test)]
@@ -80,6 +84,17 @@ mod tests {
         {
             assert_eq!(to(same), same);
         }
+    }
+
+    #[test]
+    fn short_ids_are_as_long_as_it_takes_to_tell_them_apart() {
+        let mut ids = ["0dabcdefgh001", "0dabcdefgh0k2", "0dabcdefgh0k3", "0dzzzzzzzzzz1"]
+            .map(str::to_owned)
+            .to_vec();
+        let shorts: Vec<&str> = ids.iter().map(|id| shortest(&ids, id)).collect();
+        assert_eq!(shorts, ["0dabcdefgh00", "0dabcdefgh0k2", "0dabcdefgh0k3", "0dzzzzzzzz"]);
+        ids.truncate(1);
+        assert_eq!(shortest(&ids, &ids[0]), "0dabcdefgh");
     }
 
     #[test]

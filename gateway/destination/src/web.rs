@@ -2,26 +2,24 @@
 
 #[cfg(any(feature = "azblob", feature = "gcs"))]
 mod ask;
+#[cfg(any(feature = "azblob", feature = "swift"))]
+mod digest;
 mod http;
 mod settings;
 
 #[cfg(any(feature = "azblob", feature = "gcs"))]
 pub(crate) use ask::Ask;
+#[cfg(any(feature = "azblob", feature = "swift"))]
+pub(crate) use digest::md5;
 pub(crate) use http::{Answer, Http};
 pub(crate) use settings::{Secret, Settings, check_http};
 
-use bytes::Bytes;
-use md5::{Digest, Md5};
-
 use crate::key::MAX_KEY;
 use crate::url::invalid;
-use crate::{ByteRange, DestinationError, ErrorKind, Result, range};
+use crate::{ByteRange, DestinationError, Result, range};
 
 /// The longest name of an object, in bytes, on every store there is a destination for.
 const MAX_NAME: usize = 1024;
-
-/// Bodies of this size and more are hashed where they do not keep other requests waiting.
-const LARGE: usize = 256 << 10;
 
 /// Text as it stands in a path: only letters, digits and `-._~/` as they are.
 pub(crate) fn escape(text: &str) -> String {
@@ -81,18 +79,6 @@ pub(crate) fn is_of_nothing(asked: ByteRange, answer: &Answer) -> bool {
     answer.status == 206
         && answer.body.is_empty()
         && size.is_some_and(|size| asked.within(size).is_none_or(|span| span.is_empty()))
-}
-
-/// The MD5 of a body, computed where it does not keep other requests waiting.
-pub(crate) async fn md5(body: &Bytes) -> Result<[u8; 16]> {
-    let hash = |body: &Bytes| Md5::digest(body).into();
-    if body.len() < LARGE {
-        return Ok(hash(body));
-    }
-    let body = body.clone();
-    tokio::task::spawn_blocking(move || hash(&body)).await.map_err(|error| {
-        DestinationError::caused(ErrorKind::Other, "hashing a body was cut off", error)
-    })
 }
 
 #[cfg(test)]

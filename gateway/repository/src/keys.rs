@@ -108,11 +108,10 @@ pub(crate) async fn try_slot(
     unlock: Unlock,
 ) -> Result<Result<Option<Secrets>, FormatError>> {
     let attempt = move || {
-        if let Some(master) = slot.open_key()? {
-            return Ok(Some(Secrets::from(master)));
-        }
         match &unlock {
-            Unlock::Open => Ok(None),
+            // Only who expects no secrecy takes a key that lies there in clear: whoever can write
+            // to the destination can put one of their own beside the others.
+            Unlock::Open => Ok(slot.open_key()?.map(Secrets::from)),
             Unlock::Passphrase(passphrase) => slot.unlock(id, passphrase),
             Unlock::Recovery(recovery) => slot.recover(id, recovery),
         }

@@ -385,21 +385,25 @@ impl Shared {
         &self,
         chain: Option<ChainId>,
     ) -> Result<Vec<(ChainId, PointId)>> {
+        let (mut places, buried) = self.places(chain).await?;
+        places.retain(|place| !buried.contains(place));
+        Ok(places)
+    }
+
+    /// Points with a commit record, ascending, and those with a tombstone.
+    pub(crate) async fn places(
+        &self,
+        chain: Option<ChainId>,
+    ) -> Result<(Vec<(ChainId, PointId)>, HashSet<(ChainId, PointId)>)> {
         let (commits, tombstones) = match chain {
             Some(chain) => (chain_prefix(chain), chain_tombstones_prefix(chain)),
             None => (commits_prefix(), tombstones_prefix()),
         };
         let objects = list_all(&*self.destination, &commits).await?;
-        let buried: HashSet<(ChainId, PointId)> = list_all(&*self.destination, &tombstones)
-            .await?
-            .iter()
-            .filter_map(|object| parse_point_key(&object.key))
-            .collect();
-        Ok(objects
-            .iter()
-            .filter_map(|object| parse_point_key(&object.key))
-            .filter(|place| !buried.contains(place))
-            .collect())
+        let tombstones = list_all(&*self.destination, &tombstones).await?;
+        let points = objects.iter().filter_map(|object| parse_point_key(&object.key)).collect();
+        let buried = tombstones.iter().filter_map(|object| parse_point_key(&object.key)).collect();
+        Ok((points, buried))
     }
 
     async fn must_read(&self, chain: ChainId, point: PointId) -> Result<RestorePoint> {

@@ -13,6 +13,7 @@
 //! the same chain finds the record, reads the tables of those packs, and stores nothing twice.
 
 mod fence;
+mod newest;
 mod presence;
 mod takeover;
 
@@ -42,6 +43,7 @@ use crate::lock::Locker;
 use crate::points::RestorePoint;
 use crate::replicate::Copied;
 use crate::repository::{Repository, Shared, parse_error};
+use newest::Newest;
 use presence::Presence;
 
 /// A session of another host without a sign of life for this long is taken for dead.
@@ -111,6 +113,8 @@ pub struct BackupSession {
     shared: Arc<Shared>,
     record: SessionRecord,
     parent: Option<RestorePoint>,
+    /// There was a newer point than the parent.
+    overtaken: bool,
     others: Vec<OtherSession>,
     /// Dead sessions whose packs this one took over.
     inherited: Vec<SessionRecord>,
@@ -135,7 +139,7 @@ impl Repository {
         let id = SessionId::new(shared.clock.now_ms(), random()?);
         let unbegun = Unbegun(id);
         let chosen = options.parent.as_ref();
-        let (record, parent) = shared.open_session(id, chain, instance, chosen).await?;
+        let (record, parent, overtaken) = shared.open_session(id, chain, instance, chosen).await?;
         let index = shared.open_index(options.dedup).await;
         let bad = shared.bad_slots().await?;
         let terms = shared.session_terms(&session_key(id), parent.as_ref()).await?;
@@ -151,6 +155,7 @@ impl Repository {
             shared,
             record,
             parent,
+            overtaken,
             others: Vec::new(),
             inherited: Vec::new(),
             resumed_packs: 0,
@@ -210,12 +215,11 @@ impl Shared {
         chain: ChainId,
         instance: &str,
         mut chosen: Option<&RestorePoint>,
-    ) -> Result<(SessionRecord, Option<RestorePoint>)> {
+    ) -> Result<(SessionRecord, Option<RestorePoint>, bool)> {
         loop {
-            let newest = self.newest(chain).await?;
+            let Newest { point, overtaken, last } = self.newest(chain).await?;
             let now = self.clock.now_ms();
-            let last = newest.as_ref().map_or(0, |newest| newest.id.ms());
-            let parent = chosen.cloned().or(newest);
+            let parent = chosen.cloned().or(point);
             let in_chain = parent.as_ref().filter(|parent| parent.chain == chain);
             let process = std::process::id();
             let record = SessionRecord {
@@ -223,7 +227,7 @@ impl Shared {
                 chain,
                 instance: instance.to_owned(),
                 // Points sort by id, so a clock that went back must not put this one before
-                // its parent.
+                // others of the chain.
                 point: PointId::new(now.max(last + 1), random()?),
                 parent: in_chain.map(|parent| parent.id),
                 host: host::scope(),
@@ -235,30 +239,15 @@ impl Shared {
                 process_start: host::process_start(process).unwrap_or_default(),
             };
             self.put_session(&record).await?;
-            let Some(parent) = parent else { return Ok((record, None)) };
+            let Some(parent) = parent else { return Ok((record, None, overtaken)) };
             match self.destination.head(&tombstone_key(parent.chain, parent.id)).await {
                 Err(error) if error.kind() == DestinationKind::NotFound => {
-                    return Ok((record, Some(parent)));
+                    return Ok((record, Some(parent), overtaken));
                 }
                 Err(error) => return Err(error.into()),
                 Ok(_) => chosen = None, // pruned before this session was seen: choose again
             }
         }
-    }
-
-    /// The newest readable point of a chain.
-    async fn newest(&self, chain: ChainId) -> Result<Option<RestorePoint>> {
-        for (chain, point) in self.live_points(Some(chain)).await?.into_iter().rev() {
-            match self.read_point(chain, point).await {
-                Ok(Some(point)) => return Ok(Some(point)),
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::Damaged => {
-                    tracing::warn!(%error, "building on an older point");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
     }
 
     /// Opens the local index and brings it up to date. Its failure costs space, not the backup.

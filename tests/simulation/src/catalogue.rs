@@ -207,6 +207,36 @@ pub const DAMAGED_SESSIONS: World = World {
     ..World::EMPTY
 };
 
+/// Condemned lists that become damaged, and a repair that ends their collection beside collectors
+/// that have them in memory.
+pub const DAMAGED_LISTS: World = World {
+    name: "damaged lists",
+    packs: 0b0011,
+    points: &[GONE, HALF],
+    backups: &[
+        Backup { chain: 0, inherits: 0, work: &[Work::Dedup(2)], after: None },
+        Backup { chain: 1, inherits: 0, work: &[Work::Dedup(2)], after: None },
+    ],
+    generations: 2,
+    lists_rot: true,
+    budget: 1,
+    split_c6: true,
+    sights: &[Sight::Deleted, Sight::Moved, Sight::Rescued, Sight::Needed, Sight::Zombie],
+    ..World::EMPTY
+};
+
+/// The same with two collectors: one that sleeps, and one that goes on after the repair.
+pub const DAMAGED_LISTS_AND_A_SLEEPER: World = World {
+    name: "damaged lists, a sleeper",
+    packs: 0b0010,
+    points: &[GONE],
+    backups: ZOMBIE.backups,
+    collectors: 2,
+    split_c6: false,
+    sights: &[Sight::Deleted, Sight::Rescued, Sight::Needed, Sight::Zombie],
+    ..DAMAGED_LISTS
+};
+
 /// All worlds that are checked with every change.
 pub const SMALL: &[World] = &[
     FIRST,
@@ -219,6 +249,8 @@ pub const SMALL: &[World] = &[
     LATE_RECORDS,
     LATE_SESSIONS,
     DAMAGED_SESSIONS,
+    DAMAGED_LISTS,
+    DAMAGED_LISTS_AND_A_SLEEPER,
     LATE_PACKS,
     LATE_MOVES,
     FORGETFUL,
@@ -316,6 +348,8 @@ pub const NEEDED: &[(Rule, World)] = &[
     (Rule::SeenMeansRead, FIRST),
     (Rule::OwnRecord, DAMAGED_SESSIONS),
     (Rule::MendTheOld, DAMAGED_SESSIONS),
+    (Rule::NeedTainted, DAMAGED_LISTS),
+    (Rule::TaintAll, DAMAGED_LISTS),
     (Rule::KnowOutcome, LATE_RECORDS),
     (Rule::PacksFirst, FIRST),
     (Rule::SessionsBeforeCommits, FIRST),

@@ -250,12 +250,14 @@ pub fn step(world: &World, state: &State, c: usize) -> Option<State> {
                 own.judge(world, state);
             }
         }
+        Pc::Condemn if state.store.unreadable() == Some(n) => return None,
         Pc::Condemn => {
             let there = *store.g[n].condemned.get_or_insert(own.list);
             if world.has(Rule::AdoptCondemned) {
                 own.list = there;
             }
-            let confirm = world.forgets && world.has(Rule::StillUnfinished);
+            let vanishes = world.forgets || world.lists_rot;
+            let confirm = vanishes && world.has(Rule::StillUnfinished);
             own.pc = if confirm { Pc::Confirm } else { Pc::Quiesce };
         }
         Pc::Confirm => {
@@ -361,6 +363,32 @@ fn tainted(world: &World, state: &State, own: &Collector) -> Names {
     let on = |rule, names: Names| if world.has(rule) { names } else { 0 };
     on(Rule::TaintRescued, (before & state.store.names()) | own.rescued)
         | on(Rule::TaintDeleted, (before | own.list.all()) & !own.rescued)
+}
+
+/// The condemned list of the unfinished generation can be read no more.
+#[must_use]
+pub fn rot_list(world: &World, state: &State) -> Option<State> {
+    let mut next = *state;
+    let n = state.store.latest_done() + 1;
+    let there = n <= GENERATIONS && state.store.g[n].condemned.is_some();
+    next.budget = state.budget.checked_sub(1)?;
+    next.store.rotten |= 1 << n;
+    (world.lists_rot && there && state.store.unreadable().is_none()).then_some(next)
+}
+
+/// A repair ends the generation whose list cannot be read. It waits for nobody: a collector may be
+/// asleep anywhere, with the list in its memory.
+#[must_use]
+pub fn end(world: &World, state: &State) -> Option<State> {
+    let mut next = *state;
+    let n = state.store.unreadable()?;
+    let earlier = state.store.g[1..n].iter();
+    let known = earlier.map(|g| g.done.unwrap_or(0) | g.condemned.unwrap_or_default().all());
+    let there = if world.has(Rule::TaintAll) { state.store.names() } else { 0 };
+    next.store.g[n].done = Some(known.fold(there, |all, names| all | names));
+    next.store.g[n].condemned = None;
+    next.store.rotten = 0;
+    Some(next)
 }
 
 /// C5: gives up a session that has not seen the condemned list.

@@ -22,6 +22,10 @@ pub enum Step {
     Rot(usize),
     /// A damaged session record is removed.
     Mend(usize),
+    /// The condemned list becomes damaged.
+    RotList,
+    /// A repair ends the collection whose list is damaged.
+    End,
     /// A collector goes on.
     Collector(usize),
     /// A collector's request is under way.
@@ -58,7 +62,7 @@ impl Model for World {
             }
         }
         steps.extend((0..self.points.len() + self.backups.len()).map(Step::Prune));
-        steps.push(Step::Mount);
+        steps.extend([Step::Mount, Step::RotList, Step::End]);
         steps.extend((0..LATE).map(Step::Arrive));
     }
 
@@ -70,6 +74,8 @@ impl Model for World {
             Step::Die(w) => writer::die(self, state, w),
             Step::Rot(w) => writer::rot(self, state, w),
             Step::Mend(w) => writer::mend(self, state, w),
+            Step::RotList => collector::rot_list(self, state),
+            Step::End => collector::end(self, state),
             Step::Collector(c) => collector::step(self, state, c),
             Step::CollectorLate(c) => collector::late(self, state, c),
             Step::Fence(c, w) => collector::fence(self, state, c, w),

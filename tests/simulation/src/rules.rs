@@ -17,12 +17,16 @@ pub enum Rule {
     ReadBeforeCommit,
     /// W5: packs that are used and condemned are written down as needed.
     RecordNeeds,
+    /// W5: so are packs that are used and tainted by a collection that ended unseen.
+    NeedTainted,
     /// W5: `seen_gen` says which condemned list was read, not which plan was seen.
     SeenMeansRead,
     /// W5: a session that does not find its record gives up.
     OwnRecord,
     /// A damaged session record is removed only when it is old.
     MendTheOld,
+    /// A collection whose list is damaged ends with everything tainted that is there.
+    TaintAll,
     /// W7: the session record stays until the outcome at `r/` is known for certain.
     KnowOutcome,
     /// C2: packs are listed before anything that may refer to them.
@@ -81,9 +85,11 @@ impl Rule {
         Self::ConfirmSlot,
         Self::ReadBeforeCommit,
         Self::RecordNeeds,
+        Self::NeedTainted,
         Self::SeenMeansRead,
         Self::OwnRecord,
         Self::MendTheOld,
+        Self::TaintAll,
         Self::KnowOutcome,
         Self::PacksFirst,
         Self::SessionsBeforeCommits,

@@ -120,6 +120,8 @@ pub struct Store {
     pub p: bool,
     /// `g/`, by generation; 0 is not used.
     pub g: [Generation; GENERATIONS + 1],
+    /// The generations whose condemned list cannot be read.
+    pub rotten: Bits,
 }
 
 impl Store {
@@ -192,6 +194,12 @@ impl Store {
     #[must_use]
     pub fn latest_done(&self) -> usize {
         (1..=GENERATIONS).rev().find(|n| self.g[*n].done.is_some()).unwrap_or(0)
+    }
+
+    /// The unfinished generation, if its condemned list cannot be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<usize> {
+        (self.latest_done() + 1..=GENERATIONS).find(|n| self.rotten & (1 << n) != 0)
     }
 }
 

@@ -105,6 +105,8 @@ pub struct World {
     pub mortal: Bits,
     /// Writers whose records may become damaged.
     pub rots: Bits,
+    /// Condemned lists may become damaged.
+    pub lists_rot: bool,
     /// Requests that may come late.
     pub lags: &'static [Lag],
     /// How many of them, and of damages.
@@ -130,6 +132,7 @@ impl World {
         forgets: false,
         mortal: 0,
         rots: 0,
+        lists_rot: false,
         lags: &[],
         budget: 0,
         sights: &[],

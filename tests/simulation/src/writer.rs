@@ -95,12 +95,22 @@ impl Writer {
     /// Takes in what the collections say; the work goes on with that.
     fn learn(&mut self, world: &World, state: &State) {
         let mut read = usize::from(self.seen_gen);
-        for (n, objects) in state.store.g.iter().enumerate().skip(read + 1) {
-            if objects.condemned.is_none() && objects.done.is_none() {
-                continue;
+        let done = state.store.latest_done();
+        if done > read {
+            // What was condemned until then is tainted now.
+            let tainted = state.store.g[done].done.unwrap_or(0);
+            if world.has(Rule::AvoidTainted) {
+                self.avoid |= tainted;
             }
+            if world.has(Rule::NeedTainted) {
+                self.needs |= pids_of(self.found) & pids_of_names(tainted);
+            }
+            read = done;
+        }
+        for (n, objects) in state.store.g.iter().enumerate().skip(read + 1) {
+            let Some(condemned) = objects.condemned else { continue };
             read = n;
-            let condemned = objects.condemned.unwrap_or_default().all();
+            let condemned = condemned.all();
             if world.has(Rule::AvoidCondemned) {
                 self.avoid |= condemned;
             }
@@ -179,6 +189,8 @@ pub fn step(world: &World, state: &State, w: usize) -> Option<State> {
             writer.pc = if gone { Pc::Choose } else { Pc::Read };
         }
         Pc::Read if world.is_forgotten(state, w) => writer.pc = Pc::Failed,
+        // It fails, or waits for a repair: to others that is the same.
+        Pc::Read | Pc::ReadLast if state.store.unreadable().is_some() => return None,
         Pc::Read => {
             if world.has(Rule::ReadCollectionsLate) {
                 writer.read(world, state);
@@ -237,6 +249,9 @@ pub fn heartbeat(world: &World, state: &State, w: usize) -> Option<State> {
     let mut next = *state;
     let writer = &mut next.writers[w];
     let Pc::Work(done) = writer.pc else { return None };
+    if state.store.unreadable().is_some() {
+        return None;
+    }
     if world.is_forgotten(state, w) {
         writer.pc = Pc::Failed;
         return Some(next);

@@ -238,11 +238,17 @@ fn unsaid(path: &Path, format: Format, name: &str) -> DiskError {
 
 /// A file's format, whether somebody said it (by option or by extension), and its first bytes.
 fn look(path: &Path, named: Option<Format>) -> io::Result<(Format, bool, Vec<u8>)> {
-    let mut file = File::open(path)?;
-    let kind = file.metadata()?.file_type();
+    // Before it is opened: a pipe would wait for its other end.
+    let kind = std::fs::metadata(path)?.file_type();
     if kind.is_dir() {
         return Err(io::Error::other("it is a folder"));
     }
+    // Others have no size that could be told, and would pass for empty disks.
+    if !kind.is_file() && !kind.is_block_device() {
+        let text = "it is neither a file nor a block device; a stream is read as `-`";
+        return Err(io::Error::other(text));
+    }
+    let mut file = File::open(path)?;
     if named == Some(Format::Raw) || (named.is_none() && kind.is_block_device()) {
         return Ok((Format::Raw, true, Vec::new()));
     }
@@ -339,6 +345,21 @@ mod tests {
         head[112..115].copy_from_slice(b"raw");
         std::fs::write(&overlay, &head).unwrap();
         assert_eq!(inspect(&overlay, None).unwrap().chain[1].1, Format::Raw);
+    }
+
+    #[test]
+    fn what_is_no_disk_is_not_taken_for_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [Path::new("/dev/null"), &socket, folder.path()] {
+            for format in [None, Some(Format::Raw), Some(Format::Qcow2)] {
+                assert!(
+                    matches!(inspect(path, format).unwrap_err(), DiskError::Io(..)),
+                    "{path:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -459,16 +459,19 @@ async fn copy(here: Side, there: Side, clock: Clock, how: Options, with_key: boo
     Done::Else
 }
 
-/// A copy falls asleep with its packs at the target and its commit records under way. Nothing there
-/// says that the packs are needed but the record of the copy.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collection_at_the_target_leaves_what_a_sleeping_copy_brought() {
+/// A world with a copied point and one that is not, and what brings the second one.
+async fn half_copied() -> World {
     let actor = |deed| Actor { deed, here: Trouble::None, there: Trouble::None, skew: 0 };
     let alone = |deed| Round { actors: vec![actor(deed)], hours: 1 };
     let mut world = World::new(false).await;
     world.round(&alone(Deed::Save { instance: 0, numbers: vec![1, 2] })).await;
     world.round(&alone(Deed::Copy { with_key: false })).await;
     world.round(&alone(Deed::Save { instance: 0, numbers: vec![3, 4] })).await;
+    world
+}
+
+/// A copy that has brought all packs, and sleeps with its commit records under way.
+async fn asleep(world: &World) -> tokio::task::JoinHandle<Done> {
     let fault = Fault::new(world.target.clone());
     fault.inject(Rule::new(Effect::Stall).on(Operation::PUTS).below("r/"));
     let (here, there) = (world.source.clone(), fault as Side);
@@ -482,11 +485,11 @@ async fn a_collection_at_the_target_leaves_what_a_sleeping_copy_brought() {
     while packs(&world.target).await.len() < wanted {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let there = open_at(world.target.clone(), world.clock(0), settings(None)).await.unwrap();
-    let refused = there.collect(&eager(), &CollectProgress::default()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Conflict);
-    assert!(list_all(&*world.target, "g/").await.unwrap().is_empty(), "it did not even begin");
-    // What it sent last arrives late.
+    asleep
+}
+
+/// What a sleeping copy sent last arrives late.
+async fn arrives(world: &mut World, asleep: tokio::task::JoinHandle<Done>) {
     asleep.abort();
     for record in list_all(&*world.source, "r/").await.unwrap() {
         let bytes = world.source.get(&record.key, ByteRange::Full).await.unwrap();
@@ -494,6 +497,39 @@ async fn a_collection_at_the_target_leaves_what_a_sleeping_copy_brought() {
     }
     world.check_target().await;
     assert_eq!(world.model.target.len(), 2);
+}
+
+/// Nothing at the target says that the packs are needed but the record of the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_at_the_target_leaves_what_a_sleeping_copy_brought() {
+    let mut world = half_copied().await;
+    let asleep = asleep(&world).await;
+    let there = open_at(world.target.clone(), world.clock(0), settings(None)).await.unwrap();
+    let refused = there.collect(&eager(), &CollectProgress::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(list_all(&*world.target, "g/").await.unwrap().is_empty(), "it did not even begin");
+    arrives(&mut world, asleep).await;
+}
+
+/// Both looked for the other and found nobody: the collection looks once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_begins_beside_the_plan_of_a_collection_is_seen() {
+    let mut world = half_copied().await;
+    let held = Fault::new(world.target.clone());
+    held.inject(Rule::new(Effect::Hold).on(Operation::PUTS).below("g/"));
+    let there = open_at(held.clone(), world.clock(0), settings(None)).await.unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let collecting = tokio::task::spawn_blocking(move || {
+        let (options, progress) = (eager(), CollectProgress::default());
+        runtime.block_on(there.collect(&options, &progress)).map(drop).map_err(|error| error.kind())
+    });
+    while held.injected() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let asleep = asleep(&world).await;
+    held.heal();
+    assert_eq!(collecting.await.unwrap().unwrap_err(), ErrorKind::Conflict);
+    arrives(&mut world, asleep).await;
 }
 
 proptest! {

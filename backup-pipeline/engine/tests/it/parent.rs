@@ -1,7 +1,8 @@
 //! Backups that build on a point they name.
 
+use sluice_destination::{ByteRange, Key};
 use sluice_engine::{BackupOptions, Change, Progress, backup};
-use sluice_repository::{Repository, RestorePoint};
+use sluice_repository::{Clock, Repository, RestorePoint, SessionOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::*;
@@ -84,4 +85,78 @@ async fn a_point_that_was_removed_is_not_built_on_and_everything_is_read() {
         assert!(point.stats.read_bytes >= LENGTH as u64);
         holds(&repository, &point, &changed(&bytes)).await;
     }
+}
+
+/// A backup with a list of what changed since the newest point there was: the third block.
+async fn listed(repository: &Repository, bytes: &[u8]) -> RestorePoint {
+    let third = 2 * BLOCK..3 * BLOCK;
+    back_up(repository, bytes, Change::Changed(vec![third])).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_changes_since_a_removed_point_is_not_trusted() {
+    let (destination, repository) = new_repository().await;
+    let (first, second) = (noise(1, LENGTH), noise(2, LENGTH));
+    let old = back_up(&repository, &first, Change::Rescan).await;
+    let newest = back_up(&repository, &second, Change::Rescan).await;
+    repository.forget(&newest, "test", "test").await.unwrap();
+    let point = listed(&repository, &changed(&second)).await;
+    assert_eq!((point.parent, point.method.as_str()), (Some(old.id), "regions"));
+    holds(&repository, &point, &changed(&second)).await;
+    // From then on lists speak of that point. Older ones that are removed do not matter.
+    repository.forget(&old, "test", "test").await.unwrap();
+    let repository = open(destination).await;
+    let next = listed(&repository, &changed(&second)).await;
+    assert_eq!((next.parent, next.stats.read_bytes), (Some(point.id), BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_changes_since_a_damaged_point_is_not_trusted() {
+    let (destination, repository) = new_repository().await;
+    let (first, second) = (noise(1, LENGTH), noise(2, LENGTH));
+    let old = back_up(&repository, &first, Change::Rescan).await;
+    let newest = back_up(&repository, &second, Change::Rescan).await;
+    let key = Key::new(format!("r/default/{}/{}", newest.chain, newest.id)).unwrap();
+    let mut bytes = destination.get(&key, ByteRange::Full).await.unwrap().to_vec();
+    bytes[100] ^= 1;
+    destination.put(&key, bytes.into()).await.unwrap();
+    let repository = open(destination).await;
+    let point = listed(&repository, &changed(&second)).await;
+    assert_eq!((point.parent, point.method.as_str()), (Some(old.id), "regions"));
+    holds(&repository, &point, &changed(&second)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_changes_is_not_trusted_beside_another_backup() {
+    let (destination, repository) = new_repository().await;
+    let (first, second) = (noise(1, LENGTH), noise(2, LENGTH));
+    back_up(&repository, &first, Change::Rescan).await;
+    // It may have begun the list that the next one has, and is no point yet.
+    let other = open(destination.clone()).await;
+    let session = other.begin("vm", &SessionOptions::default()).await.unwrap();
+    let point = listed(&repository, &changed(&second)).await;
+    holds(&repository, &point, &changed(&second)).await;
+    drop(session);
+    let next = listed(&open(destination).await, &changed(&second)).await;
+    assert_eq!((next.parent, next.stats.read_bytes), (Some(point.id), BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_stay_in_order_behind_one_of_the_future_that_was_removed() {
+    const DAY: u64 = 24 * 3_600_000;
+    let (destination, _) = new_repository().await;
+    let at = async |days: u64| {
+        let clock = Clock::manual(days * DAY).0;
+        Repository::open(destination.clone(), clock, passphrase(), settings(None)).await.unwrap()
+    };
+    back_up(&at(20_000).await, &noise(1, LENGTH), Change::Rescan).await;
+    let future = back_up(&at(50_000).await, &noise(2, LENGTH), Change::Rescan).await;
+    let now = at(20_001).await;
+    now.forget(&future, "test", "test").await.unwrap();
+    let bytes = noise(3, LENGTH);
+    let point = back_up(&now, &bytes, Change::Rescan).await;
+    assert!(point.id > future.id && point.created_ms == 20_001 * DAY);
+    // So a list is trusted again.
+    let next = listed(&at(20_002).await, &changed(&bytes)).await;
+    assert_eq!((next.parent, next.stats.read_bytes), (Some(point.id), BLOCK));
 }

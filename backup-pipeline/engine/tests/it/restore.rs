@@ -148,6 +148,51 @@ async fn a_target_that_held_other_data_is_zeroed_where_the_image_is_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_stopped_while_it_zeroed_is_not_complete() {
+    let (_, repository) = new_repository().await;
+    let empty = vec![0; 3 << 20];
+    let point = back_up(&repository, &empty, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    std::fs::write(&path, vec![0xEE; empty.len()]).unwrap();
+    let target = FileTarget::new(&path, empty.len() as u64, u64::MAX, false);
+    let (options, cancel) = (RestoreOptions::default(), CancellationToken::new());
+    cancel.cancel();
+    let done = restore(&image, repository.pool(), target, options, Progress::new(), cancel).await;
+    assert_eq!(done.unwrap_err().kind(), sluice_engine::ErrorKind::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_speaks_of_its_own_target_only() {
+    let (_, repository) = new_repository().await;
+    let disk = disk();
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = |target: &str| RestoreOptions {
+        journal: Some(folder.path().join("journal")),
+        target: target.into(),
+    };
+    assert!(!options("one").goes_on(&image));
+    let full = FileTarget::new(&folder.path().join("one"), disk.len() as u64, 8 << 20, true);
+    let (pool, cancel) = (repository.pool(), CancellationToken::new());
+    let failed = restore(&image, pool, full, options("one"), Progress::new(), cancel).await;
+    failed.unwrap_err();
+    assert!(options("one").goes_on(&image) && !options("two").goes_on(&image));
+    // What it says was written is not at another target.
+    let journal = options("").journal.unwrap();
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, text + "0\n1\n").unwrap();
+    let path = folder.path().join("two");
+    let target = FileTarget::new(&path, disk.len() as u64, u64::MAX, true);
+    let cancel = CancellationToken::new();
+    let done = restore(&image, pool, target, options("two"), Progress::new(), cancel).await;
+    assert_eq!(done.unwrap().resumed, 0);
+    assert!(std::fs::read(&path).unwrap() == disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_met_a_full_target_says_so_and_can_be_run_again() {
     let (_, repository) = new_repository().await;
     let disk = disk();
@@ -155,7 +200,8 @@ async fn a_restore_that_met_a_full_target_says_so_and_can_be_run_again() {
     let image = repository.image(&point, None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out");
-    let options = RestoreOptions { journal: Some(folder.path().join("journal")) };
+    let options =
+        RestoreOptions { journal: Some(folder.path().join("journal")), target: "out".into() };
     let full = FileTarget::new(&path, disk.len() as u64, 8 << 20, true);
     let cancel = CancellationToken::new();
     let pool = repository.pool();

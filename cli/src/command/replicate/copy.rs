@@ -85,10 +85,21 @@ async fn open(job: &Job<'_>) -> Result<(Repository, Repository)> {
     let (source, target) = (&job.ends.source.destination, &job.ends.target.destination);
     let (repo, dest) =
         if job.ends.pull { (target, throttled(source)) } else { (source, throttled(target)) };
-    let unlock = job.context.unlock(&**repo).await?;
+    // What is only read may have no secrets, whatever passphrase is there for the other one.
+    let open = async |one: &Arc<dyn Destination>| {
+        anyhow::Ok(Repository::peek(&**one).await?.encryption == "open")
+    };
+    let unlock = match job.ends.pull {
+        false if open(repo).await? => Unlock::Open,
+        _ => job.context.unlock(&**repo).await?,
+    };
     let repo = open_with(job, repo, unlock.clone()).await?;
+    let own = job.args.dest_passphrase_file.is_some() || secret::other_passphrase().is_some();
     let unlock = match &job.args.dest_passphrase_file {
-        _ if Repository::peek(&*dest).await?.encryption == "open" => Unlock::Open,
+        _ if open(&dest).await? => match own && !job.ends.pull {
+            true => return Err(secret::not_needed(&*dest)),
+            false => Unlock::Open,
+        },
         Some(file) => Unlock::Passphrase(secret::passphrase_in(file)?),
         None if let Some(other) = secret::other_passphrase() => Unlock::Passphrase(other),
         None if matches!(unlock, Unlock::Open) => Unlock::Passphrase(secret::passphrase()?),

@@ -32,26 +32,24 @@ pub(crate) struct Settings<'a> {
     pub(crate) url: &'a DestinationUrl,
     /// What the file says; the environment counts when there is none.
     file: Option<HashMap<String, String>>,
-    /// What to say of where credentials are looked for.
-    source: String,
 }
 
 impl<'a> Settings<'a> {
     /// The settings a URL leads to.
     pub(crate) fn find(url: &'a DestinationUrl) -> Result<Self> {
         let Some(path) = url.parameter("credentials").map(PathBuf::from) else {
-            let source = "the environment (or name a file with credentials=FILE in the URL)";
-            return Ok(Self { url, file: None, source: source.into() });
+            return Ok(Self { url, file: None });
         };
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let context = format!("cannot read the credentials file {}", path.display());
             DestinationError::caused(ErrorKind::AccessDenied, context, error)
         })?;
         let file = Some(parse_file(&path, &text)?);
-        Ok(Self { url, file, source: path.display().to_string() })
+        Ok(Self { url, file })
     }
 
     /// A setting that is no secret: a parameter of the URL, else one of these names.
+    #[cfg(any(feature = "azblob", feature = "swift"))]
     pub(crate) fn open(&self, parameter: &str, names: &[&str]) -> Option<String> {
         self.url.parameter(parameter).map(str::to_owned).or_else(|| self.named(names))
     }
@@ -66,9 +64,12 @@ impl<'a> Settings<'a> {
     }
 
     /// A setting there must be.
+    #[cfg(any(feature = "azblob", feature = "swift"))]
     pub(crate) fn required(&self, name: &str) -> Result<String> {
         self.named(&[name]).ok_or_else(|| {
-            let context = format!("no credentials: {name} is not set in {}", self.source);
+            let environment = "the environment (or name a file with credentials=FILE in the URL)";
+            let source = self.url.parameter("credentials").unwrap_or(environment);
+            let context = format!("no credentials: {name} is not set in {source}");
             DestinationError::new(ErrorKind::AccessDenied, context)
         })
     }

@@ -59,6 +59,8 @@ pub enum Effect {
     Delay(Duration),
     /// It never ends.
     Stall,
+    /// It happens when the destination is healed.
+    Hold,
 }
 
 /// Which operations get an [`Effect`]: by default every one, from the first, for ever.
@@ -201,6 +203,14 @@ impl Fault {
         self.apply(drawn, key, call).await
     }
 
+    /// Waits until nothing is held any more.
+    async fn healed(&self) {
+        let holds = || self.state.lock().rules.iter().any(|rule| rule.effect == Effect::Hold);
+        while holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Runs `call` under the effect that was drawn for it.
     async fn apply<T, Fut>(
         &self,
@@ -217,6 +227,7 @@ impl Fault {
             Some(Effect::Die) => return Err(dead()),
             Some(Effect::Stall) => std::future::pending().await,
             Some(Effect::Delay(time)) => tokio::time::sleep(time).await,
+            Some(Effect::Hold) => self.healed().await,
             _ => {}
         }
         let value = call(drawn).await?;

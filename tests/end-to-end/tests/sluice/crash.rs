@@ -184,3 +184,30 @@ fn a_killed_restore_goes_on_with_resume() {
     repo.sluice(args).arg("--resume").ok();
     disk::assert_same(&image, &target);
 }
+
+#[test]
+fn a_file_that_took_the_place_of_an_interrupted_restore_is_not_written_over() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, SIZE);
+    disk::fill(&image, 0, SIZE, 2);
+    let point = repo.backup(&image);
+    let target = repo.path("target.raw");
+    let args = ["restore", &point, target.to_str().unwrap()];
+    let mut running = repo.sluice(args).spawn();
+    wait_until("the restore has begun", || {
+        assert!(!running.is_over(), "the restore ended before it could be killed");
+        target.exists() && disk::allocated(&target) > 10 * MIB
+    });
+    running.signal(Signal::KILL);
+    running.wait();
+    fs::rename(&target, repo.path("elsewhere.raw")).unwrap();
+    fs::write(&target, "precious").unwrap();
+    repo.fails(1, args).says(&["exists already", "--overwrite"]);
+    repo.sluice(args).arg("--resume").fails(1).says(&["no interrupted restore"]);
+    assert_eq!(fs::read(&target).unwrap(), b"precious");
+    // Back in its place it is gone on with.
+    fs::rename(repo.path("elsewhere.raw"), &target).unwrap();
+    repo.ok(args);
+    disk::assert_same(&image, &target);
+}

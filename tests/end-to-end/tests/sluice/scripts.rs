@@ -183,10 +183,37 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
+fn what_a_command_is_there_for_is_done_without_a_reader_too() {
+    let repo = Repo::new();
+    let images = ["a.raw", "b.raw"].map(|name| repo.path(name));
+    for (number, image) in images.iter().enumerate() {
+        disk::create(image, MIB);
+        disk::fill(image, 0, MIB, number as u64);
+    }
+    let words = images.each_ref().map(|image| image.to_str().unwrap());
+    repo.ok([&["backup", "vm"][..], &words].concat());
+    // The reader is gone before the first word.
+    let script = r#"mkfifo "$FIFO" && exec 3<>"$FIFO" 4>"$FIFO" 3<&- && exec "$@" >&4"#;
+    let shell = ["bash", "-c", script, "bash"].map(Into::into);
+    let silenced = |args: &[&str]| {
+        let _ = fs::remove_file(repo.path("fifo"));
+        repo.sluice(args).env("FIFO", repo.path("fifo")).behind(&shell)
+    };
+    let folder = repo.path("restored");
+    let target = format!("{}/", folder.display());
+    silenced(&["restore", "vm", &target]).ok();
+    for (image, name) in images.iter().zip(["a.raw", "b.raw"]) {
+        disk::assert_same(image, &folder.join(name));
+    }
+    fs::remove_file(repo.objects("d").remove(0)).unwrap();
+    silenced(&["verify"]).fails(4);
+}
+
+#[test]
 fn a_standard_output_that_is_full_is_a_failure() {
     let repo = sample();
     let shell = ["sh", "-c", r#"exec "$@" >/dev/full"#, "sh"].map(Into::into);
-    for args in [&["list"][..], &["cat", "vm@latest"]] {
+    for args in [&["list"][..], &["list", "--json"], &["cat", "vm@latest"]] {
         repo.sluice(args).behind(&shell).fails(1).says(&["standard output"]);
     }
 }

@@ -159,6 +159,31 @@ fn a_repository_without_encryption_is_made_only_by_name() {
 }
 
 #[test]
+fn whoever_writes_to_the_destination_cannot_choose_the_key() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, MIB);
+    disk::fill(&image, 0, 5000, 1);
+    repo.backup(&image);
+    // A key in clear beside the slots, in the name that is looked at first.
+    let slot = concat!(
+        r#"{"kind": "open", "label": "", "created": "2026-01-01T00:00:00Z", "#,
+        r#""key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}"#
+    );
+    let planted = repo.folder().join("keys/000000000000");
+    fs::write(&planted, slot).unwrap();
+    repo.backup(&image);
+    assert_eq!(repo.points("vm").len(), 2, "both are under the repository's own key");
+    // And a descriptor that says that no passphrase is needed.
+    let format = repo.folder().join("format");
+    let text = fs::read_to_string(&format).unwrap().replace("aes-256-gcm", "open");
+    fs::write(&format, text).unwrap();
+    let told = ["not encrypted", "help:", "passphrase", "do not back up"];
+    repo.fails(1, ["backup", "vm", image.to_str().unwrap()]).says(&told);
+    repo.fails(1, ["list"]).says(&told);
+}
+
+#[test]
 fn files_made_for_the_owner_are_not_for_others() {
     let repo = Repo::new();
     let image = repo.path("disk.raw");

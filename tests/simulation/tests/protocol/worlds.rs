@@ -58,6 +58,12 @@ fn damaged_session_records_are_removed_when_they_are_old() {
 }
 
 #[test]
+fn collections_whose_list_is_damaged_end_without_a_loss() {
+    holds(catalogue::DAMAGED_LISTS);
+    holds(catalogue::DAMAGED_LISTS_AND_A_SLEEPER);
+}
+
+#[test]
 fn packs_and_deletions_arrive_late() {
     holds(catalogue::LATE_PACKS);
     holds(catalogue::LATE_MOVES);
