@@ -34,6 +34,7 @@ mod schema;
 mod seal;
 mod snapshot;
 mod store;
+mod visible;
 
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Part, Tx};
@@ -44,9 +45,10 @@ pub use id::{
     PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId, TokenId,
     UserId,
 };
-pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
+pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::destination::Destination;
+pub use model::grant::{Grant, Resource, Scope};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
@@ -69,9 +71,10 @@ pub use model::restore_test::{
 pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
-pub use record::{Kind, Page, Record, Visible};
+pub use record::{Kind, Page, Record};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
 pub use store::providers::MOST_PENDING;
 pub use store::totp::Totp;
+pub use visible::Visible;

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod approval;
 pub(crate) mod destination;
+pub(crate) mod grant;
 pub(crate) mod hook;
 pub(crate) mod instance;
 pub(crate) mod mount;

@@ -16,6 +16,7 @@ mod notify;
 mod oidc;
 mod plans;
 mod requests;
+mod resources;
 mod retention;
 mod schedules;
 mod support;
