@@ -18,6 +18,7 @@ mod profile;
 mod providers;
 mod records;
 mod restore_tests;
+mod roles;
 mod serve;
 mod shown;
 mod tasks;
