@@ -7,7 +7,8 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::Result;
 use crate::id::ProjectId;
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{OF_OBJECT, Visible};
 
 /// What to write down.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +131,7 @@ impl Tx {
         after: u64,
         limit: u32,
     ) -> Result<Vec<AuditRow>> {
-        let (condition, values) = visible.condition("project_id", false, 3);
+        let (condition, values) = visible.condition(&OF_OBJECT, 3);
         let sql = format!(
             "SELECT {COLUMNS} FROM audit WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
         );

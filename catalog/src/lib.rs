@@ -34,6 +34,7 @@ mod schema;
 mod seal;
 mod snapshot;
 mod store;
+mod visible;
 
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Part, Tx};
@@ -44,10 +45,11 @@ pub use id::{
     PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId, TokenId,
     UserId,
 };
-pub use model::access::{Binding, Grant, Group, OpenSession, Role, Session, Token, User};
+pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::assign::Assign;
 pub use model::destination::Destination;
+pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
@@ -73,9 +75,10 @@ pub use model::restore_test::{
 pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
-pub use record::{Kind, Page, Record, Visible};
+pub use record::{Kind, Page, Record};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
 pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;
+pub use visible::Visible;

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod approval;
 pub(crate) mod assign;
 pub(crate) mod destination;
+pub(crate) mod grant;
 pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod instance;

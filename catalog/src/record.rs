@@ -1,7 +1,5 @@
 //! Records: what has a name, a project and a document.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
@@ -9,6 +7,8 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{Name, ProjectId};
+use crate::model::grant::Resource;
+use crate::visible::{Visible, Whose};
 
 /// A kind of record.
 pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
@@ -35,6 +35,11 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
     /// The project that a record of this id is itself; nothing for all other kinds.
     fn is_project(_id: Self::Id) -> Option<ProjectId> {
         None
+    }
+
+    /// What roles can be given on; nothing for kinds of which no single record can be granted.
+    fn resource(id: Self::Id) -> Option<Resource> {
+        Resource::from_parts(Self::WORD, &id.to_string()).ok().flatten()
     }
 
     /// Whether the document makes sense by itself.
@@ -68,44 +73,6 @@ impl<K: Kind> Record<K> {
     pub fn draft(project: Option<ProjectId>, body: K) -> Self {
         let (id, name) = (K::Id::new(0), String::new());
         Self { id, project, name, revision: 0, created_ms: 0, updated_ms: 0, body }
-    }
-}
-
-/// What somebody may know of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Visible {
-    /// Everything.
-    All,
-    /// What belongs to these projects.
-    Projects(BTreeSet<ProjectId>),
-}
-
-impl Visible {
-    /// Whether a project, or what belongs to it, may be known.
-    pub fn covers(&self, project: Option<ProjectId>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Projects(own) => project.is_some_and(|project| own.contains(&project)),
-        }
-    }
-
-    /// A condition on `column`, with placeholders from `$first`, and their values.
-    pub(crate) fn condition(
-        &self,
-        column: &str,
-        shared: bool,
-        first: usize,
-    ) -> (String, Vec<String>) {
-        let Self::Projects(own) = self else { return ("1 = 1".to_owned(), Vec::new()) };
-        let mut values: Vec<String> = own.iter().map(ToString::to_string).collect();
-        if shared {
-            values.push(String::new());
-        }
-        if values.is_empty() {
-            return ("1 = 0".to_owned(), values);
-        }
-        let places: Vec<String> = (first..first + values.len()).map(|n| format!("${n}")).collect();
-        (format!("{column} IN ({})", places.join(", ")), values)
     }
 }
 
@@ -201,8 +168,8 @@ impl Tx {
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let record = row.map(|row| Record::<K>::read(&row)).transpose()?;
         let seen = |record: &Record<K>| {
-            visible.covers(K::is_project(id).or(record.project))
-                || (K::SHARED && record.project.is_none())
+            visible.sees(K::is_project(id).or(record.project), K::resource(id))
+                || (K::SHARED && record.project.is_none() && visible.has_shared())
         };
         record.filter(seen).ok_or_else(|| CatalogError::not_found(format_args!("{} {id}", K::WORD)))
     }
@@ -230,8 +197,12 @@ impl Tx {
         visible: &Visible,
         page: &Page,
     ) -> Result<Vec<Record<K>>> {
-        let column = if K::TABLE == "projects" { "id" } else { "project_id" };
-        let (condition, values) = visible.condition(column, K::SHARED, 3);
+        let own = [(K::WORD, "id")];
+        let columns = match K::TABLE {
+            "projects" => Whose { project: "id", shared: false, resources: &[] },
+            _ => Whose { project: "project_id", shared: K::SHARED, resources: &own },
+        };
+        let (condition, values) = visible.condition(&columns, 3);
         let sql = format!(
             "SELECT {COLUMNS} FROM {} WHERE id > $1 AND {condition} ORDER BY id LIMIT $2",
             K::TABLE
@@ -285,7 +256,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Removes a record.
+    /// Removes a record, and the roles that were given on it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Conflict`] when others refer to
@@ -294,6 +265,9 @@ impl Tx {
         let sql = format!("DELETE FROM {} WHERE id = $1", K::TABLE);
         if self.run(query(sql).bind(id.to_string())).await? == 0 {
             return Err(CatalogError::not_found(format_args!("{} {id}", K::WORD)));
+        }
+        if let Some(resource) = K::resource(id) {
+            self.forget_grants_on(resource).await?;
         }
         self.changed(K::TABLE).await
     }

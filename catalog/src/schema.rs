@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0008-identity.sql"),
     include_str!("../migrations/0009-copies.sql"),
     include_str!("../migrations/0010-login-addresses.sql"),
+    include_str!("../migrations/0011-grants.sql"),
 ];
 
 const SETTINGS: &str =

@@ -191,7 +191,9 @@ async fn judge(
     let kept = tx.add_approval(&shared.sealer, &new, now).await?;
     let detail = json!({"action": new.action, "object": new.object, "path": new.path});
     tx.audit(actor.did("approval.request", kept, project, detail), now).await?;
-    let view = ApprovalView::from(tx.approval(&shared.sealer, kept, &EVERYTHING, now).await?);
+    let view = ApprovalView::from(
+        tx.approval(&shared.sealer, kept, (&EVERYTHING, actor.user.id), now).await?,
+    );
     tx.commit().await?;
     Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
 }

@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use sluice_catalog::{
-    AuditEntry, ErrorKind, Grant, NodeId, ProjectId, Session, Tx, User, UserId, Visible, token_hash,
+    AuditEntry, ErrorKind, Grant, NodeId, ProjectId, Resource, Scope, Session, Tx, User, UserId,
+    Visible, token_hash,
 };
 
-use crate::access::{self, Permission};
+use crate::access::{self, At, Permission};
 use crate::problem::{Problem, Result};
 use crate::rules::AccessRules;
 use crate::state::Shared;
@@ -89,16 +90,28 @@ impl Actor {
         access::visible(&self.grants)
     }
 
-    /// Refuses what it may not do in a project; or, without one, in the system. A project that it
-    /// may not see is not there.
-    pub(crate) fn require(&self, permission: Permission, project: Option<ProjectId>) -> Result<()> {
-        if access::granted(&self.grants, permission, project) {
+    /// Refuses what it may not do on a resource, in a project, or in the system. A project of
+    /// which it may not see this is not there.
+    pub(crate) fn require(&self, permission: Permission, at: impl Into<At>) -> Result<()> {
+        let at = at.into();
+        if access::granted(&self.grants, permission, at) {
             return Ok(());
         }
-        match project {
-            Some(_) if !self.visible().covers(project) => Err(Problem::not_found("project")),
+        match at.project {
+            Some(_) if !self.visible().sees(at.project, at.resource) => {
+                Err(Problem::not_found("project"))
+            }
             _ => Err(Problem::forbidden()),
         }
+    }
+
+    /// Refuses whoever has a permission on no node.
+    pub(crate) fn require_some_node(&self, permission: Permission) -> Result<()> {
+        let on_node = |grant: &Grant| {
+            matches!(grant.scope, Scope::System | Scope::Resource(Resource::Node(_)))
+                && access::allows(grant.role, permission)
+        };
+        if self.grants.iter().any(on_node) { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
     /// Refuses whoever has a permission nowhere.

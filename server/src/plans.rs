@@ -135,6 +135,8 @@ pub(crate) async fn check(
         if instance.project != project {
             return Err(Problem::not_found("instance"));
         }
+        // Whoever runs the plan does this with it, whatever they may do otherwise.
+        actor.require(Permission::Operate, &instance)?;
         if let PointChoice::Id { id } = item.point
             && tx.point(id, &actor.visible()).await?.instance != item.instance
         {

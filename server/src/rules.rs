@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_second_factor_is_wanted_from_a_role_on() {
-        let grant = |role| [Grant { role, project: None }];
+        let grant = |role| [Grant::system(role)];
         let mut rules = AccessRules::default();
         assert!(!rules.wants_second_factor(&grant(Role::Admin)));
         rules.second_factor_from = Some(Role::Manager);

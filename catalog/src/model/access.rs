@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::id::{GroupId, ProjectId, ProviderId, SessionId, TokenId, UserId};
+use super::grant::Grant;
+use crate::id::{GroupId, ProviderId, SessionId, TokenId, UserId};
 
 /// Somebody who may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,15 +60,6 @@ impl Role {
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.word() == word)
     }
-}
-
-/// A role in a scope: one project, or the whole system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Grant {
-    /// The role.
-    pub role: Role,
-    /// Where it holds; everywhere when there is none.
-    pub project: Option<ProjectId>,
 }
 
 /// A grant and whose it is.

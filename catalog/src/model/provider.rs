@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{GroupId, ProviderId};
-use crate::model::access::Grant;
+use crate::model::grant::Grant;
 
 pub use ldap::{GroupSearch, LdapGroups, LdapVia, MemberOf};
 
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn groups_give_all_that_they_are_mapped_to_and_nothing_else() {
         use crate::model::access::Role;
-        let grant = |role| Grant { role, project: None };
+        let grant = Grant::system;
         let mapping = |group: &str, role| GroupMapping {
             group: group.to_owned(),
             grants: vec![grant(role)],

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::grant::Resource;
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, ProjectId, TaskId};
 
 /// How far a task is.
@@ -138,6 +139,16 @@ pub struct Task {
     pub result: serde_json::Value,
     /// Why it is in this state, in one line.
     pub message: String,
+}
+
+impl Task {
+    /// What it comes with: its instance, or its destination when it concerns all of that.
+    pub fn resource(&self) -> Option<Resource> {
+        match (self.new.instance, self.new.destination) {
+            (Some(instance), _) => Some(Resource::Instance(instance)),
+            (None, destination) => destination.map(Resource::Destination),
+        }
+    }
 }
 
 /// A task that waits or runs, as far as it matters for who goes first.

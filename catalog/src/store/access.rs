@@ -5,7 +5,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, number, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{SessionId, TokenId, UserId};
-use crate::model::access::{Grant, OpenSession, Role, Session, Token, User};
+use crate::model::access::{OpenSession, Session, Token, User};
 use crate::record::{Page, check_name};
 
 impl User {
@@ -170,59 +170,6 @@ impl Tx {
         let delete = sqlx::query("DELETE FROM users WHERE id = $1").bind(id.to_string());
         if self.run(delete).await? == 0 {
             return Err(CatalogError::not_found(format_args!("user {id}")));
-        }
-        Ok(())
-    }
-
-    /// What a user may do by itself.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn grants(&mut self, user: UserId) -> Result<Vec<Grant>> {
-        let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
-                   ORDER BY project_id, role";
-        self.grants_by(sqlx::query(sql).bind(user.to_string())).await
-    }
-
-    /// What a user may do by itself, by its groups, and by what its identity provider said last.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn all_grants(&mut self, user: UserId) -> Result<Vec<Grant>> {
-        let sql = "SELECT role, project_id FROM bindings WHERE user_id = $1 \
-                   UNION SELECT b.role, b.project_id FROM group_bindings b \
-                   JOIN group_members m ON m.group_id = b.group_id WHERE m.user_id = $1 \
-                   UNION SELECT role, project_id FROM mapped_bindings WHERE user_id = $1 \
-                   UNION SELECT b.role, b.project_id FROM group_bindings b \
-                   JOIN mapped_members m ON m.group_id = b.group_id WHERE m.user_id = $1 \
-                   ORDER BY project_id, role";
-        self.grants_by(sqlx::query(sql).bind(user.to_string())).await
-    }
-
-    pub(crate) async fn grants_by(&mut self, select: crate::db::Query) -> Result<Vec<Grant>> {
-        let rows = self.all(select).await?;
-        let mut grants = Vec::new();
-        for row in rows {
-            // A role that this release does not know allows nothing.
-            if let Some(role) = Role::from_word(&row.text("role")?) {
-                grants.push(Grant { role, project: row.maybe_id("project_id")? });
-            }
-        }
-        Ok(grants)
-    }
-
-    /// Replaces what a user may do.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] when there is no such user.
-    pub async fn set_grants(&mut self, user: UserId, grants: &[Grant]) -> Result<()> {
-        let clear = sqlx::query("DELETE FROM bindings WHERE user_id = $1").bind(user.to_string());
-        self.run(clear).await?;
-        for grant in grants {
-            let sql = "INSERT INTO bindings (user_id, role, project_id) VALUES ($1, $2, $3) \
-                       ON CONFLICT (user_id, role, project_id) DO NOTHING";
-            let insert = sqlx::query(sql).bind(user.to_string()).bind(grant.role.word());
-            self.run(insert.bind(text_of(grant.project))).await?;
         }
         Ok(())
     }

@@ -8,10 +8,11 @@ use crate::audit::AuditEntry;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::fate::Consent;
-use crate::id::ApprovalId;
+use crate::id::{ApprovalId, UserId};
 use crate::model::approval::{Approval, ApprovalState, NewApproval};
-use crate::record::{Page, Visible};
+use crate::record::Page;
 use crate::seal::{Sealed, Sealer};
+use crate::visible::{OF_OBJECT, Visible};
 
 const COLUMNS: &str = "id, project_id, action, object, requester_id, requester, state, created_ms, \
                        expires_ms, decided_ms, decider, reason, method, path, headers, sealed";
@@ -87,29 +88,31 @@ impl Tx {
         Ok(id)
     }
 
-    /// Requests in projects that the caller may know of, oldest first; with a state, those in it.
+    /// Requests that concern what the caller may know of, and the caller's own, oldest first; with
+    /// a state, those in it.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn approvals(
         &mut self,
         sealer: &Sealer,
-        visible: &Visible,
+        (visible, requester): (&Visible, UserId),
         state: Option<ApprovalState>,
         page: &Page,
         now_ms: u64,
     ) -> Result<Vec<Approval>> {
-        let (condition, values) = visible.condition("project_id", false, 5);
+        let (condition, values) = visible.condition(&OF_OBJECT, 6);
         let sql = format!(
             "SELECT {COLUMNS} FROM approvals WHERE id > $1 AND ($3 = '' OR CASE \
              WHEN state = 'pending' AND expires_ms <= $4 THEN 'expired' ELSE state END = $3) \
-             AND {condition} ORDER BY id LIMIT $2"
+             AND ({condition} OR requester_id = $5) ORDER BY id LIMIT $2"
         );
         let mut select = query(sql)
             .bind(page.after.clone().unwrap_or_default())
             .bind(i64::from(page.limit.min(Page::LARGEST)))
             .bind(state.map(ApprovalState::word).unwrap_or_default())
-            .bind(number(now_ms));
+            .bind(number(now_ms))
+            .bind(requester.to_string());
         for value in values {
             select = select.bind(value);
         }
@@ -124,14 +127,17 @@ impl Tx {
         &mut self,
         sealer: &Sealer,
         id: ApprovalId,
-        visible: &Visible,
+        (visible, requester): (&Visible, UserId),
         now_ms: u64,
     ) -> Result<Approval> {
         let sql = format!("SELECT {COLUMNS} FROM approvals WHERE id = $1");
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let found = row.map(|row| read(&row, sealer, now_ms)).transpose()?;
         found
-            .filter(|approval| visible.covers(approval.new.project))
+            .filter(|Approval { new, .. }| {
+                let own = new.requester == requester;
+                own || visible.covers(new.project) || visible.names(&new.object)
+            })
             .ok_or_else(|| CatalogError::not_found(format_args!("approval {id}")))
     }
 

@@ -2,10 +2,12 @@
 
 use sqlx::any::AnyRow;
 
-use crate::db::{Columns, Tx, number, query, text_of};
+use super::grants::Holder;
+use crate::db::{Columns, Tx, number, query};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{GroupId, UserId};
-use crate::model::access::{Grant, Group};
+use crate::model::access::Group;
+use crate::model::grant::Grant;
 use crate::record::{Page, check_name};
 
 const COLUMNS: &str = "id, name, revision, created_ms, updated_ms";
@@ -27,9 +29,7 @@ impl Tx {
         let sql = "SELECT user_id FROM group_members WHERE group_id = $1 ORDER BY user_id";
         let rows = self.all(sqlx::query(sql).bind(id.to_string())).await?;
         let members = rows.iter().map(|row| row.id("user_id")).collect::<Result<_>>()?;
-        let sql = "SELECT role, project_id FROM group_bindings WHERE group_id = $1 \
-                   ORDER BY project_id, role";
-        let grants = self.grants_by(sqlx::query(sql).bind(id.to_string())).await?;
+        let grants = self.grants_of(Holder::Group(id)).await?;
         Ok(Group {
             id,
             name: row.text("name")?,
@@ -107,10 +107,8 @@ impl Tx {
             let text = "the group was changed by somebody else";
             return Err(CatalogError::new(ErrorKind::Stale, text));
         }
-        for table in ["group_members", "group_bindings"] {
-            let clear = query(format!("DELETE FROM {table} WHERE group_id = $1"));
-            self.run(clear.bind(id.to_string())).await?;
-        }
+        let clear = sqlx::query("DELETE FROM group_members WHERE group_id = $1");
+        self.run(clear.bind(id.to_string())).await?;
         self.fill_group(id, new).await?;
         self.group(id).await
     }
@@ -121,13 +119,7 @@ impl Tx {
                        ON CONFLICT (group_id, user_id) DO NOTHING";
             self.run(sqlx::query(sql).bind(id.to_string()).bind(member.to_string())).await?;
         }
-        for grant in &new.grants {
-            let sql = "INSERT INTO group_bindings (group_id, role, project_id) \
-                       VALUES ($1, $2, $3) ON CONFLICT (group_id, role, project_id) DO NOTHING";
-            let insert = sqlx::query(sql).bind(id.to_string()).bind(grant.role.word());
-            self.run(insert.bind(text_of(grant.project))).await?;
-        }
-        Ok(())
+        self.set_grants_of(Holder::Group(id), &new.grants).await
     }
 
     /// Removes a group; its members stay.

@@ -10,12 +10,12 @@ use crate::error::Result;
 use crate::id::InstanceId;
 use crate::model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 use crate::model::restore_test::TestState;
-use crate::record::Visible;
+use crate::visible::{Visible, Whose};
 
 /// A question about a time and a project: `$1`, `$2` and `$3`. The rest is what the caller may
 /// know.
 fn asked(visible: &Visible, within: &Within, sql: impl Fn(&str) -> String) -> Query {
-    let (may, values) = visible.condition("project_id", false, 4);
+    let (may, values) = visible.condition(&Whose::OF_INSTANCE, 4);
     let sql = sql(&format!("($3 = '' OR project_id = $3) AND {may}"));
     let select = query(sql).bind(number(within.from_ms)).bind(number(within.until_ms));
     with(select.bind(text_of(within.project)), values)

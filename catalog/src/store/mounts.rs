@@ -9,8 +9,10 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{MountId, NodeId, TaskId};
+use crate::model::grant::Resource;
 use crate::model::mount::{Mount, MountFilter, MountState, NewMount};
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = "id, project_id, instance_id, point_id, destination_id, node_id, task_id, \
     state, lease_end_ms, revision, created_ms, updated_ms, spec, place, message";
@@ -75,7 +77,9 @@ impl Tx {
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let mount = row.map(|row| Mount::read(&row)).transpose()?;
         mount
-            .filter(|mount| visible.covers(mount.new.project))
+            .filter(|mount| {
+                visible.sees(mount.new.project, Some(Resource::Instance(mount.new.instance)))
+            })
             .ok_or_else(|| CatalogError::not_found(format_args!("mount {id}")))
     }
 
@@ -90,7 +94,7 @@ impl Tx {
         filter: &MountFilter,
         page: &Page,
     ) -> Result<Vec<Mount>> {
-        let (condition, values) = visible.condition("project_id", false, 5);
+        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 5);
         let sql = format!(
             "SELECT {COLUMNS} FROM mounts WHERE id < $1 AND (state = $3 OR ($3 = '' AND \
              state <> 'gone')) AND ($4 = '' OR instance_id = $4) AND {condition} \

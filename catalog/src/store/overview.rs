@@ -3,8 +3,8 @@
 use crate::db::{Columns, Tx, number, query};
 use crate::error::Result;
 use crate::model::overview::{AtDestination, Heard, Protected, TaskCount};
-use crate::record::Visible;
 use crate::store::usage::with;
+use crate::visible::{OF_TASK, Visible, Whose};
 
 /// What a document says whose source is gone. Quotation marks within texts stand behind a
 /// backslash, so this is found nowhere else.
@@ -16,7 +16,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn tasks_open(&mut self, visible: &Visible) -> Result<Vec<TaskCount>> {
-        let (may, values) = visible.condition("project_id", false, 1);
+        let (may, values) = visible.condition(&OF_TASK, 1);
         let sql = format!(
             "SELECT kind, state, COUNT(*) AS tasks, CAST(0 AS BIGINT) AS ran_ms FROM tasks \
              WHERE state IN ('queued', 'running') AND {may} GROUP BY kind, state"
@@ -33,7 +33,7 @@ impl Tx {
         visible: &Visible,
         since_ms: u64,
     ) -> Result<Vec<TaskCount>> {
-        let (may, values) = visible.condition("project_id", false, 2);
+        let (may, values) = visible.condition(&OF_TASK, 2);
         let sql = format!(
             "SELECT kind, state, COUNT(*) AS tasks, \
              CAST(SUM(finished_ms - COALESCE(started_ms, finished_ms)) AS BIGINT) AS ran_ms \
@@ -73,7 +73,8 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn protected(&mut self, visible: &Visible, since_ms: u64) -> Result<Protected> {
-        let (may, values) = visible.condition("project_id", false, 3);
+        let whose = Whose { resources: &[("instance", "id")], ..Whose::OF_INSTANCE };
+        let (may, values) = visible.condition(&whose, 3);
         let sql = format!(
             "SELECT COUNT(*) AS total, \
              CAST(COALESCE(SUM(CASE WHEN last = 0 THEN 1 ELSE 0 END), 0) AS BIGINT) AS never, \
@@ -98,7 +99,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn at_destinations(&mut self, visible: &Visible) -> Result<Vec<AtDestination>> {
-        let (may, values) = visible.condition("project_id", false, 1);
+        let (may, values) = visible.condition(&Whose::OF_INSTANCE, 1);
         let sql = format!(
             "SELECT destination_id, COUNT(*) AS instances, \
              CAST(SUM(stored_bytes) AS BIGINT) AS stored_bytes FROM held WHERE {may} \
@@ -121,7 +122,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn front_end_bytes(&mut self, visible: &Visible) -> Result<u64> {
-        let (may, values) = visible.condition("project_id", false, 1);
+        let (may, values) = visible.condition(&Whose::OF_INSTANCE, 1);
         let sql = format!(
             "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS size FROM (SELECT \
              MAX(front_end_bytes) AS size FROM held WHERE {may} GROUP BY instance_id) AS sizes"

@@ -7,9 +7,11 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{PlanId, PlanRunId};
+use crate::model::grant::Resource;
 use crate::model::plan::PlanMode;
 use crate::model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = "id, project_id, plan_id, plan_name, mode, state, due_key, revision, \
                        created_ms, finished_ms, message, body";
@@ -36,6 +38,10 @@ impl PlanRun {
         })
     }
 }
+
+/// Runs come with their plan.
+const OF_PLAN: Whose<'static> =
+    Whose { project: "project_id", shared: false, resources: &[("plan", "plan_id")] };
 
 impl Tx {
     /// Adds a run; returns whether there was none with the same `due_key`.
@@ -69,7 +75,7 @@ impl Tx {
         let sql = format!("SELECT {COLUMNS} FROM plan_runs WHERE id = $1");
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let run = row.map(|row| PlanRun::read(&row)).transpose()?;
-        run.filter(|run| visible.covers(run.project))
+        run.filter(|run| visible.sees(run.project, Some(Resource::Plan(run.plan))))
             .ok_or_else(|| CatalogError::not_found(format_args!("run {id}")))
     }
 
@@ -84,7 +90,7 @@ impl Tx {
         filter: &PlanRunFilter,
         page: &Page,
     ) -> Result<Vec<PlanRun>> {
-        let (condition, values) = visible.condition("project_id", false, 5);
+        let (condition, values) = visible.condition(&OF_PLAN, 5);
         let sql = format!(
             "SELECT {COLUMNS} FROM plan_runs WHERE id < $1 AND ($3 = '' OR state = $3) \
              AND ($4 = '' OR plan_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"

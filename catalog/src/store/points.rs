@@ -7,8 +7,10 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
+use crate::model::grant::Resource;
 use crate::model::point::{NewPoint, Point};
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = Point::COLUMNS;
 
@@ -80,7 +82,7 @@ impl Tx {
     ) -> Result<Vec<Point>> {
         let mut values: Vec<String> = instance.iter().map(ToString::to_string).collect();
         let of = if instance.is_some() { "instance_id = $3 AND " } else { "" };
-        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        let (may, more) = visible.condition(&Whose::OF_INSTANCE, 3 + values.len());
         values.extend(more);
         let sql = format!(
             "SELECT {COLUMNS} FROM points WHERE id > $1 AND removed_ms IS NULL AND {of}{may} \
@@ -104,7 +106,7 @@ impl Tx {
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let point = row.map(|row| Point::read(&row)).transpose()?;
         point
-            .filter(|point| visible.covers(point.project))
+            .filter(|point| visible.sees(point.project, Some(Resource::Instance(point.instance))))
             .ok_or_else(|| CatalogError::not_found(format_args!("restore point {id}")))
     }
 

@@ -5,9 +5,18 @@ use std::collections::BTreeMap;
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::id::{InstanceId, PolicyId};
+use crate::model::grant::Resource;
 use crate::model::instance::Instance;
 use crate::model::policy::{Missed, Policy};
-use crate::record::{Page, Record, Visible};
+use crate::record::{Page, Record};
+use crate::visible::{Visible, Whose};
+
+/// What was missed comes with its instance; what concerns all of a policy, with that.
+const OF_MISSED: Whose<'static> = Whose {
+    project: "project_id",
+    shared: true,
+    resources: &[("instance", "instance_id"), ("policy", "instance_id = '' AND policy_id")],
+};
 
 impl Tx {
     /// Assigns an instance to a policy by hand.
@@ -49,7 +58,7 @@ impl Tx {
             return Ok(Vec::new());
         }
         let within = match policy.project {
-            Some(project) => Visible::Projects([project].into()),
+            Some(project) => Visible::projects([project]),
             None => Visible::All,
         };
         let mut found = Vec::new();
@@ -60,7 +69,7 @@ impl Tx {
             page.after = Some(last.id.to_string());
             found.extend(part.into_iter().filter(|instance| {
                 let taken = by_hand.contains(&instance.id) || policy.body.assign.takes(instance);
-                taken && visible.covers(instance.project)
+                taken && visible.sees(instance.project, Some(Resource::Instance(instance.id)))
             }));
         }
     }
@@ -79,7 +88,7 @@ impl Tx {
         let by_hand = rows.iter().map(|row| row.id("policy_id"));
         let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
         // Its project's, and the system's.
-        let within = Visible::Projects(instance.project.into_iter().collect());
+        let within = Visible::projects(instance.project);
         let mut found = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
@@ -183,7 +192,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn missed(&mut self, visible: &Visible, since_ms: u64) -> Result<Vec<Missed>> {
-        let (condition, values) = visible.condition("project_id", true, 3);
+        let (condition, values) = visible.condition(&OF_MISSED, 3);
         let sql = format!(
             "SELECT policy_id, schedule, instance_id, reason, project_id, first_ms, last_ms, \
              times FROM missed WHERE last_ms >= $1 AND {condition} \

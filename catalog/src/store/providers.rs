@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 use super::access::USER;
-use crate::db::{Columns, Tx, number, text_of};
+use super::grants::Holder;
+use crate::db::{Columns, Tx, number};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{GroupId, ProviderId, UserId};
-use crate::model::access::{Grant, User};
+use crate::model::access::User;
+use crate::model::grant::Grant;
 use crate::record::check_name;
 use crate::seal::{Sealed, Sealer};
 
@@ -111,7 +113,8 @@ impl Tx {
         self.run(sqlx::query(sql).bind(provider.to_string())).await
     }
 
-    /// Replaces what a user may do by what its provider says. Groups that are gone are left out.
+    /// Replaces what a user may do by what its provider says. Groups that are gone are left out,
+    /// and so are roles on resources that are gone.
     ///
     /// # Errors
     /// Those of the database.
@@ -121,16 +124,9 @@ impl Tx {
         grants: &[Grant],
         groups: &BTreeSet<GroupId>,
     ) -> Result<()> {
-        for table in ["mapped_bindings", "mapped_members"] {
-            let clear = crate::db::query(format!("DELETE FROM {table} WHERE user_id = $1"));
-            self.run(clear.bind(user.to_string())).await?;
-        }
-        for grant in grants {
-            let sql = "INSERT INTO mapped_bindings (user_id, role, project_id) \
-                       VALUES ($1, $2, $3) ON CONFLICT (user_id, role, project_id) DO NOTHING";
-            let insert = sqlx::query(sql).bind(user.to_string()).bind(grant.role.word());
-            self.run(insert.bind(text_of(grant.project))).await?;
-        }
+        self.set_grants_of(Holder::Mapped(user), grants).await?;
+        let clear = sqlx::query("DELETE FROM mapped_members WHERE user_id = $1");
+        self.run(clear.bind(user.to_string())).await?;
         for group in groups {
             let sql = "INSERT INTO mapped_members (group_id, user_id) \
                        SELECT id, $1 FROM user_groups WHERE id = $2";

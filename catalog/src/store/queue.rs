@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, TaskId};
 use crate::model::instance::Instance;
 use crate::model::task::{InLine, Task};
-use crate::record::Visible;
+use crate::visible::Visible;
 
 const COLUMNS: &str = "id, node_id, project_id, instance_id, destination_id, wanted_node, kind, \
                        priority, created_ms, not_before_ms, from_id";

@@ -5,9 +5,11 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, RestoreTestId, TaskId};
+use crate::model::grant::Resource;
 use crate::model::point::Point;
 use crate::model::restore_test::{NewTest, RestoreTest, TestFilter, TestOutcome, TestState};
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = "id, project_id, instance_id, point_id, destination_id, policy_id, task_id, \
     state, revision, created_ms, updated_ms, spec, report, message, \
@@ -80,8 +82,10 @@ impl Tx {
         let sql = format!("SELECT {COLUMNS} FROM restore_tests WHERE id = $1");
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let test = row.map(|row| RestoreTest::read(&row)).transpose()?;
-        test.filter(|test| visible.covers(test.new.project))
-            .ok_or_else(|| CatalogError::not_found(format_args!("restore test {id}")))
+        test.filter(|test| {
+            visible.sees(test.new.project, Some(Resource::Instance(test.new.instance)))
+        })
+        .ok_or_else(|| CatalogError::not_found(format_args!("restore test {id}")))
     }
 
     /// The tests that the caller may know of, newest first. `page.after` is the oldest one shown
@@ -95,7 +99,7 @@ impl Tx {
         filter: &TestFilter,
         page: &Page,
     ) -> Result<Vec<RestoreTest>> {
-        let (condition, values) = visible.condition("project_id", false, 5);
+        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 5);
         let sql = format!(
             "SELECT {COLUMNS} FROM restore_tests WHERE id < $1 AND ($3 = '' OR state = $3) \
              AND ($4 = '' OR instance_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"

@@ -10,7 +10,7 @@ use super::usage::with;
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::model::usage::{Moved, Stored, Transfer, UsageBy, UsageFilter};
-use crate::record::Visible;
+use crate::visible::{Visible, Whose};
 
 /// Days of the ledger are those of UTC.
 const DAY_MS: u64 = 86_400_000;
@@ -99,7 +99,9 @@ impl Tx {
     ) -> Result<Vec<Moved>> {
         let UsageFilter { from_ms, until_ms, .. } = *filter;
         let (first, last) = (from_ms.div_ceil(DAY_MS) * DAY_MS, until_ms / DAY_MS * DAY_MS);
-        let by_day = by != UsageBy::Instance && filter.instance.is_none() && first < last;
+        // Days do not tell of single instances.
+        let whole = filter.instance.is_none() && visible.is_by_project();
+        let by_day = by != UsageBy::Instance && whole && first < last;
         if !by_day {
             return self.moved_by(("transfers", "COUNT(*)", "at_ms"), visible, by, filter).await;
         }
@@ -124,7 +126,7 @@ impl Tx {
         }
         let column = by.column();
         let (only, mut values) = filter.condition(3);
-        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        let (may, more) = visible.condition(&Whose::OF_INSTANCE, 3 + values.len());
         values.extend(more);
         let sql = format!(
             "SELECT {column} AS part, kind, CAST({count} AS BIGINT) AS tasks, {SUMS} \
@@ -160,7 +162,7 @@ impl Tx {
         filter: &UsageFilter,
     ) -> Result<Vec<Stored>> {
         let (only, mut values) = filter.condition(3);
-        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        let (may, more) = visible.condition(&Whose::OF_INSTANCE, 3 + values.len());
         values.extend(more);
         let last = |name: &str, bound: &str| {
             format!(

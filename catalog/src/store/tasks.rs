@@ -9,7 +9,8 @@ use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{NodeId, TaskId};
 use crate::model::task::{NewTask, Progress, Task, TaskFilter, TaskState};
-use crate::record::{Page, Visible};
+use crate::record::Page;
+use crate::visible::{OF_TASK, Visible};
 
 const COLUMNS: &str = "id, project_id, instance_id, policy_id, destination_id, kind, state, \
     priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
@@ -95,7 +96,7 @@ impl Tx {
         let sql = format!("SELECT {COLUMNS} FROM tasks WHERE id = $1");
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let task = row.map(|row| Task::read(&row)).transpose()?;
-        task.filter(|task| visible.covers(task.new.project))
+        task.filter(|task| visible.sees(task.new.project, task.resource()))
             .ok_or_else(|| CatalogError::not_found(format_args!("task {id}")))
     }
 
@@ -120,7 +121,7 @@ impl Tx {
             values.push(value);
             condition.push_str(&format!("{column} = ${} AND ", 2 + values.len()));
         }
-        let (may, more) = visible.condition("project_id", false, 3 + values.len());
+        let (may, more) = visible.condition(&OF_TASK, 3 + values.len());
         values.extend(more);
         let sql = format!(
             "SELECT {COLUMNS} FROM tasks WHERE id < $1 AND {condition}{may} \

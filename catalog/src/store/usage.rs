@@ -6,8 +6,8 @@ use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::id::{DestinationId, InstanceId, ProjectId};
 use crate::model::usage::{Held, InUse, Level, Transfer};
-use crate::record::Visible;
 use crate::store::summed::{Summed, parts};
+use crate::visible::{Visible, Whose};
 
 const TRANSFER: &str = "task_id, at_ms, project_id, instance_id, policy_id, destination_id, kind, \
                         logical_bytes, unique_bytes, shared_bytes, transferred_bytes";
@@ -147,7 +147,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn held(&mut self, visible: &Visible) -> Result<Vec<Held>> {
-        let (condition, values) = visible.condition("project_id", false, 1);
+        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 1);
         let sql = format!(
             "SELECT {HELD} FROM held WHERE {condition} ORDER BY instance_id, destination_id"
         );
@@ -286,7 +286,7 @@ impl Tx {
         from_ms: u64,
         until_ms: u64,
     ) -> Result<Vec<Transfer>> {
-        let (condition, values) = visible.condition("project_id", false, 3);
+        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 3);
         let sql = format!(
             "SELECT {TRANSFER} FROM transfers WHERE at_ms >= $1 AND at_ms < $2 AND {condition} \
              ORDER BY at_ms, task_id"
@@ -306,7 +306,7 @@ impl Tx {
         from_ms: u64,
         until_ms: u64,
     ) -> Result<Vec<Level>> {
-        let (condition, values) = visible.condition("project_id", false, 3);
+        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 3);
         let sql = format!(
             "SELECT {LEVEL} FROM levels l WHERE at_ms < $2 AND {condition} AND (at_ms >= $1 OR \
              at_ms = (SELECT MAX(b.at_ms) FROM levels b WHERE b.instance_id = l.instance_id \

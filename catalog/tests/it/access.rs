@@ -21,10 +21,7 @@ async fn a_session_is_somebody_until_it_ends(Lab { catalog, .. }: Lab) {
     let mut tx = catalog.begin().await.unwrap();
     assert_eq!(tx.count_users().await.unwrap(), 0);
     let anna = tx.add_user("anna", "hash", 7).await.unwrap();
-    let grants = vec![
-        Grant { role: Role::Admin, project: None },
-        Grant { role: Role::Viewer, project: Some(own) },
-    ];
+    let grants = vec![Grant::system(Role::Admin), Grant::project(Role::Viewer, own)];
     tx.set_grants(anna.id, &grants).await.unwrap();
     assert_eq!(tx.count_administrators().await.unwrap(), 1);
     tx.add_session("s1", anna.id, "", 10, 20).await.unwrap();
@@ -139,8 +136,8 @@ async fn what_a_group_may_do_its_members_may(Lab { catalog, .. }: Lab) {
     let anna = tx.add_user("anna", "hash", 7).await.unwrap().id;
     let robot = tx.add_service("robot", 7).await.unwrap();
     assert!(robot.service && robot.password_hash.is_empty());
-    let admin = Grant { role: Role::Admin, project: None };
-    let viewer = Grant { role: Role::Viewer, project: None };
+    let admin = Grant::system(Role::Admin);
+    let viewer = Grant::system(Role::Viewer);
     tx.set_grants(anna, &[viewer]).await.unwrap();
     let new = NewGroup { name: "ops".into(), members: vec![anna, robot.id], grants: vec![admin] };
     let group = tx.add_group(&new, 8).await.unwrap();

@@ -32,6 +32,11 @@ fn request(expires_ms: u64) -> NewApproval {
     }
 }
 
+/// Somebody who has asked for nothing.
+fn stranger() -> UserId {
+    UserId::new(2)
+}
+
 async fn ask(catalog: &Catalog, expires_ms: u64) -> Consent {
     let mut tx = catalog.begin().await.unwrap();
     let approval = tx.add_approval(&sealer(), &request(expires_ms), 10).await.unwrap();
@@ -41,7 +46,10 @@ async fn ask(catalog: &Catalog, expires_ms: u64) -> Consent {
 
 async fn state(catalog: &Catalog, consent: &Consent, now_ms: u64) -> ApprovalState {
     let mut tx = catalog.read().await.unwrap();
-    tx.approval(&sealer(), consent.approval, &Visible::All, now_ms).await.unwrap().state
+    tx.approval(&sealer(), consent.approval, (&Visible::All, stranger()), now_ms)
+        .await
+        .unwrap()
+        .state
 }
 
 async fn make(catalog: &Catalog, name: &str) -> sluice_catalog::Result<()> {
@@ -104,7 +112,7 @@ async fn a_decision_comes_once_and_in_time(Lab { catalog, .. }: Lab) {
 
 async fn requests_are_sealed_and_seen_in_their_project(Lab { catalog, .. }: Lab) {
     let consent = ask(&catalog, 100).await;
-    let (page, nobody) = (Page::default(), Visible::Projects([].into()));
+    let (page, nobody) = (Page::default(), Visible::projects([]));
     let mut tx = catalog.read().await.unwrap();
     for (wanted, now_ms, many) in [
         (None, 20, 1),
@@ -113,14 +121,23 @@ async fn requests_are_sealed_and_seen_in_their_project(Lab { catalog, .. }: Lab)
         (Some(ApprovalState::Expired), 100, 1),
         (Some(ApprovalState::Done), 20, 0),
     ] {
-        let found = tx.approvals(&sealer(), &Visible::All, wanted, &page, now_ms).await.unwrap();
+        let found = tx
+            .approvals(&sealer(), (&Visible::All, stranger()), wanted, &page, now_ms)
+            .await
+            .unwrap();
         assert_eq!(found.len(), many, "{wanted:?} {now_ms}");
     }
-    assert!(tx.approvals(&sealer(), &nobody, None, &page, 20).await.unwrap().is_empty());
-    assert!(tx.approval(&sealer(), consent.approval, &nobody, 20).await.is_err());
-    let found = tx.approval(&sealer(), consent.approval, &Visible::All, 20).await.unwrap();
+    assert!(
+        tx.approvals(&sealer(), (&nobody, stranger()), None, &page, 20).await.unwrap().is_empty()
+    );
+    assert!(tx.approval(&sealer(), consent.approval, (&nobody, stranger()), 20).await.is_err());
+    let found =
+        tx.approval(&sealer(), consent.approval, (&Visible::All, stranger()), 20).await.unwrap();
     assert_eq!(*found.new.body, "hush");
+    let own = (&nobody, found.new.requester);
+    assert_eq!(tx.approvals(&sealer(), own, None, &page, 20).await.unwrap().len(), 1);
+    assert!(tx.approval(&sealer(), consent.approval, own, 20).await.is_ok(), "one's own");
     assert_eq!(found.new.headers, request(0).headers);
     let other = Sealer::new(&[8; 32]);
-    assert!(tx.approval(&other, consent.approval, &Visible::All, 20).await.is_err());
+    assert!(tx.approval(&other, consent.approval, (&Visible::All, stranger()), 20).await.is_err());
 }

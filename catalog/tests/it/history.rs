@@ -42,10 +42,10 @@ async fn moments_of_points_are_told_with_the_last_one_before(Lab { catalog, .. }
     let mut wanted = vec![(web, 20), (web, 100), (web, 150), (db, 5), (vault, 120)];
     wanted.sort_unstable();
     assert_eq!(told, wanted);
-    let own = Visible::Projects([bank].into());
+    let own = Visible::projects([bank]);
     assert_eq!(tx.taken(&own, &within(100, 200)).await.unwrap(), [(vault, 120)]);
     let of_bank = Within { project: Some(bank), ..within(0, 200) };
     assert_eq!(tx.taken(&ALL, &of_bank).await.unwrap(), [(vault, 120)]);
-    let hidden = Visible::Projects([shop].into());
+    let hidden = Visible::projects([shop]);
     assert!(tx.taken(&hidden, &of_bank).await.unwrap().is_empty());
 }

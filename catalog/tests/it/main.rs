@@ -2,6 +2,7 @@
 
 mod access;
 mod approvals;
+mod grants;
 mod history;
 mod mounts;
 mod plans;

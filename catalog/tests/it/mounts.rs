@@ -72,7 +72,7 @@ async fn mounts_are_seen_by_their_project_only(lab: Lab) {
         ids.push(id);
     }
     assert!(tx.change_mount(ids[3], &[Requested], Gone, None, "", 2).await.unwrap());
-    let own = Visible::Projects([one].into());
+    let own = Visible::projects([one]);
     let page = Page { after: None, limit: 1 };
     let newest = tx.mounts(&own, &MountFilter::default(), &page).await.unwrap();
     assert_eq!(newest.iter().map(|mount| mount.id).collect::<Vec<_>>(), [ids[1]]);

@@ -54,7 +54,7 @@ async fn a_test_ends_once_and_keeps_what_proves_it(lab: Lab) {
     let evidence = tx.test_evidence(id).await.unwrap();
     assert_eq!((&*evidence.0, &*evidence.1), ("aGk=", "login:"));
     assert!(!tx.test_pending(wanted.instance, wanted.policy.unwrap()).await.unwrap());
-    let others = Visible::Projects([ProjectId::new(2)].into());
+    let others = Visible::projects([ProjectId::new(2)]);
     assert_eq!(tx.test(id, &others).await.unwrap_err().kind(), ErrorKind::NotFound);
     let none = tx.tests(&others, &TestFilter::default(), &Page::default()).await.unwrap();
     assert!(none.is_empty());
@@ -174,7 +174,7 @@ async fn a_run_is_changed_by_who_has_seen_it_last(lab: Lab) {
     let filter = PlanRunFilter { state: Some(PlanRunState::Failed), plan: Some(first.plan) };
     let failed = tx.plan_runs(&Visible::All, &filter, &Page::default()).await.unwrap();
     assert_eq!(failed.iter().map(|run| run.id).collect::<Vec<_>>(), [first.id]);
-    let others = Visible::Projects([ProjectId::new(2)].into());
+    let others = Visible::projects([ProjectId::new(2)]);
     assert_eq!(tx.plan_run(first.id, &others).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 

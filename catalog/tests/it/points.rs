@@ -73,7 +73,7 @@ async fn a_list_of_points_goes_on_where_it_ended_and_leaves_out_what_is_gone(lab
     }
     let expected: Vec<String> = (4..10).map(|number| format!("s.web@{number}")).collect();
     assert_eq!(seen, expected);
-    let own = Visible::Projects([ProjectId::new(1)].into());
+    let own = Visible::projects([ProjectId::new(1)]);
     let page = Page { after: None, limit: 4 };
     assert!(tx.points(&own, Some(web), &page).await.unwrap().is_empty(), "another project's");
 }

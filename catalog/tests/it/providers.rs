@@ -52,7 +52,7 @@ async fn what_a_provider_says_is_replaced_as_a_whole(lab: Lab) {
     let mut tx = lab.catalog.begin().await.unwrap();
     let one = tx.insert(None, "one", provider(), 1).await.unwrap().id;
     let anna = tx.add_provided_user("anna", one, "s1", 1).await.unwrap().id;
-    let grant = |role| Grant { role, project: None };
+    let grant = Grant::system;
     let new =
         NewGroup { name: "team".into(), members: Vec::new(), grants: vec![grant(Role::Operator)] };
     let team = tx.add_group(&new, 1).await.unwrap().id;

@@ -92,7 +92,7 @@ async fn what_belongs_to_others_is_not_there(Lab { catalog, .. }: Lab) {
     let theirs = tx.insert(Some(two), "web", instance(&[]), 7).await.unwrap();
     let shared = tx.insert(None, "store", destination(), 7).await.unwrap();
     let hidden = tx.insert(Some(two), "store", destination(), 7).await.unwrap();
-    let mine = Visible::Projects([one].into());
+    let mine = Visible::projects([one]);
     let missing = tx.get::<Instance>(theirs.id, &mine).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(tx.list::<Instance>(&mine, &Page::default()).await.unwrap().is_empty());
@@ -106,7 +106,7 @@ async fn what_belongs_to_others_is_not_there(Lab { catalog, .. }: Lab) {
     assert_eq!(projects.iter().map(|p| p.id).collect::<Vec<_>>(), [one]);
     assert!(tx.get::<Project>(one, &mine).await.is_ok());
     assert!(tx.get::<Project>(two, &mine).await.is_err());
-    let nobody = Visible::Projects([].into());
+    let nobody = Visible::projects([]);
     assert!(tx.list::<Project>(&nobody, &Page::default()).await.unwrap().is_empty());
 }
 
@@ -218,7 +218,7 @@ async fn the_audit_chain_shows_what_was_changed(Lab { catalog, url, .. }: Lab) {
     }
     let mut tx = catalog.read().await.unwrap();
     assert_eq!(tx.audit_verify().await.unwrap(), (5, None));
-    let mine = Visible::Projects([own].into());
+    let mine = Visible::projects([own]);
     let seen = tx.audit_list(&mine, 0, 10).await.unwrap();
     assert_eq!(seen.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 3, 5]);
     drop(tx);
@@ -270,7 +270,7 @@ async fn policies_find_instances_by_tag_and_by_hand(Lab { catalog, .. }: Lab) {
     };
     let found = tx.instances_of(&all, &Visible::All).await.unwrap();
     assert_eq!(names(found), ["gold", "other"]);
-    let mine = Visible::Projects([two].into());
+    let mine = Visible::projects([two]);
     let found = tx.instances_of(&all, &mine).await.unwrap();
     assert_eq!(names(found), ["other"], "others are not told of");
     let found = tx.instances_of(&own, &Visible::All).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_restore_point_is_noted_once(Lab { catalog, .. }: Lab) {
     tx.add_point(web.id, Some(own), &new, 8).await.unwrap();
     let found = tx.points(&Visible::All, Some(web.id), &Page::default()).await.unwrap();
     assert_eq!(found.iter().map(|p| &p.new).collect::<Vec<_>>(), [&new]);
-    let nobody = Visible::Projects([].into());
+    let nobody = Visible::projects([]);
     assert!(tx.point(found[0].id, &nobody).await.is_err());
     assert_eq!(tx.points_removed(store.id, &["k3v8".into()], 9).await.unwrap(), 1);
     assert_eq!(tx.points_removed(store.id, &["k3v8".into()], 9).await.unwrap(), 0);

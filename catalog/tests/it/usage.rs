@@ -49,7 +49,7 @@ async fn what_is_held_is_added_up_for_projects_and_instances(Lab { catalog, .. }
     assert_eq!(tx.in_use(one, None).await.unwrap(), all, "two places are one instance");
     let own = InUse { front_end_bytes: 1500, stored_bytes: 200 };
     assert_eq!(tx.in_use(one, Some(near.instance)).await.unwrap(), own);
-    let mine = Visible::Projects([one].into());
+    let mine = Visible::projects([one]);
     assert_eq!(tx.held(&mine).await.unwrap(), [near.clone(), far, other]);
     let more = Held { stored_bytes: 101, last_good_ms: 9, ..near };
     tx.set_held(&more, 20).await.unwrap();
@@ -78,7 +78,7 @@ async fn levels_hold_until_the_next_and_belong_to_one_policy(Lab { catalog, .. }
     assert_eq!(size.iter().map(|level| level.at_ms).collect::<Vec<_>>(), [20, 30]);
     assert!(size.iter().all(|level| level.front_end_bytes == 1000 && level.policy.is_none()));
     assert_eq!(tx.levels(&Visible::All, 25, 30).await.unwrap().len(), 2, "30 is not within");
-    let nobody = Visible::Projects([].into());
+    let nobody = Visible::projects([]);
     assert!(tx.levels(&nobody, 0, 99).await.unwrap().is_empty());
 }
 
@@ -102,7 +102,7 @@ async fn a_task_is_in_the_ledger_once(Lab { catalog, .. }: Lab) {
     tx.add_transfer(&Transfer { at_ms: 60, ..transfer.clone() }).await.unwrap();
     assert_eq!(tx.transfers(&Visible::All, 50, 61).await.unwrap(), [transfer]);
     assert!(tx.transfers(&Visible::All, 0, 50).await.unwrap().is_empty());
-    assert!(tx.transfers(&Visible::Projects([].into()), 0, 99).await.unwrap().is_empty());
+    assert!(tx.transfers(&Visible::projects([]), 0, 99).await.unwrap().is_empty());
 }
 
 async fn add(tx: &mut Tx, project: ProjectId, instance: InstanceId, now_ms: u64) -> TaskId {

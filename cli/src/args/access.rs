@@ -29,8 +29,9 @@ Examples:
     Add {
         /// The name to log in with
         name: String,
-        /// What they may do: viewer, operator, manager or admin, everywhere or in a project
-        #[arg(long = "role", value_name = "ROLE[@PROJECT]")]
+        /// What they may do: viewer, operator, manager or admin, everywhere, in a project, or on
+        /// one record: instance, policy, destination, node or plan
+        #[arg(long = "role", value_name = "ROLE[@PROJECT|@KIND:NAME]")]
         roles: Vec<String>,
         /// A program, which has API tokens and no password
         #[arg(long, conflicts_with = "keep_password")]
@@ -49,12 +50,16 @@ Examples:
         name: String,
     },
     /// Replace what a user may do
-    #[command(after_help = "Example:\n  sluice user grant anna manager@shop viewer")]
+    #[command(after_help = "\
+Examples:
+  sluice user grant anna manager@shop viewer
+  sluice user grant otto operator@instance:shop/web-1")]
     Grant {
         /// The user
         name: String,
-        /// viewer, operator, manager or admin, everywhere or in a project; nothing for none
-        #[arg(value_name = "ROLE[@PROJECT]")]
+        /// viewer, operator, manager or admin, everywhere, in a project, or on one record:
+        /// instance, policy, destination, node or plan; nothing for none
+        #[arg(value_name = "ROLE[@PROJECT|@KIND:NAME]")]
         roles: Vec<String>,
     },
     /// Change your password, or as an administrator somebody's
@@ -182,8 +187,9 @@ pub(crate) enum GroupCommand {
         /// Somebody who is in it
         #[arg(long = "member", value_name = "NAME")]
         members: Vec<String>,
-        /// What they may do: viewer, operator, manager or admin, everywhere or in a project
-        #[arg(long = "role", value_name = "ROLE[@PROJECT]")]
+        /// What they may do: viewer, operator, manager or admin, everywhere, in a project, or on
+        /// one record: instance, policy, destination, node or plan
+        #[arg(long = "role", value_name = "ROLE[@PROJECT|@KIND:NAME]")]
         roles: Vec<String>,
     },
     /// Remove a group; its members stay
@@ -268,10 +274,10 @@ pub(crate) enum AccessCommand {
 /// A provider of OpenID Connect is asked with a browser (`sluice login --oidc NAME`), and by the
 /// server, which is its client. A directory (LDAP) is asked by the server with the name and the
 /// password that people have there (`sluice login --ldap NAME --user USER`). `mappings` say what
-/// its groups let people do: `group`, `roles` (viewer, operator, manager or admin, everywhere or
-/// `@PROJECT`) and `groups` of this server. They are looked at anew with each login. Who comes from
-/// a provider has neither password nor API tokens here, and second factors are the provider's
-/// affair.
+/// its groups let people do: `group`, `roles` (viewer, operator, manager or admin, everywhere,
+/// `@PROJECT` or `@KIND:NAME`) and `groups` of this server. They are looked at anew with each login.
+/// Who comes from a provider has neither password nor API tokens here, and second factors are the
+/// provider's affair.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityProviderArgs {
     #[command(subcommand)]

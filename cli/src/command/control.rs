@@ -20,6 +20,7 @@ mod providers;
 mod records;
 mod reports;
 mod restore_tests;
+mod roles;
 mod serve;
 mod shown;
 mod tasks;

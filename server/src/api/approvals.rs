@@ -100,7 +100,8 @@ pub(crate) async fn list(
     let page = PageQuery { after: query.after, limit: query.limit }.page()?;
     let (now, visible) = (shared.now(), actor.visible());
     let mut tx = shared.catalog.read().await?;
-    let found = tx.approvals(&shared.sealer, &visible, query.state, &page, now).await?;
+    let who = (&visible, actor.user.id);
+    let found = tx.approvals(&shared.sealer, who, query.state, &page, now).await?;
     let views = found.into_iter().map(ApprovalView::from).collect();
     Ok(Json(List::new(views, page.limit, |view: &ApprovalView| view.id.to_string())))
 }
@@ -116,7 +117,8 @@ pub(crate) async fn get(
 ) -> Result<Json<ApprovalView>> {
     actor.require_anywhere(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
-    let found = tx.approval(&shared.sealer, id, &actor.visible(), shared.now()).await?;
+    let found =
+        tx.approval(&shared.sealer, id, (&actor.visible(), actor.user.id), shared.now()).await?;
     Ok(Json(found.into()))
 }
 
@@ -128,7 +130,8 @@ fn decided(state: ApprovalState) -> Problem {
 /// A request that waits, if the caller may say something to it.
 async fn waiting(shared: &Shared, actor: &Actor, id: ApprovalId) -> Result<Approval> {
     let mut tx = shared.catalog.read().await?;
-    let found = tx.approval(&shared.sealer, id, &actor.visible(), shared.now()).await?;
+    let found =
+        tx.approval(&shared.sealer, id, (&actor.visible(), actor.user.id), shared.now()).await?;
     if found.new.requester != actor.user.id {
         actor.require(Permission::Administer, found.new.project)?;
     }
@@ -180,7 +183,7 @@ pub(crate) async fn approve(
     }
     shared.work.notify_one();
     let mut tx = shared.catalog.read().await?;
-    Ok(Json(tx.approval(&shared.sealer, id, &actor.visible(), now).await?.into()))
+    Ok(Json(tx.approval(&shared.sealer, id, (&actor.visible(), actor.user.id), now).await?.into()))
 }
 
 /// Notes that it was agreed to and could not be done.
@@ -221,7 +224,8 @@ pub(crate) async fn reject(
     let detail = json!({"requester": approval.new.requester_login, "reason": consent.reason});
     let word = if own { "approval.withdraw" } else { "approval.reject" };
     tx.audit(actor.did(word, id, approval.new.project, detail), now).await?;
-    let view = tx.approval(&shared.sealer, id, &actor.visible(), now).await?.into();
+    let view =
+        tx.approval(&shared.sealer, id, (&actor.visible(), actor.user.id), now).await?.into();
     tx.commit().await?;
     Ok(Json(view))
 }

@@ -7,8 +7,7 @@ use serde_json::Value;
 use sluice_catalog::{AuditRow, Page, ProjectId};
 use utoipa::ToSchema;
 
-use crate::access::{Permission, granted};
-use crate::api::policies::EVERYTHING;
+use crate::access::{Permission, visible_with};
 use crate::api::query::AuditQuery;
 use crate::api::{List, Query};
 use crate::auth::Actor;
@@ -44,7 +43,7 @@ impl From<AuditRow> for AuditView {
     }
 }
 
-/// Read the audit log: all of it, or what concerns the projects you administer
+/// Read the audit log: all of it, or what concerns the projects and resources you administer
 #[utoipa::path(get, path = "/api/v1/audit", tag = "audit", operation_id = "list-audit",
     params(AuditQuery), responses(
     (status = 200, body = List<AuditView>), (status = "4XX", body = Problem)))]
@@ -54,13 +53,7 @@ pub(crate) async fn list(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<List<AuditView>>> {
     actor.require_anywhere(Permission::Administer)?;
-    let administered = if granted(&actor.grants, Permission::Administer, None) {
-        EVERYTHING
-    } else {
-        let own = actor.grants.iter().filter_map(|grant| grant.project);
-        let own = own.filter(|p| granted(&actor.grants, Permission::Administer, Some(*p)));
-        sluice_catalog::Visible::Projects(own.collect())
-    };
+    let administered = visible_with(&actor.grants, Permission::Administer);
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let after = query.after.unwrap_or(0);
     let rows = shared.catalog.read().await?.audit_list(&administered, after, limit).await?;

@@ -6,13 +6,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Grant, Group, GroupId, NewGroup, Project, Tx, UserId};
+use sluice_catalog::{Grant, Group, GroupId, NewGroup, Tx, UserId};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::policies::EVERYTHING;
 use crate::api::records::{based_on, stale};
-use crate::api::users::keep_one;
+use crate::api::users::{check_grants, keep_one};
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -62,9 +61,7 @@ async fn checked(tx: &mut Tx, spec: GroupSpec) -> Result<NewGroup> {
     for member in &spec.members {
         tx.user(*member).await?;
     }
-    for project in spec.grants.iter().filter_map(|grant| grant.project) {
-        tx.get::<Project>(project, &EVERYTHING).await?;
-    }
+    check_grants(tx, &spec.grants).await?;
     Ok(NewGroup { name: spec.name, members: spec.members, grants: spec.grants })
 }
 

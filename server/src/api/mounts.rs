@@ -14,7 +14,7 @@ use sluice_node_api::{Network, is_folder};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use crate::access::Permission;
+use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::MountQuery;
 use crate::api::tasks::TaskView;
@@ -171,6 +171,11 @@ pub(crate) struct MountRenewal {
     lease_seconds: u64,
 }
 
+/// What decides who may do something with a mount.
+fn place(mount: &Mount) -> At {
+    At::instance(mount.new.project, mount.new.instance)
+}
+
 fn lease_ms(seconds: u64) -> Result<u64> {
     if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&seconds) {
         return Err(Problem::invalid("a lease is 5 seconds to 90 days"));
@@ -321,7 +326,7 @@ pub(crate) async fn create(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let point = tx.point(request.point, &actor.visible()).await?;
-    actor.require(Permission::Operate, point.project)?;
+    actor.require(Permission::Operate, At::instance(point.project, point.instance))?;
     if point.removed_ms.is_some() {
         return Err(Problem::not_found("restore point"));
     }
@@ -383,7 +388,7 @@ pub(crate) async fn commit(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mount = tx.mount(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, mount.new.project)?;
+    actor.require(Permission::Operate, place(&mount))?;
     let task = mounts::commit(&mut tx, &mount, now).await?;
     let detail = json!({"mount": id, "point": mount.new.spec.point});
     tx.audit(actor.did("mount.commit", task, mount.new.project, detail), now).await?;
@@ -405,7 +410,7 @@ pub(crate) async fn get(
     actor.require_anywhere(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     let mut mount = tx.mount(id, &actor.visible()).await?;
-    if actor.require(Permission::Operate, mount.new.project).is_ok() {
+    if actor.require(Permission::Operate, place(&mount)).is_ok() {
         mount = mounts::opened(&shared, &mut tx, mount).await?;
     }
     Ok(Json(mount.into()))
@@ -425,7 +430,7 @@ pub(crate) async fn renew(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mount = tx.mount(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, mount.new.project)?;
+    actor.require(Permission::Operate, place(&mount))?;
     let end = now + lease_ms(renewal.lease_seconds)?;
     tx.renew_mount(id, end, now).await?;
     let detail = json!({"lease_end_ms": end});
@@ -447,7 +452,7 @@ pub(crate) async fn remove(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mount = tx.mount(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, mount.new.project)?;
+    actor.require(Permission::Operate, place(&mount))?;
     if mount.state.is_wanted() {
         mounts::release(&mut tx, &mount, "", now).await?;
         tx.audit(actor.did("mount.end", id, mount.new.project, json!({})), now).await?;

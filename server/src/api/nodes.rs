@@ -104,10 +104,10 @@ pub(crate) async fn list(
     actor: Actor,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<List<NodeView>>> {
-    actor.require(Permission::Read, None)?;
+    actor.require_some_node(Permission::Read)?;
     let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
-    let (nodes, seen) = (tx.list::<Node>(&EVERYTHING, &page).await?, tx.liveness().await?);
+    let (nodes, seen) = (tx.list::<Node>(&actor.visible(), &page).await?, tx.liveness().await?);
     let ends = tx.certificate_ends().await?;
     let views = nodes.into_iter().map(|node| {
         let (seen, end) = (seen.get(&node.id), ends.get(&node.id).copied());
@@ -125,9 +125,9 @@ pub(crate) async fn get(
     actor: Actor,
     Path(id): Path<NodeId>,
 ) -> Result<Json<NodeView>> {
-    actor.require(Permission::Read, None)?;
+    actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
-    let node = tx.get::<Node>(id, &EVERYTHING).await?;
+    let node = tx.get::<Node>(id, &actor.visible()).await?;
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
 }
@@ -144,19 +144,24 @@ pub(crate) async fn put(
     headers: HeaderMap,
     Body(change): Body<NodeChange>,
 ) -> Result<Json<NodeView>> {
-    actor.require(Permission::Administer, None)?;
+    actor.require_some_node(Permission::Administer)?;
     if let Some(odd) = change.slots_by_kind.keys().find(|kind| TaskKind::from_name(kind).is_none())
     {
         return Err(Problem::invalid(format!("there are no tasks of kind {odd}")));
     }
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
+    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
+    actor.require(Permission::Administer, &node)?;
     if let Some(tag) = headers.get(header::IF_MATCH)
         && tag.as_bytes() != format!("\"{}\"", node.revision).as_bytes()
     {
         let text = "it was changed by somebody else: read it again";
         return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text));
+    }
+    // What it may reach and do for all projects is not a matter of one node.
+    if change.destinations != node.body.destinations || change.config != node.body.config {
+        actor.require(Permission::Administer, None)?;
     }
     node.body.description = change.description;
     node.body.state = change.state;
@@ -186,8 +191,10 @@ pub(crate) async fn remove(
     actor: Actor,
     Path(id): Path<NodeId>,
 ) -> Result<StatusCode> {
-    actor.require(Permission::Administer, None)?;
+    actor.require_some_node(Permission::Administer)?;
     let mut tx = shared.catalog.begin().await?;
+    let node = tx.get::<Node>(id, &actor.visible()).await?;
+    actor.require(Permission::Administer, &node)?;
     tx.delete::<Node>(id).await?;
     tx.audit(actor.did("node.remove", id, None, json!({})), shared.now()).await?;
     tx.commit().await?;

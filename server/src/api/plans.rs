@@ -12,7 +12,7 @@ use sluice_catalog::{
 };
 use utoipa::ToSchema;
 
-use crate::access::Permission;
+use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::PlanRunQuery;
 use crate::api::{Body, List, Path, Query};
@@ -92,7 +92,7 @@ pub(crate) async fn run(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let plan = tx.get::<Plan>(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, plan.project)?;
+    actor.require(Permission::Operate, &plan)?;
     let parameters = plans::parameters(&actor, &plan.body, request.parameters)?;
     let who = (actor.user.login.as_str(), parameters);
     let begun = plans::begin(&mut tx, &plan, request.mode, who, None, now).await?;
@@ -147,7 +147,7 @@ pub(crate) async fn cancel(
 ) -> Result<Json<PlanRunView>> {
     let mut tx = shared.catalog.begin().await?;
     let run = tx.plan_run(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, run.project)?;
+    actor.require(Permission::Operate, At::plan(run.project, run.plan))?;
     // Not while a server brings it on.
     tx.decide_alone().await?;
     plans::cancel(&mut tx, id).await?;

@@ -113,7 +113,7 @@ pub(crate) async fn secrets(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<Destination>(id, &actor.visible()).await?;
-    actor.require(Permission::Manage, record.project)?;
+    actor.require(Permission::Manage, &record)?;
     let secrets = new.secrets.into_iter().map(|(name, secret)| (name, secret.0)).collect();
     tx.set_secrets(&shared.sealer, &id.to_string(), &secrets).await?;
     let names: Vec<&String> = secrets.keys().collect();
@@ -215,7 +215,7 @@ pub(crate) async fn preview(
 async fn both(tx: &mut Tx, actor: &Actor, ids: (PolicyId, InstanceId)) -> Result<ProjectId> {
     let policy = tx.get::<Policy>(ids.0, &actor.visible()).await?;
     let instance = tx.get::<Instance>(ids.1, &actor.visible()).await?;
-    actor.require(Permission::Manage, instance.project)?;
+    actor.require(Permission::Manage, &instance)?;
     if policy.project.is_some() && policy.project != instance.project {
         return Err(Problem::invalid("the policy belongs to another project"));
     }

@@ -6,12 +6,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
-use sluice_catalog::{IdentityProvider, LoginVia, OidcVia, Project, ProviderId, Record, Tx};
+use sluice_catalog::{IdentityProvider, LoginVia, OidcVia, ProviderId, Record, Tx};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
 use crate::api::records::{Change, Create, View, based_on, stale, tagged};
+use crate::api::users::check_grants;
 use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::identity;
@@ -21,9 +22,7 @@ use crate::state::Shared;
 /// Whether it fits to the other records.
 async fn check(provider: &IdentityProvider, tx: &mut Tx) -> Result<()> {
     for mapping in &provider.mappings {
-        for project in mapping.grants.iter().filter_map(|grant| grant.project) {
-            tx.get::<Project>(project, &EVERYTHING).await?;
-        }
+        check_grants(tx, &mapping.grants).await?;
         for group in &mapping.groups {
             tx.group(*group).await?;
         }

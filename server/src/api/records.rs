@@ -8,7 +8,7 @@ use serde_json::json;
 use sluice_catalog::{Destination, Instance, Kind, Plan, Policy, Project, ProjectId, Record, Tx};
 use utoipa::ToSchema;
 
-use crate::access::Permission;
+use crate::access::{Permission, granted};
 use crate::api::policies::{check_destination, check_policy};
 use crate::api::{List, PageQuery};
 use crate::auth::Actor;
@@ -217,6 +217,21 @@ impl Rules for Policy {
     async fn fits(&self, tx: &mut Tx, project: Option<ProjectId>, actor: &Actor) -> Result<()> {
         check_policy(self, tx, project, actor).await
     }
+
+    /// Which instances it takes is not a matter of the policy alone.
+    async fn named(
+        record: &Record<Self>,
+        before: Option<&serde_json::Value>,
+        actor: &Actor,
+        _: &mut Tx,
+    ) -> Result<()> {
+        let now = serde_json::to_value(&record.body.assign).unwrap_or_default();
+        let same = before.is_none_or(|before| before["assign"] == now);
+        if same || granted(&actor.grants, Self::NEEDS, record.project) {
+            return Ok(());
+        }
+        Err(Problem::forbidden())
+    }
 }
 
 impl Rules for Plan {
@@ -272,7 +287,7 @@ async fn put<K: Rules>(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<K>(id, &actor.visible()).await?;
-    actor.require(K::NEEDS, K::scope(&record))?;
+    actor.require(K::NEEDS, &record)?;
     if based_on(headers)? != record.revision {
         return Err(stale());
     }
@@ -292,7 +307,7 @@ async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<S
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<K>(id, &actor.visible()).await?;
-    actor.require(K::NEEDS, K::scope(&record))?;
+    actor.require(K::NEEDS, &record)?;
     tx.refuse_if_used::<K>(&record).await?;
     tx.delete::<K>(id).await?;
     tx.remove_secrets(&id.to_string()).await?;

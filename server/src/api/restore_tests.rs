@@ -13,7 +13,7 @@ use sluice_catalog::{
 };
 use utoipa::ToSchema;
 
-use crate::access::Permission;
+use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::TestQuery;
 use crate::api::{Body, List, Path, Query};
@@ -118,7 +118,7 @@ pub(crate) async fn create(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let point = tx.point(request.point, &actor.visible()).await?;
-    actor.require(Permission::Operate, point.project)?;
+    actor.require(Permission::Operate, At::instance(point.project, point.instance))?;
     if point.removed_ms.is_some() {
         return Err(Problem::not_found("restore point"));
     }

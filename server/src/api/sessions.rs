@@ -138,7 +138,7 @@ pub(crate) async fn setup(
         return Err(Problem::new(StatusCode::FORBIDDEN, "no-setup", text));
     }
     let user = tx.add_user(&setup.login, &hash, now).await?;
-    tx.set_grants(user.id, &[Grant { role: Role::Admin, project: None }]).await?;
+    tx.set_grants(user.id, &[Grant::system(Role::Admin)]).await?;
     let entry = AuditEntry {
         actor: user.login.clone(),
         action: "setup",

@@ -19,7 +19,7 @@ use sluice_node_api::TaskSpec;
 use sluice_scheduler::queue::Hold;
 use utoipa::ToSchema;
 
-use crate::access::Permission;
+use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::{LogQuery, TaskQuery};
 use crate::api::{Body, List, Path, Query};
@@ -163,7 +163,7 @@ async fn prepared(
     let spec = match start {
         Start::Backup { instance, destination } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
-            actor.require(Permission::Operate, instance.project)?;
+            actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
             if destination.project.is_some() && destination.project != instance.project {
                 return Err(Problem::not_found("destination"));
@@ -175,7 +175,7 @@ async fn prepared(
         }
         Start::Copy { instance, destination, to } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
-            actor.require(Permission::Operate, instance.project)?;
+            actor.require(Permission::Operate, &instance)?;
             for id in [destination, to] {
                 let found = tx.get::<Destination>(id, &visible).await?;
                 if found.project.is_some() && found.project != instance.project {
@@ -193,9 +193,9 @@ async fn prepared(
         }
         Start::Restore { point, node, target } => {
             let point = tx.point(point, &visible).await?;
-            actor.require(Permission::Operate, point.project)?;
+            actor.require(Permission::Operate, At::instance(point.project, point.instance))?;
             // It writes to a path of the node, which may be anybody's.
-            actor.require(Permission::Operate, None)?;
+            actor.require(Permission::Operate, At::node(node))?;
             tx.get::<Node>(node, &EVERYTHING).await?;
             if !target.starts_with('/') {
                 return Err(Problem::invalid("a target is an absolute path"));
@@ -242,7 +242,7 @@ async fn own(
     permission: Permission,
 ) -> Result<()> {
     let destination = tx.get::<Destination>(id, &actor.visible()).await?;
-    actor.require(permission, destination.project)?;
+    actor.require(permission, &destination)?;
     (task.project, task.destination) = (destination.project, Some(id));
     Ok(())
 }
@@ -307,7 +307,8 @@ pub(crate) async fn cancel(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let task = tx.task(id, &actor.visible()).await?;
-    actor.require(Permission::Operate, task.new.project)?;
+    let at = At { project: task.new.project, resource: task.resource() };
+    actor.require(Permission::Operate, at)?;
     let task = tx.cancel(id, now).await?;
     tx.audit(actor.did("task.cancel", id, task.new.project, json!({})), now).await?;
     tx.commit().await?;

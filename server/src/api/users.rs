@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Grant, IdentityProvider, Project, ProviderId, Tx, User, UserId, verify_password,
+    Grant, IdentityProvider, Project, ProviderId, Scope, Tx, User, UserId, verify_password,
 };
 use utoipa::ToSchema;
 
@@ -18,6 +18,9 @@ use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::rules::AccessRules;
 use crate::state::Shared;
+
+/// The most roles of one user or group: each one is named in every list that is read.
+const MOST_GRANTS: usize = 1000;
 
 /// A user.
 #[derive(Serialize, ToSchema)]
@@ -145,10 +148,29 @@ pub(crate) async fn create(
 }
 
 async fn grant(tx: &mut Tx, user: UserId, grants: &[Grant]) -> Result<()> {
-    for project in grants.iter().filter_map(|grant| grant.project) {
-        tx.get::<Project>(project, &EVERYTHING).await?;
-    }
+    check_grants(tx, grants).await?;
     Ok(tx.set_grants(user, grants).await?)
+}
+
+/// Everything that roles are given on is there.
+pub(crate) async fn check_grants(tx: &mut Tx, grants: &[Grant]) -> Result<()> {
+    if grants.len() > MOST_GRANTS {
+        return Err(Problem::invalid("a user or group has at most 1000 roles; use projects"));
+    }
+    for grant in grants {
+        match grant.scope {
+            Scope::System => {}
+            Scope::Project(project) => {
+                tx.get::<Project>(project, &EVERYTHING).await?;
+            }
+            Scope::Resource(resource) => {
+                if !tx.is_there(resource).await? {
+                    return Err(Problem::not_found(resource.word()));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Somebody must be left who can let others in.

@@ -91,7 +91,7 @@ pub(crate) fn of(notice: &Notice) -> Option<Asked> {
 /// Those of the database.
 pub(crate) async fn make(tx: &mut Tx, asked: &Asked, now: u64) -> Result<Document> {
     let visible = match asked.project {
-        Some(project) => Visible::Projects([project].into()),
+        Some(project) => Visible::projects([project]),
         None => Visible::All,
     };
     document::make(tx, &visible, asked, now).await

@@ -12,7 +12,7 @@
 //! destination they lie; points that were removed since count, because they were there. An
 //! instance that is new has as long as the objective says until its first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
@@ -21,6 +21,7 @@ use sluice_catalog::{
 };
 use utoipa::ToSchema;
 
+use crate::api::policies::EVERYTHING;
 use crate::api::usage::every;
 use crate::problem::Result;
 
@@ -154,7 +155,10 @@ pub(crate) async fn report(
     within: &Within,
     usual_rpo: u64,
 ) -> Result<SlaReport> {
-    let policies = every::<Policy>(tx, visible).await?;
+    // Who has a role on an instance alone sees no policies, and is told whether they were kept.
+    let policies = every::<Policy>(tx, &EVERYTHING).await?;
+    let seen: BTreeSet<PolicyId> =
+        every::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
     let by_hand = tx.by_hand().await?;
     let mut told = Told::load(tx, visible, within).await?;
     let mut by_policy: BTreeMap<PolicyId, SlaOfPolicy> = BTreeMap::new();
@@ -175,7 +179,8 @@ pub(crate) async fn report(
         }
         let promised = own.iter().map(|policy| policy.body.objectives);
         let promised = promised.fold(Objectives::default(), Objectives::strictest);
-        let ids: Vec<PolicyId> = own.iter().map(|policy| policy.id).collect();
+        let ids: Vec<PolicyId> =
+            own.iter().map(|policy| policy.id).filter(|id| seen.contains(id)).collect();
         let row = told.row(instance, ids, promised, (within, usual_rpo));
         for policy in &row.policies {
             let sum = by_policy.entry(*policy).or_default();

@@ -19,6 +19,7 @@ mod oidc;
 mod plans;
 mod reports;
 mod requests;
+mod resources;
 mod retention;
 mod schedules;
 mod support;

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
-use crate::support::{Lab, finish, make};
+use crate::support::{Lab, finish, make, on};
 
 /// What an endpoint takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -426,6 +426,82 @@ async fn every_role_gets_what_it_may_and_nothing_else() {
                 if template.contains("{id}") {
                     assert_eq!(told, 404, "{who}, elsewhere: it must not be told of");
                 }
+            }
+        }
+    }
+}
+
+/// The kind of resource that an endpoint is about alone: a role on that is enough. What names two
+/// of them takes a role on each.
+fn comes_with(method: &str, template: &str) -> Option<&'static str> {
+    let one = template.contains("{id}") && !template.contains("{instance}");
+    Some(match template.split('/').nth(3).unwrap() {
+        "instances" if one => "instance",
+        "destinations" if one => "destination",
+        "policies" if one => "policy",
+        "plans" | "plan-runs" if one => "plan",
+        "points" | "tasks" if one => "instance",
+        "mounts" | "restore-tests" if one || method == "POST" => "instance",
+        _ => return None,
+    })
+}
+
+#[tokio::test]
+async fn a_role_on_one_resource_opens_that_and_nothing_else() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let rules = json!({"approvals": {"actions": ["collect"]}});
+    admin.send(Method::PUT, "/api/v1/access-rules", Some(&rules), &[]).await.unwrap();
+    let own = World::new(&lab, &admin, "own").await;
+    let other = World::new(&lab, &admin, "other").await;
+    let kinds = [
+        ("instance", &own.instance),
+        ("policy", &own.policy),
+        ("destination", &own.destination),
+        ("plan", &own.plan),
+    ];
+    let mut users = Vec::new();
+    for (kind, id) in kinds {
+        for (rank, role) in ROLES.iter().enumerate() {
+            let grants = json!([on(role, kind, id)]);
+            users.push((
+                kind,
+                rank,
+                lab.user_with(&admin, &format!("{role}-{kind}"), grants).await,
+            ));
+        }
+    }
+    for (method, template, needs) in TABLE {
+        for (kind, rank, client) in &users {
+            let (kind, rank) = (*kind, *rank);
+            let who = format!("{method} {template} to {} of one {kind}", ROLES[rank]);
+            let its = comes_with(method, template) == Some(kind);
+            let allowed = match needs {
+                Nobody | Login => continue,
+                System(_) => false,
+                Anywhere(level) => rank >= *level,
+                Project(level) => its && rank >= *level,
+            };
+            // What it may remove is needed by others.
+            if allowed && *method == "DELETE" {
+                continue;
+            }
+            let told = ask(client, &own, method, template).await;
+            assert!(told < 500 && told != 401, "{who}: {told}");
+            match needs {
+                Project(level) if !its => {
+                    let blind = !template.contains("{id}") && rank < *level;
+                    assert!(told == 404 || (blind && told == 403), "{who}: {told}");
+                }
+                // There is no picture of a test that did not run.
+                Project(_) if allowed && !template.ends_with("/screenshot") => {
+                    assert!(told != 403 && told != 404, "{who}: {told}");
+                }
+                _ => assert_eq!(told == 403, !allowed, "{who}: {told}"),
+            }
+            if matches!(needs, Project(_)) && template.contains("{id}") {
+                let told = ask(client, &other, method, template).await;
+                assert_eq!(told, 404, "{who}, elsewhere: it must not be told of");
             }
         }
     }

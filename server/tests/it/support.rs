@@ -104,6 +104,21 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// A user with these grants.
+    pub async fn user_with(&self, admin: &Client, login: &str, grants: Value) -> Client {
+        let user = json!({"login": login, "password": PASSWORD, "keep_password": true,
+            "grants": grants});
+        let _: Value = admin.post("/api/v1/users", &user).await.unwrap();
+        self.login(login).await
+    }
+}
+
+/// A grant on one resource.
+pub fn on(role: &str, kind: &str, id: &str) -> Value {
+    json!({"role": role, "resource": {"kind": kind, "id": id}})
+}
+
 /// Takes the next task, which must be this one, and reports that it has made a restore point.
 pub async fn finish(node: &Client, task: &str, point: &str) {
     let lease: Option<Lease> = node.post("/api/node/v1/lease", &()).await.unwrap();

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::approvals::{Done, done};
-use super::users::{Roles, id_of};
+use super::roles::Roles;
+use super::users::id_of;
 use super::{all, profile, show_list, word};
 use crate::args::GroupCommand;
 use crate::context::Context;
@@ -19,7 +20,7 @@ pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<Exit
     match command {
         GroupCommand::List => {
             let groups = all(&client, "/api/v1/groups").await?;
-            let roles = Roles::load(&client).await?;
+            let roles = Roles::in_items(&client, &groups).await?;
             let row = |group: &Value| {
                 let members = group["members"].as_array().map_or(0, Vec::len);
                 vec![word(group, "name"), members.to_string(), roles.text(&group["grants"])]
@@ -35,7 +36,7 @@ pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<Exit
             for member in &members {
                 ids.push(id_of(&client, member).await?);
             }
-            let grants = Roles::load(&client).await?.grants(&roles)?;
+            let grants = Roles::in_words(&client, &roles).await?.grants(&roles)?;
             let body = json!({"name": name, "members": ids, "grants": grants});
             let groups = all(&client, "/api/v1/groups").await?;
             let known = groups.iter().find(|group| group["name"] == name.as_str());

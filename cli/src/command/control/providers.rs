@@ -7,7 +7,7 @@ use sluice_node_api::{Client, ClientError};
 
 use super::approvals::{Done, done};
 use super::records::{self, Records};
-use super::users::Roles;
+use super::roles::Roles;
 use super::{all, profile, show_list, word};
 use crate::args::IdentityProviderCommand;
 use crate::context::Context;
@@ -107,7 +107,7 @@ pub(super) struct Names {
 impl Names {
     pub(super) async fn load(client: &Client) -> Result<Self> {
         let groups = all(client, "/api/v1/groups").await?;
-        Ok(Self { roles: Roles::load(client).await?, groups })
+        Ok(Self { roles: Roles::all(client).await?, groups })
     }
 
     /// Names become ids.
@@ -141,9 +141,7 @@ impl Names {
         for mapping in mappings(spec) {
             let Some(fields) = mapping.as_object_mut() else { continue };
             if let Some(grants) = fields.remove("grants") {
-                let text = self.roles.text(&grants);
-                let roles: Vec<&str> = text.split_whitespace().collect();
-                fields.insert("roles".to_owned(), json!(roles));
+                fields.insert("roles".to_owned(), json!(self.roles.words(&grants)));
             }
             let groups = fields.get_mut("groups").and_then(Value::as_array_mut);
             for group in groups.into_iter().flatten() {

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::approvals::{Done, done};
-use super::records::Records;
+use super::roles::Roles;
 use super::{all, profile, show_list, word};
 use crate::args::{SessionCommand, TokenCommand, TotpCommand, UserCommand};
 use crate::context::Context;
-use crate::error::{Exit, advise, usage_error};
+use crate::error::{Exit, advise};
 use crate::output::{self, note};
 use crate::secret;
 
@@ -20,7 +20,7 @@ pub(crate) async fn run(context: &Context, command: UserCommand) -> Result<Exit>
     match command {
         UserCommand::List => {
             let users = all(&client, "/api/v1/users").await?;
-            let roles = Roles::load(&client).await?;
+            let roles = Roles::in_items(&client, &users).await?;
             let row = |user: &Value| {
                 let yes = |name: &str| if user[name] == true { "yes" } else { "" }.to_owned();
                 let roles = roles.text(&user["grants"]);
@@ -35,7 +35,7 @@ pub(crate) async fn run(context: &Context, command: UserCommand) -> Result<Exit>
             show_list(context, &["NAME", "ROLES", "SERVICE", "2ND FACTOR", "ID"], &users, row)
         }
         UserCommand::Add { name, roles, service, provider, keep_password } => {
-            let grants = Roles::load(&client).await?.grants(&roles)?;
+            let grants = Roles::in_words(&client, &roles).await?.grants(&roles)?;
             let mut body = json!({"login": name, "grants": grants, "service": service,
                 "keep_password": keep_password});
             if let Some(provider) = &provider {
@@ -52,7 +52,7 @@ pub(crate) async fn run(context: &Context, command: UserCommand) -> Result<Exit>
             done(context, &answer, Done { name: &name, change: "removed" })
         }
         UserCommand::Grant { name, roles } => {
-            let grants = Roles::load(&client).await?.grants(&roles)?;
+            let grants = Roles::in_words(&client, &roles).await?.grants(&roles)?;
             let path = path_of(&client, &name, "/grants").await?;
             let answer = client.send(Method::PUT, &path, Some(&json!(grants)), &[]).await?;
             done(context, &answer, Done { name: &name, change: "changed" })
@@ -76,39 +76,6 @@ pub(super) async fn id_of(client: &Client, name: &str) -> Result<String> {
     found.map(|user| word(user, "id")).ok_or_else(|| {
         advise("not-found", format!("there is no user {name}"), "sluice user list shows all")
     })
-}
-
-/// Roles as people write them: `manager@shop`.
-pub(super) struct Roles(Records);
-
-impl Roles {
-    pub(super) async fn load(client: &Client) -> Result<Self> {
-        Ok(Self(Records::load(client, "projects").await?))
-    }
-
-    pub(super) fn grants(&self, roles: &[String]) -> Result<Vec<Value>> {
-        let grant = |text: &String| {
-            let (role, project) = match text.split_once('@') {
-                Some((role, project)) => (role, self.0.one(project)?["id"].clone()),
-                None => (text.as_str(), Value::Null),
-            };
-            if !["viewer", "operator", "manager", "admin"].contains(&role) {
-                let text = format!("{role} is no role: viewer, operator, manager or admin");
-                return Err(usage_error(text));
-            }
-            Ok(json!({"role": role, "project": project}))
-        };
-        roles.iter().map(grant).collect()
-    }
-
-    pub(super) fn text(&self, grants: &Value) -> String {
-        let one = |grant: &Value| match grant["project"].is_null() {
-            true => word(grant, "role"),
-            false => format!("{}@{}", word(grant, "role"), self.0.name_of(&grant["project"])),
-        };
-        let grants: Vec<String> = grants.as_array().into_iter().flatten().map(one).collect();
-        grants.join(" ")
-    }
 }
 
 /// Sends a new password of one's own; all sessions end by that.

@@ -238,3 +238,47 @@ fn two_people_at_two_servers_approve_once() {
     let server = format!("{}/postgres", name.0);
     Cmd::new("psql").args([&server, "-qc", &format!("DROP DATABASE {}", name.1)]).ok();
 }
+
+#[test]
+fn a_role_on_one_instance_shows_that_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("state"), None);
+    let admin = Person { folder: folder.path(), server: &server, name: "admin" };
+    admin.set_up();
+    admin.ok(&["project", "set", "shop"]);
+    for name in ["shop/web-1", "shop/web-2"] {
+        admin.ok(&["instance", "set", name, "--disk", "/images/disk.raw"]);
+    }
+    let role = "operator@instance:shop/web-1";
+    admin.ok(&["user", "add", "ci", "--service", "--role", role]);
+    let users = admin.cmd(&["user", "list"]).ok().json();
+    let grants = &users["items"][1]["grants"];
+    assert_eq!((&grants[0]["role"], &grants[0]["project"]), (&json!("operator"), &Value::Null));
+    assert_eq!(grants[0]["resource"]["kind"], "instance");
+    let token = admin.ok(&["user", "token", "add", "nightly", "--user", "ci"]).json();
+    let login = json!({"server": server.word("url"), "fingerprint": server.word("fingerprint"),
+        "token": token["token"]});
+    std::fs::write(folder.path().join("ci-login.json"), login.to_string()).unwrap();
+    let program = Person { folder: folder.path(), server: &server, name: "ci" };
+    let seen = program.ok(&["instance", "list"]).json();
+    let names: Vec<&Value> =
+        seen["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["web-1"]);
+    program.ok(&["instance", "show", "web-1"]);
+    program.cmd(&["instance", "show", "web-2"]).fails(1);
+    program.cmd(&["instance", "remove", "web-1"]).fails(1);
+    // Files name roles as people do, and are told them so.
+    let spec = folder.path().join("company.yaml");
+    let text = format!(
+        "via: {{kind: oidc, issuer: 'https://id.example.org', client_id: x}}\n\
+         mappings: [{{group: web, roles: ['{role}']}}]\n"
+    );
+    std::fs::write(&spec, text).unwrap();
+    admin.ok(&["identity-provider", "set", "company", "--spec", spec.to_str().unwrap()]);
+    let kept = admin.ok(&["config", "export"]).json();
+    let roles = &kept["identity-providers"]["company"]["mappings"][0]["roles"];
+    assert_eq!(roles, &json!([role]));
+    admin.cmd(&["user", "grant", "ci", "operator@instance:shop/web-3"]).fails(1);
+    admin.ok(&["user", "grant", "ci", "viewer@shop"]);
+    assert_eq!(program.ok(&["instance", "list"]).json()["items"].as_array().unwrap().len(), 2);
+}

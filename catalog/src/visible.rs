@@ -1,0 +1,195 @@
+//! What somebody may know of, as a condition of the database.
+//!
+//! Rows are found by the project that they belong to, and by the resources that they are or come
+//! with. Whoever has a role in a project also sees what the system shares with all projects;
+//! whoever has roles on single resources only sees these and nothing else.
+
+use std::collections::BTreeSet;
+
+use crate::id::ProjectId;
+use crate::model::grant::{Resource, Scope};
+
+/// What somebody may know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// Everything.
+    All,
+    /// What belongs to some projects, and some resources wherever they belong.
+    Only {
+        /// The projects.
+        projects: BTreeSet<ProjectId>,
+        /// The resources.
+        resources: BTreeSet<Resource>,
+    },
+}
+
+/// Which columns of a table say whose a row is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose<'a> {
+    /// The one that has the project.
+    pub(crate) project: &'static str,
+    /// Whether rows of no project are shared with all projects.
+    pub(crate) shared: bool,
+    /// Kinds of resources, and the columns that have their ids, maybe behind another condition.
+    pub(crate) resources: &'a [(&'static str, &'static str)],
+}
+
+impl Whose<'static> {
+    /// Rows that come with an instance.
+    pub(crate) const OF_INSTANCE: Self =
+        Self { project: "project_id", shared: false, resources: &[("instance", "instance_id")] };
+}
+
+/// Tasks come with their instance; those that have none, with their destination.
+pub(crate) const OF_TASK: Whose<'static> = Whose {
+    project: "project_id",
+    shared: false,
+    resources: &[
+        ("instance", "instance_id"),
+        ("destination", "instance_id = '' AND destination_id"),
+    ],
+};
+
+/// Rows that tell of one record, whatever kind it is.
+pub(crate) const OF_OBJECT: Whose<'static> = Whose {
+    project: "project_id",
+    shared: false,
+    resources: &[
+        ("instance", "object"),
+        ("policy", "object"),
+        ("destination", "object"),
+        ("node", "object"),
+        ("plan", "object"),
+    ],
+};
+
+impl Visible {
+    /// What belongs to these projects.
+    pub fn projects(projects: impl IntoIterator<Item = ProjectId>) -> Self {
+        Self::Only { projects: projects.into_iter().collect(), resources: BTreeSet::new() }
+    }
+
+    /// What lies in any of these scopes.
+    pub fn within(scopes: impl IntoIterator<Item = Scope>) -> Self {
+        let (mut projects, mut resources) = (BTreeSet::new(), BTreeSet::new());
+        for scope in scopes {
+            match scope {
+                Scope::System => return Self::All,
+                Scope::Project(project) => {
+                    projects.insert(project);
+                }
+                Scope::Resource(resource) => {
+                    resources.insert(resource);
+                }
+            }
+        }
+        Self::Only { projects, resources }
+    }
+
+    /// Whether a project, or all that belongs to it, may be known.
+    pub fn covers(&self, project: Option<ProjectId>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { projects, .. } => project.is_some_and(|own| projects.contains(&own)),
+        }
+    }
+
+    /// Whether what belongs to a project, and is a resource or comes with it, may be known.
+    pub fn sees(&self, project: Option<ProjectId>, resource: Option<Resource>) -> bool {
+        self.covers(project)
+            || match self {
+                Self::All => true,
+                Self::Only { resources, .. } => {
+                    resource.is_some_and(|own| resources.contains(&own))
+                }
+            }
+    }
+
+    /// Whether one of the resources has this id.
+    pub(crate) fn names(&self, id: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { resources, .. } => resources.iter().any(|one| one.id() == id),
+        }
+    }
+
+    /// Whether what the system shares with all projects may be known.
+    pub(crate) fn has_shared(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { projects, .. } => !projects.is_empty(),
+        }
+    }
+
+    /// Whether some of it is told by whole projects.
+    pub(crate) fn is_by_project(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { resources, .. } => resources.is_empty(),
+        }
+    }
+
+    /// A condition on columns, with placeholders from `$first`, and their values.
+    pub(crate) fn condition(&self, columns: &Whose<'_>, first: usize) -> (String, Vec<String>) {
+        let Self::Only { projects, resources } = self else {
+            return ("1 = 1".to_owned(), Vec::new());
+        };
+        let mut of_projects: Vec<String> = projects.iter().map(ToString::to_string).collect();
+        if columns.shared && self.has_shared() {
+            of_projects.push(String::new());
+        }
+        let (mut parts, mut values) = (Vec::new(), Vec::new());
+        let mut add = |column: &str, found: Vec<String>| {
+            if !found.is_empty() {
+                let begin = first + values.len();
+                let places: Vec<String> =
+                    (begin..begin + found.len()).map(|n| format!("${n}")).collect();
+                parts.push(format!("{column} IN ({})", places.join(", ")));
+                values.extend(found);
+            }
+        };
+        add(columns.project, of_projects);
+        for (word, column) in columns.resources {
+            let of_kind = resources.iter().filter(|one| one.word() == *word);
+            add(column, of_kind.map(|one| one.id()).collect());
+        }
+        match parts.len() {
+            0 => ("1 = 0".to_owned(), values),
+            1 => (parts.remove(0), values),
+            _ => (format!("({})", parts.join(" OR ")), values),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{InstanceId, NodeId};
+
+    #[test]
+    fn conditions_name_what_is_granted_and_nothing_without_grants() {
+        let (project, instance) = (ProjectId::new(1), InstanceId::new(2));
+        let (of, node) = (Whose::OF_INSTANCE, Resource::Node(NodeId::new(3)));
+        assert_eq!(Visible::All.condition(&of, 3).0, "1 = 1");
+        assert_eq!(Visible::within([]).condition(&of, 3).0, "1 = 0");
+        assert_eq!(Visible::within([Scope::Resource(node)]).condition(&of, 3).0, "1 = 0");
+        let one = Visible::within([Scope::Resource(Resource::Instance(instance))]);
+        let (text, values) = one.condition(&of, 3);
+        assert_eq!((text.as_str(), values), ("instance_id IN ($3)", vec![instance.to_string()]));
+        let scopes = [Scope::Project(project), Scope::Resource(Resource::Instance(instance))];
+        let (text, values) = Visible::within(scopes).condition(&of, 2);
+        assert_eq!(text, "(project_id IN ($2) OR instance_id IN ($3))");
+        assert_eq!(values, [project.to_string(), instance.to_string()]);
+    }
+
+    #[test]
+    fn what_the_system_shares_is_shared_with_projects() {
+        let shared = Whose { project: "project_id", shared: true, resources: &[] };
+        let project = Visible::projects([ProjectId::new(1)]);
+        assert_eq!(project.condition(&shared, 1).0, "project_id IN ($1, $2)");
+        let one = Resource::Instance(InstanceId::new(2));
+        let one = Visible::within([Scope::Resource(one)]);
+        assert_eq!(one.condition(&shared, 1).0, "1 = 0");
+        assert!(project.has_shared() && !one.has_shared() && Visible::All.has_shared());
+    }
+}
