@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0007-nodes.sql"),
     include_str!("../migrations/0008-identity.sql"),
     include_str!("../migrations/0009-copies.sql"),
+    include_str!("../migrations/0012-pending.sql"),
 ];
 
 const SETTINGS: &str =

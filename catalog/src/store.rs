@@ -9,6 +9,7 @@ mod mounts;
 mod nodes;
 mod notices;
 mod overview;
+mod pending;
 mod plans;
 mod points;
 mod policies;

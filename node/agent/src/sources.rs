@@ -66,6 +66,7 @@ mod tests {
             project: None,
             task: None,
             again: false,
+            allowance: None,
         }
     }
 
@@ -98,6 +99,7 @@ mod tests {
             project: None,
             task: None,
             again: false,
+            allowance: None,
         };
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());
