@@ -361,6 +361,7 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         task: None,
         again: false,
         allowance: None,
+        no_hooks: false,
     })
 }
 

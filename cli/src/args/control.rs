@@ -275,8 +275,11 @@ pub(crate) enum TaskCommand {
         /// Its id
         id: String,
     },
-    /// Back up an instance now
-    #[command(after_help = "Example:\n  sluice task backup shop/web-1 --to local")]
+    /// Back up an instance now, with the commands that its policies have around backups
+    #[command(after_help = "\
+Examples:
+  sluice task backup shop/web-1 --to local
+  sluice task backup shop/web-1 --to local --no-hooks")]
     Backup {
         /// The instance
         #[arg(value_name = "PROJECT/NAME")]
@@ -284,6 +287,9 @@ pub(crate) enum TaskCommand {
         /// The destination
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
+        /// Leave out the commands around it: as after pulling the plug
+        #[arg(long)]
+        no_hooks: bool,
     },
     /// Write the images of a restore point to a file, device or folder of a node
     ///

@@ -38,7 +38,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             }
             return Ok(vec![probe, init]);
         }
-        TaskSpec::Backup { instance, images, folder, project, task, again, allowance } => {
+        TaskSpec::Backup { instance, images, folder, project, task, again, allowance, .. } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -191,6 +191,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            no_hooks: false,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -226,6 +227,7 @@ mod tests {
             task: Some("7".into()),
             again: true,
             allowance: Some(500),
+            no_hooks: false,
         };
         let typed = "backup --task 7 --again --allowance=500 -- web /a.raw";
         assert_eq!(words(&spec), [typed]);

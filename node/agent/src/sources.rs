@@ -67,6 +67,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            no_hooks: false,
         }
     }
 
@@ -100,6 +101,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            no_hooks: false,
         };
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());

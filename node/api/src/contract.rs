@@ -170,6 +170,9 @@ pub enum TaskSpec {
         /// How many bytes it may store, by a hard quota; more may be said while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         allowance: Option<u64>,
+        /// Whether commands that policies have around it are left out; the server then orders none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_hooks: bool,
     },
     /// Write a restore point's images to a file, device or folder.
     Restore {

@@ -39,14 +39,17 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             let answer = client.send(Method::POST, &path, None, &[]).await?;
             told(context, &answer.body)?;
         }
-        TaskCommand::Backup { instance, to } => {
+        TaskCommand::Backup { instance, to, no_hooks } => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
-            let start = json!({
+            let mut start = json!({
                 "kind": "backup",
                 "instance": instances.one(&instance)?["id"],
                 "destination": destinations.one(&to)?["id"],
             });
+            if no_hooks {
+                start["no_hooks"] = Value::from(true);
+            }
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }
         TaskCommand::Restore { point, target, node, from } => {
