@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0009-copies.sql"),
     include_str!("../migrations/0010-login-addresses.sql"),
     include_str!("../migrations/0011-grants.sql"),
+    include_str!("../migrations/0012-pending.sql"),
 ];
 
 const SETTINGS: &str =

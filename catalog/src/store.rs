@@ -11,6 +11,7 @@ mod mounts;
 mod nodes;
 mod notices;
 mod overview;
+mod pending;
 mod plans;
 mod points;
 mod policies;

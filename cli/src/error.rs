@@ -246,6 +246,7 @@ fn repository_kind(kind: RepositoryKind) -> Option<&'static str> {
         RepositoryKind::Protected => "protected",
         RepositoryKind::Destination(kind) => return destination_kind(kind),
         RepositoryKind::Local => "local",
+        RepositoryKind::Allowance => "quota",
         RepositoryKind::Cancelled => "cancelled",
         _ => return None,
     })
@@ -302,6 +303,10 @@ fn help_for(kind: &str) -> Option<&'static str> {
         "access-denied" => "check the permissions, or the credentials of the destination",
         "read-only" => "the place cannot be written; reading commands work on it",
         "no-space" => "make room and run the command again; what was stored is kept and used",
+        "quota" => {
+            "raise the limit, or remove what is not needed; the next run goes on with what was \
+             stored"
+        }
         "unreachable" => "check the network and the server, then run the command again",
         "overlay-not-found" => "`sluice overlay list` shows those of this user",
         "overlay-in-use" => "end the export that uses it; `sluice overlay commit` works meanwhile",

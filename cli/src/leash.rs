@@ -1,17 +1,23 @@
 //! Ending with whoever started this process: a node keeps a pipe to the standard input of its
 //! tasks, and nothing of them may run on when the node was killed.
 //!
+//! ```text
+//! stdin   allowance 1048576\n     a backup may store so much from now on
+//!         end of file             it is to end, or the node is gone
+//! ```
+//!
 //! What such a process starts itself, and what knows no leash, is *tethered*: it is started through
 //! this executable, which asks the kernel to kill it with its parent and then becomes it.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use sluice_repository::Allowance;
 
 use crate::error::Exit;
 
@@ -20,6 +26,11 @@ const LEASH: &str = "SLUICE_LEASH";
 /// Set for a process that is to become another one; the number of its parent.
 const TETHER: &str = "SLUICE_TETHER";
 
+/// A line from the node is not longer than this.
+const LONGEST: u64 = 4 << 10;
+
+/// What a backup of this process may store.
+static ALLOWANCE: LazyLock<Arc<Allowance>> = LazyLock::new(Arc::default);
 /// Folders that end with this process.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// Groups of processes that do.
@@ -32,8 +43,11 @@ pub(crate) fn hold() {
         return;
     }
     std::thread::spawn(|| {
-        let mut rest = [0; 64];
-        while io::stdin().lock().read(&mut rest).is_ok_and(|read| read > 0) {}
+        let (mut stdin, mut line) = (io::stdin().lock(), String::new());
+        while (&mut stdin).take(LONGEST).read_line(&mut line).is_ok_and(|read| read > 0) {
+            hear(&line);
+            line.clear();
+        }
         for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = kill_process_group(*group, Signal::KILL);
         }
@@ -43,6 +57,19 @@ pub(crate) fn hold() {
         }
         std::process::exit(Exit::Failed as i32);
     });
+}
+
+/// What a backup of this process may store: as much as it wants, until somebody says otherwise.
+pub(crate) fn allowance() -> Arc<Allowance> {
+    Arc::clone(&ALLOWANCE)
+}
+
+/// What the node says while this process runs. What a newer one may say is not for this release.
+fn hear(line: &str) {
+    let bytes = line.trim().strip_prefix("allowance ").and_then(|bytes| bytes.parse().ok());
+    if let Some(bytes) = bytes {
+        ALLOWANCE.set(bytes);
+    }
 }
 
 /// Removes a folder, too, when the leash ends this process.

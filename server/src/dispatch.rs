@@ -17,6 +17,7 @@ use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, Ta
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
 
+use crate::allowance;
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
@@ -110,9 +111,10 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         *keep = periods(now);
     }
     // Whoever tried it before may have died after it was made, and before it could tell.
-    if let TaskSpec::Backup { task: by, again, .. } = &mut spec {
+    if let TaskSpec::Backup { task: by, again, allowance: most, .. } = &mut spec {
         *by = Some(task.id.to_string());
         *again = task.attempt > 1;
+        *most = allowance::at_first(tx, task).await?;
     }
     let mut spec = mounts::refreshed(tx, spec, shared.now()).await?;
     let mut id = task.new.destination.ok_or_else(|| Problem::not_found("destination"))?;
@@ -166,8 +168,7 @@ async fn report(
     Path(id): Path<TaskId>,
     Body(report): Body<Report>,
 ) -> Result<Json<Reported>> {
-    let cancel = reports::note(&shared, node, Said::Report(id, Box::new(report))).await?;
-    Ok(Json(Reported { cancel }))
+    Ok(Json(reports::note(&shared, node, Said::Report(id, Box::new(report))).await?))
 }
 
 /// Ends an attempt, with all that follows from it.
@@ -188,16 +189,19 @@ pub(crate) async fn finish(
         false => ErrorClass::Configuration,
     };
     let mut retry = retry_at(lease, class, now);
+    let mut message = finished.message.clone();
     if state == TaskState::Failed {
         let task = tx.task(lease.0, &EVERYTHING).await?;
         // What fails here may be found elsewhere, and at once.
         if copies::has_another(tx, &task).await? {
             retry = Some(now);
         }
+        if let Some(why) = allowance::refused(tx, &task, finished, now).await? {
+            message = why;
+        }
     }
     let stripped = restore_tests::without_evidence(&finished.document);
-    let (document, message) = (&stripped, &finished.message);
-    let state = tx.finish(lease, state, document, message, retry, now).await?;
+    let state = tx.finish(lease, state, &stripped, &message, retry, now).await?;
     if state.is_final() {
         let task = tx.task(lease.0, &EVERYTHING).await?;
         mounts::task_ended(tx, &task, now).await?;
@@ -212,6 +216,7 @@ pub(crate) async fn finish(
         "backup" | "commit" => backed_up(tx, &task, now).await,
         "prune" => pruned(tx, &task, now).await,
         "copy" => copies::copied(tx, &task, now).await,
+        "collect" => allowance::collected(tx, &task).await,
         "stat" => ledger::counted(tx, &task, now).await,
         _ => Ok(()),
     }
@@ -249,6 +254,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
     ledger::grown(tx, instance, &new, task, now).await?;
+    allowance::became_point(tx, task).await?;
     copies::after_backup(tx, task, now).await?;
     if task.new.policy.is_none() {
         return Ok(());
@@ -347,8 +353,16 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         Source::Folder { path } => (Vec::new(), Some(path.clone())),
     };
     let name = ledger::name(tx, instance).await?;
-    let (project, task, again) = (Some(project), None, false);
-    Ok(TaskSpec::Backup { instance: name, images, folder, project, task, again })
+    Ok(TaskSpec::Backup {
+        instance: name,
+        images,
+        folder,
+        project: Some(project),
+        task: None,
+        again: false,
+        allowance: None,
+        no_hooks: false,
+    })
 }
 
 #[cfg(test)]

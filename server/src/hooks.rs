@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use sluice_catalog::{
-    Hook, HookFailure, Instance, Node, NodeConfig, Policy, Project, Record, Task, Tx, lies_in,
+    Hook, HookFailure, Instance, Node, NodeConfig, Policy, Project, Record, Rule, Task, Tx, lies_in,
 };
 use sluice_node_api::{HookOrder, HookOrders};
 
@@ -14,8 +14,27 @@ use crate::problem::{Problem, Result};
 /// A node of this release can do tasks of this kind. Those before would leave commands out.
 const SINCE: &str = "copy";
 
-/// What a node is told of the commands around a backup; nothing when there are none. A backup that
-/// was started by hand is of no rule.
+/// The rule whose commands a backup has: the one that made it due; for one that was started by hand,
+/// a rule that backs the instance up to the same place, or else to any.
+fn rule_of<'a>(policies: &'a [Record<Policy>], task: &Task) -> Option<(&'a str, &'a Rule)> {
+    let all = policies.iter().flat_map(|policy| {
+        policy.body.rules.iter().map(move |rule| (policy.name.as_str(), policy.id, rule))
+    });
+    let named = |(policy, _, rule)| (policy, rule);
+    // POLICY/RULE/SCHEDULE/INSTANCE/TIME
+    if let Some(key) = task.new.due_key.as_deref() {
+        let due = key.split('/').nth(1);
+        let mut all = all.filter(|(_, id, _)| task.new.policy == Some(*id));
+        return all.find(|(_, _, rule)| due == Some(rule.name.as_str())).map(named);
+    }
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        all.partition(|(_, _, rule)| Some(rule.destination) == task.new.destination);
+    // One that has none for this place is meant so.
+    let rules = if here.is_empty() { elsewhere } else { here };
+    rules.into_iter().find(|(_, _, rule)| !rule.hooks.is_empty()).map(named)
+}
+
+/// What a node is told of the commands around a backup; nothing when there are none.
 pub(crate) async fn orders(
     tx: &mut Tx,
     config: &NodeConfig,
@@ -23,14 +42,18 @@ pub(crate) async fn orders(
     instance: &Record<Instance>,
     node: &Record<Node>,
 ) -> Result<Option<HookOrders>> {
-    // POLICY/RULE/SCHEDULE/INSTANCE/TIME
-    let rule = task.new.due_key.as_deref().and_then(|key| key.split('/').nth(1));
-    let (Some(rule), Some(policy)) = (rule, task.new.policy) else { return Ok(None) };
-    let policy = tx.get::<Policy>(policy, &EVERYTHING).await?;
-    let found = policy.body.rules.iter().find(|known| known.name == rule);
-    let Some(hooks) = found.map(|rule| &rule.hooks).filter(|hooks| !hooks.is_empty()) else {
+    if task.new.spec["no_hooks"] == true {
         return Ok(None);
+    }
+    let policies = match (&task.new.due_key, task.new.policy) {
+        (Some(_), Some(policy)) => vec![tx.get::<Policy>(policy, &EVERYTHING).await?],
+        _ => tx.policies_of(instance).await?,
     };
+    let Some((policy, rule)) = rule_of(&policies, task) else { return Ok(None) };
+    let hooks = &rule.hooks;
+    if hooks.is_empty() {
+        return Ok(None);
+    }
     let no = |text: String| Problem::new(StatusCode::CONFLICT, "command-not-allowed", text);
     if !node.body.capabilities.kinds.iter().any(|kind| kind == SINCE) {
         return Err(no(format!("{} runs no commands around backups: upgrade it", node.name)));
@@ -65,8 +88,8 @@ pub(crate) async fn orders(
         variables: BTreeMap::from([
             ("SLUICE_INSTANCE".to_owned(), instance.name.clone()),
             ("SLUICE_PROJECT".to_owned(), project.clone()),
-            ("SLUICE_POLICY".to_owned(), policy.name.clone()),
-            ("SLUICE_RULE".to_owned(), rule.to_owned()),
+            ("SLUICE_POLICY".to_owned(), policy.to_owned()),
+            ("SLUICE_RULE".to_owned(), rule.name.clone()),
             ("SLUICE_TASK".to_owned(), task.id.to_string()),
             ("SLUICE_ATTEMPT".to_owned(), task.attempt.to_string()),
         ]),
@@ -99,8 +122,73 @@ fn allowed(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use sluice_catalog::{DestinationId, NewTask, PolicyId, TaskId, TaskState};
 
     use super::*;
+
+    fn task(due: Option<(PolicyId, &str)>, destination: DestinationId) -> Task {
+        let due_key = due.map(|(policy, rule)| format!("{policy}/{rule}/nightly/i/1"));
+        Task {
+            id: TaskId::new(1),
+            new: NewTask {
+                project: None,
+                instance: None,
+                policy: due.map(|(policy, _)| policy),
+                destination: Some(destination),
+                wanted_node: None,
+                kind: "backup".into(),
+                priority: 50,
+                due_key,
+                max_attempts: 1,
+                not_before_ms: 0,
+                spec: json!({}),
+            },
+            from: None,
+            state: TaskState::Running,
+            node: None,
+            attempt: 1,
+            lease_until_ms: 0,
+            created_ms: 0,
+            started_ms: None,
+            finished_ms: None,
+            cancel_requested: false,
+            revision: 1,
+            progress: sluice_catalog::Progress::default(),
+            result: json!(null),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_backup_by_hand_has_the_commands_for_its_place_and_a_due_one_those_of_its_rule() {
+        let [near, far, bare] =
+            [DestinationId::new(1), DestinationId::new(2), DestinationId::new(3)];
+        let rule = |name: &str, at: DestinationId, hooks: bool| {
+            let before = if hooks { json!([{"command": ["/bin/true"]}]) } else { json!([]) };
+            json!({"name": name, "destination": at, "schedules": [], "hooks": {"before": before}})
+        };
+        let policy = |name: &str, rules: serde_json::Value| Record {
+            id: PolicyId::new(1),
+            project: None,
+            name: name.to_owned(),
+            revision: 1,
+            created_ms: 0,
+            updated_ms: 0,
+            body: serde_json::from_value::<Policy>(json!({"rules": rules})).unwrap(),
+        };
+        let one = policy("one", json!([rule("plain", near, false), rule("bare", bare, false)]));
+        let two = policy("two", json!([rule("near", near, true), rule("far", far, true)]));
+        let all = [one, two];
+        let found = |task: &Task| rule_of(&all, task).map(|(policy, rule)| (policy, &*rule.name));
+        assert_eq!(found(&task(None, near)), Some(("two", "near")));
+        assert_eq!(found(&task(None, far)), Some(("two", "far")));
+        assert_eq!(found(&task(None, bare)), None, "its rule has none");
+        assert_eq!(found(&task(None, DestinationId::new(4))), Some(("two", "near")));
+        let due = |at: usize, rule: &str| task(Some((all[at].id, rule)), near);
+        assert_eq!(found(&due(0, "plain")), Some(("one", "plain")));
+        assert_eq!(found(&due(1, "far")), Some(("two", "far")));
+        assert_eq!(found(&due(1, "plain")), None, "a rule of another policy");
+    }
 
     #[test]
     fn what_a_configuration_names_is_allowed_and_nothing_else() {

@@ -56,6 +56,12 @@ fn put(task: &Task) -> u64 {
     bytes(task, "stored_bytes").saturating_add(bytes(task, "meta_bytes"))
 }
 
+/// Bytes that are there for a restore point and were not before: what interrupted backups had left
+/// was nobody's until now.
+fn brought(task: &Task) -> u64 {
+    put(task).saturating_add(task.result["resumed_bytes"].as_u64().unwrap_or(0))
+}
+
 /// Notes what there is after a backup.
 pub(crate) async fn grown(
     tx: &mut Tx,
@@ -71,7 +77,7 @@ pub(crate) async fn grown(
         destination: point.destination,
         project: task.new.project,
         policy: task.new.policy,
-        stored_bytes: stored.saturating_add(put(task)),
+        stored_bytes: stored.saturating_add(brought(task)),
         front_end_bytes: point.image_bytes,
         last_good_ms: last.max(point.taken_ms),
     };

@@ -38,6 +38,9 @@ const PAUSE_MS: u64 = 60_000;
 const IN_ONE: usize = 50;
 /// Notices that are put into one message.
 const NOTICES: u32 = 200;
+/// How often is looked for copies that are overdue, in milliseconds: it takes a walk over all
+/// policies, and copies are late by hours.
+const COPIES_MS: u64 = 60_000;
 /// A message that could not be sent for so long is given up, in milliseconds.
 const GIVE_UP_MS: u64 = 24 * 3_600_000;
 /// The settings: what is wanted, and what was told.
@@ -172,6 +175,11 @@ impl Wanted {
         Ok(())
     }
 
+    /// Whether anybody is told of such a thing.
+    fn wants(&self, event: Event) -> bool {
+        self.rules.iter().any(|rule| rule.events.contains(&event))
+    }
+
     /// The channels that tell of something.
     fn channels_of(&self, one: &Occurrence) -> BTreeSet<&str> {
         let rules = self.rules.iter().filter(|rule| rule.takes(one));
@@ -237,11 +245,20 @@ pub(crate) async fn set_secret(
 struct State {
     /// Up to when it was looked, in milliseconds since 1970.
     looked_ms: u64,
+    /// When it was looked for copies that are overdue.
+    copies_ms: u64,
     told: BTreeMap<String, u64>,
     /// When a channel may have its next message.
     next_ms: BTreeMap<String, u64>,
     /// Up to when it was looked whether reports are due, in milliseconds since 1970.
     reports: BTreeMap<String, u64>,
+}
+
+impl State {
+    async fn load(tx: &mut Tx) -> Result<Self> {
+        let text = tx.setting(STATE).await?.unwrap_or_default();
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
 }
 
 /// Looks until `shutdown` is cancelled.
@@ -270,16 +287,34 @@ async fn look(shared: &Shared) -> Result<()> {
     deliver(shared, &wanted).await
 }
 
+/// The copies that are overdue; nothing when it is not time to look. Nobody waits for this walk.
+async fn overdue(shared: &Shared, wanted: &Wanted, now: u64) -> Result<Option<Vec<Occurrence>>> {
+    if !wanted.wants(Event::CopyOverdue) {
+        return Ok(None);
+    }
+    let mut tx = shared.catalog.read().await?;
+    if State::load(&mut tx).await?.copies_ms.saturating_add(COPIES_MS) > now {
+        return Ok(None);
+    }
+    occurrence::overdue(&mut tx, now).await.map(Some)
+}
+
 /// Makes notices of what happened. Of several servers one does at a time.
 async fn note(shared: &Shared, wanted: &Wanted) -> Result<()> {
     let now = shared.now();
+    let late = overdue(shared, wanted, now).await?;
     let mut tx = shared.catalog.begin().await?;
     tx.decide_alone().await?;
-    let text = tx.setting(STATE).await?.unwrap_or_default();
-    let mut state: State = serde_json::from_str(&text).unwrap_or_default();
+    let mut state = State::load(&mut tx).await?;
     // What is new owes nothing for the past.
     let since = if state.looked_ms == 0 { now } else { state.looked_ms };
-    let happened = occurrence::since(&mut tx, since, now, shared.certificate_end_ms).await?;
+    let mut happened = occurrence::since(&mut tx, since, now, shared.certificate_end_ms).await?;
+    // Where nobody has looked, what was so is so.
+    let unseen = late.is_none() && wanted.wants(Event::CopyOverdue);
+    if let Some(late) = late {
+        state.copies_ms = now;
+        happened.extend(late);
+    }
     let mut bodies: BTreeMap<&str, Vec<&Occurrence>> = BTreeMap::new();
     for one in &happened {
         let known = state.told.insert(one.key.clone(), now).is_some();
@@ -292,7 +327,8 @@ async fn note(shared: &Shared, wanted: &Wanted) -> Result<()> {
     }
     // What holds no longer, and what is too old to be found again, is forgotten.
     let found: BTreeSet<&str> = happened.iter().map(|one| one.key.as_str()).collect();
-    state.told.retain(|key, _| found.contains(key.as_str()));
+    let holds = |key: &str| found.contains(key) || (unseen && key.starts_with(occurrence::COPY));
+    state.told.retain(|key, _| holds(key));
     for (channel, happened) in bodies {
         let more = happened.len().saturating_sub(IN_ONE);
         let body = json!({"events": &happened[..happened.len() - more], "more": more});
@@ -315,8 +351,7 @@ async fn deliver(shared: &Shared, wanted: &Wanted) -> Result<()> {
     if waiting.is_empty() {
         return Ok(());
     }
-    let text = tx.setting(STATE).await?.unwrap_or_default();
-    let mut state: State = serde_json::from_str(&text).unwrap_or_default();
+    let mut state = State::load(&mut tx).await?;
     let mut by_channel: BTreeMap<String, Vec<Notice>> = BTreeMap::new();
     for notice in waiting {
         let known = wanted.channels.iter().any(|channel| channel.name == notice.channel);

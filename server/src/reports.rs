@@ -16,10 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 use serde_json::Value;
 use sluice_catalog::{NodeId, Progress, TaskId, Tx};
-use sluice_node_api::Report;
+use sluice_node_api::{Report, Reported};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use crate::allowance;
 use crate::dispatch;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -47,12 +48,11 @@ pub(crate) struct Reports {
 struct Entry {
     node: NodeId,
     said: Said,
-    answer: oneshot::Sender<Result<bool>>,
+    answer: oneshot::Sender<Result<Reported>>,
 }
 
-/// Writes down what a node tells, and returns once it is durable: whether the task it is about is
-/// to be cancelled.
-pub(crate) async fn note(shared: &Shared, node: NodeId, said: Said) -> Result<bool> {
+/// Writes down what a node tells, and returns once it is durable: what is said to it.
+pub(crate) async fn note(shared: &Shared, node: NodeId, said: Said) -> Result<Reported> {
     let (answer, mut told) = oneshot::channel();
     let reports = &shared.reports;
     let lock = || reports.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +105,7 @@ async fn write(shared: &Shared, entries: Vec<Entry>) {
     }
 }
 
-async fn write_all(shared: &Shared, entries: &[Entry]) -> Result<Vec<Result<bool>>> {
+async fn write_all(shared: &Shared, entries: &[Entry]) -> Result<Vec<Result<Reported>>> {
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     // Before the first part that may be undone, and with it what it has locked.
@@ -117,7 +117,7 @@ async fn write_all(shared: &Shared, entries: &[Entry]) -> Result<Vec<Result<bool
     let mut answers = Vec::with_capacity(entries.len());
     for entry in entries {
         answers.push(match &entry.said {
-            Said::Here => Ok(false),
+            Said::Here => Ok(Reported::default()),
             Said::Report(task, report) => {
                 let begun = tx.begin_part().await?;
                 let noted = one(shared, &mut tx, entry.node, *task, report, now).await;
@@ -140,18 +140,22 @@ async fn one(
     task: TaskId,
     report: &Report,
     now: u64,
-) -> Result<bool> {
+) -> Result<Reported> {
     let progress = report.progress.as_ref().map(progress);
     let until = now + shared.lease_ms;
     let renewed = tx.renew(task, node, report.attempt, progress.as_ref(), until).await;
-    let cancel = renewed?;
+    let renewed = renewed?;
     let lines: Vec<_> =
         report.log.iter().map(|entry| (entry.level.clone(), entry.line.clone())).collect();
     tx.log(task, report.attempt, &lines, now).await?;
+    let allowance = match &report.progress {
+        Some(line) => allowance::under_way(tx, &renewed, line, now).await?,
+        None => None,
+    };
     if let Some(finished) = &report.finished {
         dispatch::finish(tx, (task, node, report.attempt), finished, now).await?;
     }
-    Ok(cancel)
+    Ok(Reported { cancel: renewed.cancel_requested, allowance })
 }
 
 /// A line of progress, as it is kept.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use sluice_block::{BlockRead, coalesce};
 use sluice_repository::{
-    BackupSession, Base, CommitInfo, Defragment, ImageReader, ImageRecord, OtherSession, Page,
-    Repository, Reread, RestorePoint, SessionOptions,
+    Allowance, BackupSession, Base, CommitInfo, Defragment, ImageReader, ImageRecord, OtherSession,
+    Page, Repository, Reread, RestorePoint, SessionOptions,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +45,9 @@ pub struct BackupOptions {
     /// of the instance: the backup builds on it, whatever instance it is of, and reads everything
     /// should it be gone. The caller holds a pin on it.
     pub parent: Option<RestorePoint>,
+    /// How much may be stored, what interrupted runs of the instance left included. A backup that
+    /// needs more ends with the repository's kind `Allowance`.
+    pub allowance: Arc<Allowance>,
 }
 
 impl Default for BackupOptions {
@@ -59,6 +62,7 @@ impl Default for BackupOptions {
             hold: false,
             defragment: None,
             parent: None,
+            allowance: Arc::default(),
         }
     }
 }
@@ -70,6 +74,8 @@ pub struct BackupOutcome {
     pub point: RestorePoint,
     /// Packs of interrupted runs that were not sent again.
     pub resumed_packs: u64,
+    /// Bytes in them.
+    pub resumed_bytes: u64,
     /// Bytes of known blocks that were stored once more, to lie together.
     pub together_bytes: u64,
     /// Backups of the same instance that ran at the same time.
@@ -99,6 +105,7 @@ pub async fn backup(
         dedup: true,
         defragment: options.defragment,
         parent: options.parent.clone(),
+        allowance: options.allowance.clone(),
     };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
     let images = match &options.copy_of {
@@ -133,7 +140,8 @@ pub async fn backup(
             return Err(error);
         }
     };
-    let (resumed_packs, others) = (owned.resumed_packs(), owned.others().to_vec());
+    let (resumed_packs, resumed_bytes) = (owned.resumed_packs(), owned.resumed_bytes());
+    let others = owned.others().to_vec();
     let together_bytes = owned.counters().together.load(std::sync::atomic::Ordering::Relaxed);
     let info = CommitInfo {
         metadata: options.metadata,
@@ -146,7 +154,7 @@ pub async fn backup(
     };
     let point = owned.commit(records, info).await?;
     progress.set_phase(Phase::Done);
-    Ok(BackupOutcome { point, resumed_packs, together_bytes, others })
+    Ok(BackupOutcome { point, resumed_packs, resumed_bytes, together_bytes, others })
 }
 
 /// The images, read whole when the backup builds on another point than their changes are against.

@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub zero: u64,
     /// Bytes of packs already durable.
     pub durable: u64,
+    /// Bytes that count against what may be stored, those of interrupted runs included.
+    pub charged: u64,
 }
 
 impl Progress {
@@ -90,6 +92,7 @@ impl Progress {
             unchanged: of(|c| &c.unchanged),
             zero: of(|c| &c.zero),
             durable: of(|c| &c.durable),
+            charged: of(|c| &c.charged),
         }
     }
 

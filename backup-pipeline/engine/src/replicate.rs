@@ -289,6 +289,7 @@ impl CopyPlan {
             hold: point.hold,
             defragment: None,
             parent: None,
+            allowance: Arc::default(),
             copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());

@@ -175,7 +175,7 @@ impl Tx {
         }
     }
 
-    /// Lengthens a lease and notes how far the work is. Returns whether it is to be cancelled.
+    /// Lengthens a lease and notes how far the work is. Returns the task as it was before.
     ///
     /// # Errors
     /// [`ErrorKind::Stale`] when the lease is not the node's any more: it must stop.
@@ -186,7 +186,7 @@ impl Tx {
         attempt: u32,
         progress: Option<&Progress>,
         until_ms: u64,
-    ) -> Result<bool> {
+    ) -> Result<Task> {
         let task = self.leased(id, node, attempt).await?;
         let changed = progress.is_some_and(|progress| *progress != task.progress);
         let sql = "UPDATE tasks SET lease_until_ms = $1, progress = $2, revision = revision + $3 \
@@ -197,7 +197,7 @@ impl Tx {
             .bind(i64::from(changed))
             .bind(id.to_string());
         self.run(update).await?;
-        Ok(task.cancel_requested)
+        Ok(task)
     }
 
     /// Ends an attempt. With `retry_at_ms` a failed task waits again, if it has attempts left.

@@ -121,7 +121,8 @@ impl Tx {
         self.all(select).await?.iter().map(|row| row.count("created_ms")).collect()
     }
 
-    /// What a project, or one of its instances, has in use.
+    /// What a project, or one of its instances, has in use; what backups have stored that are no
+    /// restore points is included.
     ///
     /// # Errors
     /// Those of the database.
@@ -134,7 +135,9 @@ impl Tx {
                    CAST(COALESCE(SUM(stored), 0) AS BIGINT) AS stored_bytes FROM (SELECT \
                    MAX(front_end_bytes) AS size, SUM(stored_bytes) AS stored FROM held \
                    WHERE project_id = $1 AND ($2 = '' OR instance_id = $2) \
-                   GROUP BY instance_id) AS instances";
+                   GROUP BY instance_id UNION ALL SELECT \
+                   0 AS size, stored_bytes AS stored FROM pending \
+                   WHERE project_id = $1 AND ($2 = '' OR instance_id = $2)) AS instances";
         let select = sqlx::query(sql).bind(project.to_string()).bind(text_of(instance));
         let Some(row) = self.maybe(select).await? else { return Ok(InUse::default()) };
         let (front_end_bytes, stored_bytes) =

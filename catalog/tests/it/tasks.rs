@@ -144,7 +144,7 @@ async fn a_lost_lease_is_taken_over_and_the_first_holder_refused(Lab { catalog, 
     let mut tx = catalog.begin().await.unwrap();
     assert!(tx.reclaim(110).await.unwrap().is_empty(), "the lease still holds");
     let progress = Progress { done: 5, ..Progress::default() };
-    assert!(!tx.renew(id, one.id, 1, Some(&progress), 120).await.unwrap());
+    assert!(!tx.renew(id, one.id, 1, Some(&progress), 120).await.unwrap().cancel_requested);
     assert!(tx.reclaim(115).await.unwrap().is_empty(), "it was renewed");
     let back = tx.reclaim(121).await.unwrap();
     assert_eq!((back[0].id, back[0].state), (id, TaskState::Queued));
@@ -188,7 +188,7 @@ async fn cancelling_ends_what_waits_and_asks_what_runs(Lab { catalog, .. }: Lab)
     assert_eq!(tx.cancel(waiting, 11).await.unwrap_err().kind(), ErrorKind::Conflict);
     let asked = tx.cancel(running, 11).await.unwrap();
     assert_eq!((asked.state, asked.cancel_requested), (TaskState::Running, true));
-    assert!(tx.renew(running, mover.id, 1, None, 20).await.unwrap());
+    assert!(tx.renew(running, mover.id, 1, None, 20).await.unwrap().cancel_requested);
     let state = TaskState::Cancelled;
     tx.finish((running, mover.id, 1), state, &json!(null), "", None, 12).await.unwrap();
     let unheard = add_within(&mut tx).await;

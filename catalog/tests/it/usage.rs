@@ -13,6 +13,7 @@ on_both! {
     a_task_is_in_the_ledger_once
     what_began_counts_and_what_never_ran_does_not
     a_project_has_one_quota
+    what_is_no_restore_point_yet_is_in_use_until_it_is_one_or_gone
 }
 
 async fn project(catalog: &Catalog, name: &str) -> ProjectId {
@@ -139,4 +140,26 @@ async fn a_project_has_one_quota(Lab { catalog, .. }: Lab) {
     assert_eq!(tx.quota(one).await.unwrap(), None);
     let gone = tx.set_quota(one, &json!({}), 7).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::Conflict);
+}
+
+async fn what_is_no_restore_point_yet_is_in_use_until_it_is_one_or_gone(Lab { catalog, .. }: Lab) {
+    let (one, two) = (project(&catalog, "one").await, project(&catalog, "two").await);
+    let mut tx = catalog.begin().await.unwrap();
+    let (here, other) = (held(one, 1, 1), held(one, 2, 1));
+    let place = |held: &Held| (held.instance, held.destination);
+    tx.set_held(&here, 1).await.unwrap();
+    tx.set_pending(place(&here), one, 5, 10).await.unwrap();
+    tx.set_pending(place(&here), one, 7, 20).await.unwrap();
+    tx.set_pending(place(&other), one, 30, 10).await.unwrap();
+    assert_eq!(tx.pending(place(&here)).await.unwrap(), 7, "the last figure is all of it");
+    assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 137);
+    assert_eq!(tx.in_use(one, Some(here.instance)).await.unwrap().stored_bytes, 107);
+    let of = tx.in_use(one, Some(other.instance)).await.unwrap();
+    assert_eq!(of, InUse { front_end_bytes: 0, stored_bytes: 30 });
+    assert_eq!(tx.in_use(two, None).await.unwrap(), InUse::default());
+    assert_eq!(tx.forget_pending(here.destination, 20).await.unwrap(), 1, "the older one");
+    assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 107);
+    tx.end_pending(place(&here)).await.unwrap();
+    assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 100);
+    assert_eq!(tx.pending(place(&here)).await.unwrap(), 0);
 }

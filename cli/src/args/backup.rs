@@ -63,6 +63,11 @@ pub(crate) struct BackupArgs {
     #[arg(long, requires = "task")]
     pub(crate) again: bool,
 
+    /// Stop when more than this would be stored, what interrupted runs left included: no restore
+    /// point is made then, and what was stored is kept for the next run
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes)]
+    pub(crate) allowance: Option<u64>,
+
     /// Block size of the images, for the first backup [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
     pub(crate) block_size: Option<u32>,

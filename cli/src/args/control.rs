@@ -280,8 +280,11 @@ pub(crate) enum TaskCommand {
         /// Its id
         id: String,
     },
-    /// Back up an instance now
-    #[command(after_help = "Example:\n  sluice task backup shop/web-1 --to local")]
+    /// Back up an instance now, with the commands that its policies have around backups
+    #[command(after_help = "\
+Examples:
+  sluice task backup shop/web-1 --to local
+  sluice task backup shop/web-1 --to local --no-hooks")]
     Backup {
         /// The instance
         #[arg(value_name = "PROJECT/NAME")]
@@ -289,6 +292,32 @@ pub(crate) enum TaskCommand {
         /// The destination
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
+        /// Leave out the commands around it: as after pulling the plug
+        #[arg(long)]
+        no_hooks: bool,
+    },
+    /// Write the images of a restore point to a file, device or folder of a node
+    ///
+    /// It is read where it was backed up to, or at the destination of --from; where that fails, at
+    /// another one that has it.
+    #[command(after_help = "\
+Examples:
+  sluice task restore shop/web-1 /srv/restored/ --node mover-1
+  sluice task restore shop.web-1@0q5g3 /srv/web-1.qcow2 --node mover-1 --from vault")]
+    Restore {
+        /// The restore point: its id, its name in the repository, or an instance, whose newest is
+        /// meant
+        #[arg(value_name = "POINT")]
+        point: String,
+        /// Where to: an absolute path on the node
+        #[arg(value_name = "TARGET")]
+        target: String,
+        /// The node that writes it
+        #[arg(long, value_name = "NODE")]
+        node: String,
+        /// Read it at this destination, which holds it or a copy of it
+        #[arg(long, value_name = "[PROJECT/]NAME")]
+        from: Option<String>,
     },
     /// Copy what another destination lacks of an instance's restore points
     #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]
@@ -420,6 +449,8 @@ const SET_HELP: &str = "\
 Examples:
   sluice project set shop
   sluice destination set local --url /backup/repository --passphrase-file pass
+  sluice destination set vault --url 's3://vault/main?region=eu-central-1' --passphrase-file pass \
+    --secret AWS_ACCESS_KEY_ID=key-id --secret AWS_SECRET_ACCESS_KEY=key
   sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
   sluice policy set shop/hourly --spec policy.json";
 
@@ -441,6 +472,11 @@ pub(crate) struct SetArgs {
     /// File with the passphrase of a destination
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// A variable for a destination, and the file with it, such as the key of a store; what one
+    /// command names replaces all secrets that the destination had, its passphrase too
+    #[arg(long, value_name = "NAME=FILE")]
+    pub(crate) secret: Vec<String>,
 
     /// A disk file of an instance
     #[arg(long, value_name = "PATH")]

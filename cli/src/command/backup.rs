@@ -12,6 +12,7 @@ use crate::args::BackupArgs;
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::interrupt;
+use crate::leash;
 use crate::output::progress::{Shower, Shown};
 use crate::output::{self, PointDocument, bytes, note, ratio, seconds, warn};
 
@@ -35,8 +36,13 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         && let Some(point) = made_by(&repository, &args.instance, task).await?
     {
         note(format_args!("this task has made {point} already"));
-        let (others, resumed_packs, together_bytes) = (Vec::new(), 0, 0);
-        let outcome = BackupOutcome { point, others, resumed_packs, together_bytes };
+        let outcome = BackupOutcome {
+            point,
+            others: Vec::new(),
+            resumed_packs: 0,
+            resumed_bytes: 0,
+            together_bytes: 0,
+        };
         tell(context, &outcome, started.elapsed())?;
         return Ok(Exit::Done);
     }
@@ -45,6 +51,10 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let progress = Progress::new();
     let shower = Shower::start(&context.global, progress.clone(), Shown::Backup);
     let now = context.clock.now_ms();
+    let allowance = leash::allowance();
+    if let Some(bytes) = args.allowance {
+        allowance.begin_with(bytes);
+    }
     let options = BackupOptions {
         block_size: args.block_size,
         level: args.level,
@@ -53,6 +63,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         hold: args.hold,
         defragment: args.defragment.map(|above| Defragment { above, limit: args.defragment_limit }),
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
+        allowance,
         ..BackupOptions::default()
     };
     let done =
@@ -125,6 +136,7 @@ fn tell(context: &Context, outcome: &BackupOutcome, elapsed: Duration) -> Result
             "type": "summary",
             "point": PointDocument::from(point),
             "resumed_packs": outcome.resumed_packs,
+            "resumed_bytes": outcome.resumed_bytes,
             "defragmented_bytes": outcome.together_bytes,
             "concurrent": others,
         }));

@@ -16,12 +16,13 @@ use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::allowance::Allowance;
 use crate::bad_slots::BadSlots;
 use crate::crypto::{digest16, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::Verdict;
 use crate::format::id::{Digest, PackId, PackKind, SessionId, pack_key};
-use crate::format::pack::{Codec, PackBuilder, SlotEntry};
+use crate::format::pack::{Codec, PackBuilder, SlotEntry, stored_len};
 use crate::format::page::{Entry, Location};
 use crate::index::{DedupIndex, SortedEntries};
 use crate::lock::Locker;
@@ -56,6 +57,9 @@ pub struct WriteCounters {
     pub durable: AtomicU64,
     /// Bytes of known blocks that are to be stored once more, to lie together.
     pub together: AtomicU64,
+    /// What counts against the [`Allowance`]: bytes in packs, pages too, and those taken over from
+    /// interrupted runs.
+    pub charged: AtomicU64,
 }
 
 /// The full id of a block that is not all zero.
@@ -92,6 +96,7 @@ pub(crate) struct ChunkWriter {
     shared: Arc<Shared>,
     session: SessionId,
     level: i32,
+    allowance: Arc<Allowance>,
     data: Mutex<Option<PackBuilder>>,
     meta: Mutex<Option<PackBuilder>>,
     data_serial: AtomicU32,
@@ -157,7 +162,7 @@ impl ChunkWriter {
     pub(crate) fn new(
         shared: Arc<Shared>,
         session: SessionId,
-        level: i32,
+        (level, allowance): (i32, Arc<Allowance>),
         index: DedupIndex,
         bad: BadSlots,
         locker: Option<Arc<Locker>>,
@@ -166,6 +171,7 @@ impl ChunkWriter {
             shared,
             session,
             level,
+            allowance,
             data: Mutex::new(None),
             meta: Mutex::new(None),
             data_serial: AtomicU32::new(0),
@@ -382,6 +388,7 @@ impl ChunkWriter {
             self.counters.dedup.fetch_add(u64::from(plain_len), Ordering::Relaxed);
             return Ok(location);
         }
+        self.allowance.charge(&self.counters, stored_len(payload))?;
         let builder = open.get_or_insert_with(|| self.builder(PackKind::Data));
         let (slot, entry) = builder.push(full, codec, plain_len, payload);
         let SlotEntry { offset, stored_len, .. } = entry;
@@ -412,12 +419,13 @@ impl ChunkWriter {
         id[..16].copy_from_slice(&digest.0);
         let (location, full_pack) = compressed(1, page, |codec, payload| {
             let mut open = self.meta.lock();
+            self.allowance.charge(&self.counters, stored_len(payload))?;
             let builder = open.get_or_insert_with(|| self.builder(PackKind::Meta));
             let (slot, entry) = builder.push(id, codec, page.len() as u32, payload);
             let SlotEntry { offset, stored_len, .. } = entry;
             let location = Location { pack: builder.id(), slot, codec, offset, stored_len };
-            (location, if builder.is_full() { open.take() } else { None })
-        })?;
+            Ok::<_, RepositoryError>((location, if builder.is_full() { open.take() } else { None }))
+        })??;
         self.counters.meta.fetch_add(u64::from(location.stored_len), Ordering::Relaxed);
         if let Some(builder) = full_pack {
             self.launch(PackKind::Meta, builder)?;
@@ -480,7 +488,9 @@ impl ChunkWriter {
     }
 
     /// Takes in chunks whose place was confirmed elsewhere, such as those of a dead session.
-    pub(crate) fn adopt(&self, pack: PackId, generation: u32, table: &[SlotEntry]) {
+    /// Returns how many bytes they take.
+    pub(crate) fn adopt(&self, pack: PackId, generation: u32, table: &[SlotEntry]) -> u64 {
+        let mut bytes = 0;
         let mut known = self.known.lock();
         known.durable.insert(pack);
         known.adopted.insert(pack, generation);
@@ -496,7 +506,9 @@ impl ChunkWriter {
                 continue;
             }
             known.places.insert(digest16(&entry.id), location);
+            bytes += u64::from(entry.stored_len);
         }
+        bytes
     }
 
     /// Takes durable chunks out of memory for the index: when there are many, or all of them.

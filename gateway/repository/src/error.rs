@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Destination(DestinationKind),
     /// The local cache or another local file failed.
     Local,
+    /// More would be stored than was allowed.
+    Allowance,
     /// The operation was cancelled.
     Cancelled,
 }

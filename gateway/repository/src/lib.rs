@@ -22,6 +22,7 @@
 //! Requests to the destination run on tokio. Hashing, compression, sealing, and decoding run on
 //! the repository's [`Pool`]. No lock is held across an await.
 
+mod allowance;
 mod bad_slots;
 mod ballast;
 mod cache;
@@ -58,6 +59,7 @@ mod session;
 pub mod stat;
 mod verify;
 
+pub use allowance::Allowance;
 pub use bad_slots::Recorded;
 pub use cache::CacheCounts;
 pub use chunk_writer::{BlockHash, WriteCounters, is_zero};

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_after};
 
+use crate::allowance::Allowance;
 use crate::chunk_writer::{ChunkWriter, WriteCounters};
 use crate::crypto::random;
 use crate::defragment::Defragment;
@@ -69,11 +70,14 @@ pub struct SessionOptions {
     /// holds a pin on it up to the commit, for then the session's record does not protect it. A
     /// point that was removed is not built on.
     pub parent: Option<RestorePoint>,
+    /// How much may be stored; more ends the session's writes with [`ErrorKind::Allowance`].
+    pub allowance: Arc<Allowance>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { level: 1, dedup: true, defragment: None, parent: None }
+        let allowance = Arc::default();
+        Self { level: 1, dedup: true, defragment: None, parent: None, allowance }
     }
 }
 
@@ -119,6 +123,7 @@ pub struct BackupSession {
     /// Dead sessions whose packs this one took over.
     inherited: Vec<SessionRecord>,
     resumed_packs: u64,
+    resumed_bytes: u64,
     writer: Arc<ChunkWriter>,
     presence: Arc<Presence>,
     pub(crate) defragment: Option<Defragment>,
@@ -144,7 +149,8 @@ impl Repository {
         let bad = shared.bad_slots().await?;
         let terms = shared.session_terms(&session_key(id), parent.as_ref()).await?;
         let locker = Locker::new(&shared, terms).await?;
-        let writer = ChunkWriter::new(shared.clone(), id, options.level, index, bad, locker);
+        let limits = (options.level, options.allowance.clone());
+        let writer = ChunkWriter::new(shared.clone(), id, limits, index, bad, locker);
         let presence = Presence::new(shared.clone(), writer.clone(), record.clone());
         presence.learn().await?;
         let presence = Arc::new(presence);
@@ -159,6 +165,7 @@ impl Repository {
             others: Vec::new(),
             inherited: Vec::new(),
             resumed_packs: 0,
+            resumed_bytes: 0,
             writer,
             presence,
             defragment: options.defragment,
@@ -323,6 +330,12 @@ impl BackupSession {
     /// Packs of interrupted runs that need not be sent again.
     pub fn resumed_packs(&self) -> u64 {
         self.resumed_packs
+    }
+
+    /// Bytes of packs of interrupted runs that it has taken over; they count against its
+    /// allowance.
+    pub fn resumed_bytes(&self) -> u64 {
+        self.resumed_bytes
     }
 
     /// Live counters.

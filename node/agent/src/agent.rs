@@ -274,7 +274,7 @@ impl Agent {
     ) -> Result<Option<std::process::ExitStatus>, Stop> {
         let mut ticks = tokio::time::interval(beat(lease));
         let mut heard = Instant::now();
-        let mut progress = None;
+        let (mut progress, mut allowance) = (None, None);
         loop {
             tokio::select! {
                 event = process.next() => match event {
@@ -283,19 +283,26 @@ impl Agent {
                     Event::Ended(status) => return Ok(status),
                 },
                 () = shutdown.cancelled() => return Err(Stop::Shutdown),
-                _ = ticks.tick() => self.tell(lease, &mut progress, lines, &mut heard).await?,
+                _ = ticks.tick() => {
+                    let told = self.tell(lease, &mut progress, lines, &mut heard).await?;
+                    if let Some(bytes) = told.filter(|_| told != allowance) {
+                        process.allow(bytes).await;
+                        allowance = told;
+                    }
+                }
             }
         }
     }
 
-    /// Reports that a task is under way, and hears whether it still is this node's.
+    /// Reports that a task is under way, and hears whether it still is this node's, and what a
+    /// backup may store.
     pub(crate) async fn tell(
         &self,
         lease: &Lease,
         progress: &mut Option<Value>,
         lines: &mut Vec<LogEntry>,
         heard: &mut Instant,
-    ) -> Result<(), Stop> {
+    ) -> Result<Option<u64>, Stop> {
         let report = Report {
             attempt: lease.attempt,
             progress: progress.take(),
@@ -303,8 +310,11 @@ impl Agent {
             finished: None,
         };
         match self.report(lease, &report).await {
-            Ok(Reported { cancel: true }) => return Err(Stop::Cancelled),
-            Ok(_) => *heard = Instant::now(),
+            Ok(Reported { cancel: true, .. }) => return Err(Stop::Cancelled),
+            Ok(Reported { allowance, .. }) => {
+                *heard = Instant::now();
+                return Ok(allowance);
+            }
             Err(error) if error.status() == Some(409) => {
                 tracing::warn!(task = %lease.task, "another node has it now");
                 return Err(Stop::Lost);
@@ -320,7 +330,7 @@ impl Agent {
             tracing::warn!(task = %lease.task, "the server was not heard for too long");
             return Err(Stop::Lost);
         }
-        Ok(())
+        Ok(None)
     }
 
     pub(crate) async fn report(

@@ -38,7 +38,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             }
             return Ok(vec![probe, init]);
         }
-        TaskSpec::Backup { instance, images, folder, project, task, again } => {
+        TaskSpec::Backup { instance, images, folder, project, task, again, allowance, .. } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -51,6 +51,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
                 backup.words.extend(["--task".into(), task.clone()]);
                 backup.words.extend(again.then(|| "--again".into()));
             }
+            backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
             backup
@@ -189,6 +190,8 @@ mod tests {
             project: None,
             task: None,
             again: false,
+            allowance: None,
+            no_hooks: false,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -223,8 +226,11 @@ mod tests {
             project: None,
             task: Some("7".into()),
             again: true,
+            allowance: Some(500),
+            no_hooks: false,
         };
-        assert_eq!(words(&spec), ["backup --task 7 --again -- web /a.raw"]);
+        let typed = "backup --task 7 --again --allowance=500 -- web /a.raw";
+        assert_eq!(words(&spec), [typed]);
     }
 
     #[test]

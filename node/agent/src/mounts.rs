@@ -93,7 +93,7 @@ impl Agent {
                 }
                 _ = ticks.tick() => {
                     match self.tell(lease, &mut nothing, &mut lines, &mut heard).await {
-                        Ok(()) => {}
+                        Ok(_) => {}
                         Err(Stop::Cancelled) => return Some(cancelled()),
                         Err(Stop::Lost | Stop::Shutdown) => return None,
                     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sluice_node_api::{Finished, LogEntry, Outcome};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
@@ -101,6 +101,13 @@ impl Process {
         }
     }
 
+    /// Tells it how many bytes a backup may store from now on. Whoever has ended need not know.
+    pub(crate) async fn allow(&mut self, bytes: u64) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.write_all(format!("allowance {bytes}\n").as_bytes()).await;
+        }
+    }
+
     /// Asks it to end, and kills it when that takes too long.
     pub(crate) async fn stop(&mut self) {
         self.stdin = None;
@@ -135,6 +142,8 @@ impl Process {
             Some(3) => (Outcome::Warnings, false),
             // Wrong usage and damaged data stay what they are.
             Some(2 | 4) => (Outcome::Failed, false),
+            // Somebody must raise it.
+            _ if error["kind"] == "quota" => (Outcome::Failed, false),
             _ => (Outcome::Failed, true),
         };
         if outcome == Outcome::Failed && message.is_empty() {

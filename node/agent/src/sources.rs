@@ -66,6 +66,8 @@ mod tests {
             project: None,
             task: None,
             again: false,
+            allowance: None,
+            no_hooks: false,
         }
     }
 
@@ -98,6 +100,8 @@ mod tests {
             project: None,
             task: None,
             again: false,
+            allowance: None,
+            no_hooks: false,
         };
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());

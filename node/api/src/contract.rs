@@ -167,6 +167,12 @@ pub enum TaskSpec {
         /// Whether it was tried before.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
+        /// How many bytes it may store, by a hard quota; more may be said while it runs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allowance: Option<u64>,
+        /// Whether commands that policies have around it are left out; the server then orders none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_hooks: bool,
     },
     /// Write a restore point's images to a file, device or folder.
     Restore {
@@ -354,6 +360,9 @@ pub enum Outcome {
 pub struct Reported {
     /// Whether the task is to end.
     pub cancel: bool,
+    /// How many bytes a backup may store from now on, since it began, by a hard quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowance: Option<u64>,
 }
 
 /// What somebody who lets a node join hands to it: where the server is, how to know it, and the

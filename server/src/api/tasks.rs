@@ -100,8 +100,14 @@ impl From<Task> for TaskView {
 #[derive(Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Start {
-    /// Back up an instance.
-    Backup { instance: InstanceId, destination: DestinationId },
+    /// Back up an instance, with the commands that its policies have around backups.
+    Backup {
+        instance: InstanceId,
+        destination: DestinationId,
+        /// Whether those are left out.
+        #[serde(default)]
+        no_hooks: bool,
+    },
     /// Write the images of a restore point to a file, device or folder of a node.
     Restore { point: PointId, node: NodeId, target: String },
     /// Check a repository, with all data if wanted.
@@ -161,7 +167,7 @@ async fn prepared(
     };
     let visible = actor.visible();
     let spec = match start {
-        Start::Backup { instance, destination } => {
+        Start::Backup { instance, destination, no_hooks: left_out } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
             actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
@@ -171,7 +177,11 @@ async fn prepared(
             (task.project, task.instance) = (instance.project, Some(instance.id));
             task.destination = Some(destination.id);
             task.wanted_node = instance.body.node;
-            backup_spec(tx, &instance).await?
+            let mut spec = backup_spec(tx, &instance).await?;
+            if let TaskSpec::Backup { no_hooks, .. } = &mut spec {
+                *no_hooks = left_out;
+            }
+            spec
         }
         Start::Copy { instance, destination, to } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
@@ -269,7 +279,10 @@ pub(crate) async fn create(
         tx.set_from(id, from).await?;
     }
     quota::tell(&mut tx, id, &verdict, now).await?;
-    let detail = json!({"kind": task.kind});
+    let mut detail = json!({"kind": task.kind});
+    if task.spec["no_hooks"] == true {
+        detail["no_hooks"] = json!(true);
+    }
     tx.audit(actor.did("task.start", id, task.project, detail), now).await?;
     let view = tx.task(id, &EVERYTHING).await?.into();
     tx.commit().await?;

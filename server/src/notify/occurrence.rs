@@ -1,11 +1,13 @@
 //! What happened that somebody may want to know.
 
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{Instance, Page, Policy, Project, ProjectId, Tx};
+use sluice_catalog::{Destination, Instance, Page, Policy, Project, ProjectId, Tx};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::copies;
 use crate::problem::Result;
+use crate::queue::moment;
 use crate::quota::{self, Capped, Counted};
 use crate::self_backup::SelfBackupState;
 
@@ -14,6 +16,8 @@ const OVERLAP_MS: u64 = 60_000;
 /// A node that was not heard of for so long is gone, in milliseconds.
 const GONE_MS: u64 = 300_000;
 const DAY_MS: u64 = 86_400_000;
+/// What stands before the keys of copies.
+pub(super) const COPY: &str = "copy/";
 /// Before the end of a certificate, it is told at these distances.
 const DAYS: [u64; 3] = [1, 7, 30];
 
@@ -33,6 +37,8 @@ pub(crate) enum Event {
     CertificateExpires,
     /// The control plane could not be backed up.
     SelfBackupFailed,
+    /// A copy that a policy wants was not made in time.
+    CopyOverdue,
     /// Somebody wants to see whether messages arrive.
     Test,
 }
@@ -77,6 +83,31 @@ pub(super) async fn since(
         });
     }
     all.extend(certificate_end.and_then(|end| certificate(end, now)));
+    Ok(all)
+}
+
+/// The copies that are overdue.
+pub(super) async fn overdue(tx: &mut Tx, now: u64) -> Result<Vec<Occurrence>> {
+    let mut all = Vec::new();
+    for (id, copies) in copies::overdue(tx, now).await? {
+        let instance = tx.get::<Instance>(id, &EVERYTHING).await?;
+        for copy in copies {
+            let at = tx.get::<Destination>(copy.destination, &EVERYTHING).await?.name;
+            all.push(Occurrence {
+                event: Event::CopyOverdue,
+                at_ms: now,
+                project: instance.project,
+                text: format!(
+                    "the copy {} of {} at {at} is overdue: there is none of what was backed up at \
+                     {} and later",
+                    copy.copy,
+                    instance.name,
+                    moment(copy.since_ms)
+                ),
+                key: format!("{COPY}{}/{}/{id}/{}", copy.policy, copy.copy, copy.destination),
+            });
+        }
+    }
     Ok(all)
 }
 

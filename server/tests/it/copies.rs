@@ -8,7 +8,7 @@ use crate::retention::Place;
 use crate::support::make;
 
 /// With a node that copies and restores too.
-async fn place() -> Place {
+pub async fn place() -> Place {
     let mut place = Place::new().await;
     let kinds = ["init", "backup", "copy", "restore", "prune", "stat"];
     place.mover = place.lab.node(&place.admin, "copier", &kinds).await;
@@ -37,7 +37,7 @@ async fn end(place: &Place, lease: &Lease, outcome: Outcome, document: Value) {
 }
 
 /// A second destination, and a policy that copies there.
-async fn vault(place: &Place, copy: Value) -> String {
+pub async fn vault(place: &Place, copy: Value) -> String {
     let spec = json!({"url": "/vault", "environment": {"AWS_REGION": "far"}});
     let vault = make(&place.admin, "destinations", json!({"name": "vault", "spec": spec})).await;
     let near = format!("/api/v1/destinations/{}/secrets", place.destination);
@@ -54,7 +54,7 @@ async fn vault(place: &Place, copy: Value) -> String {
     vault
 }
 
-async fn back_up(place: &Place, point: &str, taken_ms: u64) {
+pub async fn back_up(place: &Place, point: &str, taken_ms: u64) {
     let start = json!({"kind": "backup", "instance": place.instance,
         "destination": place.destination});
     let _: Value = place.admin.post("/api/v1/tasks", &start).await.unwrap();

@@ -77,6 +77,21 @@ async fn a_task_goes_to_a_node_and_its_result_is_noted() {
 }
 
 #[tokio::test]
+async fn a_backup_that_leaves_commands_out_is_in_the_audit_log() {
+    let place = crate::retention::Place::new().await;
+    for no_hooks in [false, true] {
+        let start = json!({"kind": "backup", "instance": place.instance,
+            "destination": place.destination, "no_hooks": no_hooks});
+        let _: Value = place.admin.post("/api/v1/tasks", &start).await.unwrap();
+    }
+    let audit: Value = place.admin.get("/api/v1/audit?limit=1000").await.unwrap();
+    let starts = audit["items"].as_array().unwrap().iter();
+    let starts = starts.filter(|entry| entry["action"] == "task.start");
+    let told: Vec<_> = starts.map(|entry| entry["detail"]["no_hooks"].clone()).collect();
+    assert!(told.contains(&json!(true)) && told.contains(&Value::Null), "{told:?}");
+}
+
+#[tokio::test]
 async fn of_reports_that_come_at_once_those_that_are_refused_undo_nothing() {
     let lab = Lab::new().await;
     let admin = lab.administrator().await;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::copies;
 use crate::retention::Place;
 use crate::support::status;
 
@@ -128,4 +129,26 @@ async fn what_was_not_taken_waits_and_says_why_and_tests_arrive() {
     assert_eq!((&waiting[0]["waiting"], &waiting[1]["waiting"]), (&0.into(), &1.into()));
     assert!(waiting[1]["failure"].as_str().unwrap().contains("503"), "{waiting}");
     assert!(never.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_copy_that_was_not_made_in_time_is_told() {
+    let place = copies::place().await;
+    let vault = copies::vault(&place, json!({"overdue_seconds": 0})).await;
+    copies::back_up(&place, "shop.web@k1", 5).await;
+    let (url, told) = webhook(0).await;
+    let channel = json!({"name": "ops", "via": {"kind": "webhook", "url": url}});
+    let rule = json!({"events": ["copy-overdue"], "channels": ["ops"]});
+    put(&place, "notifications", &json!({"channels": [channel], "rules": [rule]})).await;
+    until(|| !told.lock().unwrap().is_empty()).await;
+    let (_, body) = told.lock().unwrap()[0].clone();
+    let event = &body["events"][0];
+    let expected = "the copy away of web at vault is overdue: there is none of what was backed up \
+                    at 1970-01-01T00:00:00.005Z and later";
+    assert_eq!((&event["event"], &event["text"]), (&"copy-overdue".into(), &expected.into()));
+    assert_eq!(event["project"], json!(place.project), "{vault}");
+    // It is overdue still, and was told.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let view: Value = place.admin.get("/api/v1/notifications").await.unwrap();
+    assert_eq!(view["waiting"][0]["waiting"], 0, "{view}");
 }

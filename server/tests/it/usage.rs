@@ -168,3 +168,78 @@ async fn the_report_tells_who_has_no_recent_good_backup() {
     assert_eq!(strict["items"][0]["protection"], "late");
     assert_eq!(strict["items"][0]["destinations"], json!([place.destination]));
 }
+
+/// Tells that a task is under way and has stored so much; what it is told.
+async fn stores(place: &Place, lease: &Lease, charged: u64) -> Reported {
+    let progress = Some(json!({"type": "progress", "phase": "running", "charged": charged}));
+    let report = Report { attempt: lease.attempt, progress, ..Report::default() };
+    place.mover.post(&format!("/api/node/v1/tasks/{}/report", lease.task), &report).await.unwrap()
+}
+
+async fn leased(place: &Place) -> (Lease, Option<u64>) {
+    let lease: Option<Lease> = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
+    let lease = lease.expect("there is a task");
+    match lease.work.spec {
+        TaskSpec::Backup { allowance, .. } => (lease, allowance),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+async fn ends(place: &Place, lease: &Lease, outcome: Outcome, document: Value) {
+    let message = "it was not enough".to_owned();
+    let finished = Some(Finished { outcome, document, message, retryable: false });
+    let report = Report { attempt: lease.attempt, finished, ..Report::default() };
+    let path = format!("/api/node/v1/tasks/{}/report", lease.task);
+    let _: Reported = place.mover.post(&path, &report).await.unwrap();
+}
+
+async fn used(place: &Place) -> Value {
+    let path = format!("/api/v1/projects/{}/quota", place.project);
+    place.admin.get::<Value>(&path).await.unwrap()["used"]["stored_bytes"].clone()
+}
+
+#[tokio::test]
+async fn backups_at_once_draw_on_what_is_left_and_one_that_needs_more_ends_with_why() {
+    let place = Place::new().await;
+    start(&place).await.unwrap();
+    let (lease, without) = leased(&place).await;
+    assert_eq!(without, None, "there is no limit");
+    assert_eq!(stores(&place, &lease, 50).await.allowance, None);
+    ends(&place, &lease, Outcome::Succeeded, backed_up("shop.web@k1")).await;
+    assert_eq!(used(&place).await, 210);
+
+    quota(&place, json!({"project": {"stored_bytes": {"hard": 1000}}})).await;
+    let spec = json!({"source": {"kind": "device", "path": "/dev/y"}});
+    let other = json!({"project": place.project, "name": "db", "spec": spec});
+    let other = make(&place.admin, "instances", other).await;
+    start(&place).await.unwrap();
+    let body = json!({"kind": "backup", "instance": other, "destination": place.destination});
+    let _: Value = place.admin.post("/api/v1/tasks", &body).await.unwrap();
+    let ((one, all), (two, same)) = (leased(&place).await, leased(&place).await);
+    assert_eq!((all, same), (Some(790), Some(790)));
+    assert_eq!(stores(&place, &one, 500).await.allowance, Some(790), "its own is part of it");
+    assert_eq!(stores(&place, &two, 200).await.allowance, Some(290));
+    assert_eq!(stores(&place, &one, 550).await.allowance, Some(590));
+    assert_eq!(used(&place).await, 960);
+
+    // One has stored all that was left, and no restore point: it counts until there is one.
+    ends(&place, &one, Outcome::Failed, json!({"error": {"kind": "quota"}})).await;
+    let failed: Value = place.admin.get("/api/v1/tasks?state=failed").await.unwrap();
+    let message = failed["items"][0]["message"].as_str().unwrap();
+    let expected = "quota: the project has 410 stored bytes without this backup, which needs more \
+                    than the 590 that are left of its hard limit of 1000; raise the limit";
+    assert!(message.starts_with(expected), "{message}");
+    assert_eq!(used(&place).await, 1000);
+    assert_eq!(stores(&place, &two, 200).await.allowance, Some(200));
+    assert_eq!(start(&place).await.unwrap_err().status(), Some(409));
+
+    // With more, the next one goes on; what was left is held with what it brings.
+    quota(&place, json!({"project": {"stored_bytes": {"hard": 2000}}})).await;
+    start(&place).await.unwrap();
+    let (third, more) = leased(&place).await;
+    assert_eq!(more, Some(1590));
+    let mut document = backed_up("shop.web@k2");
+    document["resumed_bytes"] = json!(580);
+    ends(&place, &third, Outcome::Succeeded, document).await;
+    assert_eq!(used(&place).await, 210 + 580 + 210 + 200);
+}

@@ -1,5 +1,6 @@
 //! The engine against a repository in memory: one binary, one module a subject.
 
+mod allowance;
 mod bad_slots;
 mod collect;
 mod copy;

@@ -1,5 +1,6 @@
 //! Projects, destinations, instances and policies: one way for all.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
+use zeroize::Zeroizing;
 
 use super::approvals::{Done, done, waits};
 use super::difference::{Difference, differences};
@@ -41,9 +43,10 @@ pub(crate) async fn run(
         RecordCommand::Set(args) => {
             let name = args.name.clone();
             let spec = spec_of(kind, &args)?;
+            let secrets = secrets_of(&args)?;
             let change = set(&client, kind, &name, spec, false).await?.word;
-            if let Some(file) = &args.passphrase_file {
-                passphrase(&client, &name, file).await?;
+            if !secrets.is_empty() {
+                set_secrets(&client, &name, &secrets).await?;
             }
             if context.global.json {
                 output::json(&json!({"name": name, "change": change}))?;
@@ -157,11 +160,31 @@ fn spec_of(kind: &str, args: &SetArgs) -> Result<Value> {
     }
 }
 
-async fn passphrase(client: &Client, name: &str, file: &Path) -> Result<()> {
+/// The secrets of a destination that are given, by their variables.
+fn secrets_of(args: &SetArgs) -> Result<BTreeMap<String, Zeroizing<String>>> {
+    let mut secrets = BTreeMap::new();
+    if let Some(file) = &args.passphrase_file {
+        secrets.insert("SLUICE_PASSPHRASE".to_owned(), secret::passphrase_in(file)?);
+    }
+    for given in &args.secret {
+        let (name, file) =
+            given.split_once('=').ok_or_else(|| usage_error("a secret is NAME=FILE"))?;
+        let secret = secret::passphrase_in(Path::new(file));
+        secrets.insert(name.to_owned(), secret.with_context(|| format!("{name} is not set"))?);
+    }
+    Ok(secrets)
+}
+
+async fn set_secrets(
+    client: &Client,
+    name: &str,
+    secrets: &BTreeMap<String, Zeroizing<String>>,
+) -> Result<()> {
     let records = Records::load(client, "destinations").await?;
     let id = word(records.one(name)?, "id");
-    let secret = secret::passphrase_in(file)?;
-    let body = json!({"secrets": {"SLUICE_PASSPHRASE": *secret}});
+    let told: BTreeMap<&str, &str> =
+        secrets.iter().map(|(name, secret)| (name.as_str(), secret.as_str())).collect();
+    let body = json!({ "secrets": told });
     let path = format!("/api/v1/destinations/{id}/secrets");
     client.send(Method::PUT, &path, Some(&body), &[]).await?;
     Ok(())

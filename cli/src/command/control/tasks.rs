@@ -5,7 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::records::Records;
-use super::{all, profile, show_list, word};
+use super::{all, mounts, profile, show_list, word};
 use crate::args::TaskCommand;
 use crate::context::Context;
 use crate::error::Exit;
@@ -39,13 +39,26 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             let answer = client.send(Method::POST, &path, None, &[]).await?;
             told(context, &answer.body)?;
         }
-        TaskCommand::Backup { instance, to } => {
+        TaskCommand::Backup { instance, to, no_hooks } => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
-            let start = json!({
+            let mut start = json!({
                 "kind": "backup",
                 "instance": instances.one(&instance)?["id"],
                 "destination": destinations.one(&to)?["id"],
+            });
+            if no_hooks {
+                start["no_hooks"] = Value::from(true);
+            }
+            told(context, &client.post("/api/v1/tasks", &start).await?)?;
+        }
+        TaskCommand::Restore { point, target, node, from } => {
+            let nodes = Records::load(&client, "nodes").await?;
+            let start = json!({
+                "kind": "restore",
+                "point": mounts::point(&client, &point, from.as_deref()).await?,
+                "node": nodes.one(&node)?["id"],
+                "target": target,
             });
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }

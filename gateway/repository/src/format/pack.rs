@@ -103,6 +103,11 @@ impl std::fmt::Debug for PackBuilder {
     }
 }
 
+/// How many bytes a pack takes for this content.
+pub fn stored_len(payload: &[u8]) -> u64 {
+    (payload.len() + TAG_LEN) as u64
+}
+
 impl PackBuilder {
     /// An empty pack of the epoch under which `keys` writes.
     pub fn new(keys: &KeyRing, repository: RepositoryId, kind: PackKind, pack: PackId) -> Self {
@@ -146,7 +151,7 @@ impl PackBuilder {
         let aad = slot_aad(self.kind, self.pack, slot, codec);
         let tag = self.key.seal(slot_nonce(slot), &aad, &mut self.bytes[start..]);
         self.bytes.extend_from_slice(&tag);
-        let stored_len = (payload.len() + TAG_LEN) as u32;
+        let stored_len = stored_len(payload) as u32;
         let entry = SlotEntry { id, offset: start as u32, stored_len, plain_len, codec };
         self.entries.push(entry);
         (slot, entry)

@@ -1,5 +1,6 @@
 //! Going on with what sessions left behind that died before they committed.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -30,7 +31,8 @@ impl BackupSession {
                 (Some(now), Some(then)) => now.duration_since(then).unwrap_or_default(),
                 _ => Duration::from_millis(now.saturating_sub(record.heartbeat_ms)),
             };
-            if silent > SILENT || is_dead(&record) {
+            let dead = silent > SILENT || is_dead(&record);
+            if dead {
                 self.inherited.push(record.clone());
             } else {
                 self.others.push(OtherSession {
@@ -39,7 +41,12 @@ impl BackupSession {
                     heartbeat_ms: record.heartbeat_ms,
                 });
             }
-            self.harvest(record.session).await?;
+            let bytes = self.harvest(record.session).await?;
+            // What somebody stores who is alive is charged there.
+            if dead {
+                self.resumed_bytes += bytes;
+                self.counters().charged.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -64,9 +71,9 @@ impl BackupSession {
         }
     }
 
-    /// Takes in the chunks that a session made durable.
-    async fn harvest(&mut self, session: SessionId) -> Result<()> {
-        let mut serial = 0;
+    /// Takes in the chunks that a session made durable. Returns how many bytes they take.
+    async fn harvest(&mut self, session: SessionId) -> Result<u64> {
+        let (mut serial, mut bytes) = (0, 0);
         loop {
             let shared = &self.shared;
             let tables: Vec<_> = stream::iter(serial..serial + HARVEST)
@@ -81,7 +88,7 @@ impl BackupSession {
             for (pack, table) in tables {
                 match table {
                     Ok(Some((generation, table))) => {
-                        self.writer.adopt(pack, generation, &table);
+                        bytes += self.writer.adopt(pack, generation, &table);
                         (found, self.resumed_packs) = (true, self.resumed_packs + 1);
                     }
                     Ok(None) => {}
@@ -92,7 +99,7 @@ impl BackupSession {
                 }
             }
             if !found {
-                return Ok(());
+                return Ok(bytes);
             }
             serial += HARVEST;
             self.ready().await?;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::control_plane::{Place, Up, text};
 use crate::support::disk;
 use crate::support::run::{Cmd, wait_until};
+use crate::support::s3;
 
 fn tasks(place: &Place, kind: &str) -> Vec<Value> {
     let all = place.ok(&["task", "list"]).json();
@@ -107,5 +108,63 @@ fn a_copy_that_cannot_be_made_is_overdue() {
     let report = place.ok(&["report", "protection", "--late"]).json();
     assert_eq!(report["copies_overdue"], 1, "{report}");
     assert_eq!(report["items"][0]["copies_overdue"][0]["copy"], "away", "{report}");
+    drop(up);
+}
+
+#[test]
+fn copies_between_a_folder_and_a_bucket_use_the_keys_of_each() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let (bucket, image) = (s3::prefix(), place.path("disk.raw"));
+    disk::sample(&image);
+    // Keys and passphrase belong to the destination: neither server nor node has any.
+    let passphrase = place.write("cloud-passphrase", "a third passphrase\n");
+    let mut words = ["destination", "set", "cloud", "--url"].map(str::to_owned).to_vec();
+    words.extend([bucket.url(), "--passphrase-file".into(), text(&passphrase).to_owned()]);
+    for (name, value) in bucket.env() {
+        let file = place.write(&name, &format!("{value}\n"));
+        words.extend(["--secret".into(), format!("{name}={}", text(&file))]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    place.ok(&words);
+    let made = || place.is_idle() && !bucket.objects().is_empty();
+    wait_until("the repository in the bucket", made);
+    place.ok(&["project", "set", "shop"]);
+    place.ok(&["instance", "set", "shop/web", "--disk", text(&image)]);
+    let copied = |from: &str, to: &str| {
+        let before = place.done("copy").len();
+        place.ok(&["task", "copy", "shop/web", "--from", from, "--to", to]);
+        wait_until("the copy", || place.done("copy").len() > before);
+    };
+    let restored = |from: &str| {
+        let (before, out) = (place.done("restore").len(), place.path(&format!("{from}.raw")));
+        let restore = ["task", "restore", "shop/web", text(&out), "--node", "local"];
+        let begun = place.ok(&[&restore[..], &["--from", from]].concat()).json();
+        wait_until("the restore", || place.done("restore").len() > before);
+        disk::assert_same(&image, &out);
+        begun["destination"].clone()
+    };
+
+    // From the bucket to the folder.
+    place.ok(&["task", "backup", "shop/web", "--to", "cloud"]);
+    wait_until("the backup", || !place.done("backup").is_empty());
+    place
+        .cmd(&["task", "restore", "shop/web", "/nowhere", "--node", "local", "--from", "local"])
+        .fails(1);
+    copied("cloud", "local");
+    assert_ne!(restored("local"), restored("cloud"), "each is read where it was asked for");
+
+    // And back: what is new in the folder goes to the bucket.
+    disk::modify(&image, 1);
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the next backup", || place.done("backup").len() > 1);
+    copied("local", "cloud");
+    std::fs::rename(place.state.join("repository"), place.path("gone")).unwrap();
+    let (from, out) = (["--from", "cloud"], place.path("last.raw"));
+    let restore = ["task", "restore", "shop/web", text(&out), "--node", "local"];
+    place.ok(&[&restore[..], &from].concat());
+    wait_until("the last restore", || place.done("restore").len() > 2);
+    disk::assert_same(&image, &out);
     drop(up);
 }

@@ -118,6 +118,31 @@ fn what_comes_after_a_backup_runs_when_its_node_was_killed_in_it() {
     wait_until("what comes after", || noted(&place).contains("note web lost"));
 }
 
+#[test]
+fn a_backup_by_hand_has_the_commands_of_its_rule_unless_they_are_left_out() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let hooks = set_up(&place);
+    let note = json!({"command": [hooks.join("note")]});
+    let policy = json!({
+        "assign": {"tags": ["gold"]},
+        "rules": [{"name": "main", "destination": "local", "schedules": [],
+            "hooks": {"before": [note], "after": [note]}}],
+    });
+    let spec = place.write("policy.json", &policy.to_string());
+    place.ok(&["policy", "set", "shop/by-hand", "--spec", text(&spec)]);
+    let back_up = |more: &[&str]| {
+        let before = place.done("backup").len();
+        place.ok(&[&["task", "backup", "shop/web", "--to", "local"], more].concat());
+        wait_until("the backup", || place.done("backup").len() > before);
+    };
+    back_up(&["--no-hooks"]);
+    assert_eq!(noted(&place), "", "they were left out");
+    back_up(&[]);
+    assert_eq!(noted(&place), "note web  \nnote web succeeded shop.web\n");
+}
+
 /// OpenSSH's server on loopback, for whoever runs this, with keys of its own.
 struct Guest {
     child: std::process::Child,
