@@ -14,8 +14,8 @@ use crate::problem::{Problem, Result};
 /// A node of this release can do tasks of this kind. Those before would leave commands out.
 const SINCE: &str = "copy";
 
-/// The rule whose commands a backup has: the one that made it due; for one that was started by hand,
-/// a rule that backs the instance up to the same place, or else to any.
+/// The rule whose commands a backup has: the one that made it due; for one that was started by
+/// hand, a rule that backs the instance up to the same place, or else to any.
 fn rule_of<'a>(policies: &'a [Record<Policy>], task: &Task) -> Option<(&'a str, &'a Rule)> {
     let all = policies.iter().flat_map(|policy| {
         policy.body.rules.iter().map(move |rule| (policy.name.as_str(), policy.id, rule))

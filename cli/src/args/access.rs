@@ -275,9 +275,9 @@ pub(crate) enum AccessCommand {
 /// server, which is its client. A directory (LDAP) is asked by the server with the name and the
 /// password that people have there (`sluice login --ldap NAME --user USER`). `mappings` say what
 /// its groups let people do: `group`, `roles` (viewer, operator, manager or admin, everywhere,
-/// `@PROJECT` or `@KIND:NAME`) and `groups` of this server. They are looked at anew with each login.
-/// Who comes from a provider has neither password nor API tokens here, and second factors are the
-/// provider's affair.
+/// `@PROJECT` or `@KIND:NAME`) and `groups` of this server. They are looked at anew with each
+/// login. Who comes from a provider has neither password nor API tokens here, and second factors
+/// are the provider's affair.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityProviderArgs {
     #[command(subcommand)]
