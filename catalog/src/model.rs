@@ -28,6 +28,22 @@ macro_rules! kind {
     ($body:ty, $id:ty, $table:literal, $word:literal, shared: $shared:literal) => {
         $crate::model::kind!($body, $id, $table, $word, shared: $shared, renames: true);
     };
+    ($body:ty, $id:ty, $table:literal, $word:literal, shared by $field:ident) => {
+        impl crate::Kind for $body {
+            type Id = $id;
+            const TABLE: &'static str = $table;
+            const WORD: &'static str = $word;
+            const SHARED: bool = true;
+
+            fn visible_to(&self) -> Option<&std::collections::BTreeSet<crate::ProjectId>> {
+                self.$field.as_ref()
+            }
+
+            fn check(&self) -> crate::Result<()> {
+                self.sense()
+            }
+        }
+    };
     (
         $body:ty, $id:ty, $table:literal, $word:literal,
         shared: $shared:literal, renames: $renames:literal

@@ -1,5 +1,7 @@
 //! Records: what has a name, a project and a document.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
@@ -18,7 +20,8 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
     const TABLE: &'static str;
     /// Its word in messages and in the audit log.
     const WORD: &'static str;
-    /// Whether those that belong to no project are seen by every project.
+    /// Whether those that belong to no project are seen by projects: all, or those that they name.
+    /// Their tables have a column `visible_to`.
     const SHARED: bool;
     /// Whether one may get another name. What repositories know by its name may not: its backups
     /// would stay under the old one, for whoever gets that next.
@@ -40,6 +43,11 @@ pub trait Kind: Serialize + DeserializeOwned + Send + Sync {
     /// What roles can be given on; nothing for kinds of which no single record can be granted.
     fn resource(id: Self::Id) -> Option<Resource> {
         Resource::from_parts(Self::WORD, &id.to_string()).ok().flatten()
+    }
+
+    /// The projects that see one that is shared; nothing where all do.
+    fn visible_to(&self) -> Option<&BTreeSet<ProjectId>> {
+        None
     }
 
     /// Whether the document makes sense by itself.
@@ -106,6 +114,12 @@ pub(crate) fn check_name(word: &str, name: &str) -> Result<()> {
     if fits { Ok(()) } else { Err(CatalogError::invalid(text)) }
 }
 
+/// Projects as the column `visible_to` has them.
+fn listed(projects: Option<&BTreeSet<ProjectId>>) -> String {
+    let Some(projects) = projects else { return String::new() };
+    projects.iter().fold(",".to_owned(), |text, project| format!("{text}{project},"))
+}
+
 const COLUMNS: &str = "id, project_id, name, revision, created_ms, updated_ms, body";
 
 impl<K: Kind> Record<K> {
@@ -138,14 +152,20 @@ impl Tx {
         K::check_name(name)?;
         body.check()?;
         let id = K::Id::new(now_ms);
-        let sql =
-            format!("INSERT INTO {} ({COLUMNS}) VALUES ($1, $2, $3, 1, $4, $4, $5)", K::TABLE);
-        let insert = query(sql)
+        let (column, value) = if K::SHARED { (", visible_to", ", $6") } else { ("", "") };
+        let sql = format!(
+            "INSERT INTO {} ({COLUMNS}{column}) VALUES ($1, $2, $3, 1, $4, $4, $5{value})",
+            K::TABLE
+        );
+        let mut insert = query(sql)
             .bind(id.to_string())
             .bind(text_of(project))
             .bind(name.to_owned())
             .bind(number(now_ms))
             .bind(document(&body));
+        if K::SHARED {
+            insert = insert.bind(listed(body.visible_to()));
+        }
         self.run(insert).await.map_err(|error| match error.kind() {
             ErrorKind::Conflict => {
                 let text = format!("there is a {} {name} already", K::WORD);
@@ -169,7 +189,9 @@ impl Tx {
         let record = row.map(|row| Record::<K>::read(&row)).transpose()?;
         let seen = |record: &Record<K>| {
             visible.sees(K::is_project(id).or(record.project), K::resource(id))
-                || (K::SHARED && record.project.is_none() && visible.has_shared())
+                || (K::SHARED
+                    && record.project.is_none()
+                    && visible.has_shared(record.body.visible_to()))
         };
         record.filter(seen).ok_or_else(|| CatalogError::not_found(format_args!("{} {id}", K::WORD)))
     }
@@ -199,8 +221,11 @@ impl Tx {
     ) -> Result<Vec<Record<K>>> {
         let own = [(K::WORD, "id")];
         let columns = match K::TABLE {
-            "projects" => Whose { project: "id", shared: false, resources: &[] },
-            _ => Whose { project: "project_id", shared: K::SHARED, resources: &own },
+            "projects" => Whose { project: "id", shared: None, resources: &[] },
+            _ => {
+                let shared = K::SHARED.then_some("visible_to");
+                Whose { project: "project_id", shared, resources: &own }
+            }
         };
         let (condition, values) = visible.condition(&columns, 3);
         let sql = format!(
@@ -235,17 +260,21 @@ impl Tx {
                 return Err(CatalogError::invalid(text));
             }
         }
+        let set = if K::SHARED { ", visible_to = $6" } else { "" };
         let sql = format!(
-            "UPDATE {} SET name = $1, body = $2, updated_ms = $3, revision = revision + 1 \
+            "UPDATE {} SET name = $1, body = $2, updated_ms = $3, revision = revision + 1{set} \
              WHERE id = $4 AND revision = $5",
             K::TABLE
         );
-        let update = query(sql)
+        let mut update = query(sql)
             .bind(record.name.clone())
             .bind(document(&record.body))
             .bind(number(now_ms))
             .bind(record.id.to_string())
             .bind(number(record.revision));
+        if K::SHARED {
+            update = update.bind(listed(record.body.visible_to()));
+        }
         if self.run(update).await? == 0 {
             let text = format!("the {} was changed by somebody else", K::WORD);
             return Err(CatalogError::new(ErrorKind::Stale, text));

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0010-login-addresses.sql"),
     include_str!("../migrations/0011-grants.sql"),
     include_str!("../migrations/0012-pending.sql"),
+    include_str!("../migrations/0013-visible-to.sql"),
 ];
 
 const SETTINGS: &str =

@@ -28,8 +28,9 @@ pub enum Visible {
 pub(crate) struct Whose<'a> {
     /// The one that has the project.
     pub(crate) project: &'static str,
-    /// Whether rows of no project are shared with all projects.
-    pub(crate) shared: bool,
+    /// Where rows of no project are shared with projects: the one that lists which, each between
+    /// commas; nothing in it is all.
+    pub(crate) shared: Option<&'static str>,
     /// Kinds of resources, and the columns that have their ids, maybe behind another condition.
     pub(crate) resources: &'a [(&'static str, &'static str)],
 }
@@ -37,13 +38,13 @@ pub(crate) struct Whose<'a> {
 impl Whose<'static> {
     /// Rows that come with an instance.
     pub(crate) const OF_INSTANCE: Self =
-        Self { project: "project_id", shared: false, resources: &[("instance", "instance_id")] };
+        Self { project: "project_id", shared: None, resources: &[("instance", "instance_id")] };
 }
 
 /// Tasks come with their instance; those that have none, with their destination.
 pub(crate) const OF_TASK: Whose<'static> = Whose {
     project: "project_id",
-    shared: false,
+    shared: None,
     resources: &[
         ("instance", "instance_id"),
         ("destination", "instance_id = '' AND destination_id"),
@@ -53,7 +54,7 @@ pub(crate) const OF_TASK: Whose<'static> = Whose {
 /// Rows that tell of one record, whatever kind it is.
 pub(crate) const OF_OBJECT: Whose<'static> = Whose {
     project: "project_id",
-    shared: false,
+    shared: None,
     resources: &[
         ("instance", "object"),
         ("policy", "object"),
@@ -113,11 +114,13 @@ impl Visible {
         }
     }
 
-    /// Whether what the system shares with all projects may be known.
-    pub(crate) fn has_shared(&self) -> bool {
+    /// Whether what the system shares with these projects, or with all, may be known.
+    pub(crate) fn has_shared(&self, visible_to: Option<&BTreeSet<ProjectId>>) -> bool {
         match self {
             Self::All => true,
-            Self::Only { projects, .. } => !projects.is_empty(),
+            Self::Only { projects, .. } => {
+                !projects.is_empty() && visible_to.is_none_or(|to| !to.is_disjoint(projects))
+            }
         }
     }
 
@@ -134,10 +137,7 @@ impl Visible {
         let Self::Only { projects, resources } = self else {
             return ("1 = 1".to_owned(), Vec::new());
         };
-        let mut of_projects: Vec<String> = projects.iter().map(ToString::to_string).collect();
-        if columns.shared && self.has_shared() {
-            of_projects.push(String::new());
-        }
+        let of_projects: Vec<String> = projects.iter().map(ToString::to_string).collect();
         let (mut parts, mut values) = (Vec::new(), Vec::new());
         let mut add = |column: &str, found: Vec<String>| {
             if !found.is_empty() {
@@ -152,6 +152,13 @@ impl Visible {
         for (word, column) in columns.resources {
             let of_kind = resources.iter().filter(|one| one.word() == *word);
             add(column, of_kind.map(|one| one.id()).collect());
+        }
+        if let Some(shared) = columns.shared.filter(|_| !projects.is_empty()) {
+            let begin = first + values.len();
+            let like = (begin..begin + projects.len()).map(|n| format!(" OR {shared} LIKE ${n}"));
+            let like: String = like.collect();
+            parts.push(format!("({} = '' AND ({shared} = ''{like}))", columns.project));
+            values.extend(projects.iter().map(|project| format!("%,{project},%")));
         }
         match parts.len() {
             0 => ("1 = 0".to_owned(), values),
@@ -184,12 +191,18 @@ mod tests {
 
     #[test]
     fn what_the_system_shares_is_shared_with_projects() {
-        let shared = Whose { project: "project_id", shared: true, resources: &[] };
-        let project = Visible::projects([ProjectId::new(1)]);
-        assert_eq!(project.condition(&shared, 1).0, "project_id IN ($1, $2)");
+        let shared = Whose { project: "project_id", shared: Some("to"), resources: &[] };
+        let own = ProjectId::new(1);
+        let project = Visible::projects([own]);
+        let (text, values) = project.condition(&shared, 1);
+        let wanted = "(project_id IN ($1) OR (project_id = '' AND (to = '' OR to LIKE $2)))";
+        assert_eq!(text, wanted);
+        assert_eq!(values, [own.to_string(), format!("%,{own},%")]);
+        assert!(project.has_shared(Some(&[own].into())) && !project.has_shared(Some(&[].into())));
         let one = Resource::Instance(InstanceId::new(2));
         let one = Visible::within([Scope::Resource(one)]);
         assert_eq!(one.condition(&shared, 1).0, "1 = 0");
-        assert!(project.has_shared() && !one.has_shared() && Visible::All.has_shared());
+        assert!(project.has_shared(None) && !one.has_shared(None));
+        assert!(Visible::All.has_shared(Some(&[].into())));
     }
 }

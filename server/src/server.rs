@@ -271,6 +271,7 @@ impl Server {
             description: "made by `sluice up`".to_owned(),
             url: url.to_owned(),
             environment: BTreeMap::new(),
+            visible_to: None,
         };
         let record = tx.insert(None, name, body, now).await.map_err(failed)?;
         let secrets = [("SLUICE_PASSPHRASE".to_owned(), passphrase)].into();

@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::{CatalogError, Result};
-use crate::id::DestinationId;
+use crate::id::{DestinationId, ProjectId};
 
 /// A repository that backups go to. Its passphrase and other secrets are sealed beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,6 +20,11 @@ pub struct Destination {
     /// Variables that nodes set for `sluice` beside the secrets, such as `AWS_REGION`.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// The projects that may see and use it, when it belongs to the system; all of them when it is
+    /// not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub visible_to: Option<BTreeSet<ProjectId>>,
 }
 
 impl Destination {
@@ -51,14 +56,15 @@ pub(crate) fn check_variable(name: &str) -> Result<()> {
     Err(CatalogError::invalid(text))
 }
 
-kind!(Destination, DestinationId, "destinations", "destination", shared: true);
+kind!(Destination, DestinationId, "destinations", "destination", shared by visible_to);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn at(url: &str) -> Destination {
-        Destination { description: String::new(), url: url.into(), environment: BTreeMap::new() }
+        let (description, environment) = (String::new(), BTreeMap::new());
+        Destination { description, url: url.into(), environment, visible_to: None }
     }
 
     #[test]

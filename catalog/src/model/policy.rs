@@ -40,6 +40,11 @@ pub struct Policy {
     /// Which restore points are tried, and when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestRule>,
+    /// The projects that may see it and assign instances to it, when it belongs to the system; all
+    /// of them when it is not said. Instances that it finds by itself it has all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub visible_to: Option<BTreeSet<ProjectId>>,
 }
 
 fn middle() -> u32 {
@@ -318,7 +323,7 @@ pub(crate) fn check_schedules(schedules: &[Schedule]) -> Result<()> {
     Ok(())
 }
 
-kind!(Policy, PolicyId, "policies", "policy", shared: true);
+kind!(Policy, PolicyId, "policies", "policy", shared by visible_to);
 
 #[cfg(test)]
 mod tests {

@@ -41,7 +41,7 @@ impl PlanRun {
 
 /// Runs come with their plan.
 const OF_PLAN: Whose<'static> =
-    Whose { project: "project_id", shared: false, resources: &[("plan", "plan_id")] };
+    Whose { project: "project_id", shared: None, resources: &[("plan", "plan_id")] };
 
 impl Tx {
     /// Adds a run; returns whether there was none with the same `due_key`.

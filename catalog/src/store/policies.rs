@@ -14,7 +14,7 @@ use crate::visible::{Visible, Whose};
 /// What was missed comes with its instance; what concerns all of a policy, with that.
 const OF_MISSED: Whose<'static> = Whose {
     project: "project_id",
-    shared: true,
+    shared: Some("COALESCE((SELECT p.visible_to FROM policies p WHERE p.id = policy_id), '')"),
     resources: &[("instance", "instance_id"), ("policy", "instance_id = '' AND policy_id")],
 };
 
@@ -87,17 +87,18 @@ impl Tx {
         let rows = self.all(sqlx::query(sql).bind(instance.id.to_string())).await?;
         let by_hand = rows.iter().map(|row| row.id("policy_id"));
         let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
-        // Its project's, and the system's.
-        let within = Visible::projects(instance.project);
+        // Its project's, and the system's, whoever sees them.
+        let applies = |policy: &Record<Policy>| {
+            (policy.project.is_none() || policy.project == instance.project)
+                && (by_hand.contains(&policy.id) || policy.body.assign.takes(instance))
+        };
         let mut found = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = self.list::<Policy>(&within, &page).await?;
+            let part = self.list::<Policy>(&Visible::All, &page).await?;
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
-            found.extend(part.into_iter().filter(|policy| {
-                by_hand.contains(&policy.id) || policy.body.assign.takes(instance)
-            }));
+            found.extend(part.into_iter().filter(applies));
         }
     }
 

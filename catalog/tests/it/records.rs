@@ -35,7 +35,12 @@ pub fn instance(tags: &[&str]) -> Instance {
 }
 
 fn destination() -> Destination {
-    Destination { description: String::new(), url: "/backup".into(), environment: BTreeMap::new() }
+    Destination {
+        description: String::new(),
+        url: "/backup".into(),
+        environment: BTreeMap::new(),
+        visible_to: None,
+    }
 }
 
 pub async fn project(catalog: &Catalog, name: &str) -> ProjectId {
@@ -243,6 +248,7 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         },
         objectives: sluice_catalog::Objectives::default(),
         tests: Vec::new(),
+        visible_to: None,
         rules: vec![Rule {
             name: "daily".into(),
             destination,

@@ -197,6 +197,7 @@ pub(crate) async fn preview(
         objectives: Objectives::default(),
         rules: Vec::new(),
         tests: Vec::new(),
+        visible_to: None,
     };
     let policy = match draft.policy {
         Some(id) => Record { body, ..tx.get::<Policy>(id, &visible).await? },

@@ -24,3 +24,4 @@ mod retention;
 mod schedules;
 mod support;
 mod usage;
+mod visibility;

@@ -96,9 +96,11 @@ async fn exported(client: &Client) -> Result<Value> {
                     }
                 }
             }
-            let own = spec.pointer_mut("/assign/projects").and_then(Value::as_array_mut);
-            for project in own.into_iter().flatten() {
-                *project = projects.name_of(project).into();
+            for place in records::PROJECTS {
+                let own = spec.pointer_mut(place).and_then(Value::as_array_mut);
+                for project in own.into_iter().flatten() {
+                    *project = projects.name_of(project).into();
+                }
             }
             if kind == "plans" {
                 named.to_names(&mut spec);

@@ -216,6 +216,9 @@ pub(crate) async fn set(
     if kind == "policies" {
         policy_to_ids(client, &mut spec, plan).await?;
     }
+    if kind == "destinations" {
+        projects_to_ids(client, &mut spec, plan).await?;
+    }
     if kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
@@ -264,8 +267,17 @@ pub(crate) async fn set(
 /// Names in a policy become ids.
 pub(crate) async fn policy_to_ids(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     with_destinations(client, spec, plan).await?;
-    let named = spec.pointer_mut("/assign/projects").and_then(Value::as_array_mut);
-    if let Some(named) = named.filter(|named| !named.is_empty()) {
+    projects_to_ids(client, spec, plan).await
+}
+
+/// Where policies and destinations name projects.
+pub(crate) const PROJECTS: [&str; 2] = ["/assign/projects", "/visible_to"];
+
+/// Names of projects become ids.
+async fn projects_to_ids(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
+    for place in PROJECTS {
+        let named = spec.pointer_mut(place).and_then(Value::as_array_mut);
+        let Some(named) = named.filter(|named| !named.is_empty()) else { continue };
         let projects = Records::load(client, "projects").await?;
         for named in named {
             let Some(name) = named.as_str().map(str::to_owned) else { continue };
