@@ -106,7 +106,8 @@ pub(crate) async fn forecast(
 #[utoipa::path(get, path = "/api/v1/reports/{report}/document", tag = "report",
     operation_id = "report-document", params(("report" = Report, Path), DocumentQuery),
     responses(
-    (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 200, content((String = "text/html"), (String = "application/pdf"),
+        (String = "text/csv"))),
     (status = "4XX", body = Problem)))]
 pub(crate) async fn document(
     State(shared): State<Shared>,
