@@ -192,8 +192,12 @@ impl State {
         // One that was not yet told of the beginning need not be told what came after it.
         if first {
             leave(notices, Sense::POWER_ON);
-        } else if !notices.contains(&Sense::POWER_ON) {
-            leave(notices, Sense::NEXUS_LOST);
+        } else {
+            if !notices.contains(&Sense::POWER_ON) {
+                leave(notices, Sense::NEXUS_LOST);
+            }
+            // What the session before had reserved went with it (SAM-5, "I_T nexus loss").
+            self.reservations.release_unit(port);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::error::{OverlayError, Result, io_error};
 use crate::layer::{Layer, paths};
 use crate::log::Header;
 use crate::note::{Boot, Note};
-use crate::notes;
+use crate::notes::{self, Survival};
 
 /// An overlay's folder that no other process uses.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Folder {
     /// Opens the layers of all disks, each the lowest first.
     pub(crate) fn open_layers(&self, description: &Description) -> Result<Vec<Vec<Layer>>> {
         let mut disks: Vec<Vec<Layer>> = description.disks.iter().map(|_| vec![]).collect();
-        let notes = self.notes(description);
+        let notes = self.notes(description)?;
         for layer in &description.layers {
             for (disk, header) in disks.iter_mut().zip(Self::headers(description, *layer)) {
                 let outside = description.outside(header.disk, header.layer);
@@ -92,27 +92,34 @@ impl Folder {
     }
 
     /// What a killed process noted of each disk's layers, when it can be relied on.
-    fn notes(&self, description: &Description) -> HashMap<(u32, u32), Vec<Note>> {
+    fn notes(&self, description: &Description) -> Result<HashMap<(u32, u32), Vec<Note>>> {
+        let failed = |error| io_error("read the notes in", &self.path, error);
         let mut noted = HashMap::new();
-        let headers = description.layers.iter().flat_map(|l| Self::headers(description, *l));
-        for header in headers {
+        let headers: Vec<Header> =
+            description.layers.iter().flat_map(|l| Self::headers(description, *l)).collect();
+        for header in &headers {
             let Some(boot) = self.boot_for(header.layer) else { continue };
-            let notes = notes::found(&self.path, &header, &boot);
+            let notes = notes::found(&self.path, header, &boot).map_err(failed)?;
             if !notes.is_empty() {
                 noted.insert((header.disk, header.layer), notes);
             }
         }
         let files: Vec<_> =
             noted.keys().map(|(disk, layer)| paths(&self.path, *disk, *layer).0).collect();
-        if let Err(error) = notes::survivors(&files) {
-            tracing::warn!(
-                overlay = %self.path.display(),
-                "its process was killed and its disk has failed since the last flush; what was \
-                 written after that is left out: {error}"
-            );
-            return HashMap::new();
+        let Survival::Lost(error) = notes::survivors(&files).map_err(failed)? else {
+            return Ok(noted);
+        };
+        // The system tells of a failure once: the next time nobody would know.
+        for header in &headers {
+            notes::forget(&self.path, header).map_err(failed)?;
         }
-        noted
+        tracing::error!(
+            overlay = %self.path.display(),
+            "its process was killed, and what it wrote since the last flush is left out, because \
+             it may not be whole: {error}. Start anew whoever uses the overlay, or check their file \
+             systems"
+        );
+        Ok(HashMap::new())
     }
 
     /// Makes an empty layer for each disk.

@@ -31,7 +31,7 @@ use crate::error::{OverlayError, Result, io_error};
 use crate::log::{self, HEADER, Header};
 use crate::map::{CellMap, Entry, State};
 use crate::note::{Boot, Note};
-use crate::notes::Notes;
+use crate::notes::{self, Notes};
 use crate::space::Space;
 
 /// Cells that share a lock for partial writes: 1 MiB.
@@ -67,6 +67,8 @@ struct Log {
     next: u64,
     /// Length at which it is written anew.
     rewrite_at: u64,
+    /// A sync has failed, and no later one is believed.
+    failed: bool,
 }
 
 /// Where the files of a layer lie.
@@ -162,7 +164,8 @@ impl Layer {
         map: CellMap,
         (file, length, next): (File, u64, u64),
     ) -> Self {
-        let log = Log { file, length, next, rewrite_at: (2 * length).max(SMALL_LOG) };
+        let log =
+            Log { file, length, next, rewrite_at: (2 * length).max(SMALL_LOG), failed: false };
         Self {
             header,
             data,
@@ -367,6 +370,17 @@ impl Layer {
     /// flush again.
     pub(crate) fn flush(&self) -> Result<()> {
         let mut log = self.log.lock();
+        if log.failed {
+            // One that waited here meanwhile would find nothing to do, and call that durable.
+            let error = io::Error::other("an earlier sync has failed");
+            return Err(io_error("sync", &self.path, error));
+        }
+        let done = self.flush_into(&mut log);
+        log.failed = done.is_err();
+        done
+    }
+
+    fn flush_into(&self, log: &mut Log) -> Result<()> {
         if self.map.read().is_clean() && !self.unsynced.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -375,7 +389,7 @@ impl Layer {
             // Notes that follow are about what the entries do not say.
             let mut notes = self.notes.lock();
             if let Some(notes) = &mut *notes {
-                notes.turn().map_err(|e| io_error("turn the notes beside", &self.path, e))?;
+                notes.turn();
             }
             let mut map = self.map.write();
             if rewrite { map.take_all() } else { map.take_dirty() }
@@ -385,20 +399,30 @@ impl Layer {
             self.data.sync_data().map_err(|e| io_error("sync", &self.path, e))?;
         }
         if rewrite {
-            self.rewrite(&mut log, &entries)?;
+            self.rewrite(log, &entries)?;
         } else if !entries.is_empty() {
-            self.append(&mut log, &entries)?;
+            self.append(log, &entries)?;
         }
         if let Some(notes) = &mut *self.notes.lock() {
-            notes.settle().map_err(|e| io_error("empty the notes beside", &self.path, e))?;
+            notes.settle();
         }
         Ok(())
     }
 
     /// Lets nobody believe what was noted: a sync has failed.
     pub(crate) fn disown_notes(&self) {
-        if let Some(notes) = self.notes.lock().take() {
-            notes.disown();
+        if let Some(notes) = self.notes.lock().take()
+            && !notes.disown()
+        {
+            let [one, other] = self.path.parent().map_or_else(Default::default, |folder| {
+                notes::paths(folder, self.header.disk, self.header.layer)
+            });
+            tracing::error!(
+                "the disk takes no changes any more: should it be mounted anew before the machine \
+                 is, remove {} and {} before the overlay is used again",
+                one.display(),
+                other.display()
+            );
         }
     }
 

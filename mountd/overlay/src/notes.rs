@@ -58,31 +58,68 @@ pub(crate) fn paths(folder: &Path, disk: u32, layer: u32) -> [PathBuf; 2] {
     [0, 1].map(|number| folder.join(format!("disk-{disk}.layer-{layer}.notes-{number}.log")))
 }
 
-/// What the notes of a layer say, the oldest first.
-pub(crate) fn found(folder: &Path, layer: &Header, boot: &Boot) -> Vec<Note> {
-    let read = |path: &PathBuf| note::read(layer, boot, &std::fs::read(path).ok()?);
-    let mut files: Vec<_> =
-        paths(folder, layer.disk, layer.layer).iter().filter_map(read).collect();
-    files.sort_by_key(|(turn, _)| *turn);
-    files.into_iter().flat_map(|(_, notes)| notes).collect()
+/// What a file of notes says, with its turn; nothing when there is none, or it is none.
+fn said(path: &Path, layer: &Header, boot: &Boot) -> io::Result<Option<(u64, Vec<Note>)>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(note::read(layer, boot, &bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-/// Makes durable what a killed process left of these files in the page cache. An error means that
-/// some of it may be lost, and that nothing of it may be relied on.
+/// What the notes of a layer say, the oldest first. An error means that they may say something, and
+/// cannot be read now.
+pub(crate) fn found(folder: &Path, layer: &Header, boot: &Boot) -> io::Result<Vec<Note>> {
+    let mut files = Vec::new();
+    for path in paths(folder, layer.disk, layer.layer) {
+        files.extend(said(&path, layer, boot)?);
+    }
+    files.sort_by_key(|(turn, _)| *turn);
+    Ok(files.into_iter().flat_map(|(_, notes)| notes).collect())
+}
+
+/// Empties the notes of a layer for good: nothing of them may be relied on.
+pub(crate) fn forget(folder: &Path, layer: &Header) -> io::Result<()> {
+    for path in paths(folder, layer.disk, layer.layer) {
+        match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file.set_len(0)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What became of what a killed process left.
+pub(crate) enum Survival {
+    /// It is durable.
+    Whole,
+    /// Some of it may be lost.
+    Lost(io::Error),
+}
+
+/// Makes durable what a killed process left of these files in the page cache, or tells that some of
+/// it may be lost, and that nothing of it may be relied on. An error means that it cannot be known
+/// now: nothing is lost by that.
 ///
 /// Syncing a file that was opened just now reports each failure that nobody was told of yet; that
 /// of the file system also those that the killed process was told of, or the file's memory of which
 /// is gone. It must be done for all files before anything is believed of one of them.
-pub(crate) fn survivors(files: &[PathBuf]) -> io::Result<()> {
+pub(crate) fn survivors(files: &[PathBuf]) -> io::Result<Survival> {
     let files = files.iter().map(|path| File::options().read(true).write(true).open(path));
     let files = files.collect::<io::Result<Vec<_>>>()?;
     for file in &files {
         if !LOCAL.contains(&magic(file)?) {
-            return Err(ErrorKind::Unsupported.into());
+            let text = "it lies on a file system of another machine now";
+            return Ok(Survival::Lost(io::Error::new(ErrorKind::Unsupported, text)));
         }
     }
-    files.iter().try_for_each(|file| rustix::fs::syncfs(file).map_err(io::Error::from))?;
-    files.iter().try_for_each(File::sync_all)
+    // All are asked: each tells of a failure once.
+    let systems = files.iter().map(|file| rustix::fs::syncfs(file).map_err(io::Error::from));
+    let systems: Vec<_> = systems.collect();
+    let synced: Vec<_> = files.iter().map(File::sync_all).collect();
+    let failed = systems.into_iter().chain(synced).find_map(Result::err);
+    Ok(failed.map_or(Survival::Whole, Survival::Lost))
 }
 
 fn magic(file: &File) -> io::Result<u64> {
@@ -99,6 +136,12 @@ fn emptied(path: &Path) -> io::Result<Option<File>> {
         Err(error) if path.exists() => Err(error),
         Err(_) => Ok(None),
     }
+}
+
+/// In which order files with notes of these turns are emptied. What is left when only one was is the
+/// end of the history then, and changes nothing of what the log says; its beginning would.
+fn older_first(turns: [Option<u64>; 2]) -> [usize; 2] {
+    if turns[1] < turns[0] { [1, 0] } else { [0, 1] }
 }
 
 /// The notes of a layer in use.
@@ -120,10 +163,18 @@ impl Notes {
         layer: Header,
         boot: Option<Boot>,
     ) -> io::Result<Option<Self>> {
-        let [first, second] = paths(folder, layer.disk, layer.layer);
-        let (Some(first), Some(second)) = (emptied(&first)?, emptied(&second)?) else {
-            return Ok(None);
-        };
+        let all = paths(folder, layer.disk, layer.layer);
+        let mut turns = [None, None];
+        if let Some(boot) = &boot {
+            for (turn, path) in turns.iter_mut().zip(&all) {
+                *turn = said(path, &layer, boot)?.map(|(turn, _)| turn);
+            }
+        }
+        let mut files = [None, None];
+        for at in older_first(turns) {
+            files[at] = emptied(&all[at])?;
+        }
+        let [Some(first), Some(second)] = files else { return Ok(None) };
         let local = LOCAL.contains(&magic(&first).unwrap_or_default());
         let Some(boot) = boot.filter(|_| local) else { return Ok(None) };
         let header = NotesHeader { layer, boot, turn: 1 };
@@ -155,28 +206,34 @@ impl Notes {
         self.count * NOTE as u64 >= MOST
     }
 
-    /// A flush begins, with all that was noted so far.
-    pub(crate) fn turn(&mut self) -> io::Result<()> {
+    /// A flush begins, with all that was noted so far. Where there is no room for the other file,
+    /// notes go on in this one, which then says more than it must: applied as a whole, it ends
+    /// where the log is all the same.
+    pub(crate) fn turn(&mut self) {
         if self.count == 0 {
-            return Ok(());
+            return;
         }
-        self.header.turn += 1;
-        self.current().write_all_at(&self.header.encode(), 0)?;
-        (self.count, self.turned) = (0, true);
-        Ok(())
-    }
-
-    /// A flush has failed: the bytes that notes speak of may be gone. Should the files not take
-    /// this either, whoever opens them is told by the system ([`survivors`]).
-    pub(crate) fn disown(self) {
-        for file in self.files {
-            let _ = file.set_len(0);
+        let next = NotesHeader { turn: self.header.turn + 1, ..self.header };
+        if self.other().write_all_at(&next.encode(), 0).is_ok() {
+            self.header = next;
+            (self.count, self.turned) = (0, true);
         }
     }
 
-    /// The flush is done.
-    pub(crate) fn settle(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.turned) { self.other().set_len(0) } else { Ok(()) }
+    /// A flush has failed: the bytes that notes speak of may be gone. Returns whether the files took
+    /// this. Should they not, whoever opens them is told by the system ([`survivors`]), unless the
+    /// file system is mounted anew before.
+    pub(crate) fn disown(self) -> bool {
+        let emptied = self.files.map(|file| file.set_len(0).is_ok());
+        emptied == [true, true]
+    }
+
+    /// The flush is done. What stays in the other file, should it not be emptied, is in the log, and
+    /// changes nothing.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.turned) {
+            let _ = self.other().set_len(0);
+        }
     }
 }
 
@@ -196,7 +253,7 @@ mod tests {
     fn notes_are_found_until_the_flush_that_took_them_is_done() {
         let folder = tempfile::tempdir().unwrap();
         let said = || -> Vec<u64> {
-            let notes = found(folder.path(), &LAYER, &BOOT);
+            let notes = found(folder.path(), &LAYER, &BOOT).unwrap();
             notes.into_iter().map(|note| note.cells.start).collect()
         };
         let mut notes = Notes::begin(folder.path(), LAYER, Some(BOOT)).unwrap().unwrap();
@@ -206,28 +263,56 @@ mod tests {
             note(&mut notes, at + 1);
             note(&mut notes, at + 2);
             assert_eq!(said(), [at + 1, at + 2]);
-            notes.turn().unwrap();
+            notes.turn();
             note(&mut notes, at + 3);
             assert_eq!(said(), [at + 1, at + 2, at + 3]);
-            notes.settle().unwrap();
+            notes.settle();
             assert_eq!(said(), [at + 3]);
-            notes.turn().unwrap();
-            notes.settle().unwrap();
+            notes.turn();
+            notes.settle();
             // Nothing was noted: there is nothing to turn from.
-            notes.turn().unwrap();
-            notes.settle().unwrap();
+            notes.turn();
+            notes.settle();
             assert!(said().is_empty());
         }
-        assert!(found(folder.path(), &LAYER, &[4; 16]).is_empty(), "another start");
+        assert!(found(folder.path(), &LAYER, &[4; 16]).unwrap().is_empty(), "another start");
         note(&mut notes, 1);
         drop(Notes::begin(folder.path(), LAYER, Some(BOOT)).unwrap());
         assert!(said().is_empty(), "begun anew");
         let mut notes = Notes::begin(folder.path(), LAYER, Some(BOOT)).unwrap().unwrap();
         note(&mut notes, 1);
-        notes.turn().unwrap();
+        notes.turn();
         note(&mut notes, 2);
-        notes.disown();
+        assert!(notes.disown());
         assert!(said().is_empty(), "a flush has failed");
+    }
+
+    #[test]
+    fn the_older_notes_go_first_whichever_file_has_them() {
+        assert_eq!(older_first([None, None]), [0, 1]);
+        assert_eq!(older_first([Some(1), None]), [1, 0]);
+        assert_eq!(older_first([Some(2), Some(1)]), [1, 0]);
+        assert_eq!(older_first([Some(2), Some(3)]), [0, 1]);
+    }
+
+    #[test]
+    fn without_room_for_the_other_file_notes_go_on_in_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut notes = Notes::begin(folder.path(), LAYER, Some(BOOT)).unwrap().unwrap();
+        // A file that cannot be written stands for one that finds no room.
+        let read_only = |path: &Path| File::open(path).unwrap();
+        let [first, _] = paths(folder.path(), LAYER.disk, LAYER.layer);
+        let full = read_only(&first);
+        let kept = std::mem::replace(&mut notes.files[0], full);
+        notes.note(1..2, State::Written).unwrap();
+        notes.turn();
+        notes.settle();
+        notes.note(2..3, State::Zero).unwrap();
+        assert_eq!(found(folder.path(), &LAYER, &BOOT).unwrap().len(), 2);
+        notes.files[0] = kept;
+        notes.turn();
+        notes.settle();
+        assert!(found(folder.path(), &LAYER, &BOOT).unwrap().is_empty());
     }
 
     #[test]
@@ -245,7 +330,7 @@ mod tests {
             notes.note(at..at + 1, State::Zero).unwrap();
         }
         assert!(notes.are_many());
-        notes.turn().unwrap();
+        notes.turn();
         assert!(!notes.are_many());
     }
 }
