@@ -16,17 +16,24 @@ pub(super) struct Newest {
     pub(super) last: u64,
 }
 
+/// A name further ahead of the clock counts only where its point can be read: whoever can put
+/// objects can give them any name, and what comes after the last possible time sorts before all.
+const AHEAD_MS: u64 = 24 * 3_600_000;
+
 impl Shared {
     /// The newest readable point of a chain.
     pub(super) async fn newest(&self, chain: ChainId) -> Result<Newest> {
         let (mut places, buried) = self.places(Some(chain)).await?;
-        let last = places.iter().chain(&buried).map(|(_, id)| id.ms()).max().unwrap_or(0);
+        let near = self.clock.now_ms().saturating_add(AHEAD_MS);
+        let named = places.iter().chain(&buried).map(|(_, id)| id.ms());
+        let last = named.filter(|ms| *ms <= near).max().unwrap_or(0);
         places.retain(|place| !buried.contains(place));
         let mut overtaken = false;
         for (chain, point) in places.into_iter().rev() {
             match self.read_point(chain, point).await {
                 Ok(Some(point)) => {
                     overtaken |= buried.iter().any(|(_, removed)| *removed > point.id);
+                    let last = last.max(point.id.ms());
                     return Ok(Newest { point: Some(point), overtaken, last });
                 }
                 Ok(None) => {}
@@ -53,8 +60,12 @@ impl BackupSession {
             return Ok(false);
         }
         // Points after sessions: one that commits moves from here to there.
-        let points = self.shared.live_points(Some(self.record.chain)).await?;
+        let (points, buried) = self.shared.places(Some(self.record.chain)).await?;
         let parent = self.parent.as_ref().map(|parent| parent.id);
+        // One that was made and removed meanwhile began a new list as well.
+        if buried.iter().any(|(_, point)| Some(*point) > parent) {
+            return Ok(false);
+        }
         let newer = points.into_iter().filter(|(_, point)| Some(*point) > parent);
         for (chain, point) in newer {
             match self.shared.read_point(chain, point).await {
