@@ -5,4 +5,6 @@ CREATE TABLE pending (
     stored_bytes BIGINT NOT NULL, at_ms BIGINT NOT NULL,
     PRIMARY KEY (instance_id, destination_id)
 );
-CREATE INDEX pending_by_project ON pending (project_id);
+CREATE INDEX pending_by_project ON pending (project_id, stored_bytes);
+-- What a project has stored is asked with each word of a backup under a hard limit.
+CREATE INDEX held_stored ON held (project_id, stored_bytes);

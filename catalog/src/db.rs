@@ -1,5 +1,6 @@
 //! The database: connecting, transactions, and reading rows.
 
+use futures::TryStreamExt;
 use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, Row, Transaction};
 
@@ -176,6 +177,20 @@ impl Tx {
 
     pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<AnyRow>> {
         Ok(query.fetch_all(&mut *self.inner).await?)
+    }
+
+    /// Reads each row as it comes: for what may be millions.
+    pub(crate) async fn each<T>(
+        &mut self,
+        query: Query,
+        read: impl Fn(&AnyRow) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut rows = query.fetch(&mut *self.inner);
+        let mut all = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            all.push(read(&row)?);
+        }
+        Ok(all)
     }
 
     pub(crate) async fn maybe(&mut self, query: Query) -> Result<Option<AnyRow>> {

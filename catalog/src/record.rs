@@ -77,6 +77,16 @@ pub struct Record<K: Kind> {
 }
 
 impl<K: Kind> Record<K> {
+    /// Whether what belongs to a project may use it: it is the project's own, or the system's and
+    /// visible to the project. What belongs to the system uses all of the system's.
+    pub fn usable_in(&self, project: Option<ProjectId>) -> bool {
+        let shown = |to: &BTreeSet<ProjectId>| project.is_none_or(|own| to.contains(&own));
+        match self.project {
+            Some(_) => self.project == project,
+            None => self.body.visible_to().is_none_or(shown),
+        }
+    }
+
     /// One that is nowhere: to see what would be if there were one that says this.
     pub fn draft(project: Option<ProjectId>, body: K) -> Self {
         let (id, name) = (K::Id::new(0), String::new());
@@ -219,13 +229,20 @@ impl Tx {
         visible: &Visible,
         page: &Page,
     ) -> Result<Vec<Record<K>>> {
+        self.list_with(visible, K::SHARED.then_some("visible_to"), page).await
+    }
+
+    /// The same, with what the system shares as another column or expression tells it.
+    pub(crate) async fn list_with<K: Kind>(
+        &mut self,
+        visible: &Visible,
+        shared: Option<&'static str>,
+        page: &Page,
+    ) -> Result<Vec<Record<K>>> {
         let own = [(K::WORD, "id")];
         let columns = match K::TABLE {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
-            _ => {
-                let shared = K::SHARED.then_some("visible_to");
-                Whose { project: "project_id", shared, resources: &own }
-            }
+            _ => Whose { project: "project_id", shared, resources: &own },
         };
         let (condition, values) = visible.condition(&columns, 3);
         let sql = format!(
@@ -298,6 +315,11 @@ impl Tx {
         if let Some(resource) = K::resource(id) {
             self.forget_grants_on(resource).await?;
         }
+        if K::TABLE == "destinations" {
+            // No restore point and no collection there will ever end these.
+            let sql = "DELETE FROM pending WHERE destination_id = $1";
+            self.run(sqlx::query(sql).bind(id.to_string())).await?;
+        }
         self.changed(K::TABLE).await
     }
 }
@@ -318,6 +340,8 @@ impl Tx {
                 ("group_bindings", "project_id"),
                 ("mapped_bindings", "project_id"),
                 ("identity_providers", "body"),
+                ("policies", "body"),
+                ("destinations", "body"),
             ],
             "destinations" => &[("points", "destination_id"), ("policies", "body")],
             "instances" => &[("points", "instance_id")],

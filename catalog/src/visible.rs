@@ -155,7 +155,10 @@ impl Visible {
         }
         if let Some(shared) = columns.shared.filter(|_| !projects.is_empty()) {
             let begin = first + values.len();
-            let like = (begin..begin + projects.len()).map(|n| format!(" OR {shared} LIKE ${n}"));
+            let terms = (begin..begin + projects.len()).map(|n| format!("{shared} LIKE ${n}"));
+            let terms: Vec<String> = terms.collect();
+            // SQLite nests what stands in a row, and not deeper than 1000.
+            let like = terms.chunks(100).map(|some| format!(" OR ({})", some.join(" OR ")));
             let like: String = like.collect();
             parts.push(format!("({} = '' AND ({shared} = ''{like}))", columns.project));
             values.extend(projects.iter().map(|project| format!("%,{project},%")));
@@ -195,7 +198,7 @@ mod tests {
         let own = ProjectId::new(1);
         let project = Visible::projects([own]);
         let (text, values) = project.condition(&shared, 1);
-        let wanted = "(project_id IN ($1) OR (project_id = '' AND (to = '' OR to LIKE $2)))";
+        let wanted = "(project_id IN ($1) OR (project_id = '' AND (to = '' OR (to LIKE $2))))";
         assert_eq!(text, wanted);
         assert_eq!(values, [own.to_string(), format!("%,{own},%")]);
         assert!(project.has_shared(Some(&[own].into())) && !project.has_shared(Some(&[].into())));

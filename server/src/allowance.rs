@@ -78,7 +78,7 @@ async fn rest(tx: &mut Tx, task: &Task) -> Result<Option<Rest>> {
     let mut least: Option<Rest> = None;
     for (scope, limit, instance) in limits {
         let Some(limit) = limit else { continue };
-        let used = tx.in_use(project, instance).await?.stored_bytes;
+        let used = tx.stored_in_use(project, instance).await?;
         let others = used.saturating_sub(tx.pending(place).await?);
         let rest = Rest { scope, limit, others };
         if least.as_ref().is_none_or(|least| rest.bytes() < least.bytes()) {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use aws_lc_rs::digest;
+
 /// So many failures are forgiven.
 const FREE: u32 = 5;
 /// The first wait after that; each further failure doubles it.
@@ -13,13 +15,19 @@ const MOST: usize = 10_000;
 /// Failures by login and address. Pure: whoever asks says what time it is.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    failures: HashMap<String, (u32, u64)>,
+    failures: HashMap<[u8; 32], (u32, u64)>,
+}
+
+/// Whoever logs in says how long a name is; what is remembered of it is not longer for that.
+fn key(who: &str) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, who.as_bytes());
+    digest.as_ref().try_into().unwrap_or_default()
 }
 
 impl Limiter {
     /// How long to wait, in milliseconds; 0 when a login may be tried now.
     pub(crate) fn wait(&self, who: &str, now_ms: u64) -> u64 {
-        let Some((count, last_ms)) = self.failures.get(who) else { return 0 };
+        let Some((count, last_ms)) = self.failures.get(&key(who)) else { return 0 };
         if *count < FREE {
             return 0;
         }
@@ -30,21 +38,22 @@ impl Limiter {
 
     /// Notes a failure.
     pub(crate) fn failed(&mut self, who: &str, now_ms: u64) {
-        if self.failures.len() >= MOST && !self.failures.contains_key(who) {
+        let who = key(who);
+        if self.failures.len() >= MOST && !self.failures.contains_key(&who) {
             self.failures.retain(|_, (_, last_ms)| *last_ms + LONGEST_WAIT_MS > now_ms);
             if self.failures.len() >= MOST {
                 let oldest = self.failures.iter().min_by_key(|(_, (_, last_ms))| *last_ms);
-                let oldest = oldest.map(|(who, _)| who.clone());
+                let oldest = oldest.map(|(who, _)| *who);
                 oldest.and_then(|who| self.failures.remove(&who));
             }
         }
-        let entry = self.failures.entry(who.to_owned()).or_default();
+        let entry = self.failures.entry(who).or_default();
         *entry = (entry.0.saturating_add(1), now_ms);
     }
 
     /// Forgets failures after a success.
     pub(crate) fn succeeded(&mut self, who: &str) {
-        self.failures.remove(who);
+        self.failures.remove(&key(who));
     }
 }
 

@@ -392,7 +392,9 @@ async fn message(shared: &Shared, notices: &[&Notice], now: u64) -> Result<send:
     match notices.first().and_then(|notice| scheduled::of(notice)) {
         Some(asked) => {
             let mut tx = shared.catalog.read().await?;
-            let document = scheduled::make(&mut tx, &asked, now).await?;
+            let draft = scheduled::look_up(&mut tx, &asked, now).await?;
+            drop(tx);
+            let document = draft.write().await?;
             Ok(send::Message { events: Vec::new(), more: 0, document: Some(document) })
         }
         None => Ok(send::Message::of(notices)),

@@ -21,8 +21,10 @@ use crate::record::Record;
 
 /// The longest word or pattern, in bytes.
 const LONGEST: usize = 255;
-/// The most words or patterns of one kind.
+/// The most words of one kind.
 const MOST: usize = 1000;
+/// The most patterns of one kind: each instance is compared with each.
+const MOST_PATTERNS: usize = 100;
 
 /// How a policy finds instances. Instances fit when they fit each criterion that is given; without
 /// any it finds none.
@@ -64,21 +66,22 @@ impl Assign {
         words.iter().any(|words| !words.is_empty()) || !self.projects.is_empty()
     }
 
-    /// Whether it takes an instance.
+    /// Whether it takes an instance. For many instances there is [`Assign::finder`].
     pub fn takes(&self, instance: &Record<Instance>) -> bool {
-        if self.is_nothing() {
-            return false;
+        self.finder().takes(instance)
+    }
+
+    /// The same, ready for many instances.
+    pub fn finder(&self) -> Finder<'_> {
+        let compiled = |patterns: &BTreeSet<String>| {
+            patterns.iter().map(|pattern| WildMatch::new(pattern)).collect()
+        };
+        Finder {
+            assign: self,
+            names: compiled(&self.names),
+            clusters: compiled(&self.clusters),
+            except_names: compiled(&self.except_names),
         }
-        let body = &instance.body;
-        let tagged = |tags: &BTreeSet<String>| !tags.is_disjoint(&body.tags);
-        let cluster = body.cluster.as_deref();
-        let of_project = |project: ProjectId| self.projects.contains(&project);
-        (self.tags.is_empty() || tagged(&self.tags))
-            && (self.names.is_empty() || matches(&self.names, &instance.name))
-            && (self.clusters.is_empty() || cluster.is_some_and(|c| matches(&self.clusters, c)))
-            && (self.projects.is_empty() || instance.project.is_some_and(of_project))
-            && !tagged(&self.except_tags)
-            && !matches(&self.except_names, &instance.name)
     }
 
     /// Whether it makes sense by itself.
@@ -86,12 +89,18 @@ impl Assign {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when it does not.
     pub fn sense(&self) -> Result<()> {
-        let lists =
-            [&self.tags, &self.names, &self.clusters, &self.except_tags, &self.except_names];
-        for list in lists {
+        let lists = [
+            (&self.tags, MOST),
+            (&self.except_tags, MOST),
+            (&self.names, MOST_PATTERNS),
+            (&self.clusters, MOST_PATTERNS),
+            (&self.except_names, MOST_PATTERNS),
+        ];
+        for (list, most) in lists {
             let odd = |word: &String| word.is_empty() || word.len() > LONGEST;
-            if list.len() > MOST || list.iter().any(odd) {
-                let text = "assign has lists of at most 1000 words, each of 1 to 255 bytes";
+            if list.len() > most || list.iter().any(odd) {
+                let text = "assign has at most 1000 tags and 100 patterns of a kind, each of 1 to \
+                            255 bytes";
                 return Err(CatalogError::invalid(text));
             }
         }
@@ -107,8 +116,37 @@ impl Assign {
     }
 }
 
-fn matches(patterns: &BTreeSet<String>, text: &str) -> bool {
-    patterns.iter().any(|pattern| WildMatch::new(pattern).matches(text))
+/// How a policy finds instances, with its patterns ready.
+#[derive(Debug)]
+pub struct Finder<'a> {
+    assign: &'a Assign,
+    names: Vec<WildMatch>,
+    clusters: Vec<WildMatch>,
+    except_names: Vec<WildMatch>,
+}
+
+impl Finder<'_> {
+    /// Whether it takes an instance.
+    pub fn takes(&self, instance: &Record<Instance>) -> bool {
+        let Self { assign, .. } = *self;
+        if assign.is_nothing() {
+            return false;
+        }
+        let body = &instance.body;
+        let tagged = |tags: &BTreeSet<String>| !tags.is_disjoint(&body.tags);
+        let of_project = |project: ProjectId| assign.projects.contains(&project);
+        let on = |cluster: &str| matches(&self.clusters, cluster);
+        (assign.tags.is_empty() || tagged(&assign.tags))
+            && (assign.projects.is_empty() || instance.project.is_some_and(of_project))
+            && !tagged(&assign.except_tags)
+            && (self.names.is_empty() || matches(&self.names, &instance.name))
+            && (self.clusters.is_empty() || body.cluster.as_deref().is_some_and(on))
+            && !matches(&self.except_names, &instance.name)
+    }
+}
+
+fn matches(patterns: &[WildMatch], text: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 #[cfg(test)]

@@ -55,9 +55,8 @@ impl Tx {
             )
         });
         let read = |row: &AnyRow| Ok((row.id("instance_id")?, row.count("at_ms")?));
-        let mut rows = self.all(before).await?;
-        rows.extend(self.all(inside).await?);
-        let mut all = rows.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let mut all = self.each(before, read).await?;
+        all.extend(self.each(inside, read).await?);
         all.sort_unstable();
         Ok(all)
     }

@@ -57,6 +57,7 @@ impl Tx {
         if by_hand.is_empty() && policy.body.assign.is_nothing() {
             return Ok(Vec::new());
         }
+        let finder = policy.body.assign.finder();
         let within = match policy.project {
             Some(project) => Visible::projects([project]),
             None => Visible::All,
@@ -68,8 +69,8 @@ impl Tx {
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
             found.extend(part.into_iter().filter(|instance| {
-                let taken = by_hand.contains(&instance.id) || policy.body.assign.takes(instance);
-                taken && visible.sees(instance.project, Some(Resource::Instance(instance.id)))
+                visible.sees(instance.project, Some(Resource::Instance(instance.id)))
+                    && (by_hand.contains(&instance.id) || finder.takes(instance))
             }));
         }
     }
@@ -88,17 +89,17 @@ impl Tx {
         let by_hand = rows.iter().map(|row| row.id("policy_id"));
         let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
         // Its project's, and the system's, whoever sees them.
-        let applies = |policy: &Record<Policy>| {
-            (policy.project.is_none() || policy.project == instance.project)
-                && (by_hand.contains(&policy.id) || policy.body.assign.takes(instance))
-        };
+        let within = Visible::projects(instance.project);
         let mut found = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = self.list::<Policy>(&Visible::All, &page).await?;
+            // Nothing as the list of projects is all of them.
+            let part = self.list_with::<Policy>(&within, Some("''"), &page).await?;
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
-            found.extend(part.into_iter().filter(applies));
+            found.extend(part.into_iter().filter(|policy| {
+                by_hand.contains(&policy.id) || policy.body.assign.takes(instance)
+            }));
         }
     }
 

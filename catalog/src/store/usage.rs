@@ -145,6 +145,27 @@ impl Tx {
         Ok(InUse { front_end_bytes, stored_bytes })
     }
 
+    /// How many bytes a project, or one of its instances, has stored: what [`Tx::in_use`] tells,
+    /// without the size of what is protected, for which instances would have to be grouped.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn stored_in_use(
+        &mut self,
+        project: ProjectId,
+        instance: Option<InstanceId>,
+    ) -> Result<u64> {
+        let (only, value) = match instance {
+            Some(instance) => ("instance_id = $2 AND project_id = $1", instance.to_string()),
+            None => ("project_id = $1 AND $2 = ''", String::new()),
+        };
+        let sum =
+            |table| format!("(SELECT COALESCE(SUM(stored_bytes), 0) FROM {table} WHERE {only})");
+        let sql = format!("SELECT CAST({} + {} AS BIGINT) AS stored", sum("held"), sum("pending"));
+        let row = self.maybe(query(sql).bind(project.to_string()).bind(value)).await?;
+        row.map_or(Ok(0), |row| row.count("stored"))
+    }
+
     /// What there is of each instance that the caller may know of, at each destination.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
-use crate::api::sessions::{SessionView, failed, wait};
+use crate::api::sessions::{SessionView, check_login, failed, wait};
 use crate::api::{Body, Hidden, Path};
 use crate::auth::Actor;
 use crate::identity::ldap::steps::{Step, Steps};
@@ -146,6 +146,7 @@ pub(crate) async fn login(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Body(new): Body<DirectoryLogin>,
 ) -> Result<(StatusCode, Json<SessionView>)> {
+    check_login(&new.login)?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let address = peer.ip().to_string();
     let guesser = Guesser::new(&address, &provider, &new.login);
@@ -198,6 +199,7 @@ pub(crate) async fn test(
             Directory { via, secret }.reach(&mut steps).await
         }
         (LoginVia::Ldap(_), Some(login)) => {
+            check_login(login)?;
             let password = new.password.as_ref().map(|password| password.0.as_str());
             let typed = Typed { name: login, password };
             // An administrator is not to guess the passwords of others, either.

@@ -70,10 +70,21 @@ async fn usable(
     project: Option<ProjectId>,
     actor: &Actor,
 ) -> Result<()> {
-    let destination = tx.get::<Destination>(id, &actor.visible()).await?;
-    match destination.project {
-        Some(_) if destination.project != project => Err(Problem::not_found("destination")),
-        _ => Ok(()),
+    check_usable(actor, &tx.get::<Destination>(id, &actor.visible()).await?, project)
+}
+
+/// A destination is the project's own, or the system's and visible to it. Whoever manages the
+/// system may use those that projects do not see.
+pub(crate) fn check_usable(
+    actor: &Actor,
+    destination: &Record<Destination>,
+    project: Option<ProjectId>,
+) -> Result<()> {
+    let everywhere =
+        destination.project.is_none() && actor.require(Permission::Manage, None).is_ok();
+    match destination.usable_in(project) || everywhere {
+        true => Ok(()),
+        false => Err(Problem::not_found("destination")),
     }
 }
 
@@ -219,6 +230,10 @@ async fn both(tx: &mut Tx, actor: &Actor, ids: (PolicyId, InstanceId)) -> Result
     actor.require(Permission::Manage, &instance)?;
     if policy.project.is_some() && policy.project != instance.project {
         return Err(Problem::invalid("the policy belongs to another project"));
+    }
+    let everywhere = actor.require(Permission::Manage, None).is_ok();
+    if !policy.usable_in(instance.project) && !everywhere {
+        return Err(Problem::not_found("policy"));
     }
     instance.project.ok_or_else(|| Problem::not_found("instance"))
 }

@@ -1,10 +1,13 @@
 //! Whether promises were kept, and what is to come.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sluice_catalog::Within;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::access::Permission;
 use crate::api::query::{DocumentQuery, ForecastQuery, SlaQuery};
@@ -18,10 +21,22 @@ use crate::state::Shared;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+/// How long somebody waits for a report whose turn does not come.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest time that a report of promises looks at.
 const LONGEST_MS: u64 = 400 * DAY_MS;
 /// The recovery point objective of those that have none, in seconds.
 const USUAL_RPO: u64 = 86_400;
+
+/// A place among those who have long reports made: nodes and schedules need the database too.
+async fn place() -> Result<SemaphorePermit<'static>> {
+    static PLACES: Semaphore = Semaphore::const_new(2);
+    let waited = tokio::time::timeout(PATIENCE, PLACES.acquire()).await;
+    waited.ok().and_then(std::result::Result::ok).ok_or_else(|| {
+        let text = "others have reports made at this moment: try again";
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow-down", text)
+    })
+}
 
 impl SlaQuery {
     /// What it asks for.
@@ -79,6 +94,7 @@ pub(crate) async fn sla(
 ) -> Result<Json<SlaReport>> {
     actor.require_anywhere(Permission::Read)?;
     let (within, rpo) = query.asked(shared.now())?;
+    let _place = place().await?;
     let mut tx = shared.catalog.read().await?;
     sla::report(&mut tx, &actor.visible(), &within, rpo).await.map(Json)
 }
@@ -98,6 +114,7 @@ pub(crate) async fn forecast(
     actor.require_anywhere(Permission::Read)?;
     let now = shared.now();
     let (within, slot_ms) = query.asked(now)?;
+    let _place = place().await?;
     let mut tx = shared.catalog.read().await?;
     forecast::report(&mut tx, &actor.visible(), &within, (slot_ms, now)).await.map(Json)
 }
@@ -118,8 +135,11 @@ pub(crate) async fn document(
     actor.require_anywhere(Permission::Read)?;
     let DocumentQuery { format, period, by, max_age, project } = query;
     let asked = Asked { report, format, project, period, by, max_age };
+    let _place = place().await?;
     let mut tx = shared.catalog.read().await?;
-    let made = document::make(&mut tx, &actor.visible(), &asked, shared.now()).await?;
+    let draft = document::look_up(&mut tx, &actor.visible(), &asked, shared.now()).await?;
+    drop(tx);
+    let made = draft.write().await?;
     let name = format!("attachment; filename=\"{}\"", made.file);
     // Whatever a name says, nothing of a page runs.
     let headers = [

@@ -168,6 +168,17 @@ pub(crate) fn wait(shared: &Shared, who: &str, now: u64) -> Result<()> {
     }
 }
 
+/// Refuses a name that nobody has, before anything of it is kept.
+///
+/// # Errors
+/// When it is too long.
+pub(crate) fn check_login(login: &str) -> Result<()> {
+    match login.len() {
+        0..=256 => Ok(()),
+        _ => Err(Problem::invalid("a name has at most 256 bytes")),
+    }
+}
+
 /// Log in
 ///
 /// Who has a second factor is answered 401 with the code `code-needed` until a code comes along.
@@ -180,6 +191,7 @@ pub(crate) async fn login(
     Body(login): Body<Login>,
 ) -> Result<(StatusCode, Json<SessionView>)> {
     let now = shared.now();
+    check_login(&login.login)?;
     // By name and address: nobody locks out another by guessing.
     let who = format!("{} {}", peer.ip(), login.login);
     wait(&shared, &who, now)?;

@@ -21,6 +21,7 @@ use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
+use crate::api::policies::check_usable;
 use crate::api::query::{LogQuery, TaskQuery};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
@@ -171,9 +172,7 @@ async fn prepared(
             let instance = tx.get::<Instance>(instance, &visible).await?;
             actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
-            if destination.project.is_some() && destination.project != instance.project {
-                return Err(Problem::not_found("destination"));
-            }
+            check_usable(actor, &destination, instance.project)?;
             (task.project, task.instance) = (instance.project, Some(instance.id));
             task.destination = Some(destination.id);
             task.wanted_node = instance.body.node;
@@ -188,9 +187,7 @@ async fn prepared(
             actor.require(Permission::Operate, &instance)?;
             for id in [destination, to] {
                 let found = tx.get::<Destination>(id, &visible).await?;
-                if found.project.is_some() && found.project != instance.project {
-                    return Err(Problem::not_found("destination"));
-                }
+                check_usable(actor, &found, instance.project)?;
             }
             if destination == to {
                 return Err(Problem::invalid("a copy goes to another destination"));

@@ -12,6 +12,7 @@ use sluice_catalog::{
     DestinationId, Instance, InstanceId, Keep, Policy, PolicyId, ProjectId, Record, Tx, Visible,
 };
 
+use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
 use crate::problem::Result;
@@ -90,12 +91,19 @@ pub(super) async fn shortened(
                 return Ok(None);
             };
             let project = serde_json::from_value(document["project"].clone()).unwrap_or(None);
+            // Who may not make it is refused, and nothing is looked up for that.
+            if actor.require(Permission::Manage, project).is_err() {
+                return Ok(None);
+            }
             let shorter = is_first(tx, project, None, &new).await?;
             Ok(shorter.then_some(project))
         }
         "/api/v1/policies/{id}" => {
             let Ok(id) = first.parse::<PolicyId>() else { return Ok(None) };
             let policy = tx.get::<Policy>(id, &visible).await?;
+            if actor.require(Permission::Manage, &policy).is_err() {
+                return Ok(None);
+            }
             let Ok(new) = serde_json::from_value::<Policy>(document["spec"].clone()) else {
                 return Ok(None);
             };

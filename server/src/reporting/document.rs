@@ -69,6 +69,33 @@ impl Asked {
     }
 }
 
+/// A report that is looked up, and not yet written.
+pub(crate) struct Draft {
+    table: Table,
+    /// The name of its file.
+    file: String,
+    format: Format,
+}
+
+impl Draft {
+    /// Writes it. Ten thousand rows take a while, and others want to be served.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) async fn write(self) -> Result<Document> {
+        let Self { table, file, format } = self;
+        let title = table.title.clone();
+        let made = move || match format {
+            Format::Csv => Ok(csv::write(&table)),
+            Format::Html => Ok(html::write(&table)),
+            Format::Pdf => pdf::write(&table),
+        };
+        let bytes = tokio::task::spawn_blocking(made).await;
+        let bytes = bytes.map_err(|error| broken(error.to_string()))?.map_err(broken)?;
+        Ok(Document { title, file, media_type: format.media_type(), bytes })
+    }
+}
+
 /// A report as people get it.
 pub(crate) struct Document {
     pub(crate) title: String,
@@ -78,16 +105,16 @@ pub(crate) struct Document {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Makes a report, of what the caller may know of.
+/// Looks up what a report tells, of what the caller may know of.
 ///
 /// # Errors
 /// When what is asked makes no sense, and those of the database.
-pub(crate) async fn make(
+pub(crate) async fn look_up(
     tx: &mut Tx,
     visible: &Visible,
     asked: &Asked,
     now: u64,
-) -> Result<Document> {
+) -> Result<Draft> {
     let mut table = table(tx, visible, asked, now).await?;
     if let Some(id) = asked.project {
         let project = tx.get::<Project>(id, visible).await?;
@@ -101,21 +128,8 @@ pub(crate) async fn make(
     let word = serde_json::to_value(asked.report).ok();
     let word = word.as_ref().and_then(|word| word.as_str()).unwrap_or("report").to_owned();
     let day = crate::queue::moment(now).strftime("%F").to_string();
-    let format = asked.format;
-    let (title, made) = (table.title.clone(), move || match format {
-        Format::Csv => Ok(csv::write(&table)),
-        Format::Html => Ok(html::write(&table)),
-        Format::Pdf => pdf::write(&table),
-    });
-    // Ten thousand rows take a while, and others want to be served.
-    let bytes = tokio::task::spawn_blocking(made).await;
-    let bytes = bytes.map_err(|error| broken(error.to_string()))?;
-    Ok(Document {
-        title,
-        file: format!("sluice-{word}-{day}.{}", format.extension()),
-        media_type: format.media_type(),
-        bytes: bytes.map_err(broken)?,
-    })
+    let file = format!("sluice-{word}-{day}.{}", asked.format.extension());
+    Ok(Draft { table, file, format: asked.format })
 }
 
 fn broken(detail: String) -> Problem {

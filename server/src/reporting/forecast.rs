@@ -254,12 +254,13 @@ pub(crate) async fn report(
         .into_iter()
         .filter(|policy| !policy.body.paused)
         .map(|policy| {
+            let finder = policy.body.assign.finder();
             let has = |instance: &&&Record<Instance>| {
                 (policy.project.is_none() || policy.project == instance.project)
-                    && (policy.body.assign.takes(instance)
-                        || by_hand.contains(&(policy.id, instance.id)))
+                    && (finder.takes(instance) || by_hand.contains(&(policy.id, instance.id)))
             };
             let has = instances.iter().filter(has).map(|instance| instance.id).collect();
+            drop(finder);
             (policy, has)
         })
         .collect();
@@ -286,7 +287,11 @@ pub(crate) async fn report(
             }
         }
     }
-    let (slots, schedules) = forecast(&asked, &known, window, slot_ms);
+    let (slots, mut schedules) = forecast(&asked, &known, window, slot_ms);
+    // The work is told, and of the system's policies those that the caller may know of.
+    let seen: BTreeSet<PolicyId> =
+        every::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
+    schedules.retain(|one| seen.contains(&one.policy));
     let mut total = Load::default();
     slots.iter().for_each(|slot| total.add(slot.load));
     let (from_ms, until_ms) = window;

@@ -91,14 +91,18 @@ impl Measure<'_> {
         if self.width(text, size) <= width {
             return text.to_owned();
         }
-        let mut short: Vec<char> = text.chars().collect();
-        while short.pop().is_some() {
-            let cut: String = short.iter().chain(&['…']).collect();
-            if self.width(&cut, size) <= width {
-                return cut;
-            }
-        }
-        String::new()
+        let room = width - self.width("…", size);
+        let letters = self.font.charmap();
+        let metrics = self.font.glyph_metrics(Size::new(size), LocationRef::default());
+        let mut used = 0.0;
+        let fits = |letter: &char| {
+            let glyph = letters.map(*letter).unwrap_or_default();
+            used += metrics.advance_width(glyph).unwrap_or(size);
+            used <= room
+        };
+        let mut cut: String = text.chars().take_while(fits).collect();
+        cut.push('…');
+        cut
     }
 }
 

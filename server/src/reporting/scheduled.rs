@@ -10,7 +10,7 @@ use serde_json::json;
 use sluice_catalog::{Notice, Schedule, Tx, Visible, When};
 use utoipa::ToSchema;
 
-use super::document::{self, Asked, Document};
+use super::document::{self, Asked, Draft};
 use crate::api::policies::check_calendars;
 use crate::problem::{Problem, Result};
 use crate::ticker::Times;
@@ -85,16 +85,16 @@ pub(crate) fn of(notice: &Notice) -> Option<Asked> {
     serde_json::from_value(notice.body.get("report")?.clone()).ok()
 }
 
-/// Makes what is to be sent. A report of a project is made with the eyes of the project.
+/// Looks up what is to be sent. A report of a project is made with the eyes of the project.
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn make(tx: &mut Tx, asked: &Asked, now: u64) -> Result<Document> {
+pub(crate) async fn look_up(tx: &mut Tx, asked: &Asked, now: u64) -> Result<Draft> {
     let visible = match asked.project {
         Some(project) => Visible::projects([project]),
         None => Visible::All,
     };
-    document::make(tx, &visible, asked, now).await
+    document::look_up(tx, &visible, asked, now).await
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    Instance, InstanceId, LastTest, Objectives, Policy, PolicyId, ProjectId, Record, TestState, Tx,
-    Visible, Within,
+    Finder, Instance, InstanceId, LastTest, Objectives, Policy, PolicyId, ProjectId, Record,
+    TestState, Tx, Visible, Within,
 };
 use utoipa::ToSchema;
 
@@ -163,17 +163,18 @@ pub(crate) async fn report(
     let mut told = Told::load(tx, visible, within).await?;
     let mut by_policy: BTreeMap<PolicyId, SlaOfPolicy> = BTreeMap::new();
     let mut items = Vec::new();
+    let finders: Vec<(&Record<Policy>, Finder<'_>)> =
+        policies.iter().map(|policy| (policy, policy.body.assign.finder())).collect();
     for instance in every::<Instance>(tx, visible).await? {
         let other = within.project.is_some() && within.project != instance.project;
         if other || !instance.body.present {
             continue;
         }
-        let applies = |policy: &&Record<Policy>| {
+        let applies = |(policy, finder): &&(&Record<Policy>, Finder<'_>)| {
             (policy.project.is_none() || policy.project == instance.project)
-                && (policy.body.assign.takes(&instance)
-                    || by_hand.contains(&(policy.id, instance.id)))
+                && (finder.takes(&instance) || by_hand.contains(&(policy.id, instance.id)))
         };
-        let own: Vec<_> = policies.iter().filter(applies).collect();
+        let own: Vec<_> = finders.iter().filter(applies).map(|(policy, _)| *policy).collect();
         if own.is_empty() {
             continue;
         }

@@ -91,3 +91,35 @@ async fn a_policy_that_nobody_sees_has_what_it_finds() {
     let told: Value = viewer.get("/api/v1/reports/sla").await.unwrap();
     assert_eq!((&told["total"], &told["items"][0]["policies"]), (&json!(1), &json!([])));
 }
+
+#[tokio::test]
+async fn a_role_in_one_project_lends_nothing_to_another() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let shop = make(&admin, "projects", json!({"name": "shop", "spec": {}})).await;
+    let bank = make(&admin, "projects", json!({"name": "bank", "spec": {}})).await;
+    let spec = json!({"url": "/shops", "visible_to": [shop]});
+    let shops = make(&admin, "destinations", json!({"name": "shops", "spec": spec})).await;
+    let rule = json!({"name": "main", "destination": shops, "schedules": []});
+    let spec = json!({"rules": [rule], "visible_to": [shop]});
+    let gold = make(&admin, "policies", json!({"name": "gold", "spec": spec})).await;
+    let device = json!({"source": {"kind": "device", "path": "/dev/x"}});
+    let body = json!({"project": bank, "name": "vault", "spec": device});
+    let vault = make(&admin, "instances", body).await;
+    let grants = json!([{"role": "viewer", "project": shop}, {"role": "manager", "project": bank}]);
+    let anna = lab.user_with(&admin, "anna", grants).await;
+    assert_eq!(names(&anna, "destinations").await, ["shops"]);
+    let start = json!({"kind": "backup", "instance": vault, "destination": shops});
+    let own = json!({"project": bank, "name": "own", "spec": {"rules": [rule]}});
+    let hand = format!("/api/v1/policies/{gold}/instances/{vault}");
+    for (method, path, body) in [
+        (Method::POST, "/api/v1/tasks", Some(&start)),
+        (Method::POST, "/api/v1/policies", Some(&own)),
+        (Method::PUT, hand.as_str(), None),
+    ] {
+        let told = anna.send(method.clone(), path, body, &[]).await;
+        assert_eq!(status(&told), 404, "{method} {path}");
+        // Who manages the system decides otherwise.
+        assert_eq!(status(&admin.send(method, path, body, &[]).await), 200, "{path}");
+    }
+}

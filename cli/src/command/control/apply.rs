@@ -14,7 +14,7 @@ use crate::output;
 
 /// What comes later refers to what comes earlier.
 const ORDER: [&str; 7] =
-    ["projects", providers::KIND, "destinations", "node-configs", "instances", "policies", "plans"];
+    ["projects", "destinations", "node-configs", "instances", "policies", "plans", providers::KIND];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
