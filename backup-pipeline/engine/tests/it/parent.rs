@@ -160,3 +160,16 @@ async fn points_stay_in_order_behind_one_of_the_future_that_was_removed() {
     let next = listed(&at(20_002).await, &changed(&bytes)).await;
     assert_eq!((next.parent, next.stats.read_bytes), (Some(point.id), BLOCK));
 }
+
+#[tokio::test]
+async fn a_name_of_the_last_time_there_is_puts_no_point_before_others() {
+    let (destination, repository) = new_repository().await;
+    let first = back_up(&repository, &noise(1, LENGTH), Change::Rescan).await;
+    let listed = sluice_destination::list_all(&*destination, "r/").await.unwrap();
+    let (folder, name) = listed[0].key.as_str().rsplit_once('/').unwrap();
+    // An id is a time and then chance, in hexadecimal digits.
+    let last = format!("{folder}/{}", "f".repeat(name.len()));
+    destination.put(&Key::new(last).unwrap(), "planted".into()).await.unwrap();
+    let second = back_up(&repository, &noise(2, LENGTH), Change::Rescan).await;
+    assert!(second.id > first.id, "{:?} {:?}", first.id, second.id);
+}

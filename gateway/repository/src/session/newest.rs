@@ -16,17 +16,16 @@ pub(super) struct Newest {
     pub(super) last: u64,
 }
 
-/// A name further ahead of the clock counts only where its point can be read: whoever can put
-/// objects can give them any name, and what comes after the last possible time sorts before all.
-const AHEAD_MS: u64 = 24 * 3_600_000;
+/// A time in a name beyond this counts only where the point can be read: whoever can put objects can
+/// give them any name, and what comes after the last time there is (48 bits) would sort before all.
+const LATEST_MS: u64 = (1 << 48) - (1 << 32);
 
 impl Shared {
     /// The newest readable point of a chain.
     pub(super) async fn newest(&self, chain: ChainId) -> Result<Newest> {
         let (mut places, buried) = self.places(Some(chain)).await?;
-        let near = self.clock.now_ms().saturating_add(AHEAD_MS);
         let named = places.iter().chain(&buried).map(|(_, id)| id.ms());
-        let last = named.filter(|ms| *ms <= near).max().unwrap_or(0);
+        let last = named.filter(|ms| *ms <= LATEST_MS).max().unwrap_or(0);
         places.retain(|place| !buried.contains(place));
         let mut overtaken = false;
         for (chain, point) in places.into_iter().rev() {
