@@ -49,8 +49,8 @@ pub(crate) enum Opened {
 pub(crate) fn identity(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
     if metadata.file_type().is_block_device() {
-        // Devices come back with other numbers after a restart. The name that people gave is the one
-        // that stays, where it is a link to them (/dev/disk/by-id/..., /dev/mapper/...).
+        // Devices come back with other numbers after a restart. The name that people gave is the
+        // one that stays, where it is a link to them (/dev/disk/by-id/..., /dev/mapper/...).
         let path = std::path::absolute(path).ok()?;
         return Some(path.to_string_lossy().chars().flat_map(char::escape_default).collect());
     }

@@ -116,8 +116,8 @@ impl Folder {
         tracing::error!(
             overlay = %self.path.display(),
             "its process was killed, and what it wrote since the last flush is left out, because \
-             it may not be whole: {error}. Start anew whoever uses the overlay, or check their file \
-             systems"
+             it may not be whole: {error}. Start anew whoever uses the overlay, or check their \
+             file systems"
         );
         Ok(HashMap::new())
     }

@@ -138,8 +138,8 @@ fn emptied(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// In which order files with notes of these turns are emptied. What is left when only one was is the
-/// end of the history then, and changes nothing of what the log says; its beginning would.
+/// In which order files with notes of these turns are emptied. What is left when only one was is
+/// the end of the history then, and changes nothing of what the log says; its beginning would.
 fn older_first(turns: [Option<u64>; 2]) -> [usize; 2] {
     if turns[1] < turns[0] { [1, 0] } else { [0, 1] }
 }
@@ -220,16 +220,16 @@ impl Notes {
         }
     }
 
-    /// A flush has failed: the bytes that notes speak of may be gone. Returns whether the files took
-    /// this. Should they not, whoever opens them is told by the system ([`survivors`]), unless the
-    /// file system is mounted anew before.
+    /// A flush has failed: the bytes that notes speak of may be gone. Returns whether the files
+    /// took this. Should they not, whoever opens them is told by the system ([`survivors`]), unless
+    /// the file system is mounted anew before.
     pub(crate) fn disown(self) -> bool {
         let emptied = self.files.map(|file| file.set_len(0).is_ok());
         emptied == [true, true]
     }
 
-    /// The flush is done. What stays in the other file, should it not be emptied, is in the log, and
-    /// changes nothing.
+    /// The flush is done. What stays in the other file, should it not be emptied, is in the log,
+    /// and changes nothing.
     pub(crate) fn settle(&mut self) {
         if std::mem::take(&mut self.turned) {
             let _ = self.other().set_len(0);

@@ -16,8 +16,9 @@ pub(super) struct Newest {
     pub(super) last: u64,
 }
 
-/// A time in a name beyond this counts only where the point can be read: whoever can put objects can
-/// give them any name, and what comes after the last time there is (48 bits) would sort before all.
+/// A time in a name beyond this counts only where the point can be read: whoever can put objects
+/// can give them any name, and what comes after the last time there is (48 bits) would sort before
+/// all.
 const LATEST_MS: u64 = (1 << 48) - (1 << 32);
 
 impl Shared {
