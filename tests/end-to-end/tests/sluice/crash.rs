@@ -165,42 +165,38 @@ fn two_backups_of_one_instance_at_once_both_stand_or_one_says_why() {
     }
 }
 
-#[test]
-fn a_killed_restore_goes_on_with_resume() {
-    let repo = Repo::new();
-    let image = repo.path("disk.raw");
+/// Backs up `disk.raw`, begins to restore it to `target.raw`, and kills that; returns the point.
+fn killed_restore(repo: &Repo) -> String {
+    let (image, target) = (repo.path("disk.raw"), repo.path("target.raw"));
     disk::create(&image, SIZE);
     disk::fill(&image, 0, SIZE, 2);
     let point = repo.backup(&image);
-    let target = repo.path("target.raw");
-    let args = ["restore", &point, target.to_str().unwrap()];
-    let mut running = repo.sluice(args).spawn();
+    let mut running = repo.sluice(["restore", &point, target.to_str().unwrap()]).spawn();
     wait_until("the restore has begun", || {
         assert!(!running.is_over(), "the restore ended before it could be killed");
         target.exists() && disk::allocated(&target) > 10 * MIB
     });
     running.signal(Signal::KILL);
     running.wait();
+    point
+}
+
+#[test]
+fn a_killed_restore_goes_on_with_resume() {
+    let repo = Repo::new();
+    let point = killed_restore(&repo);
+    let target = repo.path("target.raw");
+    let args = ["restore", &point, target.to_str().unwrap()];
     repo.sluice(args).arg("--resume").ok();
-    disk::assert_same(&image, &target);
+    disk::assert_same(&repo.path("disk.raw"), &target);
 }
 
 #[test]
 fn a_file_that_took_the_place_of_an_interrupted_restore_is_not_written_over() {
     let repo = Repo::new();
-    let image = repo.path("disk.raw");
-    disk::create(&image, SIZE);
-    disk::fill(&image, 0, SIZE, 2);
-    let point = repo.backup(&image);
+    let point = killed_restore(&repo);
     let target = repo.path("target.raw");
     let args = ["restore", &point, target.to_str().unwrap()];
-    let mut running = repo.sluice(args).spawn();
-    wait_until("the restore has begun", || {
-        assert!(!running.is_over(), "the restore ended before it could be killed");
-        target.exists() && disk::allocated(&target) > 10 * MIB
-    });
-    running.signal(Signal::KILL);
-    running.wait();
     fs::rename(&target, repo.path("elsewhere.raw")).unwrap();
     fs::write(&target, "precious").unwrap();
     repo.fails(1, args).says(&["exists already", "--overwrite"]);
@@ -209,5 +205,5 @@ fn a_file_that_took_the_place_of_an_interrupted_restore_is_not_written_over() {
     // Back in its place it is gone on with.
     fs::rename(repo.path("elsewhere.raw"), &target).unwrap();
     repo.ok(args);
-    disk::assert_same(&image, &target);
+    disk::assert_same(&repo.path("disk.raw"), &target);
 }
