@@ -248,8 +248,14 @@ mod tests {
         let (mut state, one) = (State::default(), port(1));
         state.attach(&one);
         assert_eq!(told(&mut state, &one), [Sense::POWER_ON]);
+        state.reservations.reserve_unit(&one);
+        state.attach(&port(3));
+        let reserved = |state: &State| format!("{:?}", state.reservations);
+        let none = format!("{:?}", Reservations::default());
+        assert_ne!(reserved(&state), none, "another session has nothing to do with it");
         // Taken over by another session, before the former had come to its end.
         state.attach(&one);
+        assert_eq!(reserved(&state), none, "it went with that session");
         state.raise(Sense::RESET, None);
         assert_eq!(told(&mut state, &one), [Sense::NEXUS_LOST, Sense::RESET]);
         state.attach(&port(2));

@@ -484,6 +484,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn after_a_flush_that_failed_none_calls_anything_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = Header { overlay: [3; 16], disk: 0, layer: 1, size: 64 << 20 };
+        let layer = Layer::create(folder.path(), header, None, None).unwrap();
+        let space = Space::new(0, u64::MAX);
+        layer.write_cells(0, &[1; CELL as usize], &space).unwrap();
+        // A log that takes nothing stands for a disk that does not.
+        layer.log.lock().file = File::open(&layer.path).unwrap();
+        assert!(layer.flush().is_err());
+        // The failed one has taken all there was to flush.
+        assert!(layer.flush().is_err());
+    }
+
+    #[test]
     fn a_log_that_grows_is_written_anew_and_says_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let header = Header { overlay: [3; 16], disk: 0, layer: 1, size: 64 << 20 };
