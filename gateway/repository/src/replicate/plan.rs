@@ -240,13 +240,14 @@ async fn missing(here: &dyn Destination, there: &dyn Destination, below: &str) -
     Ok(here.filter(|key| !known.contains(key)).collect())
 }
 
-/// Whether the source is a replica that was brought up to date before the target last was, such
-/// as a disk from a drawer: it may still have key slots that were removed for a reason.
+/// Whether the source is a replica that was not brought up to date after the target last was,
+/// such as a disk from a drawer: it may still have key slots that were removed for a reason. Two
+/// that were brought up to date in one millisecond cannot be told apart, so nothing is taken over.
 async fn is_stale(source: &dyn Destination, target: &dyn Destination) -> Result<bool> {
     let Some(ours) = state::mark(source).await? else { return Ok(false) };
     let Some(theirs) = state::mark(target).await? else { return Ok(false) };
     let time = |mark: state::Mark| mark.last_done?.parse::<jiff::Timestamp>().ok();
-    Ok(time(theirs).is_some_and(|theirs| time(ours).is_none_or(|ours| ours < theirs)))
+    Ok(time(theirs).is_some_and(|theirs| time(ours).is_none_or(|ours| ours <= theirs)))
 }
 
 /// Tombstones of points the target still shows.
