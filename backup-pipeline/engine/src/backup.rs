@@ -412,6 +412,9 @@ async fn feed_all(
 }
 
 /// The end of the hole that begins at `at`, if there is one.
+///
+/// Where there is data, as mostly, one look at a block tells; and a hole is gone through in steps
+/// that grow. Asking for all the rest each time would list the same extents for each leaf anew.
 async fn leading_hole(
     context: &Context,
     device: &Arc<dyn BlockRead>,
@@ -419,9 +422,10 @@ async fn leading_hole(
 ) -> Result<Option<u64>> {
     let size = device.size();
     let mut end = at;
+    let mut step = u64::from(context.image.block_size());
     while end < size {
         let extents = device
-            .extents(end, size - end)
+            .extents(end, step.min(size - end))
             .await
             .map_err(|error| EngineError::source(&context.name, error))?;
         for extent in &extents {
@@ -433,6 +437,7 @@ async fn leading_hole(
         if extents.is_empty() {
             break;
         }
+        step = step.saturating_mul(2);
     }
     Ok((end > at).then_some(end))
 }

@@ -186,7 +186,8 @@ impl ImageReader {
         self.inner.noting(self.inner.shared.get_run(run).await)
     }
 
-    /// Decodes every chunk of a run to where `sink` wants its block. Meant for the pool's threads.
+    /// Decodes every chunk of a run to where `sink` wants its block, by and large in ascending order
+    /// of blocks. Meant for the pool's threads.
     ///
     /// # Errors
     /// Damage, or what `sink` returns. The block asked for last then holds anything.
@@ -202,21 +203,20 @@ impl ImageReader {
             let stored = bytes.slot(&entry.location);
             self.inner.noting(decoder.chunk_into(keys, entry, stored, out))
         };
-        let mut repeated: Option<(Entry, Vec<u8>)> = None;
-        for (index, (block, entry)) in run.wanted.iter().enumerate() {
-            // Blocks of equal content stand side by side, for they lie at the same place.
-            let again = run.wanted.get(index + 1).is_some_and(|(_, next)| next == entry);
-            match &repeated {
-                Some((known, content)) if known == entry => {
-                    sink.block(*block)?.copy_from_slice(content);
-                }
-                _ if again => {
-                    let mut content = vec![0; self.block_size() as usize];
-                    decode(entry, &mut content)?;
-                    sink.block(*block)?.copy_from_slice(&content);
-                    repeated = Some((*entry, content));
-                }
-                _ => decode(entry, sink.block(*block)?)?,
+        // Blocks of equal content stand side by side, for they lie at the same place.
+        let mut groups: Vec<_> = run.wanted.chunk_by(|(_, one), (_, next)| one == next).collect();
+        // In the pack they lie as the threads that stored them came by, and a sink that hands them
+        // on wants neighbours one after the other.
+        groups.sort_unstable_by_key(|group| group[0].0);
+        for group in groups {
+            if let [(block, entry)] = group {
+                decode(entry, sink.block(*block)?)?;
+                continue;
+            }
+            let mut content = vec![0; self.block_size() as usize];
+            decode(&group[0].1, &mut content)?;
+            for (block, _) in group {
+                sink.block(*block)?.copy_from_slice(&content);
             }
         }
         Ok(())

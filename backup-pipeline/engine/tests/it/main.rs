@@ -8,6 +8,7 @@ mod crash;
 mod defragment;
 mod destroy;
 mod doctor;
+mod extents;
 mod golden;
 mod golden_disk;
 mod heal;

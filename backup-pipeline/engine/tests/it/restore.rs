@@ -132,6 +132,28 @@ async fn a_restore_is_whole_and_leaves_holes_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn neighbours_are_written_together_however_they_were_stored() {
+    let (_, repository) = new_repository().await;
+    let bytes = noise(3, 4 << 20);
+    back_up(&repository, &bytes, Change::Regions).await;
+    // The same blocks from the last to the first, of which none is stored again.
+    let mut disk: Vec<u8> = bytes.chunks(BLOCK as usize).rev().flatten().copied().collect();
+    // And one that repeats.
+    disk.copy_within(..BLOCK as usize, 3 << 20);
+    let point = back_up(&repository, &disk, Change::Regions).await;
+    let image = repository.image(&point, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let target = FileTarget::new(&path, disk.len() as u64, u64::MAX, true);
+    let (options, cancel) = (RestoreOptions::default(), CancellationToken::new());
+    let pool = repository.pool();
+    restore(&image, pool, target.clone(), options, Progress::new(), cancel).await.unwrap();
+    assert!(std::fs::read(&path).unwrap() == disk);
+    let places = target.places.lock().unwrap();
+    assert!(places.len() <= 8, "{places:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_held_other_data_is_zeroed_where_the_image_is_zero() {
     let (_, repository) = new_repository().await;
     let disk = disk();
