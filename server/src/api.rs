@@ -13,6 +13,8 @@ pub(crate) mod node_configs;
 pub(crate) mod nodes;
 pub(crate) mod notifications;
 pub(crate) mod open_sessions;
+pub(crate) mod passkey_logins;
+pub(crate) mod passkeys;
 pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod policies;
@@ -191,6 +193,14 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(second_factor::confirm))
         .routes(routes!(second_factor::remove))
         .routes(routes!(second_factor::reset))
+        .routes(routes!(passkeys::list, passkeys::begin))
+        .routes(routes!(passkeys::finish))
+        .routes(routes!(passkeys::challenge))
+        .routes(routes!(passkeys::rename))
+        .routes(routes!(passkeys::remove))
+        .routes(routes!(passkeys::reset))
+        .routes(routes!(passkey_logins::begin))
+        .routes(routes!(passkey_logins::finish))
         .routes(routes!(groups::list, groups::create))
         .routes(routes!(groups::get, groups::put, groups::remove))
         .routes(routes!(providers::list, providers::create))

@@ -36,6 +36,7 @@ mod metrics;
 mod mounts;
 mod node_configs;
 mod notify;
+mod passkeys;
 mod plans;
 mod problem;
 mod queue;
