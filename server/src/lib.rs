@@ -18,6 +18,7 @@
 //!   nothing else works until it was used.
 
 mod access;
+mod account;
 mod allowance;
 mod api;
 mod approvals;
