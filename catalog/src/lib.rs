@@ -41,9 +41,9 @@ pub use db::{Catalog, Part, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Consent, approved, rehearsed};
 pub use id::{
-    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PlanId,
-    PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId, TokenId,
-    UserId,
+    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PasskeyId,
+    PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId,
+    TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -58,6 +58,9 @@ pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
 pub use model::node_config::{Bandwidth, GuestSsh, NodeConfig, lies_in};
 pub use model::notice::{FailedTask, Notice};
 pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
+pub use model::passkey::{
+    NewChallenge, NewPasskey, Passkey, PasskeyPurpose, PasskeyUse, TakenChallenge,
+};
 pub use model::plan::{
     OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
 };
@@ -79,6 +82,7 @@ pub use record::{Kind, Page, Record};
 pub use seal::{Sealed, Sealer};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
+pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
 pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;
 pub use visible::Visible;

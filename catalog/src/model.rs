@@ -13,6 +13,7 @@ pub(crate) mod node;
 pub(crate) mod node_config;
 pub(crate) mod notice;
 pub(crate) mod overview;
+pub(crate) mod passkey;
 pub(crate) mod plan;
 pub(crate) mod plan_run;
 pub(crate) mod point;

@@ -11,6 +11,7 @@ mod mounts;
 mod nodes;
 mod notices;
 mod overview;
+pub(crate) mod passkeys;
 mod pending;
 mod plans;
 mod points;

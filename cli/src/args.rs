@@ -39,8 +39,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use access::{
     AccessArgs, AccessCommand, ApprovalArgs, ApprovalCommand, GroupArgs, GroupCommand,
-    IdentityProviderArgs, IdentityProviderCommand, SessionCommand, TokenCommand, TotpCommand,
-    UserArgs, UserCommand,
+    IdentityProviderArgs, IdentityProviderCommand, PasskeyCommand, SessionCommand, TokenCommand,
+    TotpCommand, UserArgs, UserCommand,
 };
 pub(crate) use backup::{BackupArgs, SourceFormat};
 pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};

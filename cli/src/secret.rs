@@ -154,7 +154,8 @@ pub(crate) fn login_code() -> Result<Zeroizing<String>> {
     match std::env::var_os("SLUICE_CODE_FILE").filter(|path| !path.is_empty()) {
         Some(path) => first_line(Path::new(&path)),
         None => {
-            let typed = rpassword::prompt_password("Code of the authenticator app: ");
+            let typed =
+                rpassword::prompt_password("Code of the authenticator app, or a recovery code: ");
             typed.map(Zeroizing::new).context("cannot ask for the code on the terminal")
         }
     }

@@ -13,6 +13,8 @@ pub(crate) mod node_configs;
 pub(crate) mod nodes;
 pub(crate) mod notifications;
 pub(crate) mod open_sessions;
+pub(crate) mod passkey_logins;
+pub(crate) mod passkeys;
 pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod policies;
@@ -48,7 +50,7 @@ use zeroize::Zeroizing;
 
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{dispatch, idempotency, metrics};
+use crate::{account, dispatch, idempotency, metrics};
 
 /// The most that a request may have, in bytes.
 const LARGEST_REQUEST: usize = 2 << 20;
@@ -191,6 +193,14 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(second_factor::confirm))
         .routes(routes!(second_factor::remove))
         .routes(routes!(second_factor::reset))
+        .routes(routes!(passkeys::list, passkeys::begin))
+        .routes(routes!(passkeys::finish))
+        .routes(routes!(passkeys::challenge))
+        .routes(routes!(passkeys::rename))
+        .routes(routes!(passkeys::remove))
+        .routes(routes!(passkeys::reset))
+        .routes(routes!(passkey_logins::begin))
+        .routes(routes!(passkey_logins::finish))
         .routes(routes!(groups::list, groups::create))
         .routes(routes!(groups::get, groups::put, groups::remove))
         .routes(routes!(providers::list, providers::create))
@@ -239,6 +249,7 @@ pub(crate) fn service(shared: Shared) -> Router {
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .merge(dispatch::router())
+        .merge(account::router())
         .fallback(async || Problem::not_found("path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -73,7 +73,7 @@ impl Replay {
 }
 
 /// Which requests may have to wait, by method and path as the OpenAPI document has them.
-pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 26] = [
+pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 27] = [
     ("DELETE", "/api/v1/projects/{id}", &[Action::RemoveProject]),
     ("DELETE", "/api/v1/destinations/{id}", &[Action::RemoveDestination]),
     ("DELETE", "/api/v1/instances/{id}", &[Action::RemoveInstance]),
@@ -81,6 +81,7 @@ pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 26] = [
     ("DELETE", "/api/v1/nodes/{id}", &[Action::RemoveNode]),
     ("DELETE", "/api/v1/users/{id}", &[Action::RemoveUser]),
     ("DELETE", "/api/v1/users/{id}/totp", &[Action::ChangeUsers]),
+    ("DELETE", "/api/v1/users/{id}/passkeys", &[Action::ChangeUsers]),
     ("POST", "/api/v1/users", &[Action::ChangeUsers]),
     ("PUT", "/api/v1/users/{id}/grants", &[Action::ChangeUsers]),
     ("PUT", "/api/v1/users/{id}/password", &[Action::ChangeUsers]),

@@ -35,7 +35,7 @@ pub(crate) struct Actor {
 pub(crate) enum First {
     /// Change the password, which somebody else has set.
     ChangePassword,
-    /// Begin to use a second factor, which the rules want.
+    /// Begin to use a second factor, which the rules want: codes of an app, or a passkey.
     EnrolTotp,
 }
 
@@ -62,13 +62,16 @@ pub(crate) async fn first(
     Ok(Some(First::EnrolTotp))
 }
 
+/// How a second factor is begun to be used.
+const ENROL: [&str; 4] = ["me/totp", "me/totp/confirm", "me/passkeys", "me/passkeys/finish"];
+
 /// Whether a session may ask for this while it must do something else first.
 fn open_to(first: First, user: UserId, path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/api/v1/") else { return false };
     let always = ["me", "sessions/current"].contains(&rest)
         || rest.strip_prefix("users/").and_then(|rest| rest.strip_suffix("/password"))
             == Some(&user.to_string());
-    always || (first == First::EnrolTotp && ["me/totp", "me/totp/confirm"].contains(&rest))
+    always || (first == First::EnrolTotp && ENROL.contains(&rest))
 }
 
 impl Actor {

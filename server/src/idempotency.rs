@@ -27,7 +27,8 @@ const SECRET: [&str; 4] =
 /// Whether an answer holds a secret.
 fn is_secret(path: &str) -> bool {
     let of_service = path.starts_with("/api/v1/users/") && path.ends_with("/tokens");
-    SECRET.contains(&path) || of_service || path.starts_with("/api/v1/me/totp")
+    let begins = ["/api/v1/me/totp", "/api/v1/me/passkeys", "/api/v1/passkey-logins"];
+    SECRET.contains(&path) || of_service || begins.iter().any(|begin| path.starts_with(begin))
 }
 
 /// Keys of requests that are not answered yet.

@@ -18,6 +18,7 @@
 //!   nothing else works until it was used.
 
 mod access;
+mod account;
 mod allowance;
 mod api;
 mod approvals;
@@ -36,6 +37,7 @@ mod metrics;
 mod mounts;
 mod node_configs;
 mod notify;
+mod passkeys;
 mod plans;
 mod problem;
 mod queue;

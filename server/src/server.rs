@@ -19,6 +19,7 @@ use sluice_catalog::{Catalog, Destination, Node, Sealer, token_hash};
 use sluice_node_api::metrics as node_metrics;
 use sluice_node_api::{Identity, KeyRequest};
 use sluice_repository::Clock;
+use sluice_webauthn::{NoRelyingParty, RelyingParty};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -31,6 +32,7 @@ use crate::idempotency::UnderWay;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
+use crate::passkeys::NoPasskeys;
 use crate::problem::Problem;
 use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
@@ -59,6 +61,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Names and addresses for the certificate, the first of which nodes are told.
     pub names: Vec<String>,
+    /// `https://HOST` or `https://HOST:PORT`, as browsers reach it: passkeys are made for that
+    /// host, and there are none without.
+    pub public_url: Option<String>,
     /// How long a node may go without a word before its tasks are given to others.
     pub lease: Duration,
     /// How long the certificates of nodes are good; they are renewed at two thirds of it.
@@ -140,6 +145,7 @@ impl Server {
     /// [`ServerError`] with what is in the way.
     pub async fn open(config: Config) -> Result<Self, ServerError> {
         let state = &config.state;
+        let party = relying_party(config.public_url.as_deref())?;
         DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| {
             ServerError::new(format!("cannot make the folder {}", state.display()), error)
         })?;
@@ -178,6 +184,7 @@ impl Server {
             providers: oidc::Memory::default(),
             fingerprint: tls.fingerprint,
             authority,
+            party,
             url: format!("https://{host}:{port}"),
             lease_ms,
             folder: config.state.clone(),
@@ -363,6 +370,18 @@ async fn session(
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, "connection closed: {error}");
+    }
+}
+
+/// For whom passkeys are made. A URL with an address is right for all but these.
+fn relying_party(
+    public_url: Option<&str>,
+) -> Result<Result<RelyingParty, NoPasskeys>, ServerError> {
+    match public_url.map(RelyingParty::of_url) {
+        None => Ok(Err(NoPasskeys::NoUrl)),
+        Some(Ok(party)) => Ok(Ok(party)),
+        Some(Err(NoRelyingParty::Address)) => Ok(Err(NoPasskeys::Address)),
+        Some(Err(shape)) => Err(ServerError::new("cannot use the public URL", shape)),
     }
 }
 

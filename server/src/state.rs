@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use sluice_catalog::{Catalog, Sealer};
 use sluice_node_api::Fingerprint;
 use sluice_repository::Clock;
+use sluice_webauthn::RelyingParty;
 use tokio::sync::Notify;
 
 use crate::authority::Authority;
@@ -13,6 +14,7 @@ use crate::idempotency::UnderWay;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
+use crate::passkeys::NoPasskeys;
 use crate::queue::Waiter;
 use crate::reports::Reports;
 
@@ -46,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) fingerprint: Fingerprint,
     /// Makes and judges the certificates of nodes.
     pub(crate) authority: Arc<Authority>,
+    /// For whom passkeys are made, or why none are.
+    pub(crate) party: Result<RelyingParty, NoPasskeys>,
     /// Where nodes reach this server.
     pub(crate) url: String,
     pub(crate) lease_ms: u64,

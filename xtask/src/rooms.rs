@@ -59,7 +59,14 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "server",
         // Of the repository it takes the clock only.
-        may_use: &["catalog", "node/api", "server/scheduler", "gateway/repository"],
+        may_use: &[
+            "catalog",
+            "node/api",
+            "server/scheduler",
+            "gateway/repository",
+            // What browsers bring of passkeys.
+            "protocol/webauthn",
+        ],
         tests_may_use: &[],
     },
     // Pure functions of state and time; what they decide on, they are told.

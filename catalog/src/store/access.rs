@@ -339,7 +339,7 @@ impl Tx {
             return Err(nobody());
         }
         let logged_in = row.count("logged_in")? != 0;
-        let second_factor = self.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
+        let second_factor = self.has_second_factor(user.id).await?;
         let grants = self.all_grants(user.id).await?;
         Ok(Session { user, grants, logged_in, second_factor })
     }

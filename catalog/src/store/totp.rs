@@ -56,19 +56,26 @@ impl Tx {
                    WHERE totp.confirmed = 0";
         let set = sqlx::query(sql).bind(user.to_string()).bind(sealed.0);
         if self.run(set).await? == 0 {
-            let text = "there is a second factor already; remove it first";
+            let text = "there is an authenticator app already; remove it first";
             return Err(CatalogError::new(crate::ErrorKind::Conflict, text));
         }
         Ok(())
     }
 
-    /// Makes the secret count, and replaces the recovery codes.
+    /// Makes the secret count.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn confirm_totp(&mut self, user: UserId, code_hashes: &[String]) -> Result<()> {
+    pub async fn confirm_totp(&mut self, user: UserId) -> Result<()> {
         let update = sqlx::query("UPDATE totp SET confirmed = 1 WHERE user_id = $1");
-        self.run(update.bind(user.to_string())).await?;
+        self.run(update.bind(user.to_string())).await.map(drop)
+    }
+
+    /// Replaces the recovery codes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_recovery_codes(&mut self, user: UserId, code_hashes: &[String]) -> Result<()> {
         let clear = sqlx::query("DELETE FROM recovery_codes WHERE user_id = $1");
         self.run(clear.bind(user.to_string())).await?;
         for hash in code_hashes {
@@ -108,14 +115,23 @@ impl Tx {
         row.map_or(Ok(0), |row| row.count("many"))
     }
 
-    /// Removes the second factor and the recovery codes; returns whether there was one.
+    /// Removes the secret; returns whether there was one. Recovery codes go with the last second
+    /// factor.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn remove_totp(&mut self, user: UserId) -> Result<bool> {
-        let codes = sqlx::query("DELETE FROM recovery_codes WHERE user_id = $1");
-        self.run(codes.bind(user.to_string())).await?;
         let delete = sqlx::query("DELETE FROM totp WHERE user_id = $1");
-        Ok(self.run(delete.bind(user.to_string())).await? == 1)
+        let removed = self.run(delete.bind(user.to_string())).await? == 1;
+        self.forget_idle_recovery_codes(user).await?;
+        Ok(removed)
+    }
+
+    /// Removes the recovery codes of who has no second factor.
+    pub(crate) async fn forget_idle_recovery_codes(&mut self, user: UserId) -> Result<()> {
+        let sql = "DELETE FROM recovery_codes WHERE user_id = $1 \
+                   AND NOT EXISTS (SELECT 1 FROM passkeys WHERE user_id = $1) \
+                   AND NOT EXISTS (SELECT 1 FROM totp WHERE user_id = $1 AND confirmed = 1)";
+        self.run(sqlx::query(sql).bind(user.to_string())).await.map(drop)
     }
 }

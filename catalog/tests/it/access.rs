@@ -114,7 +114,8 @@ async fn a_second_factor_is_used_up_step_by_step(Lab { catalog, .. }: Lab) {
     assert!(!known.confirmed && *known.secret(&sealer).unwrap() == "SECOND");
     tx.add_session("s", anna, "", 10, 20).await.unwrap();
     assert!(!tx.who("s", 11).await.unwrap().second_factor, "it counts when it is confirmed");
-    tx.confirm_totp(anna, &["a".into(), "b".into()]).await.unwrap();
+    tx.confirm_totp(anna).await.unwrap();
+    tx.set_recovery_codes(anna, &["a".into(), "b".into()]).await.unwrap();
     assert!(tx.who("s", 11).await.unwrap().second_factor);
     assert_eq!(tx.recovery_codes_left(anna).await.unwrap(), 2);
     assert!(tx.use_totp_step(anna, 100).await.unwrap());

@@ -5,6 +5,7 @@ mod approvals;
 mod grants;
 mod history;
 mod mounts;
+mod passkeys;
 mod plans;
 mod points;
 mod providers;

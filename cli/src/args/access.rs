@@ -73,6 +73,11 @@ Examples:
         #[command(subcommand)]
         command: TotpCommand,
     },
+    /// Passkeys, by which you log in with a browser; one is made at https://HOST:PORT/account
+    Passkey {
+        #[command(subcommand)]
+        command: PasskeyCommand,
+    },
     /// Sessions that last
     Session {
         #[command(subcommand)]
@@ -104,6 +109,37 @@ Examples:
     Disable {
         /// Somebody else, whose sessions end by that
         name: Option<String>,
+    },
+}
+
+/// What can be done with passkeys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PasskeyCommand {
+    /// List your passkeys
+    #[command(after_help = "Example:\n  sluice user passkey list")]
+    List,
+    /// Give a passkey of yours another name
+    #[command(after_help = "Example:\n  sluice user passkey rename laptop \"old laptop\"")]
+    Rename {
+        /// Its name or id
+        passkey: String,
+        /// What it is to be called
+        name: String,
+    },
+    /// Remove a passkey of yours; or, as an administrator, all of somebody who has lost them
+    ///
+    /// Your own takes your password, and a code of the app or a recovery code.
+    #[command(after_help = "\
+Examples:
+  sluice user passkey remove \"old laptop\"
+  sluice user passkey remove --user anna")]
+    Remove {
+        /// Its name or id
+        #[arg(required_unless_present = "user")]
+        passkey: Option<String>,
+        /// All of this user's, whose sessions end by that
+        #[arg(long, value_name = "NAME", conflicts_with = "passkey")]
+        user: Option<String>,
     },
 }
 

@@ -75,6 +75,11 @@ pub(crate) struct ServerArgs {
     #[arg(long = "name", value_name = "HOST", default_value = "127.0.0.1")]
     pub(crate) names: Vec<String>,
 
+    /// How browsers reach it, with a name and no address: passkeys are made for that host, and
+    /// there are none without
+    #[arg(long, env = "SLUICE_PUBLIC_URL", value_name = "https://HOST[:PORT]")]
+    pub(crate) public_url: Option<String>,
+
     /// How long a node may go without a word before its tasks are given to others
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = value::duration)]
     pub(crate) lease: Duration,

@@ -12,6 +12,7 @@ mod node_configs;
 mod nodes;
 mod notify;
 mod operate;
+mod passkeys;
 mod plans;
 mod points;
 mod policies;

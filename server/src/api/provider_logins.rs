@@ -22,7 +22,7 @@ use crate::state::{Shared, new_token};
 const PATIENCE_MS: u64 = 10 * 60_000;
 /// Logins that may have begun from one address and not ended: enough for an office behind one, and
 /// a small part of [`sluice_catalog::MOST_PENDING`].
-const MOST_OF_ONE: u64 = 50;
+pub(crate) const MOST_OF_ONE: u64 = 50;
 
 /// A way to log in.
 #[derive(Serialize, ToSchema)]
@@ -126,7 +126,7 @@ fn guesser(peer: SocketAddr) -> String {
 }
 
 /// From where somebody comes: who has an address of the sixth version has all of its network.
-fn network(peer: SocketAddr) -> String {
+pub(crate) fn network(peer: SocketAddr) -> String {
     match peer.ip().to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

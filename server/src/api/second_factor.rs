@@ -1,11 +1,11 @@
-//! Second factors: time-based codes, and recovery codes for when the phone is lost.
+//! Second factors that are typed: time-based codes, and recovery codes for when the phone is lost.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Tx, UserId, token_hash};
+use sluice_catalog::{Totp, Tx, UserId, token_hash};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -44,7 +44,7 @@ pub(crate) struct Confirm {
 /// What helps when the app is lost; told once.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RecoveryCodes {
-    /// Each is good for one login.
+    /// Each is good for one login; those of before are not any more.
     recovery_codes: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ impl Shown {
 }
 
 /// Whether this is the user's code now, or one of its recovery codes. Whichever it is, it is used
-/// up.
+/// up. The code of an app that was not confirmed is none.
 pub(crate) async fn accepts(
     shared: &Shared,
     tx: &mut Tx,
@@ -84,16 +84,35 @@ pub(crate) async fn accepts(
     code: &str,
     now: u64,
 ) -> Result<Option<Shown>> {
-    let Some(known) = tx.totp(user).await? else { return Ok(None) };
-    let secret = known.secret(&shared.sealer)?;
-    if let Some(step) = totp::step_of(&secret, code, now) {
-        return Ok(tx.use_totp_step(user, step).await?.then_some(Shown::Code));
-    }
-    if !known.confirmed {
-        return Ok(None);
+    if let Some(known) = tx.totp(user).await?.filter(|known| known.confirmed)
+        && let Some(good) = is_of_app(shared, tx, (user, &known), code, now).await?
+    {
+        return Ok(good.then_some(Shown::Code));
     }
     let used = tx.use_recovery_code(user, &token_hash(&totp::plain(code))).await?;
     Ok(used.then_some(Shown::RecoveryCode))
+}
+
+/// Whether a code of the app was not used before; nothing when it is none.
+async fn is_of_app(
+    shared: &Shared,
+    tx: &mut Tx,
+    (user, known): (UserId, &Totp),
+    code: &str,
+    now: u64,
+) -> Result<Option<bool>> {
+    match totp::step_of(&known.secret(&shared.sealer)?, code, now) {
+        Some(step) => Ok(Some(tx.use_totp_step(user, step).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Makes recovery codes, which replace those of before; told once.
+pub(crate) async fn new_recovery_codes(tx: &mut Tx, user: UserId) -> Result<Vec<String>> {
+    let codes = totp::recovery_codes();
+    let hashes: Vec<String> = codes.iter().map(|code| token_hash(&totp::plain(code))).collect();
+    tx.set_recovery_codes(user, &hashes).await?;
+    Ok(codes)
 }
 
 /// By whom codes are guessed, wherever they log in from.
@@ -101,7 +120,7 @@ pub(crate) fn guesser(user: UserId) -> String {
     format!("code {user}")
 }
 
-fn wrong_code() -> Problem {
+pub(crate) fn wrong_code() -> Problem {
     let text = "this code is wrong, or was used: wait for the next one";
     Problem::new(StatusCode::FORBIDDEN, "wrong-code", text)
 }
@@ -141,22 +160,21 @@ pub(crate) async fn confirm(
     let (now, who) = (shared.now(), guesser(actor.user.id));
     wait(&shared, &who, now)?;
     let mut tx = shared.catalog.begin().await?;
-    match tx.totp(actor.user.id).await? {
+    let known = match tx.totp(actor.user.id).await? {
         None => return Err(Problem::not_found("secret: ask for one first")),
         Some(known) if known.confirmed => {
             let text = "the second factor is confirmed already";
             return Err(Problem::new(StatusCode::CONFLICT, "confirmed", text));
         }
-        Some(_) => {}
-    }
-    if accepts(&shared, &mut tx, actor.user.id, &confirm.code.0, now).await?.is_none() {
+        Some(known) => known,
+    };
+    let of = (actor.user.id, &known);
+    if is_of_app(&shared, &mut tx, of, &confirm.code.0, now).await? != Some(true) {
         failed(&shared, &who, now);
         return Err(wrong_code());
     }
-    let recovery_codes = totp::recovery_codes();
-    let hashes: Vec<String> =
-        recovery_codes.iter().map(|code| token_hash(&totp::plain(code))).collect();
-    tx.confirm_totp(actor.user.id, &hashes).await?;
+    tx.confirm_totp(actor.user.id).await?;
+    let recovery_codes = new_recovery_codes(&mut tx, actor.user.id).await?;
     tx.audit(actor.did("totp.confirm", actor.user.id, None, json!({})), now).await?;
     tx.commit().await?;
     Ok(Json(RecoveryCodes { recovery_codes }))
@@ -176,10 +194,15 @@ pub(crate) async fn remove(
     wait(&shared, &who, now)?;
     confirm_password(&shared, &actor, remove.password.0).await?;
     let mut tx = shared.catalog.begin().await?;
-    if tx.totp(actor.user.id).await?.is_none() {
+    let Some(known) = tx.totp(actor.user.id).await? else {
         return Err(Problem::not_found("second factor"));
-    }
-    if accepts(&shared, &mut tx, actor.user.id, &remove.code.0, now).await?.is_none() {
+    };
+    let (user, code) = (actor.user.id, &remove.code.0);
+    let fits = match known.confirmed {
+        true => accepts(&shared, &mut tx, user, code, now).await?.is_some(),
+        false => is_of_app(&shared, &mut tx, (user, &known), code, now).await? == Some(true),
+    };
+    if !fits {
         failed(&shared, &who, now);
         return Err(wrong_code());
     }

@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, ErrorKind, Grant, Page, Role, Token, TokenId, Tx, UserId, hash_password,
+    AuditEntry, ErrorKind, Grant, Page, Role, Token, TokenId, Tx, User, UserId, hash_password,
     token_hash, verify_password,
 };
 use std::net::SocketAddr;
@@ -57,7 +57,8 @@ pub(crate) struct SessionView {
     pub(crate) token: String,
     /// When it ends, in milliseconds since 1970.
     pub(crate) expires_ms: u64,
-    /// What must be done before anything else: `change-password` or `enrol-totp`.
+    /// What must be done before anything else: `change-password`, or `enrol-totp`, for which a
+    /// passkey will do as well.
     pub(crate) first: Option<First>,
 }
 
@@ -72,6 +73,8 @@ pub(crate) struct Me {
     service: bool,
     /// Whether logging in takes a second factor.
     second_factor: bool,
+    /// How many passkeys you have.
+    passkeys: usize,
     /// How many recovery codes are left.
     recovery_codes: u64,
     /// What must be done before anything else.
@@ -179,28 +182,34 @@ pub(crate) fn check_login(login: &str) -> Result<()> {
     }
 }
 
-/// Log in
-///
-/// Who has a second factor is answered 401 with the code `code-needed` until a code comes along.
-#[utoipa::path(post, path = "/api/v1/sessions", tag = "session", operation_id = "login",
-    security(()), request_body = Login, responses(
-    (status = 201, body = SessionView), (status = "4XX", body = Problem)))]
-pub(crate) async fn login(
-    State(shared): State<Shared>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Body(login): Body<Login>,
-) -> Result<(StatusCode, Json<SessionView>)> {
+/// Who logs in by that name from there: nobody locks out another by guessing.
+pub(crate) fn comer(peer: SocketAddr, login: &str) -> String {
+    format!("{} {login}", peer.ip())
+}
+
+/// An entry of the audit log about somebody's login.
+pub(crate) fn about(login: &str, action: &'static str, detail: Value) -> AuditEntry {
+    let actor = login.to_owned();
+    AuditEntry { object: actor.clone(), actor, action, project: None, detail }
+}
+
+/// The user of that name, whose password this is. A failure is counted and written down; that it
+/// went well is not, for more may be asked for.
+pub(crate) async fn check_password(
+    shared: &Shared,
+    peer: SocketAddr,
+    login: &str,
+    password: Hidden,
+) -> Result<User> {
     let now = shared.now();
-    check_login(&login.login)?;
-    // By name and address: nobody locks out another by guessing.
-    let who = format!("{} {}", peer.ip(), login.login);
-    wait(&shared, &who, now)?;
-    let user = shared.catalog.read().await?.user_by_login(&login.login).await?;
+    check_login(login)?;
+    let who = comer(peer, login);
+    wait(shared, &who, now)?;
+    let user = shared.catalog.read().await?.user_by_login(login).await?;
     // Who comes from an identity provider has no password here.
     let may =
         user.as_ref().filter(|user| !user.disabled && !user.service && user.provider.is_none());
     let hash = may.map(|user| user.password_hash.clone());
-    let Login { password, code, .. } = login;
     if password.0.len() > LONGEST {
         return Err(Problem::invalid("a password has at most 1024 bytes"));
     }
@@ -210,45 +219,76 @@ pub(crate) async fn login(
         None => hash_password(&password.0).is_ok_and(|_| false),
     });
     let fits = fits.await.unwrap_or(false);
-    let mut tx = shared.catalog.begin().await?;
     let actor = user.as_ref().map_or("?", |user| &user.login).to_owned();
-    let from = json!({"from": peer.ip().to_string()});
-    let entry = |action| AuditEntry {
-        actor: actor.clone(),
-        action,
-        object: actor,
-        project: None,
-        detail: from,
-    };
-    let Some(user) = user.filter(|_| fits) else {
-        failed(&shared, &who, now);
-        tx.audit(entry("session.refused"), now).await?;
-        tx.commit().await?;
-        let text = "name or password is wrong";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-password", text));
-    };
-    let second = second_factor(&shared, &mut tx, user.id, code, now).await?;
-    if second == Second::Wrong {
-        failed(&shared, &who, now);
-        tx.audit(entry("session.refused"), now).await?;
-        tx.commit().await?;
-        let text = "this code is wrong, or was used: wait for the next one";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-code", text));
+    if let Some(user) = user.filter(|_| fits) {
+        return Ok(user);
     }
-    shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&who);
+    failed(shared, &who, now);
+    let mut tx = shared.catalog.begin().await?;
+    let detail = json!({"from": peer.ip().to_string()});
+    tx.audit(about(&actor, "session.refused", detail), now).await?;
+    tx.commit().await?;
+    let text = "name or password is wrong";
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-password", text))
+}
+
+/// Begins a session of somebody who has shown who they are; `detail` tells how. What has failed
+/// before is forgotten.
+pub(crate) async fn begin_session(
+    shared: &Shared,
+    tx: &mut Tx,
+    (peer, user): (SocketAddr, &User),
+    second_factor: bool,
+    mut detail: Value,
+) -> Result<SessionView> {
+    let now = shared.now();
     let grants = tx.all_grants(user.id).await?;
-    let first = auth::first(&mut tx, &user, &grants, second != Second::NotWanted).await?;
+    let first = auth::first(tx, user, &grants, second_factor).await?;
     let token = new_token("session");
     let expires_ms = now + SESSION_MS;
     let address = peer.ip().to_string();
     tx.add_session(&token_hash(&token), user.id, &address, now, expires_ms).await?;
-    let mut begun = entry("session.begin");
-    if let Second::Right(shown) = second {
-        begun.detail["second_factor"] = shown.word().into();
-    }
-    tx.audit(begun, now).await?;
+    detail["from"] = address.into();
+    tx.audit(about(&user.login, "session.begin", detail), now).await?;
+    let mut limiter = shared.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+    limiter.succeeded(&comer(peer, &user.login));
+    Ok(SessionView { token, expires_ms, first })
+}
+
+/// Log in
+///
+/// Who has a second factor is answered 401: with the code `code-needed` until a code of the app or
+/// a recovery code comes along, or with `passkey-needed` when there are passkeys only. With a
+/// passkey, one logs in by `/api/v1/passkey-logins`.
+#[utoipa::path(post, path = "/api/v1/sessions", tag = "session", operation_id = "login",
+    security(()), request_body = Login, responses(
+    (status = 201, body = SessionView), (status = "4XX", body = Problem)))]
+pub(crate) async fn login(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Body(login): Body<Login>,
+) -> Result<(StatusCode, Json<SessionView>)> {
+    let now = shared.now();
+    let Login { login, password, code } = login;
+    let user = check_password(&shared, peer, &login, password).await?;
+    let mut tx = shared.catalog.begin().await?;
+    let second = second_factor(&shared, &mut tx, user.id, code, now).await?;
+    let detail = match second {
+        Second::NotWanted => json!({}),
+        Second::Right(shown) => json!({"second_factor": shown.word()}),
+        Second::Wrong => {
+            failed(&shared, &comer(peer, &login), now);
+            let detail = json!({"from": peer.ip().to_string()});
+            tx.audit(about(&user.login, "session.refused", detail), now).await?;
+            tx.commit().await?;
+            let text = "this code is wrong, or was used: wait for the next one";
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, "wrong-code", text));
+        }
+    };
+    let complete = second != Second::NotWanted;
+    let view = begin_session(&shared, &mut tx, (peer, &user), complete, detail).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(SessionView { token, expires_ms, first })))
+    Ok((StatusCode::CREATED, Json(view)))
 }
 
 /// What became of the second factor of a login.
@@ -267,14 +307,23 @@ async fn second_factor(
     code: Option<Hidden>,
     now: u64,
 ) -> Result<Second> {
-    if !tx.totp(user).await?.is_some_and(|totp| totp.confirmed) {
+    if !tx.has_second_factor(user).await? {
         return Ok(Second::NotWanted);
     }
     let guesser = guesser(user);
     wait(shared, &guesser, now)?;
     let Some(code) = code else {
-        let text = "this login takes a code of the authenticator app, or a recovery code";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "code-needed", text));
+        let app = tx.totp(user).await?.is_some_and(|totp| totp.confirmed);
+        let (code, text) = match app {
+            true => (
+                "code-needed",
+                "this login takes a code of the authenticator app, or a recovery code",
+            ),
+            false => {
+                ("passkey-needed", "this login takes a passkey, with a browser, or a recovery code")
+            }
+        };
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, code, text));
     };
     let Some(shown) = accepts(shared, tx, user, &code.0, now).await? else {
         failed(shared, &guesser, now);
@@ -300,6 +349,7 @@ pub(crate) async fn logout(State(shared): State<Shared>, actor: Actor) -> Result
 pub(crate) async fn me(State(shared): State<Shared>, actor: Actor) -> Result<Json<Me>> {
     let mut tx = shared.catalog.read().await?;
     let recovery_codes = tx.recovery_codes_left(actor.user.id).await?;
+    let passkeys = tx.passkeys(actor.user.id).await?.len();
     let first = match actor.logged_in {
         true => auth::first(&mut tx, &actor.user, &actor.grants, actor.second_factor).await?,
         false => None,
@@ -310,6 +360,7 @@ pub(crate) async fn me(State(shared): State<Shared>, actor: Actor) -> Result<Jso
         grants: actor.grants,
         service: actor.user.service,
         second_factor: actor.second_factor,
+        passkeys,
         recovery_codes,
         first,
     }))

@@ -32,6 +32,8 @@ pub(crate) struct UserView {
     service: bool,
     /// Whether logging in takes a second factor.
     second_factor: bool,
+    /// How many passkeys it has.
+    passkeys: usize,
     /// The identity provider that says who this is; nothing when it has a password here.
     provider: Option<ProviderId>,
     created_ms: u64,
@@ -73,9 +75,20 @@ pub(crate) struct NewPassword {
 
 async fn view(tx: &mut Tx, user: User) -> Result<UserView> {
     let grants = tx.grants(user.id).await?;
-    let second_factor = tx.totp(user.id).await?.is_some_and(|totp| totp.confirmed);
+    let second_factor = tx.has_second_factor(user.id).await?;
+    let passkeys = tx.passkeys(user.id).await?.len();
     let User { id, login, disabled, service, provider, created_ms, .. } = user;
-    Ok(UserView { id, login, disabled, service, second_factor, provider, created_ms, grants })
+    Ok(UserView {
+        id,
+        login,
+        disabled,
+        service,
+        second_factor,
+        passkeys,
+        provider,
+        created_ms,
+        grants,
+    })
 }
 
 /// List users

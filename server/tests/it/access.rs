@@ -8,7 +8,7 @@ use sluice_node_api::Client;
 use crate::support::{Lab, PASSWORD, make, status};
 
 /// The code of a secret now, or so many steps from now: computed apart from the server's code.
-fn code(secret: &str, steps: i64) -> String {
+pub fn code(secret: &str, steps: i64) -> String {
     let now = sluice_repository::Clock::system().now_ms();
     let step = (now / 30_000).saturating_add_signed(steps);
     let bytes = data_encoding::BASE32_NOPAD.decode(secret.as_bytes()).unwrap();

@@ -144,6 +144,15 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("POST", "/api/v1/me/totp/confirm", Login),
     ("POST", "/api/v1/me/totp/remove", Login),
     ("DELETE", "/api/v1/users/{id}/totp", System(ADMINISTER)),
+    ("GET", "/api/v1/me/passkeys", Login),
+    ("POST", "/api/v1/me/passkeys", Login),
+    ("POST", "/api/v1/me/passkeys/finish", Login),
+    ("POST", "/api/v1/me/passkeys/challenge", Login),
+    ("PUT", "/api/v1/me/passkeys/{id}", Login),
+    ("POST", "/api/v1/me/passkeys/{id}/remove", Login),
+    ("DELETE", "/api/v1/users/{id}/passkeys", System(ADMINISTER)),
+    ("POST", "/api/v1/passkey-logins", Nobody),
+    ("POST", "/api/v1/passkey-logins/finish", Nobody),
     ("GET", "/api/v1/groups", System(ADMINISTER)),
     ("POST", "/api/v1/groups", System(ADMINISTER)),
     ("GET", "/api/v1/groups/{id}", System(ADMINISTER)),
@@ -284,6 +293,15 @@ impl World {
             (_, "/api/v1/me/totp") => json!({"password": "not this one"}),
             (_, "/api/v1/me/totp/confirm") => json!({"code": "123456"}),
             (_, "/api/v1/me/totp/remove") => json!({"password": "no", "code": "123456"}),
+            (_, "/api/v1/me/passkeys") => json!({"password": "not this one"}),
+            (_, "/api/v1/me/passkeys/finish") => {
+                let response = json!({"clientDataJSON": "", "attestationObject": ""});
+                let credential = json!({"id": "", "response": response});
+                json!({"registration": "x", "name": "x", "credential": credential})
+            }
+            (_, "/api/v1/me/passkeys/challenge") => return None,
+            (_, "/api/v1/me/passkeys/{id}") => json!({"name": "x"}),
+            (_, "/api/v1/me/passkeys/{id}/remove") => json!({"password": "no", "code": "123456"}),
             (_, "/api/v1/groups" | "/api/v1/groups/{id}") => {
                 json!({"name": format!("g{}", rand::random::<u64>())})
             }

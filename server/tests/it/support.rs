@@ -22,6 +22,7 @@ pub fn config(folder: &std::path::Path, lease: Duration) -> Config {
         database: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         names: vec!["127.0.0.1".into()],
+        public_url: None,
         lease,
         certificates: Duration::from_secs(90 * 86_400),
         new_setup_token: false,
@@ -41,7 +42,12 @@ pub struct Lab {
 
 impl Lab {
     pub async fn start(folder: Arc<TempDir>, lease: Duration) -> Self {
-        let server = Server::open(config(folder.path(), lease)).await.unwrap();
+        let config = config(folder.path(), lease);
+        Self::run(folder, config).await
+    }
+
+    pub async fn run(folder: Arc<TempDir>, config: Config) -> Self {
+        let server = Server::open(config).await.unwrap();
         let server = server.with_metrics("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let metrics = server.metrics_address().unwrap().to_string();
         let local = server.local();

@@ -94,8 +94,23 @@ async fn begin(client: &Client, user: &str, password: &str) -> Result<Value> {
             body["code"] = secret::login_code()?.as_str().into();
             Ok(client.post("/api/v1/sessions", &body).await?)
         }
+        Err(ClientError::Refused { code, .. }) if code == "passkey-needed" => {
+            warn(
+                "this account has passkeys and no app: without a browser it takes a recovery code",
+            );
+            body["code"] = secret::login_code().map_err(no_passkeys_here)?.as_str().into();
+            Ok(client.post("/api/v1/sessions", &body).await?)
+        }
         session => Ok(session?),
     }
+}
+
+/// What to do about an account that has nothing but passkeys.
+fn no_passkeys_here(error: anyhow::Error) -> anyhow::Error {
+    let text = format!("a passkey takes a browser, and there is no recovery code: {error}");
+    let help = "log in once with a recovery code in SLUICE_CODE_FILE; `sluice user totp enrol` \
+                then adds an app beside the passkey; programs take API tokens (sluice user token)";
+    advise("passkey-needed", text, help)
 }
 
 /// A session by name and password.
@@ -149,8 +164,9 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<Exit> {
     };
     if session["first"] == "enrol-totp" {
         warn(
-            "your role takes a second factor, without which nothing works: sluice user totp enrol",
+            "your role takes a second factor, without which nothing works: sluice user totp enrol,",
         );
+        warn("or a passkey, with a browser at /account of the server");
     }
     let token = session["token"].as_str().unwrap_or_default().to_owned();
     let me: Value = client.clone().with_token(&token).get("/api/v1/me").await?;

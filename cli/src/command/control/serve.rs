@@ -49,6 +49,7 @@ async fn open(args: ServerArgs) -> Result<(Server, PathBuf)> {
         database: args.database,
         listen: args.listen,
         names: args.names,
+        public_url: args.public_url,
         lease: args.lease,
         certificates: args.node_certificates,
         new_setup_token: args.new_setup_token,

@@ -59,13 +59,14 @@ pub(crate) async fn run(context: &Context, command: UserCommand) -> Result<Exit>
         }
         UserCommand::Password { name } => password(context, &client, name).await,
         UserCommand::Totp { command } => totp(context, &client, command).await,
+        UserCommand::Passkey { command } => super::passkeys::run(context, &client, command).await,
         UserCommand::Session { command } => sessions(context, &client, command).await,
         UserCommand::Token { command } => tokens(context, &client, command).await,
     }
 }
 
 /// The path of a user of that name.
-async fn path_of(client: &Client, name: &str, rest: &str) -> Result<String> {
+pub(super) async fn path_of(client: &Client, name: &str, rest: &str) -> Result<String> {
     Ok(format!("/api/v1/users/{}{rest}", id_of(client, name).await?))
 }
 

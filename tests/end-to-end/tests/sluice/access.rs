@@ -143,6 +143,12 @@ fn a_password_is_changed_first_and_a_second_factor_is_asked_for() {
     anna.cmd(&["user", "list"]).fails(1);
     anna.login(&[]).ok();
     anna.ok(&["user", "list"]);
+    // Passkeys are made by browsers; there are none to be seen to.
+    assert_eq!(anna.ok(&["user", "passkey", "list"]).json()["items"], json!([]));
+    let told = anna.cmd(&["user", "passkey", "rename", "laptop", "old laptop"]).fails(1).json();
+    assert_eq!(told["error"]["message"], "you have no passkey laptop");
+    let told = admin.cmd(&["user", "passkey", "remove", "--user", "anna"]).fails(1).json();
+    assert!(told["error"]["message"].as_str().unwrap().contains("no such passkey"), "{told}");
 }
 
 #[test]
