@@ -124,11 +124,11 @@ impl Visible {
         }
     }
 
-    /// Whether some of it is told by whole projects.
-    pub(crate) fn is_by_project(&self) -> bool {
+    /// Whether some of it is single resources, and not told by whole projects.
+    pub fn has_single(&self) -> bool {
         match self {
-            Self::All => true,
-            Self::Only { resources, .. } => resources.is_empty(),
+            Self::All => false,
+            Self::Only { resources, .. } => !resources.is_empty(),
         }
     }
 

@@ -186,6 +186,7 @@ mod tests {
             (json!({"tags": ["gold", "silver"]}), true),
             (json!({"tags": ["silver"]}), false),
             (json!({"names": ["db-*", "web-?.shop"]}), true),
+            project_name: None,
             (json!({"names": ["web-?"]}), false),
             (json!({"names": ["WEB-*"]}), false),
             (json!({"clusters": ["rack-*"]}), true),

@@ -264,9 +264,12 @@ fn a_role_on_one_instance_shows_that_one() {
     let names: Vec<&Value> =
         seen["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["web-1"]);
-    program.ok(&["instance", "show", "web-1"]);
-    program.cmd(&["instance", "show", "web-2"]).fails(1);
-    program.cmd(&["instance", "remove", "web-1"]).fails(1);
+    // Its project has a name, and is not there otherwise.
+    assert_eq!(seen["items"][0]["project_name"], "shop");
+    program.ok(&["instance", "show", "shop/web-1"]);
+    program.cmd(&["instance", "show", "shop/web-2"]).fails(1);
+    program.cmd(&["instance", "remove", "shop/web-1"]).fails(1);
+    program.cmd(&["project", "show", "shop"]).fails(1);
     // Files name roles as people do, and are told them so.
     let spec = folder.path().join("company.yaml");
     let text = format!(
