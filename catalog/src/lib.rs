@@ -27,6 +27,7 @@ mod db;
 mod error;
 mod fate;
 mod id;
+mod listed;
 mod model;
 mod password;
 mod record;

@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{Name, ProjectId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::visible::{Visible, Whose};
 
@@ -266,17 +267,9 @@ impl Tx {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
             _ => Whose { project: "project_id", shared, resources: &own },
         };
-        let (condition, values) = visible.condition(&columns, 3);
-        let sql = format!(
-            "{} WHERE id > $1 AND {condition} ORDER BY id LIMIT $2",
-            Record::<K>::select()
-        );
-        let limit = i64::from(page.limit.min(Page::LARGEST));
-        let mut select = query(sql).bind(page.after.clone().unwrap_or_default()).bind(limit);
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(Record::read).collect()
+        let list = Listed::oldest(K::TABLE, COLUMNS).reading(Record::<K>::select());
+        let rows = self.page(list, (visible, &columns), page).await?;
+        rows.iter().map(Record::read).collect()
     }
 
     /// Stores a changed name or body. `record.revision` is the one the change is based on; it

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0011-grants.sql"),
     include_str!("../migrations/0012-pending.sql"),
     include_str!("../migrations/0013-visible-to.sql"),
+    include_str!("../migrations/0015-lists.sql"),
 ];
 
 const SETTINGS: &str =
