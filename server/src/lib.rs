@@ -27,6 +27,7 @@ mod certificate;
 mod certificates;
 mod copies;
 mod dispatch;
+pub mod figures;
 mod hooks;
 mod idempotency;
 mod identity;
