@@ -224,7 +224,7 @@ pub(crate) async fn set(
         with_destinations(client, &mut spec, plan).await?;
     }
     if kind == super::providers::KIND {
-        super::providers::Names::load(client).await?.to_ids(&mut spec)?;
+        super::providers::Names::load(client).await?.to_ids(&mut spec, plan)?;
     }
     if kind == "plans" {
         Named::load(client).await?.to_ids(name, &mut spec, plan)?;
