@@ -4,9 +4,10 @@
 use serde_json::Value;
 use sqlx::any::AnyRow;
 
-use crate::db::{Columns, Tx, document, number, query, text_of};
+use crate::db::{Columns, Query, Tx, document, number, query, text_of};
 use crate::error::Result;
 use crate::id::ProjectId;
+use crate::listed::Listed;
 use crate::record::Page;
 use crate::visible::{OF_OBJECT, Visible};
 
@@ -131,15 +132,10 @@ impl Tx {
         after: u64,
         limit: u32,
     ) -> Result<Vec<AuditRow>> {
-        let (condition, values) = visible.condition(&OF_OBJECT, 3);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM audit WHERE seq > $1 AND {condition} ORDER BY seq LIMIT $2"
-        );
-        let mut select = query(sql).bind(number(after)).bind(i64::from(limit.min(Page::LARGEST)));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(AuditRow::read).collect()
+        let list = Listed::oldest("audit", COLUMNS).by("seq");
+        let after = |select: Query| select.bind(number(after));
+        let rows = self.page_after(list, (visible, &OF_OBJECT), after, limit).await?;
+        rows.iter().map(AuditRow::read).collect()
     }
 
     /// Follows the chain from its beginning. Returns how many entries it has, and where it breaks.

@@ -27,6 +27,7 @@ mod db;
 mod error;
 mod fate;
 mod id;
+mod listed;
 mod model;
 mod password;
 mod record;
@@ -47,7 +48,7 @@ pub use id::{
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
-pub use model::assign::{Assign, Finder};
+pub use model::assign::{Assign, Having};
 pub use model::destination::Destination;
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};

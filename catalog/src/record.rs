@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{Name, ProjectId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::visible::{Visible, Whose};
 
@@ -64,6 +65,9 @@ pub struct Record<K: Kind> {
     pub id: K::Id,
     /// The project it belongs to; none for what belongs to the system.
     pub project: Option<ProjectId>,
+    /// The name of that project. Whoever may know of the record is told it, also without a role in
+    /// the project: names of records are unique only together with it.
+    pub project_name: Option<String>,
     /// Its name, unique among its kind in its project.
     pub name: String,
     /// Grows with every change.
@@ -90,7 +94,8 @@ impl<K: Kind> Record<K> {
     /// One that is nowhere: to see what would be if there were one that says this.
     pub fn draft(project: Option<ProjectId>, body: K) -> Self {
         let (id, name) = (K::Id::new(0), String::new());
-        Self { id, project, name, revision: 0, created_ms: 0, updated_ms: 0, body }
+        let (project_name, revision, created_ms, updated_ms) = (None, 0, 0, 0);
+        Self { id, project, project_name, name, revision, created_ms, updated_ms, body }
     }
 }
 
@@ -133,10 +138,20 @@ fn listed(projects: Option<&BTreeSet<ProjectId>>) -> String {
 const COLUMNS: &str = "id, project_id, name, revision, created_ms, updated_ms, body";
 
 impl<K: Kind> Record<K> {
+    /// What is read of each: its columns, and the name of its project.
+    fn select() -> String {
+        let table = K::TABLE;
+        format!(
+            "SELECT {COLUMNS}, (SELECT owner.name FROM projects owner \
+             WHERE owner.id = {table}.project_id) AS project_name FROM {table}"
+        )
+    }
+
     fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             id: row.id("id")?,
             project: row.maybe_id("project_id")?,
+            project_name: row.maybe_text("project_name")?,
             name: row.text("name")?,
             revision: row.count("revision")?,
             created_ms: row.count("created_ms")?,
@@ -185,8 +200,16 @@ impl Tx {
         })?;
         self.changed(K::TABLE).await?;
         let (created_ms, updated_ms) = (now_ms, now_ms);
-        let name = name.to_owned();
-        Ok(Record { id, project, name, revision: 1, created_ms, updated_ms, body })
+        let (name, project_name) = (name.to_owned(), self.name_of_project(project).await?);
+        let revision = 1;
+        Ok(Record { id, project, project_name, name, revision, created_ms, updated_ms, body })
+    }
+
+    async fn name_of_project(&mut self, project: Option<ProjectId>) -> Result<Option<String>> {
+        let Some(project) = project else { return Ok(None) };
+        let select = sqlx::query("SELECT name FROM projects WHERE id = $1");
+        let row = self.maybe(select.bind(project.to_string())).await?;
+        row.map(|row| row.text("name")).transpose()
     }
 
     /// The record of that id, if the caller may know of it.
@@ -194,7 +217,7 @@ impl Tx {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none, or the caller may not know.
     pub async fn get<K: Kind>(&mut self, id: K::Id, visible: &Visible) -> Result<Record<K>> {
-        let sql = format!("SELECT {COLUMNS} FROM {} WHERE id = $1", K::TABLE);
+        let sql = format!("{} WHERE id = $1", Record::<K>::select());
         let row = self.maybe(query(sql).bind(id.to_string())).await?;
         let record = row.map(|row| Record::<K>::read(&row)).transpose()?;
         let seen = |record: &Record<K>| {
@@ -215,7 +238,7 @@ impl Tx {
         project: Option<ProjectId>,
         name: &str,
     ) -> Result<Option<Record<K>>> {
-        let sql = format!("SELECT {COLUMNS} FROM {} WHERE project_id = $1 AND name = $2", K::TABLE);
+        let sql = format!("{} WHERE project_id = $1 AND name = $2", Record::<K>::select());
         let row = self.maybe(query(sql).bind(text_of(project)).bind(name.to_owned())).await?;
         row.map(|row| Record::read(&row)).transpose()
     }
@@ -244,17 +267,9 @@ impl Tx {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
             _ => Whose { project: "project_id", shared, resources: &own },
         };
-        let (condition, values) = visible.condition(&columns, 3);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM {} WHERE id > $1 AND {condition} ORDER BY id LIMIT $2",
-            K::TABLE
-        );
-        let limit = i64::from(page.limit.min(Page::LARGEST));
-        let mut select = query(sql).bind(page.after.clone().unwrap_or_default()).bind(limit);
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(Record::read).collect()
+        let list = Listed::oldest(K::TABLE, COLUMNS).reading(Record::<K>::select());
+        let rows = self.page(list, (visible, &columns), page).await?;
+        rows.iter().map(Record::read).collect()
     }
 
     /// Stores a changed name or body. `record.revision` is the one the change is based on; it

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0012-pending.sql"),
     include_str!("../migrations/0013-visible-to.sql"),
     include_str!("../migrations/0014-passkeys.sql"),
+    include_str!("../migrations/0015-lists.sql"),
 ];
 
 const SETTINGS: &str =

@@ -64,6 +64,15 @@ pub(crate) const OF_OBJECT: Whose<'static> = Whose {
     ],
 };
 
+/// One way in which a row may be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// A condition.
+    pub(crate) condition: String,
+    /// The values of its placeholders.
+    pub(crate) values: Vec<String>,
+}
+
 impl Visible {
     /// What belongs to these projects.
     pub fn projects(projects: impl IntoIterator<Item = ProjectId>) -> Self {
@@ -124,16 +133,46 @@ impl Visible {
         }
     }
 
-    /// Whether some of it is told by whole projects.
-    pub(crate) fn is_by_project(&self) -> bool {
+    /// Whether some of it is single resources, and not told by whole projects.
+    pub fn has_single(&self) -> bool {
         match self {
-            Self::All => true,
-            Self::Only { resources, .. } => resources.is_empty(),
+            Self::All => false,
+            Self::Only { resources, .. } => !resources.is_empty(),
         }
     }
 
     /// A condition on columns, with placeholders from `$first`, and their values.
     pub(crate) fn condition(&self, columns: &Whose<'_>, first: usize) -> (String, Vec<String>) {
+        self.told(columns, "", first)
+    }
+
+    /// The same, where something else has found the few rows it is asked of: neither database takes
+    /// it for a reason to look into another index, for these are of columns as they are.
+    pub(crate) fn sieve(&self, columns: &Whose<'_>, first: usize) -> (String, Vec<String>) {
+        self.told(columns, " || ''", first)
+    }
+
+    /// Each way in which a row may be seen, with placeholders from `$first` on. Rows that are seen
+    /// in several are in each of these. There are none where nothing is seen, or everything.
+    pub(crate) fn ways(&self, columns: &Whose<'_>, first: usize) -> Vec<Way> {
+        let Self::Only { projects, resources } = self else { return Vec::new() };
+        let mut all: Vec<(&str, String)> =
+            projects.iter().map(|project| (columns.project, project.to_string())).collect();
+        for (word, column) in columns.resources {
+            let of_kind = resources.iter().filter(|one| one.word() == *word);
+            all.extend(of_kind.map(|one| (*column, one.id())));
+        }
+        let way = |(at, (column, value)): (usize, (&str, String))| Way {
+            condition: format!("{column} = ${}", first + at),
+            values: vec![value],
+        };
+        let mut ways: Vec<Way> = all.into_iter().enumerate().map(way).collect();
+        let shared = shared(columns, projects, first + ways.len());
+        ways.extend(shared.map(|(condition, values)| Way { condition, values }));
+        ways
+    }
+
+    fn told(&self, columns: &Whose<'_>, behind: &str, first: usize) -> (String, Vec<String>) {
         let Self::Only { projects, resources } = self else {
             return ("1 = 1".to_owned(), Vec::new());
         };
@@ -144,7 +183,7 @@ impl Visible {
                 let begin = first + values.len();
                 let places: Vec<String> =
                     (begin..begin + found.len()).map(|n| format!("${n}")).collect();
-                parts.push(format!("{column} IN ({})", places.join(", ")));
+                parts.push(format!("{column}{behind} IN ({})", places.join(", ")));
                 values.extend(found);
             }
         };
@@ -153,15 +192,9 @@ impl Visible {
             let of_kind = resources.iter().filter(|one| one.word() == *word);
             add(column, of_kind.map(|one| one.id()).collect());
         }
-        if let Some(shared) = columns.shared.filter(|_| !projects.is_empty()) {
-            let begin = first + values.len();
-            let terms = (begin..begin + projects.len()).map(|n| format!("{shared} LIKE ${n}"));
-            let terms: Vec<String> = terms.collect();
-            // SQLite nests what stands in a row, and not deeper than 1000.
-            let like = terms.chunks(100).map(|some| format!(" OR ({})", some.join(" OR ")));
-            let like: String = like.collect();
-            parts.push(format!("({} = '' AND ({shared} = ''{like}))", columns.project));
-            values.extend(projects.iter().map(|project| format!("%,{project},%")));
+        if let Some((condition, more)) = shared(columns, projects, first + values.len()) {
+            parts.push(condition);
+            values.extend(more);
         }
         match parts.len() {
             0 => ("1 = 0".to_owned(), values),
@@ -169,6 +202,22 @@ impl Visible {
             _ => (format!("({})", parts.join(" OR ")), values),
         }
     }
+}
+
+/// The condition that the system shares a row with projects, and its values.
+fn shared(
+    columns: &Whose<'_>,
+    projects: &BTreeSet<ProjectId>,
+    first: usize,
+) -> Option<(String, Vec<String>)> {
+    let shared = columns.shared.filter(|_| !projects.is_empty())?;
+    let terms = (first..first + projects.len()).map(|n| format!("{shared} LIKE ${n}"));
+    let terms: Vec<String> = terms.collect();
+    // SQLite nests what stands in a row, and not deeper than 1000.
+    let like = terms.chunks(100).map(|some| format!(" OR ({})", some.join(" OR ")));
+    let like: String = like.collect();
+    let condition = format!("({} = '' AND ({shared} = ''{like}))", columns.project);
+    Some((condition, projects.iter().map(|project| format!("%,{project},%")).collect()))
 }
 
 #[cfg(test)]

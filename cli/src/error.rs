@@ -44,6 +44,11 @@ pub(crate) fn usage_error(text: impl Into<String>) -> anyhow::Error {
     UsageError(text.into()).into()
 }
 
+/// Whether the command was asked for what makes no sense, whatever is there.
+pub(crate) fn is_usage_error(error: &anyhow::Error) -> bool {
+    error.is::<UsageError>()
+}
+
 /// A failure of which the command itself knows what to do about it.
 #[derive(Debug)]
 pub(crate) struct Advice {

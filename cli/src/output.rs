@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::cost;
 
 pub(crate) use document::{PointDocument, points};
-pub(crate) use number::{bytes, count, ratio, seconds};
+pub(crate) use number::{bytes, count, ratio, seconds, span};
 pub(crate) use protection::{ProtectionDocument, kept};
 pub(crate) use table::{fields, table};
 pub(crate) use time::{folder_name, local, short_ids, undo_folder_name};

@@ -170,6 +170,7 @@ mod tests {
         let policy = |name: &str, rules: serde_json::Value| Record {
             id: PolicyId::new(1),
             project: None,
+            project_name: None,
             name: name.to_owned(),
             revision: 1,
             created_ms: 0,

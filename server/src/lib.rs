@@ -28,6 +28,7 @@ mod certificate;
 mod certificates;
 mod copies;
 mod dispatch;
+pub mod figures;
 mod hooks;
 mod idempotency;
 mod identity;

@@ -80,6 +80,21 @@ mod tests {
     }
 
     #[test]
+    fn names_as_long_as_somebody_likes_are_told_apart_by_their_last_letter() {
+        let mut limiter = Limiter::default();
+        let long = "a".repeat(1 << 20);
+        let (one, two) = (format!("{long}1"), format!("{long}2"));
+        for _ in 0..FREE {
+            limiter.failed(&one, 0);
+        }
+        assert_eq!((limiter.wait(&one, 0), limiter.wait(&two, 0)), (FIRST_WAIT_MS, 0));
+        limiter.succeeded(&two);
+        assert_eq!(limiter.wait(&one, 0), FIRST_WAIT_MS);
+        limiter.succeeded(&one);
+        assert!(limiter.failures.is_empty());
+    }
+
+    #[test]
     fn memory_stays_bounded() {
         let mut limiter = Limiter::default();
         for number in 0..MOST + 50 {

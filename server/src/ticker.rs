@@ -353,6 +353,7 @@ mod tests {
         Record {
             id: PolicyId::new(1),
             project: None,
+            project_name: None,
             name: "p".into(),
             revision: 1,
             created_ms: 0,

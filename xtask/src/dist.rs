@@ -27,6 +27,9 @@ sluice-VERSION.cdx.json (CycloneDX) and SHA256SUMS. Builds a release first.
 /// What the package is called.
 const NAME: &str = "sluice";
 
+/// Who is asked about it, as Debian writes it.
+const MAINTAINER: &str = "The Sluice developers <sluice@sluice.invalid>";
+
 /// What is to be done.
 #[derive(Debug, Default, PartialEq)]
 struct Options {
@@ -93,7 +96,7 @@ pub fn command(words: &[&str]) -> Result<()> {
     std::fs::create_dir_all(&out)?;
     let work = tempfile::tempdir()?;
     let tree = work.path().join("tree");
-    tree::fill(&tree, &binary)?;
+    tree::fill(&tree, &binary, &release)?;
     let archive = archive(work.path(), &tree, &out, &release)?;
     let package = deb::build(&tree, &out, &release)?;
     let sbom = out.join(format!("{NAME}-{}.cdx.json", release.version));

@@ -5,8 +5,7 @@
 //!   (one of each list is enough), less what except_tags or except_names name ──► instances
 //! ```
 //!
-//! A policy of a project never has instances of another one, whatever it says here: that is seen to
-//! where instances are looked up.
+//! A policy of a project never has instances of another one, whatever it says here: see [`Having`].
 
 use std::collections::BTreeSet;
 
@@ -16,7 +15,9 @@ use wildmatch::WildMatch;
 
 use crate::error::{CatalogError, Result};
 use crate::id::ProjectId;
+use crate::model::history::ByHand;
 use crate::model::instance::Instance;
+use crate::model::policy::Policy;
 use crate::record::Record;
 
 /// The longest word or pattern, in bytes.
@@ -66,13 +67,8 @@ impl Assign {
         words.iter().any(|words| !words.is_empty()) || !self.projects.is_empty()
     }
 
-    /// Whether it takes an instance. For many instances there is [`Assign::finder`].
-    pub fn takes(&self, instance: &Record<Instance>) -> bool {
-        self.finder().takes(instance)
-    }
-
-    /// The same, ready for many instances.
-    pub fn finder(&self) -> Finder<'_> {
+    /// How it finds instances.
+    fn finder(&self) -> Finder<'_> {
         let compiled = |patterns: &BTreeSet<String>| {
             patterns.iter().map(|pattern| WildMatch::new(pattern)).collect()
         };
@@ -116,9 +112,37 @@ impl Assign {
     }
 }
 
+/// Which instances a policy has: those that it finds and those that it was given by hand, of its
+/// own project when it belongs to one. Lists of instances, lists of policies and reports ask here.
+#[derive(Debug)]
+pub struct Having<'a> {
+    policy: &'a Record<Policy>,
+    by_hand: &'a BTreeSet<ByHand>,
+    finder: Finder<'a>,
+}
+
+impl<'a> Having<'a> {
+    /// What a policy has; `by_hand` is what was given to this policy, or to any.
+    pub fn of(policy: &'a Record<Policy>, by_hand: &'a BTreeSet<ByHand>) -> Self {
+        Self { policy, by_hand, finder: policy.body.assign.finder() }
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &'a Record<Policy> {
+        self.policy
+    }
+
+    /// Whether an instance is among what it has, also while either of them is paused.
+    pub fn has(&self, instance: &Record<Instance>) -> bool {
+        (self.policy.project.is_none() || self.policy.project == instance.project)
+            && (self.by_hand.contains(&(self.policy.id, instance.id))
+                || self.finder.takes(instance))
+    }
+}
+
 /// How a policy finds instances, with its patterns ready.
 #[derive(Debug)]
-pub struct Finder<'a> {
+struct Finder<'a> {
     assign: &'a Assign,
     names: Vec<WildMatch>,
     clusters: Vec<WildMatch>,
@@ -127,7 +151,7 @@ pub struct Finder<'a> {
 
 impl Finder<'_> {
     /// Whether it takes an instance.
-    pub fn takes(&self, instance: &Record<Instance>) -> bool {
+    fn takes(&self, instance: &Record<Instance>) -> bool {
         let Self { assign, .. } = *self;
         if assign.is_nothing() {
             return false;
@@ -162,6 +186,7 @@ mod tests {
         Record {
             id: InstanceId::new(1),
             project: Some(project),
+            project_name: None,
             name: name.into(),
             revision: 1,
             created_ms: 0,
@@ -198,10 +223,10 @@ mod tests {
             (json!({"everything": true, "except_names": ["*.shop"]}), false),
             (json!({"everything": true, "except_names": ["*.bank"]}), true),
         ] {
-            assert_eq!(assign(wanted.clone()).takes(&web), takes, "{wanted}");
+            assert_eq!(assign(wanted.clone()).finder().takes(&web), takes, "{wanted}");
         }
         let nowhere = instance(own, "web-8", None);
-        assert!(!assign(json!({"clusters": ["*"]})).takes(&nowhere));
+        assert!(!assign(json!({"clusters": ["*"]})).finder().takes(&nowhere));
     }
 
     #[test]

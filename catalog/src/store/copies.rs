@@ -77,8 +77,8 @@ impl Tx {
     pub async fn holders(&mut self, point: &Point) -> Result<Vec<Point>> {
         let original = point.copy_of.unwrap_or(point.id).to_string();
         let sql = format!(
-            "SELECT {} FROM points WHERE (id = $1 OR copy_of = $1) AND removed_ms IS NULL \
-             ORDER BY copy_of, id",
+            "SELECT {} FROM points WHERE (id = $1 OR (copy_of = $1 AND copy_of <> '')) \
+             AND removed_ms IS NULL ORDER BY copy_of, id",
             Point::COLUMNS
         );
         let rows = self.all(query(sql).bind(original)).await?;
@@ -96,7 +96,8 @@ impl Tx {
         for part in originals.chunks(AT_ONCE) {
             let places: Vec<String> = (1..=part.len()).map(|at| format!("${at}")).collect();
             let sql = format!(
-                "SELECT {} FROM points WHERE copy_of IN ({}) AND removed_ms IS NULL ORDER BY id",
+                "SELECT {} FROM points WHERE copy_of IN ({}) AND copy_of <> '' \
+                 AND removed_ms IS NULL ORDER BY id",
                 Point::COLUMNS,
                 places.join(", ")
             );

@@ -1,14 +1,12 @@
 //! What happened within a time, for reports.
 
-use std::collections::BTreeSet;
-
 use sqlx::any::AnyRow;
 
 use super::usage::with;
 use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::id::InstanceId;
-use crate::model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
+use crate::model::history::{Ended, LastTest, MeanBackup, Within};
 use crate::model::restore_test::TestState;
 use crate::visible::{Visible, Whose};
 
@@ -22,16 +20,6 @@ fn asked(visible: &Visible, within: &Within, sql: impl Fn(&str) -> String) -> Qu
 }
 
 impl Tx {
-    /// What was assigned to policies by hand.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn by_hand(&mut self) -> Result<BTreeSet<ByHand>> {
-        let sql = "SELECT policy_id, instance_id FROM assignments";
-        let rows = self.all(sqlx::query(sql)).await?;
-        rows.iter().map(|row| Ok((row.id("policy_id")?, row.id("instance_id")?))).collect()
-    }
-
     /// The moments that restore points hold within a time, by instance, earliest first; with the
     /// last one before it. Points that are gone count: they were there.
     ///

@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{MountId, NodeId, TaskId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::mount::{Mount, MountFilter, MountState, NewMount};
 use crate::record::Page;
@@ -94,23 +95,13 @@ impl Tx {
         filter: &MountFilter,
         page: &Page,
     ) -> Result<Vec<Mount>> {
-        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 5);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM mounts WHERE id < $1 AND (state = $3 OR ($3 = '' AND \
-             state <> 'gone')) AND ($4 = '' OR instance_id = $4) AND {condition} \
-             ORDER BY id DESC LIMIT $2"
-        );
-        // No id begins with a letter behind f.
-        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
-        let mut select = query(sql)
-            .bind(before)
-            .bind(i64::from(page.limit.min(Page::LARGEST)))
-            .bind(filter.state.map_or("", MountState::word))
-            .bind(text_of(filter.instance));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(Mount::read).collect()
+        let list = Listed::newest("mounts", COLUMNS).of("instance_id", text_of(filter.instance));
+        let list = match filter.state {
+            Some(state) => list.with("state", state.word().to_owned()),
+            None => list.only("state <> 'gone'"),
+        };
+        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
+        rows.iter().map(Mount::read).collect()
     }
 
     /// What a node has, or is to have: all that is not gone.

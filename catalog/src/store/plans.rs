@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{PlanId, PlanRunId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::plan::PlanMode;
 use crate::model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
@@ -90,22 +91,11 @@ impl Tx {
         filter: &PlanRunFilter,
         page: &Page,
     ) -> Result<Vec<PlanRun>> {
-        let (condition, values) = visible.condition(&OF_PLAN, 5);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM plan_runs WHERE id < $1 AND ($3 = '' OR state = $3) \
-             AND ($4 = '' OR plan_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
-        );
-        // No id begins with a letter behind f.
-        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
-        let mut select = query(sql)
-            .bind(before)
-            .bind(i64::from(page.limit.min(Page::LARGEST)))
-            .bind(filter.state.map_or("", PlanRunState::word))
-            .bind(text_of(filter.plan));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(PlanRun::read).collect()
+        let list = Listed::newest("plan_runs", COLUMNS)
+            .with("state", filter.state.map_or("", PlanRunState::word).to_owned())
+            .of("plan_id", text_of(filter.plan));
+        let rows = self.page(list, (visible, &OF_PLAN), page).await?;
+        rows.iter().map(PlanRun::read).collect()
     }
 
     /// The runs that have not ended.

@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::point::{NewPoint, Point};
 use crate::record::Page;
@@ -80,21 +81,11 @@ impl Tx {
         instance: Option<InstanceId>,
         page: &Page,
     ) -> Result<Vec<Point>> {
-        let mut values: Vec<String> = instance.iter().map(ToString::to_string).collect();
-        let of = if instance.is_some() { "instance_id = $3 AND " } else { "" };
-        let (may, more) = visible.condition(&Whose::OF_INSTANCE, 3 + values.len());
-        values.extend(more);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM points WHERE id > $1 AND removed_ms IS NULL AND {of}{may} \
-             ORDER BY id LIMIT $2"
-        );
-        let mut select = query(sql)
-            .bind(page.after.clone().unwrap_or_default())
-            .bind(i64::from(page.limit.min(Page::LARGEST)));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(Point::read).collect()
+        let list = Listed::oldest("points", COLUMNS)
+            .only("removed_ms IS NULL")
+            .of("instance_id", text_of(instance));
+        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
+        rows.iter().map(Point::read).collect()
     }
 
     /// A restore point, if the caller may know of it.

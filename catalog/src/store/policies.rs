@@ -1,11 +1,13 @@
 //! Policies: which instances they have, and what became due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::db::{Columns, Tx, number, query, text_of};
+use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
 use crate::id::{InstanceId, PolicyId};
+use crate::model::assign::Having;
 use crate::model::grant::Resource;
+use crate::model::history::ByHand;
 use crate::model::instance::Instance;
 use crate::model::policy::{Missed, Policy};
 use crate::record::{Page, Record};
@@ -50,14 +52,12 @@ impl Tx {
         policy: &Record<Policy>,
         visible: &Visible,
     ) -> Result<Vec<Record<Instance>>> {
-        let sql = "SELECT instance_id FROM assignments WHERE policy_id = $1";
-        let rows = self.all(sqlx::query(sql).bind(policy.id.to_string())).await?;
-        let by_hand = rows.iter().map(|row| row.id("instance_id"));
-        let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<InstanceId>>>()?;
+        let sql = "SELECT policy_id, instance_id FROM assignments WHERE policy_id = $1";
+        let by_hand = self.assigned(sqlx::query(sql).bind(policy.id.to_string())).await?;
         if by_hand.is_empty() && policy.body.assign.is_nothing() {
             return Ok(Vec::new());
         }
-        let finder = policy.body.assign.finder();
+        let having = Having::of(policy, &by_hand);
         let within = match policy.project {
             Some(project) => Visible::projects([project]),
             None => Visible::All,
@@ -70,7 +70,7 @@ impl Tx {
             page.after = Some(last.id.to_string());
             found.extend(part.into_iter().filter(|instance| {
                 visible.sees(instance.project, Some(Resource::Instance(instance.id)))
-                    && (by_hand.contains(&instance.id) || finder.takes(instance))
+                    && having.has(instance)
             }));
         }
     }
@@ -84,10 +84,8 @@ impl Tx {
         &mut self,
         instance: &Record<Instance>,
     ) -> Result<Vec<Record<Policy>>> {
-        let sql = "SELECT policy_id FROM assignments WHERE instance_id = $1";
-        let rows = self.all(sqlx::query(sql).bind(instance.id.to_string())).await?;
-        let by_hand = rows.iter().map(|row| row.id("policy_id"));
-        let by_hand = by_hand.collect::<Result<std::collections::BTreeSet<PolicyId>>>()?;
+        let sql = "SELECT policy_id, instance_id FROM assignments WHERE instance_id = $1";
+        let by_hand = self.assigned(sqlx::query(sql).bind(instance.id.to_string())).await?;
         // Its project's, and the system's, whoever sees them.
         let within = Visible::projects(instance.project);
         let mut found = Vec::new();
@@ -97,10 +95,22 @@ impl Tx {
             let part = self.list_with::<Policy>(&within, Some("''"), &page).await?;
             let Some(last) = part.last() else { return Ok(found) };
             page.after = Some(last.id.to_string());
-            found.extend(part.into_iter().filter(|policy| {
-                by_hand.contains(&policy.id) || policy.body.assign.takes(instance)
-            }));
+            let has = |policy: &Record<Policy>| Having::of(policy, &by_hand).has(instance);
+            found.extend(part.into_iter().filter(has));
         }
+    }
+
+    /// What was assigned to policies by hand.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn by_hand(&mut self) -> Result<BTreeSet<ByHand>> {
+        self.assigned(sqlx::query("SELECT policy_id, instance_id FROM assignments")).await
+    }
+
+    async fn assigned(&mut self, select: Query) -> Result<BTreeSet<ByHand>> {
+        let rows = self.all(select).await?;
+        rows.iter().map(|row| Ok((row.id("policy_id")?, row.id("instance_id")?))).collect()
     }
 
     /// Counts a change of policies, so that servers notice.

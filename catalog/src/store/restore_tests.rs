@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, RestoreTestId, TaskId};
+use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::point::Point;
 use crate::model::restore_test::{NewTest, RestoreTest, TestFilter, TestOutcome, TestState};
@@ -99,22 +100,11 @@ impl Tx {
         filter: &TestFilter,
         page: &Page,
     ) -> Result<Vec<RestoreTest>> {
-        let (condition, values) = visible.condition(&Whose::OF_INSTANCE, 5);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM restore_tests WHERE id < $1 AND ($3 = '' OR state = $3) \
-             AND ($4 = '' OR instance_id = $4) AND {condition} ORDER BY id DESC LIMIT $2"
-        );
-        // No id begins with a letter behind f.
-        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
-        let mut select = query(sql)
-            .bind(before)
-            .bind(i64::from(page.limit.min(Page::LARGEST)))
-            .bind(filter.state.map_or("", TestState::word))
-            .bind(text_of(filter.instance));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(RestoreTest::read).collect()
+        let list = Listed::newest("restore_tests", COLUMNS)
+            .with("state", filter.state.map_or("", TestState::word).to_owned())
+            .of("instance_id", text_of(filter.instance));
+        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
+        rows.iter().map(RestoreTest::read).collect()
     }
 
     /// Pending tests whose task has ended.

@@ -100,7 +100,7 @@ impl Tx {
         let UsageFilter { from_ms, until_ms, .. } = *filter;
         let (first, last) = (from_ms.div_ceil(DAY_MS) * DAY_MS, until_ms / DAY_MS * DAY_MS);
         // Days do not tell of single instances.
-        let whole = filter.instance.is_none() && visible.is_by_project();
+        let whole = filter.instance.is_none() && !visible.has_single();
         let by_day = by != UsageBy::Instance && whole && first < last;
         if !by_day {
             return self.moved_by(("transfers", "COUNT(*)", "at_ms"), visible, by, filter).await;

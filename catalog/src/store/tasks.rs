@@ -8,6 +8,7 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{NodeId, TaskId};
+use crate::listed::Listed;
 use crate::model::task::{NewTask, Progress, Task, TaskFilter, TaskState};
 use crate::record::Page;
 use crate::visible::{OF_TASK, Visible};
@@ -111,29 +112,11 @@ impl Tx {
         filter: &TaskFilter,
         page: &Page,
     ) -> Result<Vec<Task>> {
-        // What does not matter is not asked for, so that the fitting index is used.
-        let only = [
-            ("state", filter.state.map_or("", TaskState::word).to_owned()),
-            ("instance_id", text_of(filter.instance)),
-        ];
-        let (mut condition, mut values) = (String::new(), Vec::new());
-        for (column, value) in only.into_iter().filter(|(_, value)| !value.is_empty()) {
-            values.push(value);
-            condition.push_str(&format!("{column} = ${} AND ", 2 + values.len()));
-        }
-        let (may, more) = visible.condition(&OF_TASK, 3 + values.len());
-        values.extend(more);
-        let sql = format!(
-            "SELECT {COLUMNS} FROM tasks WHERE id < $1 AND {condition}{may} \
-             ORDER BY id DESC LIMIT $2"
-        );
-        // No id begins with a letter behind f.
-        let before = page.after.clone().unwrap_or_else(|| "g".to_owned());
-        let mut select = query(sql).bind(before).bind(i64::from(page.limit.min(Page::LARGEST)));
-        for value in values {
-            select = select.bind(value);
-        }
-        self.all(select).await?.iter().map(Task::read).collect()
+        let list = Listed::newest("tasks", COLUMNS)
+            .with("state", filter.state.map_or("", TaskState::word).to_owned())
+            .of("instance_id", text_of(filter.instance));
+        let rows = self.page(list, (visible, &OF_TASK), page).await?;
+        rows.iter().map(Task::read).collect()
     }
 
     /// Whether a task waits, or a lease has run out. Cheap, and takes no lock.

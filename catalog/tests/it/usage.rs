@@ -1,7 +1,7 @@
 use serde_json::json;
 use sluice_catalog::{
-    Catalog, ErrorKind, Held, InUse, InstanceId, NewTask, NodeId, Project, ProjectId, TaskId,
-    Transfer, Tx, Visible,
+    Catalog, Destination, ErrorKind, Held, InUse, InstanceId, NewTask, NodeId, Project, ProjectId,
+    TaskId, Transfer, Tx, Visible,
 };
 
 use crate::support::{Lab, on_both};
@@ -14,6 +14,7 @@ on_both! {
     what_began_counts_and_what_never_ran_does_not
     a_project_has_one_quota
     what_is_no_restore_point_yet_is_in_use_until_it_is_one_or_gone
+    what_is_no_restore_point_yet_is_gone_with_its_destination
 }
 
 async fn project(catalog: &Catalog, name: &str) -> ProjectId {
@@ -162,4 +163,26 @@ async fn what_is_no_restore_point_yet_is_in_use_until_it_is_one_or_gone(Lab { ca
     tx.end_pending(place(&here)).await.unwrap();
     assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 100);
     assert_eq!(tx.pending(place(&here)).await.unwrap(), 0);
+}
+
+async fn what_is_no_restore_point_yet_is_gone_with_its_destination(Lab { catalog, .. }: Lab) {
+    let one = project(&catalog, "one").await;
+    let mut tx = catalog.begin().await.unwrap();
+    let web = held(one, 1, 1).instance;
+    let mut made = Vec::new();
+    for name in ["near", "far"] {
+        let body: Destination = serde_json::from_value(json!({"url": "/store"})).unwrap();
+        made.push(tx.insert(Some(one), name, body, 1).await.unwrap().id);
+    }
+    tx.set_pending((web, made[0]), one, 5, 10).await.unwrap();
+    tx.set_pending((web, made[1]), one, 30, 10).await.unwrap();
+    assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 35);
+    // No restore point keeps a destination that has only what is not one yet.
+    let near = tx.get::<Destination>(made[0], &Visible::All).await.unwrap();
+    tx.refuse_if_used::<Destination>(&near).await.unwrap();
+    tx.delete::<Destination>(made[0]).await.unwrap();
+    assert_eq!(tx.pending((web, made[0])).await.unwrap(), 0);
+    assert_eq!(tx.pending((web, made[1])).await.unwrap(), 30, "the other's stays");
+    assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 30);
+    assert_eq!(tx.in_use(one, Some(web)).await.unwrap().stored_bytes, 30);
 }

@@ -2,19 +2,7 @@
 
 use std::time::Duration;
 
-/// Bytes with a binary unit and three digits or so: `0 B`, `1.5 KiB`, `16 TiB`.
-pub(crate) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    // 1023.96 would round to 1024.0.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let number = if value >= 99.95 { format!("{value:.0}") } else { format!("{value:.1}") };
-    format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), UNITS[unit])
-}
+pub(crate) use sluice_server::figures::{bytes, span};
 
 /// A count with its noun: `1 point`, `2 points`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
@@ -41,22 +29,6 @@ pub(crate) fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_read_well_at_every_size() {
-        for (number, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1 KiB"),
-            (1536, "1.5 KiB"),
-            ((1 << 20) - 1, "1 MiB"),
-            (150 << 20, "150 MiB"),
-            (16 << 40, "16 TiB"),
-            (u64::MAX, "16 EiB"),
-        ] {
-            assert_eq!(bytes(number), text);
-        }
-    }
 
     #[test]
     fn counts_shares_and_durations_read_well() {

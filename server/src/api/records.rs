@@ -23,6 +23,10 @@ pub(crate) struct View<B> {
     id: String,
     /// The project it belongs to; none for what belongs to the system.
     project: Option<ProjectId>,
+    /// The name of that project: also for whoever has a role on the record alone, and may not read
+    /// the project.
+    #[serde(default)]
+    project_name: Option<String>,
     /// Its name, unique among its kind in its project.
     name: String,
     /// Grows with every change; the same as in the header `ETag`.
@@ -84,6 +88,7 @@ impl<K: Kind> From<Record<K>> for View<K> {
         Self {
             id: record.id.to_string(),
             project: record.project,
+            project_name: record.project_name,
             name: record.name,
             revision: record.revision,
             created_ms: record.created_ms,

@@ -31,7 +31,11 @@ const USUAL_RPO: u64 = 86_400;
 /// A place among those who have long reports made: nodes and schedules need the database too.
 async fn place() -> Result<SemaphorePermit<'static>> {
     static PLACES: Semaphore = Semaphore::const_new(2);
-    let waited = tokio::time::timeout(PATIENCE, PLACES.acquire()).await;
+    place_among(&PLACES, PATIENCE).await
+}
+
+async fn place_among(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>> {
+    let waited = tokio::time::timeout(patience, places.acquire()).await;
     waited.ok().and_then(std::result::Result::ok).ok_or_else(|| {
         let text = "others have reports made at this moment: try again";
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "slow-down", text)
@@ -149,4 +153,37 @@ pub(crate) async fn document(
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
     ];
     Ok((headers, made.bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_to_try_again_and_places_come_back() {
+        let places = Semaphore::new(2);
+        let place = || place_among(&places, Duration::ZERO);
+        let first = place().await.unwrap();
+        let second = place().await.unwrap();
+        for _ in 0..3 {
+            let refused = place().await.unwrap_err();
+            assert_eq!((refused.status, refused.code.as_str()), (429, "slow-down"));
+        }
+        // However a report ends, its place ends with it, and who was refused has taken none.
+        drop(first);
+        let third = place().await.unwrap();
+        assert_eq!(place().await.unwrap_err().status, 429);
+        drop((second, third));
+        assert_eq!(places.available_permits(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_place_that_comes_free() {
+        let places = Semaphore::new(1);
+        let taken = place_among(&places, Duration::ZERO).await.unwrap();
+        let mut waiting = std::pin::pin!(place_among(&places, Duration::MAX));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(taken);
+        assert!(waiting.await.is_ok());
+    }
 }

@@ -65,7 +65,16 @@ async fn names(tx: &mut Tx, visible: &Visible, by: By) -> Result<BTreeMap<String
         records.into_iter().map(|record| (record.id.to_string(), record.name)).collect()
     }
     Ok(match by {
-        By::Project => named(every::<Project>(tx, visible).await?),
+        By::Project => {
+            let mut names = named(every::<Project>(tx, visible).await?);
+            // What is used of a project counts also for who sees single instances of it only.
+            if visible.has_single() {
+                for one in every::<Instance>(tx, visible).await? {
+                    names.extend(one.project.map(|id| id.to_string()).zip(one.project_name));
+                }
+            }
+            names
+        }
         By::Instance => named(every::<Instance>(tx, visible).await?),
         By::Policy => named(every::<Policy>(tx, visible).await?),
         By::Destination => named(every::<Destination>(tx, visible).await?),

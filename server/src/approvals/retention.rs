@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use serde_json::Value;
 use sluice_catalog::{
-    DestinationId, Instance, InstanceId, Keep, Policy, PolicyId, ProjectId, Record, Tx, Visible,
+    DestinationId, Having, Instance, InstanceId, Keep, Policy, PolicyId, ProjectId, Record, Tx,
+    Visible,
 };
 
 use crate::access::Permission;
@@ -129,7 +130,7 @@ pub(super) async fn shortened(
             let policy = tx.get::<Policy>(policy, &visible).await?;
             let instance = tx.get::<Instance>(id, &visible).await?;
             let now = policies(tx, &instance).await?;
-            let found = policy.body.assign.takes(&instance);
+            let found = Having::of(&policy, &BTreeSet::new()).has(&instance);
             let mut after = bodies(&now, Some(policy.id));
             // What the policy finds by itself has it still.
             if *method == Method::PUT || found {

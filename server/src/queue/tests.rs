@@ -10,6 +10,7 @@ fn node(number: u64) -> Record<Node> {
     Record {
         id: NodeId::new(number),
         project: None,
+        project_name: None,
         name: format!("node-{number}"),
         revision: 1,
         created_ms: 0,

@@ -151,14 +151,8 @@ struct Names(BTreeMap<String, String>);
 
 impl Names {
     async fn of<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Self> {
-        let projects: BTreeMap<ProjectId, String> = every::<Project>(tx, visible)
-            .await?
-            .into_iter()
-            .map(|project| (project.id, project.name))
-            .collect();
         let name = |record: Record<K>| {
-            let project = record.project.and_then(|project| projects.get(&project));
-            let name = match project {
+            let name = match record.project_name {
                 Some(project) => format!("{project}/{}", record.name),
                 None => record.name,
             };

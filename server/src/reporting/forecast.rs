@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    DestinationId, Instance, InstanceId, MeanBackup, Policy, PolicyId, Record, Tx, Visible, Within,
+    DestinationId, Having, Instance, InstanceId, MeanBackup, Policy, PolicyId, Record, Tx, Visible,
+    Within,
 };
 use utoipa::ToSchema;
 
@@ -254,13 +255,8 @@ pub(crate) async fn report(
         .into_iter()
         .filter(|policy| !policy.body.paused)
         .map(|policy| {
-            let finder = policy.body.assign.finder();
-            let has = |instance: &&&Record<Instance>| {
-                (policy.project.is_none() || policy.project == instance.project)
-                    && (finder.takes(instance) || by_hand.contains(&(policy.id, instance.id)))
-            };
-            let has = instances.iter().filter(has).map(|instance| instance.id).collect();
-            drop(finder);
+            let having = Having::of(&policy, &by_hand);
+            let has = instances.iter().filter(|one| having.has(one)).map(|one| one.id).collect();
             (policy, has)
         })
         .collect();

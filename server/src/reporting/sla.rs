@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    Finder, Instance, InstanceId, LastTest, Objectives, Policy, PolicyId, ProjectId, Record,
+    Having, Instance, InstanceId, LastTest, Objectives, Policy, PolicyId, ProjectId, Record,
     TestState, Tx, Visible, Within,
 };
 use utoipa::ToSchema;
@@ -163,18 +163,15 @@ pub(crate) async fn report(
     let mut told = Told::load(tx, visible, within).await?;
     let mut by_policy: BTreeMap<PolicyId, SlaOfPolicy> = BTreeMap::new();
     let mut items = Vec::new();
-    let finders: Vec<(&Record<Policy>, Finder<'_>)> =
-        policies.iter().map(|policy| (policy, policy.body.assign.finder())).collect();
+    let having: Vec<Having<'_>> =
+        policies.iter().map(|policy| Having::of(policy, &by_hand)).collect();
     for instance in every::<Instance>(tx, visible).await? {
         let other = within.project.is_some() && within.project != instance.project;
         if other || !instance.body.present {
             continue;
         }
-        let applies = |(policy, finder): &&(&Record<Policy>, Finder<'_>)| {
-            (policy.project.is_none() || policy.project == instance.project)
-                && (finder.takes(&instance) || by_hand.contains(&(policy.id, instance.id)))
-        };
-        let own: Vec<_> = finders.iter().filter(applies).map(|(policy, _)| *policy).collect();
+        let own = having.iter().filter(|one| one.has(&instance)).map(Having::policy);
+        let own: Vec<&Record<Policy>> = own.collect();
         if own.is_empty() {
             continue;
         }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::figures;
+
 /// In which form people get a report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -62,9 +64,9 @@ impl Cell {
         match self {
             Self::Text(text) => text.clone(),
             Self::Count(count) => count.to_string(),
-            Self::Bytes(bytes) => size(*bytes),
+            Self::Bytes(bytes) => figures::bytes(*bytes),
             Self::Time(at) => at.map(|ms| time(ms, "%F %H:%M UTC")).unwrap_or_default(),
-            Self::Span(ms) => ms.map(span).unwrap_or_default(),
+            Self::Span(ms) => ms.map(figures::span).unwrap_or_default(),
             // What is not whole must not look so.
             Self::Percent(percent) if *percent > 99.99 && *percent < 100.0 => "99.99 %".to_owned(),
             Self::Percent(percent) => format!("{percent:.2} %"),
@@ -89,34 +91,6 @@ fn time(ms: u64, form: &str) -> String {
     crate::queue::moment(ms).strftime(form).to_string()
 }
 
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    format!("{value:.1} {unit}")
-}
-
-fn span(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (days, hours) = (seconds / 86_400, seconds % 86_400 / 3600);
-    let (minutes, seconds) = (seconds % 3600 / 60, seconds % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {seconds} s"),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
 /// A report for people.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Table {
@@ -137,7 +111,7 @@ mod tests {
         for (cell, shown, raw) in [
             (Cell::Bytes(1536), "1.5 KiB", "1536"),
             (Cell::Bytes(1023), "1023 B", "1023"),
-            (Cell::Bytes(u64::MAX), "16.0 EiB", "18446744073709551615"),
+            (Cell::Bytes(u64::MAX), "16 EiB", "18446744073709551615"),
             (Cell::Span(Some(90_061_000)), "1 d 1 h", "90061"),
             (Cell::Span(Some(61_000)), "1 min 1 s", "61"),
             (Cell::Span(None), "", ""),

@@ -74,6 +74,29 @@ async fn guessing_passwords_is_slowed_down() {
 }
 
 #[tokio::test]
+async fn guessing_with_long_names_is_slowed_down_or_refused_at_once() {
+    let lab = Lab::new().await;
+    lab.administrator().await;
+    let told = async |login: &str| {
+        let wrong = json!({"login": login, "password": "wrong"});
+        status(&lab.anybody.post::<Value>("/api/v1/sessions", &wrong).await)
+    };
+    let (longest, beside) = ("a".repeat(256), format!("{}b", "a".repeat(255)));
+    let mut answers = Vec::new();
+    for _ in 0..6 {
+        answers.push(told(&longest).await);
+    }
+    assert_eq!(answers, [401, 401, 401, 401, 401, 429]);
+    assert_eq!(told(&beside).await, 401, "another name, by its last letter");
+    // Nobody has such a name: nothing of it is kept, however often it is tried.
+    for login in ["a".repeat(257), "a".repeat(100_000)] {
+        for _ in 0..7 {
+            assert_eq!(told(&login).await, 422);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_change_names_its_revision_and_a_list_has_pages() {
     let lab = Lab::new().await;
     let admin = lab.administrator().await;

@@ -86,6 +86,15 @@ async fn an_operator_of_one_instance_sees_and_mounts_that_and_nothing_else() {
     for list in ["projects", "destinations", "policies", "plans", "node-configs", "restore-tests"] {
         assert!(items(&anna, &format!("/api/v1/{list}")).await.is_empty(), "{list}");
     }
+    // Names are unique only in a project: its own is told, also where usage is counted by it.
+    for path in ["instances".to_owned(), format!("instances/{}", shop.instances[1])] {
+        let told: Value = anna.get(&format!("/api/v1/{path}")).await.unwrap();
+        let one = if path == "instances" { &told["items"][0] } else { &told };
+        assert_eq!((&one["project_name"], &one["name"]), (&json!("shop"), &json!("web-1")));
+    }
+    let used: Value = anna.get("/api/v1/usage?by=project").await.unwrap();
+    let used = &used["items"][0];
+    assert_eq!((&used["id"], &used["name"]), (&json!(shop.project), &json!("shop")));
     assert_eq!(status(&anna.post::<Value>("/api/v1/mounts", &shop.mount(1)).await), 200);
     assert_eq!(status(&anna.post::<Value>("/api/v1/mounts", &shop.mount(0)).await), 404);
     for path in [

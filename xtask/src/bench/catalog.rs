@@ -1,13 +1,14 @@
 //! The control plane at size: a catalog as after a year of many instances, and how long a server
 //! takes to answer about it.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::host;
 
@@ -26,7 +27,7 @@ usage: cargo xtask bench catalog [OPTION...]
 const TICKS: Duration = Duration::from_secs(20);
 
 /// What is asked, and how long it may take, in milliseconds; 0 for what has no budget.
-const QUESTIONS: [(&str, &str, u32); 20] = [
+const QUESTIONS: [(&str, &str, u32); 21] = [
     ("projects", "projects", 50),
     ("destinations", "destinations", 50),
     ("instances, first part", "instances", 50),
@@ -39,6 +40,7 @@ const QUESTIONS: [(&str, &str, u32); 20] = [
     ("tasks, running", "tasks?state=running", 50),
     ("tasks of an instance", "tasks?instance={instance}", 50),
     ("restore points, oldest", "points", 50),
+    ("restore points, in the middle", "points?after={point}", 50),
     ("restore points of an instance", "points?instance={instance}", 50),
     ("mounts", "mounts", 50),
     ("audit log", "audit", 50),
@@ -48,6 +50,18 @@ const QUESTIONS: [(&str, &str, u32); 20] = [
     ("usage by project, 30 days", "usage", 0),
     ("usage by instance, 30 days", "usage?by=instance", 0),
 ];
+
+/// What people with other roles ask, and how long that may take, in milliseconds.
+const OF_PEOPLE: [(&str, &str); 7] = [
+    ("instances", "instances"),
+    ("tasks", "tasks"),
+    ("failed tasks", "tasks?state=failed"),
+    ("restore points", "points"),
+    ("restore points, in the middle", "points?after={point}"),
+    ("restore points of an instance", "points?instance={instance}"),
+    ("audit log", "audit"),
+];
+const OF_PEOPLE_MS: u32 = 50;
 
 struct Options {
     instances: u64,
@@ -181,6 +195,26 @@ impl Server {
         Ok(std::fs::write(&self.curl, header)?)
     }
 
+    /// A user with these grants; what curl is told to be that one.
+    fn somebody(&self, name: &str, grants: &Value) -> Result<PathBuf> {
+        // The catalog may be of an earlier run.
+        let login = format!("{}-{}", name.replace(' ', "-"), std::process::id());
+        let send = |path: &str, body: &Value| -> Result<Value> {
+            let json = "Content-Type: application/json";
+            let url = format!("{}/{path}", self.url);
+            let told = self.curl(&["-H", json, "--data", &body.to_string(), &url])?;
+            Ok(serde_json::from_str(&told)?)
+        };
+        let user = json!({"login": login, "service": true, "grants": grants});
+        let user = send("users", &user)?;
+        let id = user["id"].as_str().context("the user has no id")?;
+        let token = send(&format!("users/{id}/tokens"), &json!({"name": "bench"}))?;
+        let token = token["token"].as_str().context("the user has no token")?;
+        let file = self.curl.with_file_name(&login);
+        std::fs::write(&file, format!("header = \"Authorization: Bearer {token}\"\n"))?;
+        Ok(file)
+    }
+
     fn curl(&self, args: &[&str]) -> Result<String> {
         let mut curl = Command::new("curl");
         let output = curl.args(["-sSfk", "-K"]).arg(&self.curl).args(args).output()?;
@@ -191,7 +225,7 @@ impl Server {
     }
 
     /// How long answers took, in milliseconds, in order; over one connection, as programs have.
-    fn times(&self, path: &str, rounds: usize) -> Result<Vec<f64>> {
+    fn times(&self, who: &Path, path: &str, rounds: usize) -> Result<Vec<f64>> {
         let url = format!("{}/{path}", self.url);
         let mut args = vec!["-w", "%{stderr}%{time_total}\n"];
         // The first one also makes the connection, and counts for nothing.
@@ -199,7 +233,7 @@ impl Server {
             args.extend(["-o", "/dev/null", &url]);
         }
         let mut curl = Command::new("curl");
-        let output = curl.args(["-sfk", "-K"]).arg(&self.curl).args(&args).output()?;
+        let output = curl.args(["-sfk", "-K"]).arg(who).args(&args).output()?;
         if !output.status.success() {
             // Asked once more, for the reason.
             self.curl(&[&url])?;
@@ -235,20 +269,63 @@ fn part(times: &[f64], of: f64) -> f64 {
     times.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
+/// Who asks beside the administrator, and what they may see.
+fn people(instances: &[Value]) -> Vec<(String, Value)> {
+    let of_projects = |many: usize| -> Value {
+        let projects: BTreeSet<&str> =
+            instances.iter().filter_map(|one| one["project"].as_str()).collect();
+        // The one in the middle of the list, which is asked for by its id, is among them.
+        let own = instances.get(500).or(instances.first());
+        let own = own.and_then(|one| one["project"].as_str());
+        let others = projects.into_iter().filter(|id| Some(*id) != own);
+        let all = own.into_iter().chain(others).take(many);
+        all.map(|id| json!({"role": "admin", "project": id})).collect()
+    };
+    let of_instances = |many: usize| -> Value {
+        let on = |one: &Value| json!({"kind": "instance", "id": one["id"]});
+        let grant = |one: &Value| json!({"role": "admin", "resource": on(one)});
+        instances.iter().skip(500).take(many).map(grant).collect()
+    };
+    vec![
+        ("a role in one project".to_owned(), of_projects(1)),
+        ("roles in three projects".to_owned(), of_projects(3)),
+        ("a role on one instance".to_owned(), of_instances(1)),
+        ("roles on 300 instances".to_owned(), of_instances(300)),
+    ]
+}
+
 fn measure(server: &Server, options: &Options) -> Result<()> {
     let instances: Value =
         serde_json::from_str(&server.curl(&[&format!("{}/instances?limit=1000", server.url)])?)?;
     let middle = instances["items"][500]["id"].as_str().or(instances["items"][0]["id"].as_str());
     let middle = middle.context("there is no instance")?;
+    // Ids begin with the time: half of what there is comes before this one.
+    let points: Value = serde_json::from_str(
+        &server.curl(&[&format!("{}/points?instance={middle}&limit=1000", server.url)])?,
+    )?;
+    let all = points["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let point = all.get(all.len() / 2).context("there is no restore point")?;
+    let point = point["id"].as_str().context("it has no id")?;
     println!("| asked for | p50 ms | p95 ms | budget |\n|---|---|---|---|");
     let mut over = Vec::new();
-    for (name, path, budget) in QUESTIONS {
-        let times = server.times(&path.replace("{instance}", middle), options.rounds)?;
+    let mut ask = |who: &Path, name: &str, path: &str, budget: u32| -> Result<()> {
+        let path = path.replace("{instance}", middle).replace("{point}", point);
+        let times = server.times(who, &path, options.rounds)?;
         let (half, most) = (part(&times, 0.5), part(&times, 0.95));
         let told = if budget > 0 { format!("{budget} ms") } else { "none".to_owned() };
         println!("| {name} | {half:.1} | {most:.1} | {told} |");
         if budget > 0 && most > f64::from(budget) {
-            over.push(name);
+            over.push(name.to_owned());
+        }
+        Ok(())
+    };
+    for (name, path, budget) in QUESTIONS {
+        ask(&server.curl, name, path, budget)?;
+    }
+    for (login, grants) in people(instances["items"].as_array().context("no instances")?) {
+        let who = server.somebody(&login, &grants)?;
+        for (name, path) in OF_PEOPLE {
+            ask(&who, &format!("{login}: {name}"), path, OF_PEOPLE_MS)?;
         }
     }
     std::thread::sleep(TICKS);
@@ -265,7 +342,7 @@ fn measure(server: &Server, options: &Options) -> Result<()> {
     let memory = server.memory()?;
     println!("| most memory of the server, MiB | {memory:.0} | | 300 |");
     if memory > 300.0 {
-        over.push("memory");
+        over.push("memory".to_owned());
     }
     if !over.is_empty() {
         bail!("over budget: {}", over.join(", "));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{NAME, Release};
+use super::{MAINTAINER, NAME, Release};
 use crate::host;
 
 /// What runs when the package comes and goes.
@@ -41,14 +41,14 @@ fn text(release: &Release, kib: &str, libc: &str) -> String {
     let Release { version, architecture, .. } = release;
     format!(
         "Package: {NAME}\nVersion: {version}\nArchitecture: {architecture}\n\
-         Maintainer: The Sluice developers <sluice@sluice.invalid>\nInstalled-Size: {kib}\n\
+         Maintainer: {MAINTAINER}\nInstalled-Size: {kib}\n\
          Depends: libc6 (>= {libc}), libgcc-s1, systemd | systemd-standalone-sysusers\n\
          Recommends: ca-certificates, fuse3, qemu-utils\nSuggests: qemu-system-x86, ovmf\n\
          Section: admin\nPriority: optional\n\
          Description: backup storage gateway for disks of virtual machines\n \
-         Backs up disks block by block, keeps every backup deduplicated, compressed and\n \
-         encrypted in a folder or in a bucket, and exposes any of them at once as a disk.\n \
-         Server, node and command line are one executable.\n"
+         Backs up disks block by block, keeps every backup deduplicated, compressed\n \
+         and encrypted in a folder or in a bucket, and exposes any of them at once as\n \
+         a disk. Server, node and command line are one executable.\n"
     )
 }
 

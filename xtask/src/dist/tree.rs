@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::{MAINTAINER, NAME, Release};
 use crate::host;
 
 /// What is taken from the checkout, where it goes, and whether it is the administrator's.
-pub const FILES: [(&str, &str); 11] = [
+pub const FILES: [(&str, &str); 13] = [
     ("packaging/systemd/sluice-mountd.service", "usr/lib/systemd/system/sluice-mountd.service"),
     ("packaging/systemd/sluice-server.service", "usr/lib/systemd/system/sluice-server.service"),
     ("packaging/systemd/sluice-node.service", "usr/lib/systemd/system/sluice-node.service"),
@@ -23,6 +24,8 @@ pub const FILES: [(&str, &str); 11] = [
         "usr/share/doc/sluice/examples/grafana-dashboard.json",
     ),
     ("docs/operations.md", "usr/share/doc/sluice/operations.md"),
+    ("CHANGELOG.md", "usr/share/doc/sluice/NEWS"),
+    ("packaging/debian/lintian-overrides", "usr/share/lintian/overrides/sluice"),
 ];
 
 /// Where shells look for completions.
@@ -36,7 +39,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
 const BINARY: &str = "usr/bin/sluice";
 
 /// Puts all files below `root`.
-pub fn fill(root: &Path, binary: &Path) -> Result<()> {
+pub fn fill(root: &Path, binary: &Path, release: &Release) -> Result<()> {
     let executable = place(root, BINARY)?;
     let mut strip = host::command("strip");
     strip.arg("--strip-debug").arg("-o").arg(&executable).arg(binary);
@@ -53,8 +56,8 @@ pub fn fill(root: &Path, binary: &Path) -> Result<()> {
         write(root, to, script.as_bytes())?;
     }
     manuals(root, &executable)?;
-    let changes = std::fs::read(host::root().join("CHANGELOG.md"))?;
-    write(root, "usr/share/doc/sluice/changelog", &changes)?;
+    gzip(&root.join("usr/share/doc/sluice/NEWS"))?;
+    write(root, "usr/share/doc/sluice/changelog", changelog(release)?.as_bytes())?;
     gzip(&root.join("usr/share/doc/sluice/changelog"))?;
     write(root, "usr/share/doc/sluice/copyright", copyright()?.as_bytes())?;
     folders(root)?;
@@ -71,6 +74,16 @@ fn manuals(root: &Path, executable: &Path) -> Result<()> {
         gzip(&page)?;
     }
     Ok(())
+}
+
+/// What Debian's tools read of a version; what it brings is told to people beside it.
+fn changelog(release: &Release) -> Result<String> {
+    let Release { version, time, .. } = release;
+    let day = host::output(host::command("date").args(["-u", "-R", "-d", &format!("@{time}")]))?;
+    Ok(format!(
+        "{NAME} ({version}) unstable; urgency=medium\n\n  * See NEWS.gz.\n\n -- {MAINTAINER}  {}\n",
+        day.trim()
+    ))
 }
 
 /// What Debian wants to be told of licences.

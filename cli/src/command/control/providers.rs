@@ -11,7 +11,7 @@ use super::roles::Roles;
 use super::{all, profile, show_list, word};
 use crate::args::IdentityProviderCommand;
 use crate::context::Context;
-use crate::error::{Exit, advise, usage_error};
+use crate::error::{Exit, advise, is_usage_error, usage_error};
 use crate::output;
 use crate::secret;
 
@@ -110,8 +110,9 @@ impl Names {
         Ok(Self { roles: Roles::all(client).await?, groups })
     }
 
-    /// Names become ids.
-    pub(super) fn to_ids(&self, spec: &mut Value) -> Result<()> {
+    /// Names become ids. With `plan`, roles on what is not there stay as they are: the same file
+    /// may make it first.
+    pub(super) fn to_ids(&self, spec: &mut Value, plan: bool) -> Result<()> {
         for mapping in mappings(spec) {
             let Some(fields) = mapping.as_object_mut() else { continue };
             if let Some(roles) = fields.remove("roles") {
@@ -119,8 +120,14 @@ impl Names {
                     all.iter().map(|one| one.as_str().map(str::to_owned)).collect()
                 });
                 let odd = || usage_error("roles of a mapping are a list: [viewer, manager@shop]");
-                let grants = self.roles.grants(&words.ok_or_else(odd)?)?;
-                fields.insert("grants".to_owned(), grants.into());
+                let words = words.ok_or_else(odd)?;
+                match self.roles.grants(&words) {
+                    Ok(grants) => fields.insert("grants".to_owned(), grants.into()),
+                    Err(error) if plan && !is_usage_error(&error) => {
+                        fields.insert("roles".to_owned(), json!(words))
+                    }
+                    Err(error) => return Err(error),
+                };
             }
             let groups = fields.get_mut("groups").and_then(Value::as_array_mut);
             for group in groups.into_iter().flatten() {

@@ -87,8 +87,9 @@ impl Records {
     /// `PROJECT/NAME`, or the name alone.
     fn name(&self, record: &Value) -> String {
         let own = word(record, "name");
-        match self.projects.iter().find(|project| project["id"] == record["project"]) {
-            Some(project) => format!("{}/{own}", word(project, "name")),
+        // Who has a role on the record alone does not see the project among `self.projects`.
+        match record["project_name"].as_str() {
+            Some(project) => format!("{project}/{own}"),
             None => own,
         }
     }
@@ -223,7 +224,7 @@ pub(crate) async fn set(
         with_destinations(client, &mut spec, plan).await?;
     }
     if kind == super::providers::KIND {
-        super::providers::Names::load(client).await?.to_ids(&mut spec)?;
+        super::providers::Names::load(client).await?.to_ids(&mut spec, plan)?;
     }
     if kind == "plans" {
         Named::load(client).await?.to_ids(name, &mut spec, plan)?;

@@ -131,9 +131,7 @@ async fn sla(context: &Context, client: &Client, query: &str) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let instances = Records::load(client, "instances").await?;
-    let span = |ms: Option<u64>| {
-        ms.map_or_else(|| "-".to_owned(), |ms| seconds(Duration::from_millis(ms)))
-    };
+    let span = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), output::span);
     let row = |row: &Value| {
         let count = |name: &str| row["backups"][name].as_u64().unwrap_or(0);
         let promised = |name: &str| row[name].as_u64().map(|seconds| seconds.saturating_mul(1000));

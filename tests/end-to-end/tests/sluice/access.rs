@@ -270,9 +270,12 @@ fn a_role_on_one_instance_shows_that_one() {
     let names: Vec<&Value> =
         seen["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["web-1"]);
-    program.ok(&["instance", "show", "web-1"]);
-    program.cmd(&["instance", "show", "web-2"]).fails(1);
-    program.cmd(&["instance", "remove", "web-1"]).fails(1);
+    // Its project has a name, and is not there otherwise.
+    assert_eq!(seen["items"][0]["project_name"], "shop");
+    program.ok(&["instance", "show", "shop/web-1"]);
+    program.cmd(&["instance", "show", "shop/web-2"]).fails(1);
+    program.cmd(&["instance", "remove", "shop/web-1"]).fails(1);
+    program.cmd(&["project", "show", "shop"]).fails(1);
     // Files name roles as people do, and are told them so.
     let spec = folder.path().join("company.yaml");
     let text = format!(
@@ -287,4 +290,46 @@ fn a_role_on_one_instance_shows_that_one() {
     admin.cmd(&["user", "grant", "ci", "operator@instance:shop/web-3"]).fails(1);
     admin.ok(&["user", "grant", "ci", "viewer@shop"]);
     assert_eq!(program.ok(&["instance", "list"]).json()["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_makes_identity_providers_after_what_their_mappings_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("state"), None);
+    let admin = Person { folder: folder.path(), server: &server, name: "admin" };
+    admin.set_up();
+    let file = folder.path().join("config.yaml");
+    let text = "identity-providers:\n  company:\n    \
+        via: {kind: oidc, issuer: 'https://id.example.org', client_id: x}\n    mappings:\n    \
+        - {group: all, roles: [viewer@shop]}\n    \
+        - {group: web, roles: ['operator@instance:shop/web-1', 'operator@plan:shop/flood']}\n\
+        plans:\n  shop/flood: {groups: []}\n\
+        instances:\n  shop/web-1: {source: {kind: device, path: /dev/x}}\n\
+        projects:\n  shop:\n";
+    std::fs::write(&file, text).unwrap();
+    let apply =
+        |more: &[&str]| admin.cmd(&[&["apply", "-f", file.to_str().unwrap()][..], more].concat());
+    let told = |ran: Value| -> Vec<(String, String)> {
+        let changes = ran["changes"].as_array().unwrap();
+        let word = |one: &Value, name: &str| one[name].as_str().unwrap().to_owned();
+        changes.iter().map(|one| (word(one, "kind"), word(one, "change"))).collect()
+    };
+    let all = |change: &str| {
+        ["projects", "instances", "plans", "identity-providers"]
+            .map(|kind| (kind.to_owned(), change.to_owned()))
+    };
+    // Nothing is there yet, and looking makes nothing.
+    for _ in 0..2 {
+        assert_eq!(told(apply(&["--plan"]).ok().json()), all("created"));
+    }
+    assert_eq!(told(apply(&[]).ok().json()), all("created"));
+    assert_eq!(told(apply(&["--check"]).ok().json()), all("unchanged"));
+    let kept = admin.ok(&["config", "export"]).json();
+    let mappings = &kept["identity-providers"]["company"]["mappings"];
+    assert_eq!(mappings[0]["roles"], json!(["viewer@shop"]));
+    let roles = json!(["operator@instance:shop/web-1", "operator@plan:shop/flood"]);
+    assert_eq!(mappings[1]["roles"], roles);
+    // What is no role is none, whatever is made first.
+    std::fs::write(&file, text.replace("viewer@shop", "owner@shop")).unwrap();
+    apply(&["--plan"]).fails(2);
 }
