@@ -285,3 +285,61 @@ fn points_are_copied_into_a_repository_with_other_keys() {
                 .concat());
     assert!(!format!("{}{}", text.text(), text.err).contains(PASSPHRASE));
 }
+
+/// A command on a repository that is not encrypted.
+fn bare(repo: &Repo, args: &[&str]) -> Cmd {
+    repo.sluice(args).without_env("SLUICE_PASSPHRASE_FILE")
+}
+
+#[test]
+fn copies_are_not_made_readable_because_the_other_place_says_so() {
+    let (repo, _) = source();
+    let other = Repo::new();
+    // Whoever can write there puts a key of their own, and says that no other is needed.
+    for slot in other.objects("keys") {
+        fs::remove_file(slot).unwrap();
+    }
+    let slot = concat!(
+        r#"{"kind": "open", "label": "", "created": "2026-01-01T00:00:00Z", "#,
+        r#""key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}"#
+    );
+    fs::write(other.folder().join("keys/000000000000"), slot).unwrap();
+    let format = other.folder().join("format");
+    let text = fs::read_to_string(&format).unwrap().replace("aes-256-gcm", "open");
+    fs::write(&format, text).unwrap();
+    let told = [other.url(), "not encrypted", "help:", "--dest-unencrypted", "do not copy"];
+    repo.fails(1, ["replicate", "--to", other.url()]).says(&told);
+    repo.fails(1, ["replicate", "--to", other.url(), "--dry-run"]).says(&told);
+    bare(&other, &["replicate", "--from", repo.url()])
+        .env("SLUICE_DEST_PASSPHRASE", PASSPHRASE)
+        .fails(1)
+        .says(&told);
+    // Who has a passphrase for it is told, whatever else is said.
+    repo.sluice(["replicate", "--to", other.url(), "--dest-unencrypted"])
+        .env("SLUICE_DEST_PASSPHRASE", PASSPHRASE)
+        .fails(1)
+        .says(&["not encrypted", "passphrase is given", "help:"]);
+    for kind in ["d", "m", "r"] {
+        assert!(other.objects(kind).is_empty(), "something was written to {kind}/");
+    }
+}
+
+#[test]
+fn copies_go_into_a_repository_without_encryption_when_that_is_said() {
+    let (repo, days) = source();
+    let other = Repo::without();
+    bare(&other, &["init", "--encryption", "none"]).ok();
+    let push = ["replicate", "--to", other.url(), "--dest-unencrypted"];
+    assert_eq!(repo.json(push)["points"].as_array().unwrap().len(), 2);
+    repo.ok(["backup", "vm", &format!("disk={}", days[1].display())]);
+    let pull = ["replicate", "--from", repo.url(), "--dest-unencrypted", "--json"];
+    let pulled = bare(&other, &pull).env("SLUICE_DEST_PASSPHRASE", PASSPHRASE).ok().json();
+    assert_eq!(pulled["points"].as_array().unwrap().len(), 1);
+    let target = other.path("restored.raw");
+    bare(&other, &["restore", "vm@latest", target.to_str().unwrap()]).ok();
+    disk::assert_same(&days[1], &target);
+    // Where it is only read, nothing need be said.
+    let third = Repo::new();
+    let read = third.json(["replicate", "--from", other.url()]);
+    assert_eq!(read["points"].as_array().unwrap().len(), 3);
+}
