@@ -343,3 +343,36 @@ fn copies_go_into_a_repository_without_encryption_when_that_is_said() {
     let read = third.json(["replicate", "--from", other.url()]);
     assert_eq!(read["points"].as_array().unwrap().len(), 3);
 }
+
+#[test]
+fn a_replication_that_cannot_be_is_refused_with_what_to_do() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, MIB);
+    repo.backup(&image);
+    let other = Repo::new();
+    let (here, there) = (repo.url(), other.url());
+    let nowhere = repo.path("nowhere");
+    let nowhere = nowhere.to_str().unwrap();
+    let refused: [(i32, &[&str], &[&str]); 9] = [
+        (2, &["--to", here], &["the repository itself"]),
+        (2, &["--to", there, "--mirror-prunes"], &["another repository", "--keep-"]),
+        (2, &["--to", there, "--since", "yesterday"], &["no date", "2026-11-21"]),
+        (2, &["--to", there, "--keep-last", "0"], &["keep"]),
+        (2, &["--to", there, "--instance", "vm", "--without-key"], &["need the key"]),
+        (2, &["--to", there, "--limit", "0"], &["move nothing"]),
+        (2, &["--to", there, "--from", there], &["cannot be used with"]),
+        (1, &["--to", there, "--instance", "nobody"], &["no restore point of", "nobody"]),
+        (1, &["--from", nowhere], &["nowhere", "does not exist"]),
+    ];
+    for (code, words, told) in refused {
+        repo.fails(code, [&["replicate"], words].concat()).says(told);
+    }
+    assert!(other.points("vm").is_empty(), "a refused replication copies nothing");
+    // A copy by a node does not make a repository: its disk may be away.
+    let empty = Repo::without();
+    let told = ["replicate", "--to", empty.url(), "--instance", "vm", "--tell-copies"];
+    repo.fails(1, told).says(&["does not exist", "mounted"]);
+    fs::create_dir(empty.folder()).unwrap();
+    repo.fails(1, told).says(&["no repository", "removed"]);
+}
