@@ -35,7 +35,7 @@ Examples:
         #[arg(long, default_value = "passphrase")]
         label: String,
     },
-    /// Remove a key slot; the last one stays
+    /// Remove a key slot; the last one that surely opens the repository stays
     #[command(after_help = "Example:\n  sluice key remove 1f2e3d4c5b6a")]
     Remove {
         /// Its id, as `sluice key list` shows it
@@ -65,6 +65,22 @@ Examples:
   sluice key check
   sluice key check --recovery-key-file recovery.txt")]
     Check,
+    /// Let key slots of earlier versions tell that somebody with the key has made them
+    ///
+    /// Anybody who can write to the destination can put a slot there that opens nothing. Slots are
+    /// vouched for when they are made; those of earlier versions are made anew by this: the one
+    /// that opens the repository, and recovery slots whose public key is known. Of others the
+    /// holder runs it with their passphrase.
+    #[command(after_help = "\
+Examples:
+  sluice key vouch
+  sluice key vouch --trust 1f2e3d4c5b6a")]
+    Vouch {
+        /// Also this recovery slot, which does not prove whose it is: its fingerprint is known to
+        /// you
+        #[arg(long, value_name = "ID")]
+        trust: Vec<String>,
+    },
     /// Make a new recovery key
     #[command(after_help = "\
 Examples:

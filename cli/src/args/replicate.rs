@@ -110,6 +110,9 @@ pub(crate) struct ReplicateRunArgs {
         hide_env = true
     )]
     pub(crate) dest_passphrase_file: Option<PathBuf>,
+    /// Copy also into another repository that is not encrypted, where everybody can read the copies
+    #[arg(long)]
+    pub(crate) dest_unencrypted: bool,
 
     /// Tell in the document which copies DEST, or the repository, holds of these instances now
     #[arg(long, requires = "instance", hide = true)]

@@ -125,6 +125,8 @@ async fn inside(
 ) -> Result<()> {
     let traces = repository.traces().await?;
     findings.extend(finding::of_traces(&traces, context));
+    let slots = repository.key_slots().await?;
+    findings.extend(finding::of_slots(&slots, repository.opened_by(), repository.data_epoch()));
     let depth = if args.data { Depth::Data } else { Depth::Structure };
     let progress = Arc::new(VerifyProgress::default());
     let watched = progress.clone();

@@ -92,6 +92,10 @@ fn tell(context: &Context, args: &InitArgs, repository: &Repository) -> Result<(
     }
     output::print(&format!("created repository {} at {location}\n", descriptor.id))?;
     match args.encryption {
+        Encryption::Aes if args.no_recovery_key => note(
+            "It opens with the passphrase. Without it, nobody can read it: `sluice key recovery` \
+             makes a second way in.",
+        ),
         Encryption::Aes => note(
             "It opens with the passphrase or the recovery key. Without both, nobody can read it.",
         ),

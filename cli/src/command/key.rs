@@ -1,14 +1,18 @@
+mod slots;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
 use sluice_repository::{ErrorKind, KdfCost, RecoveryKey, Repository, RotateData, Unlock};
 
+use slots::{list, vouch};
+
 use super::init;
 use crate::args::{KeyCommand, RotateArgs};
 use crate::context::Context;
 use crate::error::{Advice, Exit, advise, usage_error};
-use crate::output::{self, fields, note, table, warn};
+use crate::output::{self, fields, note, warn};
 use crate::secret;
 
 /// Manages key slots.
@@ -35,6 +39,10 @@ pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<Exit> 
             }
         }
         KeyCommand::Check => check(context, &repository).await,
+        KeyCommand::Vouch { trust } => {
+            must_be_encrypted(&repository)?;
+            vouch(context, &repository, &trust).await
+        }
         KeyCommand::Recovery { out, qr, label } => {
             must_be_encrypted(&repository)?;
             if let Some(path) = [&out, &qr].into_iter().flatten().find(|path| path.exists()) {
@@ -163,6 +171,8 @@ async fn check(context: &Context, repository: &Repository) -> Result<Exit> {
             "key slot {id} opens nothing any more; remove it with `sluice key remove {id}`"
         ));
     }
+    slots::warn_of(&found.not_vouched, found.standing);
+    let not_vouched: Vec<&str> = found.not_vouched.iter().map(|(id, _)| id.as_str()).collect();
     if context.global.json {
         output::json(&json!({
             "id": found.slot,
@@ -173,6 +183,8 @@ async fn check(context: &Context, repository: &Repository) -> Result<Exit> {
             "epoch": found.epoch,
             "proven": found.proven,
             "left_behind": found.left_behind,
+            "made_by_holder": slots::word(found.standing),
+            "not_vouched": not_vouched,
         }))?;
     } else {
         let proven = match found.proven.as_slice() {
@@ -185,6 +197,7 @@ async fn check(context: &Context, repository: &Repository) -> Result<Exit> {
             ("label", label.to_owned()),
             ("created", created.to_owned()),
             ("data epoch", found.epoch.to_string()),
+            ("made by", slots::text(found.standing).to_owned()),
             ("decrypted", proven),
         ];
         if let Some(fingerprint) = found.content.fingerprint() {
@@ -192,7 +205,9 @@ async fn check(context: &Context, repository: &Repository) -> Result<Exit> {
         }
         output::print(&fields(rows))?;
     }
-    Ok(if found.left_behind.is_empty() { Exit::Done } else { Exit::Warnings })
+    let strange = slots::is_strange(&found.not_vouched, found.standing);
+    let sound = found.left_behind.is_empty() && !strange;
+    Ok(if sound { Exit::Done } else { Exit::Warnings })
 }
 
 fn must_be_encrypted(repository: &Repository) -> Result<()> {
@@ -202,46 +217,6 @@ fn must_be_encrypted(repository: &Repository) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-async fn list(context: &Context, repository: &Repository) -> Result<Exit> {
-    let slots = repository.key_slots().await?;
-    let mut exit = Exit::Done;
-    let mut rows = Vec::new();
-    let mut documents = Vec::new();
-    for (id, slot) in &slots {
-        match slot {
-            Ok(slot) => {
-                let (label, kind, created) = slot.describe();
-                let (epoch, fingerprint) = (slot.epoch(), slot.fingerprint());
-                let old = epoch < repository.data_epoch();
-                let mut row = vec![id.clone(), kind.into(), label.into(), created.into()];
-                row.push(if old { format!("{epoch} (of no use)") } else { epoch.to_string() });
-                row.push(fingerprint.clone().unwrap_or_default());
-                rows.push(row);
-                documents.push(json!({
-                    "id": id,
-                    "kind": kind,
-                    "label": label,
-                    "created": created,
-                    "epoch": epoch,
-                    "fingerprint": fingerprint,
-                    "current": *id == repository.opened_by(),
-                }));
-            }
-            Err(error) => {
-                warn(format_args!("key slot {id} is damaged: {error}"));
-                documents.push(json!({"id": id, "kind": "damaged", "error": error.to_string()}));
-                exit = Exit::Damaged;
-            }
-        }
-    }
-    if context.global.json {
-        output::json(&json!({ "keys": documents }))?;
-    } else {
-        output::print(&table(&["ID", "KIND", "LABEL", "CREATED", "EPOCH", "FINGERPRINT"], rows))?;
-    }
-    Ok(exit)
 }
 
 fn tell(context: &Context, verb: &str, id: &str) -> Result<Exit> {

@@ -97,14 +97,7 @@ impl FilesystemDestination {
     /// As [`FilesystemDestination::open`], and what the file system says to the new folder.
     pub async fn create(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref().to_owned();
-        let store = blocking(move || {
-            fs::create_dir_all(&root).map_err(|error| failed("create folder", &root, error))?;
-            let store = Store::open(&root)?;
-            if let Some(parent) = store.root.parent() {
-                sync_folder(parent).map_err(|error| failed("make durable", parent, error))?;
-            }
-            Ok(store)
-        });
+        let store = blocking(move || Store::create(&root, sync_folder));
         store.await.map(Self::of)
     }
 
@@ -193,6 +186,21 @@ impl Store {
         // Tidying up is a courtesy: on a read-only folder it fails, and nothing depends on it.
         let _ = temporary::remove_stale(&absolute.join(temporary::FOLDER));
         Ok(Self { root: absolute, folders: Mutex::default() })
+    }
+
+    /// Opens the store in a folder that is created when it does not exist, with those above it.
+    /// `durable` is told each folder in which a name is new, or may be: a name that is not durable
+    /// takes all below it away.
+    fn create(root: &Path, durable: impl Fn(&Path) -> io::Result<()>) -> Result<Self> {
+        let made = root.ancestors().filter(|path| !path.as_os_str().is_empty());
+        let made = made.take_while(|path| !path.exists()).count();
+        fs::create_dir_all(root).map_err(|error| failed("create folder", root, error))?;
+        let store = Self::open(root)?;
+        // The last one also when it was there: whoever made it may not have come that far.
+        for parent in store.root.ancestors().skip(1).take(made.max(1)) {
+            durable(parent).map_err(|error| failed("make durable", parent, error))?;
+        }
+        Ok(store)
     }
 
     fn put_new(&self, key: &Key, body: &[u8]) -> Result<()> {
@@ -410,5 +418,32 @@ mod tests {
         }
         let full = link_failed(Path::new("/x"), Errno::NOSPC.into());
         assert_eq!(full.kind(), ErrorKind::NoSpace);
+    }
+
+    #[test]
+    fn every_folder_that_is_made_is_durable_in_the_one_above_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().canonicalize().unwrap();
+        let told = |path: &Path| {
+            let all = Mutex::new(Vec::new());
+            let durable = |path: &Path| {
+                all.lock().push(path.to_owned());
+                Ok(())
+            };
+            assert_eq!(Store::create(path, durable).unwrap().root, path);
+            all.into_inner()
+        };
+        let deep = top.join("a/b/c");
+        assert_eq!(told(&deep), [top.join("a/b"), top.join("a"), top.clone()]);
+        assert_eq!(told(&deep), [top.join("a/b")], "whoever made it may not have come that far");
+        assert_eq!(told(&top.join("d")), [top]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_durable_is_no_destination() {
+        let folder = tempfile::tempdir().unwrap();
+        let fails = |_: &Path| Err(io::Error::from(io::ErrorKind::StorageFull));
+        let error = Store::create(&folder.path().join("new"), fails).unwrap_err();
+        assert!(error.to_string().contains("make durable"), "{error}");
     }
 }

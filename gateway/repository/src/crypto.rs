@@ -89,9 +89,20 @@ impl Secrets {
 
     /// Shows that whoever holds all of these secrets has written `message` into a key slot.
     pub fn vouch(&self, message: &[u8]) -> [u8; 16] {
+        self.tag("sluice v1 key slot tag", self.epochs.len(), message)
+    }
+
+    /// Shows that whoever holds these secrets up to `epoch` has made a whole key slot. Nothing
+    /// when those of the epoch are not known.
+    pub fn vouch_for_slot(&self, epoch: u32, slot: &[u8]) -> Option<[u8; 16]> {
+        let epochs = epoch as usize;
+        (epochs <= self.epochs.len()).then(|| self.tag("sluice v1 key slot voucher", epochs, slot))
+    }
+
+    fn tag(&self, context: &str, epochs: usize, message: &[u8]) -> [u8; 16] {
         let all = [self.master.0.as_slice()].into_iter();
-        let all: Vec<&[u8]> = all.chain(self.epochs.iter().map(|one| one.0.as_slice())).collect();
-        let key = derive("sluice v1 key slot tag", &all);
+        let later = self.epochs.iter().take(epochs).map(|one| one.0.as_slice());
+        let key = derive(context, &all.chain(later).collect::<Vec<_>>());
         first16(blake3::keyed_hash(&key, message).as_bytes())
     }
 

@@ -108,6 +108,7 @@ impl Repository {
                 secrets: shared.secrets.clone(),
                 epoch: shared.keys.epoch(crate::format::id::PackKind::Data),
                 slot: String::new(),
+                content: None,
             },
             shared.descriptor.clone(),
             shared.clock.clone(),

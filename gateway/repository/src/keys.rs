@@ -1,9 +1,13 @@
 //! The ways to unlock a repository: opening, listing, adding, proving and removing key slots.
 //!
 //! Each slot wraps all secrets: the master key and those of the data epochs. A new epoch comes
-//! with [`Repository::rotate_data`], in [`rotate`].
+//! with [`Repository::rotate_data`], in [`rotate`]; who made a slot is told in [`vouch`]. A slot
+//! for a recipient can be made without knowing its private key, so what a recovery key opens is
+//! compared with what is sealed in the repository, in [`recovery`].
 
+mod recovery;
 mod rotate;
+mod vouch;
 
 use std::sync::Arc;
 
@@ -28,6 +32,7 @@ use crate::format::record::{Envelope, EpochRecord, epoch_object, from_cbor};
 use crate::repository::{Repository, Shared, Unlock, local, parse_error, rfc3339};
 
 pub use rotate::{RotateData, RotatedData};
+pub use vouch::{Standing, VouchedSlots};
 
 /// A key slot is smaller than this, in bytes.
 const MAX_SLOT: u64 = 64 << 10;
@@ -40,12 +45,14 @@ pub(crate) struct Opened {
     pub(crate) epoch: u32,
     /// The slot's name.
     pub(crate) slot: String,
+    /// The slot itself, as it was when it opened.
+    pub(crate) content: Option<KeySlot>,
 }
 
 impl Opened {
     /// What a new repository begins with.
     pub(crate) fn first(secrets: Secrets) -> Self {
-        Self { secrets, epoch: 0, slot: String::new() }
+        Self { secrets, epoch: 0, slot: String::new(), content: None }
     }
 }
 
@@ -56,12 +63,27 @@ pub struct KeyCheck {
     pub slot: String,
     /// The slot itself.
     pub content: KeySlot,
+    /// What is known of who made it.
+    pub standing: Standing,
     /// The data epoch under which packs are written.
     pub epoch: u32,
     /// The sealed objects that were opened with it.
     pub proven: Vec<String>,
     /// Slots that have no secret of the newest epoch: what an interrupted rotation left behind.
     pub left_behind: Vec<String>,
+    /// Other slots of which it is not known that somebody with the key made them.
+    pub not_vouched: Vec<(String, Standing)>,
+}
+
+/// A key slot as it lies there.
+#[derive(Debug, Clone)]
+pub struct ListedSlot {
+    /// Its name.
+    pub name: String,
+    /// What it says, or why it cannot be read.
+    pub slot: Result<KeySlot, FormatError>,
+    /// What is known of who made it; nothing when it cannot be read.
+    pub standing: Option<Standing>,
 }
 
 type Slots = Vec<(Key, Result<KeySlot, FormatError>)>;
@@ -77,19 +99,30 @@ pub(crate) async fn unlock(
     // Those of the newest epoch first; others are what an interrupted rotation left.
     slots.sort_by_key(|(_, slot)| std::cmp::Reverse(slot.as_ref().map_or(0, KeySlot::epoch)));
     let (mut damaged, mut left_behind) = (None, false);
+    let mut found = Vec::new();
     for (key, slot) in slots {
-        let attempt = match slot {
-            Err(error) => Err(error),
-            Ok(slot) => try_slot(slot, id, unlock.clone()).await?,
+        let attempt = match &slot {
+            Err(error) => Err(error.clone()),
+            Ok(slot) => try_slot(slot.clone(), id, unlock.clone()).await?,
         };
         match attempt {
             Ok(None) => {}
             Ok(Some(secrets)) => match epoch_of(destination, id, descriptor, &secrets).await? {
-                Some(epoch) => return Ok(Opened { secrets, epoch, slot: name_of(&key) }),
+                Some(epoch) => {
+                    let (slot, content) = (name_of(&key), slot.ok());
+                    found.push(Opened { secrets, epoch, slot, content });
+                    // Only who knows the passphrase can have made a slot for it.
+                    if !matches!(unlock, Unlock::Recovery(_)) {
+                        break;
+                    }
+                }
                 None => left_behind = true,
             },
             Err(error) => damaged = Some(parse_error(key, error)),
         }
+    }
+    if let Some(opened) = recovery::the_right_one(destination, id, found).await? {
+        return Ok(opened);
     }
     if left_behind {
         let place = destination.location();
@@ -197,9 +230,14 @@ impl Repository {
     ///
     /// # Errors
     /// When the destination fails.
-    pub async fn key_slots(&self) -> Result<Vec<(String, Result<KeySlot, FormatError>)>> {
+    pub async fn key_slots(&self) -> Result<Vec<ListedSlot>> {
         let slots = read_slots(&*self.shared.destination).await?;
-        Ok(slots.into_iter().map(|(key, slot)| (name_of(&key), slot)).collect())
+        let listed = slots.into_iter().map(|(key, slot)| {
+            let name = name_of(&key);
+            let standing = slot.as_ref().ok().map(|slot| self.standing(&name, slot));
+            ListedSlot { name, slot, standing }
+        });
+        Ok(listed.collect())
     }
 
     /// Name of the slot that opened the repository.
@@ -224,7 +262,7 @@ impl Repository {
     ) -> Result<String> {
         let secrets = self.shared.current_secrets();
         let slot = self.shared.wrap(&secrets, passphrase, kdf, self.note(label)).await?;
-        self.add_slot(&slot).await
+        self.add_slot(slot, &secrets).await
     }
 
     /// Adds a recovery key; returns the slot's name and the key, which is kept nowhere else.
@@ -237,7 +275,7 @@ impl Repository {
         let slot =
             KeySlot::for_recovery(shared.id, &secrets, &recovery, random()?, self.note(label))
                 .map_err(|error| local("cannot make a key slot", error))?;
-        Ok((self.add_slot(&slot).await?, recovery))
+        Ok((self.add_slot(slot, &secrets).await?, recovery))
     }
 
     /// Changes the passphrase of a slot, by default the one that opened the repository: adds
@@ -254,10 +292,10 @@ impl Repository {
     ) -> Result<(String, String)> {
         let old = slot.unwrap_or(self.opened_by()).to_owned();
         let slots = self.key_slots().await?;
-        let Some((_, found)) = slots.iter().find(|(name, _)| *name == old) else {
+        let Some(found) = slots.iter().find(|listed| listed.name == old) else {
             return Err(no_slot(&old));
         };
-        let label = match found {
+        let label = match &found.slot {
             Ok(KeySlot::Passphrase { label, .. }) => label.clone(),
             Err(_) => "passphrase".to_owned(),
             Ok(other) => {
@@ -273,24 +311,21 @@ impl Repository {
         Ok((old, new))
     }
 
-    /// Removes a key slot by name. The last slot that unlocks stays.
+    /// Removes a key slot by name. The last slot that is sure to unlock stays, whatever others
+    /// there are: anybody who can write to the destination can put some there.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Invalid`] for the last slot.
     pub async fn remove_key_slot(&self, name: &str) -> Result<()> {
         let slots = self.key_slots().await?;
-        if !slots.iter().any(|(known, _)| known == name) {
+        if !slots.iter().any(|listed| listed.name == name) {
             return Err(no_slot(name));
         }
-        let epoch = self.data_epoch();
-        let opens =
-            |slot: &Result<KeySlot, _>| slot.as_ref().is_ok_and(|slot| slot.epoch() >= epoch);
-        if !slots.iter().any(|(known, slot)| known != name && opens(slot)) {
-            return Err(RepositoryError::new(
-                ErrorKind::Invalid,
-                "this is the last key slot; without it the data is lost, add another first",
-            ));
-        }
+        self.must_leave_a_way_in(name, &slots)?;
+        self.delete_slot(name).await
+    }
+
+    async fn delete_slot(&self, name: &str) -> Result<()> {
         let key = Key::new(format!("keys/{name}"))?;
         Ok(self.shared.destination.delete(&key).await?)
     }
@@ -304,16 +339,23 @@ impl Repository {
         let shared = &self.shared;
         let slots = self.key_slots().await?;
         let epoch = self.data_epoch();
-        let left_behind = slots
-            .iter()
-            .filter(|(_, slot)| slot.as_ref().is_ok_and(|slot| slot.epoch() < epoch))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let opened = slots.into_iter().find(|(name, _)| *name == shared.slot);
+        let (mut left_behind, mut not_vouched) = (Vec::new(), Vec::new());
+        for ListedSlot { name, slot, standing } in &slots {
+            match (slot, standing) {
+                (Ok(slot), _) if slot.epoch() < epoch => left_behind.push(name.clone()),
+                (Ok(_), Some(Standing::Vouched)) => {}
+                (Ok(_), Some(standing)) if *name != shared.slot => {
+                    not_vouched.push((name.clone(), *standing));
+                }
+                _ => {}
+            }
+        }
+        let opened = slots.into_iter().find(|listed| listed.name == shared.slot);
         let content = match opened {
-            Some((_, slot)) => slot.map_err(|error| parse_error(&shared.slot, error))?,
+            Some(listed) => listed.slot.map_err(|error| parse_error(&shared.slot, error))?,
             None => return Err(no_slot(&shared.slot)),
         };
+        let standing = self.standing(&shared.slot, &content);
         let mut proven = Vec::new();
         let commits = shared.destination.list(&commits_prefix(), None, 1).await?;
         for key in commits.objects.into_iter().map(|object| object.key) {
@@ -332,7 +374,7 @@ impl Repository {
             }
         }
         let slot = shared.slot.clone();
-        Ok(KeyCheck { slot, content, epoch, proven, left_behind })
+        Ok(KeyCheck { slot, content, standing, epoch, proven, left_behind, not_vouched })
     }
 
     fn note(&self, label: &str) -> (String, String) {
@@ -340,8 +382,8 @@ impl Repository {
     }
 
     /// Puts a slot, and takes it back when it came too late for a new epoch.
-    async fn add_slot(&self, slot: &KeySlot) -> Result<String> {
-        let name = self.put_slot(slot).await?;
+    async fn add_slot(&self, slot: KeySlot, secrets: &Secrets) -> Result<String> {
+        let name = self.put_slot(slot, secrets).await?;
         let descriptor = match Self::peek(&*self.shared.destination).await {
             // Being created: nobody else is there yet.
             Err(error) if error.kind() == ErrorKind::NotARepository => return Ok(name),
@@ -351,15 +393,17 @@ impl Repository {
         if newest == self.data_epoch() {
             return Ok(name);
         }
-        self.shared.destination.delete(&Key::new(format!("keys/{name}"))?).await?;
+        self.delete_slot(&name).await?;
         Err(RepositoryError::new(
             ErrorKind::Conflict,
             "the data key was changed meanwhile; run the command again",
         ))
     }
 
-    pub(crate) async fn put_slot(&self, slot: &KeySlot) -> Result<String> {
+    /// Puts a slot under a new name, vouched for with the secrets that it wraps.
+    pub(crate) async fn put_slot(&self, slot: KeySlot, secrets: &Secrets) -> Result<String> {
         let name = data_encoding::HEXLOWER.encode(&random::<6>()?);
+        let slot = slot.vouched(self.shared.id, &name, secrets);
         let key = Key::new(format!("keys/{name}"))?;
         self.shared.destination.put_new(&key, Bytes::from(slot.encode())).await?;
         Ok(name)

@@ -75,7 +75,7 @@ pub use format::page::{Entry, Page};
 pub use format::protection::{AfterEvent, Protection, Shorten};
 pub use image_reader::{BlockSink, ImageReader};
 pub use image_writer::{Base, ImageWriter};
-pub use keys::{KeyCheck, RotateData, RotatedData};
+pub use keys::{KeyCheck, ListedSlot, RotateData, RotatedData, Standing, VouchedSlots};
 pub use lock::{LockRule, LockSetting};
 pub use moved::RunBytes;
 pub use points::{DamagedPoint, Listing, Pin, PointSelector, PointSpec, RestorePoint};

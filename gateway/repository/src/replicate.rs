@@ -32,7 +32,7 @@
 mod check;
 mod copied;
 mod listing;
-mod merge;
+pub(crate) mod merge;
 mod needs;
 mod plan;
 mod protections;

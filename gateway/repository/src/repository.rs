@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) secrets: Secrets,
     /// Name of the key slot that opened it; empty while it is being created.
     pub(crate) slot: String,
+    /// What that key slot was when it opened it.
+    pub(crate) opened: Option<KeySlot>,
     pub(crate) descriptor: Descriptor,
     pub(crate) clock: Clock,
     pub(crate) settings: Settings,
@@ -201,7 +203,7 @@ impl Repository {
             Unlock::Open => {
                 let created = self.shared.descriptor.created.clone();
                 let slot = KeySlot::open(&self.shared.secrets.master, ("open".into(), created));
-                self.put_slot(&slot).await?;
+                self.put_slot(slot, &self.shared.secrets).await?;
             }
             Unlock::Recovery(_) => {
                 return Err(RepositoryError::new(
@@ -270,6 +272,7 @@ impl Repository {
             keys,
             secrets: opened.secrets,
             slot: opened.slot,
+            opened: opened.content,
             descriptor,
             clock,
             settings,

@@ -332,8 +332,8 @@ impl BackupSession {
         self.resumed_packs
     }
 
-    /// Bytes of packs of interrupted runs that it has taken over; they count against its
-    /// allowance.
+    /// Bytes that interrupted runs have left: blocks that it has taken over, and pages, which only
+    /// a collection takes away. They count against its allowance.
     pub fn resumed_bytes(&self) -> u64 {
         self.resumed_bytes
     }

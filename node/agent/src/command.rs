@@ -22,7 +22,8 @@ fn step<const N: usize>(words: [&str; N]) -> Step {
     Step { words: words.iter().map(|&word| word.to_owned()).collect(), probe: false }
 }
 
-/// What is typed for a task. `encrypted` says whether there is a passphrase.
+/// What is typed for a task. `encrypted` says whether the server gave a passphrase for the
+/// destination.
 ///
 /// # Errors
 /// Why it cannot be done at all, in one line.
@@ -89,6 +90,8 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         TaskSpec::Replicate { to } => step(["replicate", "--to", to]),
         TaskSpec::Copy { instance, from, keep } => {
             let mut copy = step(["replicate", "--from", from, "--tell-copies"]);
+            // Only where nothing is to be secret: any other place could be made to say so.
+            copy.words.extend((!encrypted).then(|| "--dest-unencrypted".to_owned()));
             copy.words.extend(kept(keep));
             copy.words.push(format!("--instance={instance}"));
             copy
@@ -250,6 +253,20 @@ mod tests {
         let typed = "replicate --from /r --tell-copies --keep-daily 7 --keep-within 48h \
                      --instance=-a";
         assert_eq!(words(&copy), [typed]);
+    }
+
+    #[test]
+    fn a_copy_may_be_readable_only_where_the_destination_has_no_passphrase() {
+        let keep = BTreeMap::new();
+        let copy = TaskSpec::Copy { instance: "web".into(), from: "/r".into(), keep };
+        let allowed = |encrypted| {
+            let steps = steps(&copy, encrypted, Path::new("/state")).unwrap();
+            steps[0].words.contains(&"--dest-unencrypted".to_owned())
+        };
+        assert_eq!((allowed(true), allowed(false)), (false, true));
+        // A replica is the same bytes as the original: nothing is written anew.
+        let replica = steps(&TaskSpec::Replicate { to: "/r".into() }, false, Path::new("/state"));
+        assert_eq!(replica.unwrap()[0].words.join(" "), "replicate --to /r");
     }
 
     #[test]

@@ -63,6 +63,24 @@ async fn a_backup_stores_no_more_than_it_may_and_goes_on_once_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pages_that_were_left_count_as_blocks_do() {
+    let (destination, repository) = new_repository().await;
+    let disk = noise(1, 100 << 20);
+    let (run, charged) = within(&repository, &disk, 70 << 20).await;
+    assert_refused(run);
+    let pages = async || list_all(&*destination, "m/").await.unwrap();
+    let left = pages().await;
+    assert!(!left.is_empty(), "no page was stored before it was stopped");
+    // Nothing more may be stored: not even the same pages once more.
+    for _ in 0..2 {
+        let (run, again) = within(&open(destination.clone()).await, &disk, charged).await;
+        assert_refused(run);
+        assert_eq!(again, charged);
+        assert_eq!(pages().await.len(), left.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_known_costs_nothing() {
     let (_, repository) = new_repository().await;
     let disk = noise(1, 20 << 20);

@@ -314,6 +314,60 @@ async fn damage_in_a_block_map_stops_a_collection() {
     assert_eq!(keys(&*destination, "d/").await.len(), 2);
 }
 
+/// Whoever may add objects and remove none must not have them removed.
+#[tokio::test]
+async fn what_is_put_beside_a_pack_does_not_take_it_away() {
+    let (destination, repository) = new_repository().await;
+    let bytes = blocks(&[1, 2, 3, 4]);
+    let point = save(&repository, "a", &bytes).await;
+    let packs = [keys(&*destination, "d/").await, keys(&*destination, "m/").await].concat();
+    for pack in &packs {
+        let sound = destination.get(&Key::new(pack).unwrap(), ByteRange::Full).await.unwrap();
+        let mut changed = sound.to_vec();
+        changed[200] ^= 1;
+        let stem = pack.strip_suffix(".0").unwrap();
+        for (name, body) in [
+            ("3", sound.slice(..100)),
+            ("4", changed.into()),
+            ("07", sound),
+            ("4294967295", "rubbish".into()),
+        ] {
+            destination.put(&Key::new(format!("{stem}.{name}")).unwrap(), body).await.unwrap();
+        }
+    }
+    for _ in 0..2 {
+        collect(&open(destination.clone()).await).await;
+        let left = [keys(&*destination, "d/").await, keys(&*destination, "m/").await].concat();
+        assert!(packs.iter().all(|pack| left.contains(pack)), "{left:?}");
+    }
+    assert_eq!(content(&open(destination).await, &point).await, bytes);
+}
+
+#[tokio::test]
+async fn a_number_that_no_collection_has_come_to_is_named() {
+    let (destination, repository) = new_repository().await;
+    let bytes = blocks(&[1, 2]);
+    save(&repository, "a", &bytes).await;
+    for ignored in ["g/18446744073709551615/done", "g/9/done", "g/007/condemned"] {
+        destination.put(&Key::new(ignored).unwrap(), "rubbish".into()).await.unwrap();
+    }
+    save(&open(destination.clone()).await, "a", &bytes).await;
+    collect(&repository).await;
+    for part in ["condemned", "plan"] {
+        let key = Key::new(format!("g/18446744073709551614/{part}")).unwrap();
+        destination.put(&key, "rubbish".into()).await.unwrap();
+        let repository = open(destination.clone()).await;
+        let refused = repository.collect(&eager(), &CollectProgress::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Damaged);
+        assert!(refused.to_string().contains(key.as_str()), "{refused}");
+        // Backups have to know what is condemned.
+        let begun = repository.begin("a", &SessionOptions::default()).await.map(drop);
+        assert_eq!(begun.is_ok(), part == "plan", "{begun:?}");
+        destination.delete(&key).await.unwrap();
+    }
+    save(&open(destination.clone()).await, "a", &bytes).await;
+}
+
 /// Kills a collection before or after its `n`th request, for every n, and lets the next finish.
 #[tokio::test]
 async fn a_collection_may_die_anywhere() {

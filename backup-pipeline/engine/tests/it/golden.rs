@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_block::BlockRead;
 use sluice_destination::filesystem::FilesystemDestination;
 use sluice_engine::Change;
-use sluice_repository::{Clock, Depth, RecoveryKey, Repository, Unlock};
+use sluice_repository::{Clock, Depth, ListedSlot, RecoveryKey, Repository, Standing, Unlock};
 
 use crate::golden_disk;
 use crate::support::*;
@@ -146,8 +146,8 @@ async fn a_repository_of_format_1_0_can_begin_a_data_epoch() {
     // Its recovery slot does not prove whose it is: somebody has to vouch for it.
     let refused = repository.rotate_data(&options).await.unwrap_err().to_string();
     let slots = repository.key_slots().await.unwrap();
-    let recovery = slots.iter().find(|(_, slot)| slot.as_ref().unwrap().describe().1 == "recovery");
-    let name = recovery.unwrap().0.clone();
+    let is_recovery = |slot: &&ListedSlot| slot.slot.as_ref().unwrap().fingerprint().is_some();
+    let name = slots.iter().find(is_recovery).unwrap().name.clone();
     assert!(refused.contains(&name), "{refused}");
     options.trusted.push(name);
     let rotated = repository.rotate_data(&options).await.unwrap();
@@ -159,4 +159,40 @@ async fn a_repository_of_format_1_0_can_begin_a_data_epoch() {
         let opened = Repository::open(destination, Clock::system(), unlock, settings(None)).await;
         assert_golden_disks(&opened.unwrap()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_earlier_versions_can_be_vouched_for() {
+    for version in ["1.0", "1.1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = open_copy(version, folder.path(), golden_passphrase()).await;
+        let standings = async |repository: &Repository| {
+            let slots = repository.key_slots().await.unwrap();
+            slots.into_iter().map(|one| (one.name, one.standing.unwrap())).collect::<Vec<_>>()
+        };
+        let before = standings(&repository).await;
+        assert!(before.iter().all(|(_, standing)| *standing != Standing::Vouched), "{before:?}");
+        let own = repository.opened_by().to_owned();
+        // The recovery slot may be anybody's, so the passphrase's is not given up for it.
+        let refused = repository.remove_key_slot(&own).await.unwrap_err().to_string();
+        assert!(refused.contains("sluice key vouch"), "{refused}");
+        let first = repository.vouch(&[]).await.unwrap();
+        // In slots of 1.0 not even the public key is known to be somebody's with the key.
+        assert_eq!(first.renewed.len() + first.unknown.len(), 2, "{first:?}");
+        assert_eq!(first.unknown.len(), usize::from(version == "1.0"), "{first:?}");
+        let repository = reopen(folder.path(), golden_passphrase()).await;
+        repository.vouch(&first.unknown).await.unwrap();
+        let after = standings(&repository).await;
+        assert!(after.iter().all(|(_, standing)| *standing == Standing::Vouched), "{after:?}");
+        let own = repository.opened_by().to_owned();
+        repository.remove_key_slot(&own).await.unwrap();
+        let text = std::fs::read_to_string(fixture(version).join("RECOVERY")).unwrap();
+        let recovery = Unlock::Recovery(RecoveryKey::from_text(&text).unwrap());
+        assert_golden_disks(&reopen(folder.path(), recovery).await).await;
+    }
+}
+
+async fn reopen(folder: &Path, unlock: Unlock) -> Repository {
+    let destination = Arc::new(FilesystemDestination::open(folder).await.unwrap());
+    Repository::open(destination, Clock::system(), unlock, settings(None)).await.unwrap()
 }

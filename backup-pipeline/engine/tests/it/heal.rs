@@ -151,6 +151,22 @@ async fn missing_and_cut_off_objects_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_slot_of_a_stranger_does_not_keep_the_copy_s_away() {
+    let patient = patient().await;
+    for key in keys(&patient.here, "keys/").await {
+        patient.here.delete(&key).await.unwrap();
+    }
+    let (strange, _) = new_repository().await;
+    let slot = keys(&strange, "keys/").await.remove(0);
+    let bytes = strange.get(&slot, ByteRange::Full).await.unwrap();
+    patient.here.put(&slot, bytes).await.unwrap();
+    let report = patient.heal(deep()).await.unwrap();
+    assert_eq!((report.healed.len(), report.failed), (2, vec![]));
+    patient.is_as_the_copy("keys/").await;
+    patient.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_tells_and_changes_nothing() {
     let patient = patient().await;
     let harmed = [patient.flip("d/", 0, 100, 1).await, patient.flip("t/", 0, 100, 1).await];

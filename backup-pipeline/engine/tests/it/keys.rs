@@ -8,8 +8,10 @@ use sluice_destination::memory::MemoryDestination;
 use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
 use sluice_destination::{ByteRange, Destination, Key, list_all};
 use sluice_engine::Change;
+use sluice_repository::crypto::Secrets;
 use sluice_repository::{
-    Clock, Depth, ErrorKind, InitOptions, RecoveryKey, Repository, Result, RotateData, Unlock,
+    Clock, Depth, ErrorKind, InitOptions, RecoveryKey, Repository, Result, RotateData, Standing,
+    Unlock,
 };
 
 use crate::support::*;
@@ -189,6 +191,170 @@ async fn of_two_who_change_the_data_key_one_wins_and_the_repository_opens() {
     assert_eq!(list_all(&*destination, "keys/").await.unwrap().len(), 1);
 }
 
+/// Changes a field of a key slot, as its bytes lie there; nothing takes it away.
+async fn edit(destination: &dyn Destination, key: &Key, field: &str, value: Option<&str>) {
+    let bytes = destination.get(key, ByteRange::Full).await.unwrap();
+    let mut slot: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let fields = slot.as_object_mut().unwrap();
+    fields.remove("check");
+    match value {
+        Some(value) => fields.insert(field.to_owned(), value.into()),
+        None => fields.remove(field),
+    };
+    destination.put(key, slot.to_string().into()).await.unwrap();
+}
+
+async fn slots(destination: &dyn Destination) -> Vec<Key> {
+    let all = list_all(destination, "keys/").await.unwrap();
+    all.into_iter().map(|object| object.key).collect()
+}
+
+/// Takes the vouchers away: slots as an earlier version made them.
+async fn as_before(destination: &dyn Destination) {
+    for key in slots(destination).await {
+        edit(destination, &key, "voucher", None).await;
+    }
+}
+
+/// Puts a slot of another repository there, under this name.
+async fn plant(destination: &dyn Destination, strange: &Repository, slot: &str, name: &str) -> Key {
+    let from = Key::new(format!("keys/{slot}")).unwrap();
+    let bytes = strange.destination().get(&from, ByteRange::Full).await.unwrap();
+    let to = Key::new(format!("keys/{name}")).unwrap();
+    destination.put(&to, bytes).await.unwrap();
+    to
+}
+
+async fn standing(repository: &Repository, name: &str) -> Standing {
+    let slots = repository.key_slots().await.unwrap();
+    slots.into_iter().find(|slot| slot.name == name).unwrap().standing.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_slot_stays_whatever_a_stranger_puts_beside_it() {
+    let (destination, _) = new_repository().await;
+    let repository = open(destination.clone()).await;
+    let (_, strange) = new_repository().await;
+    let main = strange.add_passphrase("main", "mine", CHEAP).await.unwrap();
+    let (recovery, _) = strange.add_recovery("recovery").await.unwrap();
+    plant(&*destination, &strange, &main, "000000000001").await;
+    let bare = plant(&*destination, &strange, &recovery, "000000000002").await;
+    assert_eq!(standing(&repository, "000000000001").await, Standing::Forged);
+    edit(&*destination, &bare, "voucher", None).await;
+    assert_eq!(standing(&repository, "000000000002").await, Standing::Unknown);
+    let own = repository.opened_by().to_owned();
+    assert_eq!(standing(&repository, &own).await, Standing::Vouched);
+    let refused = repository.remove_key_slot(&own).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("000000000002"), "{refused}");
+    let check = repository.check_key().await.unwrap();
+    assert_eq!((check.standing, check.not_vouched.len()), (Standing::Vouched, 2));
+    // A real one beside it, and it may go; what the stranger put there as well.
+    let other = repository.add_passphrase("other", "another one", CHEAP).await.unwrap();
+    repository.remove_key_slot(&own).await.unwrap();
+    let opened = opens(&destination, word("another one")).await.unwrap();
+    for name in ["000000000001", "000000000002"] {
+        opened.remove_key_slot(name).await.unwrap();
+    }
+    let refused = opened.remove_key_slot(&other).await.unwrap_err().to_string();
+    assert!(refused.contains("last key slot"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_changed_or_renamed_is_not_counted_on() {
+    let (destination, _) = with_recovery().await;
+    let repository = opens(&destination, passphrase()).await.unwrap();
+    let own = repository.opened_by().to_owned();
+    let mut names = slots(&*destination).await.into_iter();
+    let other = names.find(|key| !key.as_str().ends_with(&own)).unwrap();
+    let name = other.as_str().trim_start_matches("keys/").to_owned();
+    assert_eq!(standing(&repository, &name).await, Standing::Vouched);
+    let sound = destination.get(&other, ByteRange::Full).await.unwrap();
+    // Its public key stays what it was, so that alone tells nothing of what is wrapped for it.
+    edit(&*destination, &other, "wrapped", Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")).await;
+    assert_eq!(standing(&repository, &name).await, Standing::Forged);
+    assert!(repository.remove_key_slot(&own).await.is_err());
+    destination.put(&other, sound).await.unwrap();
+    plant(&*destination, &repository, &name, "000000000001").await;
+    destination.delete(&other).await.unwrap();
+    assert_eq!(standing(&repository, "000000000001").await, Standing::Forged);
+    assert!(repository.remove_key_slot(&own).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_an_earlier_version_are_made_anew_as_far_as_they_are_known() {
+    let (destination, recovery) = with_recovery().await;
+    let first = opens(&destination, passphrase()).await.unwrap();
+    first.add_passphrase("other", "another one", CHEAP).await.unwrap();
+    as_before(&*destination).await;
+    let repository = opens(&destination, passphrase()).await.unwrap();
+    let own = repository.opened_by().to_owned();
+    assert_eq!(standing(&repository, &own).await, Standing::Opened);
+    let done = repository.vouch(&[]).await.unwrap();
+    assert_eq!((done.renewed.len(), done.unknown.len()), (2, 1));
+    let other = done.unknown[0].clone();
+    let refused = repository.vouch(std::slice::from_ref(&other)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "a passphrase is proven by itself");
+    // Its holder vouches for the last one, and all open as before.
+    let holder = opens(&destination, word("another one")).await.unwrap();
+    assert_eq!(holder.vouch(&[]).await.unwrap().renewed[0].0, other);
+    let again = opens(&destination, passphrase()).await.unwrap();
+    assert_eq!(again.vouch(&[]).await.unwrap(), Default::default());
+    for slot in again.key_slots().await.unwrap() {
+        assert_eq!(slot.standing, Some(Standing::Vouched));
+    }
+    for unlock in [passphrase(), word("another one"), Unlock::Recovery(recovery)] {
+        opens(&destination, unlock).await.unwrap();
+    }
+    assert_eq!(slots(&*destination).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vouchers_are_of_the_epoch_that_their_slot_has() {
+    let (destination, _) = with_recovery().await;
+    let repository = opens(&destination, passphrase()).await.unwrap();
+    let rotated = repository.rotate_data(&rotation()).await.unwrap();
+    assert_eq!(rotated.kept.len(), 2);
+    let after = opens(&destination, passphrase()).await.unwrap();
+    for (_, name) in &rotated.kept {
+        assert_eq!(standing(&after, name).await, Standing::Vouched);
+        // Who has only the master key can neither tell nor make one.
+        assert_eq!(standing(&repository, name).await, Standing::Unknown);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_key_is_not_given_a_stranger_s_key_that_was_wrapped_for_it() {
+    for epochs in [0, 1] {
+        let (destination, recovery) = with_recovery().await;
+        let repository = opens(&destination, passphrase()).await.unwrap();
+        let real = repository.key_slots().await.unwrap();
+        let real = real.into_iter().find(|one| one.name != repository.opened_by()).unwrap();
+        // The public key stands in the slot: whoever reads it can wrap anything for it.
+        let (id, strange) = (repository.descriptor().id().unwrap(), Secrets::generate().unwrap());
+        let forged = real.slot.unwrap().rewrapped(id, &strange, [5; 44]).unwrap().unwrap();
+        for name in ["000000000000", "zzzzzzzzzzzz"] {
+            let key = Key::new(format!("keys/{name}")).unwrap();
+            destination.put(&key, forged.encode().into()).await.unwrap();
+        }
+        let refused = opens(&destination, Unlock::Recovery(recovery.clone())).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WrongKey, "nothing there tells which is right");
+        assert!(refused.to_string().contains(&real.name), "{refused}");
+        if epochs > 0 {
+            let drop = RotateData { drop_others: true, ..rotation() };
+            repository.rotate_data(&drop).await.unwrap();
+        }
+        let disk = noise(1, 1 << 20);
+        back_up(&opens(&destination, passphrase()).await.unwrap(), &disk, Change::Rescan).await;
+        for name in ["000000000000", "zzzzzzzzzzzz"] {
+            let key = Key::new(format!("keys/{name}")).unwrap();
+            destination.put(&key, forged.encode().into()).await.unwrap();
+        }
+        let opened = opens(&destination, Unlock::Recovery(recovery)).await.unwrap();
+        assert_points(&opened, &[&disk]).await;
+    }
+}
+
 /// Runs `change` with a crash at each of its writes, and looks at what is left.
 async fn crashes<C, Fut>(effect: Effect, change: C, new_word: Option<&str>)
 where
@@ -244,6 +410,22 @@ async fn a_crash_at_any_step_of_a_new_passphrase_leaves_a_repository_that_opens(
     };
     for effect in [Effect::Die, Effect::DieAfter] {
         crashes(effect, change, Some("battery staple")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_vouching_leaves_a_repository_that_opens() {
+    let vouch = |one: Repository| async move {
+        let destination = one.destination().clone();
+        for key in slots(&*destination).await {
+            let bytes = destination.get(&key, ByteRange::Full).await?;
+            let text = String::from_utf8(bytes.to_vec()).unwrap().replace("voucher", "nothing");
+            destination.put(&key, text.into()).await?;
+        }
+        opens(&destination, passphrase()).await?.vouch(&[]).await.map(drop)
+    };
+    for effect in [Effect::Die, Effect::DieAfter] {
+        crashes(effect, vouch, None).await;
     }
 }
 

@@ -142,6 +142,23 @@ async fn a_list_of_changes_is_not_trusted_beside_another_backup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_changes_is_not_trusted_once_a_point_was_made_meanwhile() {
+    let (destination, repository) = new_repository().await;
+    back_up(&repository, &noise(1, LENGTH), Change::Rescan).await;
+    let session = open(destination.clone()).await;
+    let session = session.begin("vm", &SessionOptions::default()).await.unwrap();
+    assert!(session.continues_the_last().await.unwrap());
+    let other = back_up(&repository, &noise(2, LENGTH), Change::Rescan).await;
+    assert!(!session.continues_the_last().await.unwrap());
+    // It has begun a list of its own, also when it is gone again, to its last trace.
+    repository.forget(&other, "test", "test").await.unwrap();
+    assert!(!session.continues_the_last().await.unwrap());
+    let commit = Key::new(format!("r/default/{}/{}", other.chain, other.id)).unwrap();
+    destination.delete(&commit).await.unwrap();
+    assert!(!session.continues_the_last().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn points_stay_in_order_behind_one_of_the_future_that_was_removed() {
     const DAY: u64 = 24 * 3_600_000;
     let (destination, _) = new_repository().await;

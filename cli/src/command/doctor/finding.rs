@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sluice_repository::doctor::{Surface, Traces};
 use sluice_repository::lock::LockStatus;
+use sluice_repository::{ListedSlot, Standing};
 
 use crate::context::Context;
 use crate::error::Report;
@@ -109,6 +110,40 @@ pub(super) fn of_surface(surface: &Surface) -> Vec<Finding> {
     if surface.key_slots.is_empty() && surface.descriptor.is_some() {
         let what = "there is no key slot: nothing can be opened";
         found.push(damaged("keys/".into(), what.into(), vec![HEAL.into()]));
+    }
+    found
+}
+
+/// Key slots that somebody without the key may have put there.
+pub(super) fn of_slots(slots: &[ListedSlot], opened_by: &str, epoch: u32) -> Vec<Finding> {
+    let own = slots.iter().find(|listed| listed.name == opened_by);
+    let told = own.is_some_and(|own| own.standing == Some(Standing::Vouched));
+    let mut found = Vec::new();
+    for listed in slots.iter().filter(|listed| listed.name != opened_by) {
+        let (Ok(slot), Some(standing)) = (&listed.slot, listed.standing) else { continue };
+        let what = match standing {
+            Standing::Forged => "it was made by somebody without the key, or changed since",
+            Standing::Vouched => continue,
+            _ if !told => continue,
+            _ => "nothing tells who made it: an earlier version, or somebody who can write here",
+        };
+        if slot.epoch() < epoch {
+            continue; // a rotation left it behind
+        }
+        found.push(Finding {
+            severity: Severity::Warning,
+            object: format!("keys/{}", listed.name),
+            what: what.into(),
+            remedies: vec![
+                "sluice key vouch, with its passphrase".into(),
+                format!("when nobody knows it: sluice key remove {}", listed.name),
+            ],
+            ..Finding::default()
+        });
+    }
+    if own.is_some_and(|own| own.standing == Some(Standing::Opened)) {
+        let what = "an earlier version made the key slots: they cannot be told from others' yet";
+        found.push(note("keys/".into(), what.into(), vec!["sluice key vouch".into()]));
     }
     found
 }

@@ -9,7 +9,7 @@ use sluice_repository::{Repository, Unlock};
 use super::Job;
 use super::replica::open_with;
 use super::tell::{Outcome, Planned, copies};
-use crate::error::{Exit, usage_error};
+use crate::error::{Exit, advise, usage_error};
 use crate::output::progress::{Shower, Shown};
 use crate::{interrupt, secret};
 
@@ -93,13 +93,18 @@ async fn open(job: &Job<'_>) -> Result<(Repository, Repository)> {
         false if open(repo).await? => Unlock::Open,
         _ => job.context.unlock(&**repo).await?,
     };
-    let repo = open_with(job, repo, unlock.clone()).await?;
     let own = job.args.dest_passphrase_file.is_some() || secret::other_passphrase().is_some();
+    let dest_open = open(&dest).await?;
+    if dest_open && own && !job.ends.pull {
+        return Err(secret::not_needed(&*dest));
+    }
+    let readable = if job.ends.pull { matches!(unlock, Unlock::Open) } else { dest_open };
+    if readable && !job.args.dest_unencrypted {
+        return Err(readable_by_all(&*job.ends.target.destination));
+    }
+    let repo = open_with(job, repo, unlock.clone()).await?;
     let unlock = match &job.args.dest_passphrase_file {
-        _ if open(&dest).await? => match own && !job.ends.pull {
-            true => return Err(secret::not_needed(&*dest)),
-            false => Unlock::Open,
-        },
+        _ if dest_open => Unlock::Open,
         Some(file) => Unlock::Passphrase(secret::passphrase_in(file)?),
         None if let Some(other) = secret::other_passphrase() => Unlock::Passphrase(other),
         None if matches!(unlock, Unlock::Open) => Unlock::Passphrase(secret::passphrase()?),
@@ -107,4 +112,17 @@ async fn open(job: &Job<'_>) -> Result<(Repository, Repository)> {
     };
     let dest = open_with(job, &dest, unlock).await?;
     Ok(if job.ends.pull { (dest, repo) } else { (repo, dest) })
+}
+
+/// Why copies are not written to a repository that says it is not encrypted unless that was said
+/// beforehand: whoever can write to the destination can say so, and the repository that is read
+/// may well be encrypted.
+fn readable_by_all(receiver: &dyn Destination) -> anyhow::Error {
+    let place = receiver.location();
+    advise(
+        "wrong-key",
+        format!("{place} says that it is not encrypted: who reads there could read the copies"),
+        "give --dest-unencrypted if it was made without encryption; if it was not, somebody has \
+         changed its object `format`: do not copy to it",
+    )
 }

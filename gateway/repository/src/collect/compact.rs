@@ -1,4 +1,8 @@
 //! Compaction: the live slots of a pack in its next generation, under the same numbers.
+//!
+//! A generation goes only once a later one is known to have what is live in it. That there is an
+//! object of the later one's name proves nothing: whoever may add objects, and remove none, could
+//! have collections remove packs by putting rubbish beside them.
 
 use sluice_block::Buffer;
 use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
@@ -9,6 +13,7 @@ use crate::format::header::HEADER_LEN;
 use crate::format::id::{PackId, PackKind, generation_key};
 use crate::format::pack::{MAX_TAIL, SlotEntry, compacted, open_table};
 use crate::moved::PackNow;
+use crate::replicate::merge::{Slot, slots};
 use crate::repository::{Shared, parse_error};
 
 /// Live slots with dead ones of fewer bytes between them are got together.
@@ -81,10 +86,46 @@ impl Shared {
         match self.destination.put_new(&key, bytes).await {
             Ok(()) => {}
             // Another collector was faster; what it kept is enough as well.
-            Err(error) if error.kind() == DestinationKind::AlreadyExists => {}
+            Err(error) if error.kind() == DestinationKind::AlreadyExists => {
+                if !self.replaces(kind, pack, (now.generation, generation), live).await? {
+                    return Err(RepositoryError::damaged(key, "it is no compaction of the pack"));
+                }
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(Some(moved))
+    }
+
+    /// Whether a later generation of a pack has the live slots of an earlier one, and nothing
+    /// that the earlier one has not: byte for byte, for seals need not be opened then.
+    pub(super) async fn replaces(
+        &self,
+        kind: PackKind,
+        pack: PackId,
+        (older, newer): (u32, u32),
+        live: &[u16],
+    ) -> Result<bool> {
+        let get = async |generation: u32| {
+            let key = generation_key(kind, pack, generation);
+            match self.destination.get(&key, ByteRange::Full).await {
+                Err(error) if error.is_retryable() => Err(RepositoryError::from(error)),
+                other => Ok(other.ok()),
+            }
+        };
+        let (Some(old), Some(new)) = (get(older).await?, get(newer).await?) else {
+            return Ok(false);
+        };
+        let name = (kind, pack);
+        let old = slots(&self.keys, self.id, name, &old);
+        let (Ok(old), Ok(new)) = (old, slots(&self.keys, self.id, name, &new)) else {
+            return Ok(false);
+        };
+        let there = |slot: &u16| matches!(new.get(usize::from(*slot)), Some(Some(_)));
+        let same = |(at, slot): (usize, &Option<Slot<'_>>)| match (slot, old.get(at)) {
+            (Some((_, new)), Some(Some((_, old)))) => new == old,
+            (slot, _) => slot.is_none(),
+        };
+        Ok(live.iter().all(there) && new.iter().enumerate().all(same))
     }
 }
 
@@ -103,4 +144,48 @@ fn spans(table: &[SlotEntry], kept: &[bool]) -> Vec<(u64, u64)> {
         .chunk_by(|one, next| next.0 <= one.1 + GAP)
         .map(|group| (group[0].0, group[group.len() - 1].1))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_destination::Destination;
+    use sluice_destination::memory::MemoryDestination;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::error::ErrorKind;
+    use crate::format::pack::{Codec, PackBuilder};
+    use crate::repository::{InitOptions, Repository, Settings, Unlock};
+
+    #[tokio::test]
+    async fn what_lies_in_the_place_of_the_next_generation_must_be_one() {
+        let place: Arc<dyn Destination> = Arc::new(MemoryDestination::new());
+        let kdf = crate::KdfCost { memory_kib: 64, passes: 1, lanes: 1 };
+        let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf, lock: None };
+        let made = Repository::init(place.clone(), Clock::system(), options, Settings::default());
+        let shared = made.await.unwrap().0.shared;
+        let (kind, pack) = (PackKind::Data, PackId([3; 16]));
+        let mut builder = PackBuilder::new(&shared.keys, shared.id, kind, pack);
+        for slot in 0..4u8 {
+            builder.push([slot; 32], Codec::Raw, 100, &[slot; 100]);
+        }
+        let whole = builder.finish(&shared.keys, [1; 12]).0;
+        let key = |generation| generation_key(kind, pack, generation);
+        place.put(&key(0), whole.clone()).await.unwrap();
+        let now = PackNow { generation: 0, key: key(0), size: whole.len() as u64 };
+        let mut changed = whole.to_vec();
+        changed[100] ^= 1;
+        for rubbish in [whole.slice(..50), changed.into()] {
+            place.put(&key(1), rubbish).await.unwrap();
+            let refused = shared.compact(kind, pack, &now, &[1, 2]).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Damaged, "{refused}");
+        }
+        place.delete(&key(1)).await.unwrap();
+        // Another collector's, which has kept more, is enough; one that has kept less is not.
+        shared.compact(kind, pack, &now, &[1, 2]).await.unwrap().unwrap();
+        shared.compact(kind, pack, &now, &[2]).await.unwrap().unwrap();
+        shared.compact(kind, pack, &now, &[2, 3]).await.unwrap_err();
+    }
 }

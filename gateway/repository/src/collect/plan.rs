@@ -10,7 +10,7 @@ use crate::collect::roots::Roots;
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
 use crate::error::Result;
 use crate::format::collection::{Sentence, Verdict};
-use crate::format::id::{PackId, generation_key};
+use crate::format::id::{CollectionPart, PackId, generation_key};
 use crate::lock::ms_of;
 use crate::repository::{Repository, Shared};
 
@@ -98,6 +98,8 @@ impl Shared {
     /// The collection to run: the unfinished one, or the next.
     pub(crate) async fn next_collection(&self) -> Result<(u64, bool)> {
         let found = self.collections().await?;
+        found.must_follow(CollectionPart::Condemned, found.condemned)?;
+        found.must_follow(CollectionPart::Plan, found.begun)?;
         let begun = found.begun.max(found.condemned);
         Ok(if begun > found.done { (begun, true) } else { (found.done + 1, false) })
     }

@@ -236,7 +236,7 @@ impl Run<'_> {
             }
         }
         let mut removed: HashSet<(PackKind, PackId)> = HashSet::new();
-        self.remove_dead(&marks, dead, &mut removed).await?;
+        self.remove_dead(&mut marks, dead, &mut removed).await?;
         self.compact_all(&mut marks, compact).await?;
         // C8
         let gone = now.gone.iter().filter(|place| !roots.points.contains(place));
@@ -266,16 +266,32 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Generations that a later one has replaced: what a crash left of a compaction.
+    async fn replaced(&self, marks: &mut Marks) -> Result<Vec<Key>> {
+        let mut keys = Vec::new();
+        for (kind, pack, older) in marks.replaced.clone() {
+            self.progress.check_stop()?;
+            let key = generation_key(kind, pack, older);
+            let Some(newer) = generation_of(marks, kind, pack) else { continue };
+            let live = marks.slots(kind, pack);
+            if self.shared.replaces(kind, pack, (older, newer), &live).await? {
+                keys.push(key);
+            } else {
+                let newer = generation_key(kind, pack, newer);
+                tracing::warn!(%key, %newer, "it stays: the later one is no compaction of it");
+            }
+        }
+        Ok(keys)
+    }
+
     async fn remove_dead(
         &mut self,
-        marks: &Marks,
+        marks: &mut Marks,
         dead: Vec<(Verdict, u32)>,
         removed: &mut HashSet<(PackKind, PackId)>,
     ) -> Result<()> {
         self.progress.start(CollectPhase::Removing, dead.len() as u64);
-        let replaced = marks.replaced.iter();
-        let keys: Vec<Key> =
-            replaced.map(|(kind, pack, old)| generation_key(*kind, *pack, *old)).collect();
+        let keys = self.replaced(marks).await?;
         self.remove(&self.unlocked(keys).await?).await?;
         for batch in dead.chunks(BATCH) {
             let key = |one: &Verdict| generation_key(one.kind, one.pack, one.generation);
@@ -412,6 +428,12 @@ impl Run<'_> {
         });
         self.remove(&earlier.collect::<Vec<_>>()).await
     }
+}
+
+fn generation_of(marks: &Marks, kind: PackKind, pack: PackId) -> Option<u32> {
+    let rows = marks.rows();
+    let at = rows.binary_search_by_key(&(kind, pack), |row| (row.kind, row.pack)).ok()?;
+    Some(rows[at].generation)
 }
 
 fn size_of(marks: &Marks, kind: PackKind, pack: PackId, generation: u32) -> Option<u32> {

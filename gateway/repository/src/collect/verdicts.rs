@@ -14,6 +14,8 @@ use crate::repository::{Shared, parse_error};
 
 /// How often records that vanish while they are read are looked for again.
 const ATTEMPTS: usize = 10;
+/// A collection is not further ahead of the last one that is over; one would do.
+const AHEAD: u64 = 64;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Which collections there are.
@@ -31,6 +33,20 @@ impl Collections {
     /// The newest one of which something can be known, for a session that knew of `seen`.
     pub(crate) fn newest(&self, seen: u64) -> u64 {
         self.condemned.max(self.done).max(seen)
+    }
+
+    /// Refuses a number that no collection can have come to: each begins once the one before is
+    /// over. Whoever can put objects can give them any name.
+    pub(crate) fn must_follow(&self, part: CollectionPart, number: u64) -> Result<()> {
+        if number <= self.done.saturating_add(AHEAD) {
+            return Ok(());
+        }
+        let what = format!(
+            "no collection has come to this number ({} is the last that is over): remove it from \
+             the destination",
+            self.done
+        );
+        Err(RepositoryError::damaged(collection_key(number, part), what))
     }
 }
 
@@ -60,6 +76,7 @@ impl Shared {
             if found.done > seen {
                 parts.push((found.done, CollectionPart::Done));
             }
+            found.must_follow(CollectionPart::Condemned, found.condemned)?;
             let later = found.done.max(seen) + 1..=found.condemned;
             parts.extend(later.map(|number| (number, CollectionPart::Condemned)));
             let mut verdicts = Vec::new();

@@ -247,7 +247,11 @@ pub fn parse_pack_key(key: &Key) -> Option<((PackKind, PackId), u32)> {
     if parts.next().is_some() {
         return None;
     }
-    Some(((kind, PackId::parse(pack).ok()?), generation.parse().ok()?))
+    let name = (kind, PackId::parse(pack).ok()?);
+    // The greatest number there is counts as none, so that there is always a next one.
+    let generation = generation.parse().ok().filter(|number| *number < u32::MAX)?;
+    // Any other way to write it, such as with a sign, is another object.
+    (generation_key(name.0, name.1, generation) == *key).then_some((name, generation))
 }
 
 /// Prefix of all collections.
@@ -288,7 +292,8 @@ pub fn collection_key(number: u64, part: CollectionPart) -> Key {
 pub fn parse_collection_key(key: &Key) -> Option<(u64, CollectionPart)> {
     let (number, name) = key.as_str().strip_prefix(COLLECTIONS_PREFIX)?.split_once('/')?;
     let (part, _) = CollectionPart::ALL.into_iter().find(|(_, text)| *text == name)?;
-    Some((number.parse().ok()?, part))
+    let number = number.parse().ok().filter(|number| *number < u64::MAX)?;
+    (collection_key(number, part) == *key).then_some((number, part))
 }
 
 /// Prefix of the commit records of a chain.

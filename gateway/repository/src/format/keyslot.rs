@@ -1,5 +1,7 @@
 //! Key slots: the ways to unlock the secrets of a repository (`docs/format/`, section 4).
 
+mod voucher;
+
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use data_encoding::BASE64;
@@ -10,6 +12,8 @@ use super::checked::with_check;
 use super::id::RepositoryId;
 use super::{FormatError, Parsed};
 use crate::crypto::{EpochSecret, MAX_EPOCHS, MasterKey, NONCE_LEN, SealKey, Secrets};
+
+pub use voucher::Voucher;
 
 /// Cost of Argon2id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,10 @@ pub enum KeySlot {
         /// The last data epoch whose secret it has; for people, the sealed ones decide.
         #[serde(default, skip_serializing_if = "is_first")]
         epoch: u32,
+        /// Shows that somebody who had the secrets made the slot as it is, base64. Missing in
+        /// slots of earlier programs.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        voucher: String,
     },
     /// By the private key of a recipient.
     Recipient {
@@ -68,6 +76,10 @@ pub enum KeySlot {
         /// Missing in slots of format 1.0.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         tag: String,
+        /// Shows that somebody who had the secrets made the slot as it is, base64. Missing in
+        /// slots of earlier programs.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        voucher: String,
     },
     /// By nobody: the master key in clear, base64.
     Open {
@@ -243,7 +255,8 @@ impl KeySlot {
         let nonce = nonce.try_into().expect("28 - 16 = 12");
         let wrapped = wrap(&key, nonce, &aad(repository, PASSPHRASE), secrets);
         let (salt, epoch) = (BASE64.encode(salt), secrets.epochs.len() as u32);
-        Ok(Self::Passphrase { label, created, kdf, salt, wrapped, epoch })
+        let voucher = String::new();
+        Ok(Self::Passphrase { label, created, kdf, salt, wrapped, epoch, voucher })
     }
 
     /// A slot for a recovery key. `random` is an ephemeral private key (32) and nonce (12).
@@ -277,13 +290,14 @@ impl KeySlot {
         let wrapped = wrap(&key, nonce, &aad(repository, RECIPIENT), secrets);
         let tag = BASE64.encode(&secrets.vouch(&tagged(repository, public)));
         let (public, ephemeral) = (BASE64.encode(public), BASE64.encode(&ephemeral));
-        let epoch = secrets.epochs.len() as u32;
-        Ok(Self::Recipient { label, created, public, ephemeral, wrapped, epoch, tag })
+        let (epoch, voucher) = (secrets.epochs.len() as u32, String::new());
+        Ok(Self::Recipient { label, created, public, ephemeral, wrapped, epoch, tag, voucher })
     }
 
     /// Whether the slot is that of a recipient whose public key was put there by somebody who
-    /// had these secrets, rather than by whoever can write to the destination.
-    pub fn is_vouched_for(&self, repository: RepositoryId, secrets: &Secrets) -> bool {
+    /// had these secrets, rather than by whoever can write to the destination. What is wrapped
+    /// for it may still be anything; that is for the [voucher](Self::voucher).
+    pub fn has_known_recipient(&self, repository: RepositoryId, secrets: &Secrets) -> bool {
         let Self::Recipient { public, tag, .. } = self else { return false };
         let Ok(public) = base64_32(public) else { return false };
         base64(tag).is_ok_and(|tag| tag == secrets.vouch(&tagged(repository, &public)))
@@ -332,6 +346,14 @@ impl KeySlot {
             Self::Passphrase { epoch, .. } | Self::Recipient { epoch, .. } => *epoch,
             Self::Open { .. } => 0,
         }
+    }
+
+    /// The slot, saying that it has the secrets up to this data epoch.
+    pub fn with_epoch(mut self, has: u32) -> Self {
+        if let Self::Passphrase { epoch, .. } | Self::Recipient { epoch, .. } = &mut self {
+            *epoch = has;
+        }
+        self
     }
 
     /// The secrets, when this passphrase is the right one and this slot is for passphrases.
@@ -446,19 +468,19 @@ mod tests {
         let (id, secrets) = (RepositoryId([1; 16]), Secrets::from(MasterKey([7; 32])));
         let (mine, other) = (RecoveryKey::new([9; 32]), RecoveryKey::new([8; 32]));
         let slot = KeySlot::for_recovery(id, &secrets, &mine, [3; 44], note()).unwrap();
-        assert!(slot.is_vouched_for(id, &secrets));
+        assert!(slot.has_known_recipient(id, &secrets));
         let strange = Secrets::from(MasterKey([6; 32]));
         let forged = KeySlot::for_recovery(id, &strange, &other, [3; 44], note()).unwrap();
-        assert!(!forged.is_vouched_for(id, &secrets));
+        assert!(!forged.has_known_recipient(id, &secrets));
         assert_ne!(forged.fingerprint(), slot.fingerprint());
         let text = String::from_utf8(slot.encode()).unwrap();
         let KeySlot::Recipient { public, .. } = &slot else { panic!("a recipient") };
         let KeySlot::Recipient { public: theirs, .. } = &forged else { panic!("a recipient") };
         let swapped = KeySlot::decode(text.replace(public, theirs).as_bytes()).unwrap();
-        assert!(!swapped.is_vouched_for(id, &secrets));
+        assert!(!swapped.has_known_recipient(id, &secrets));
         let KeySlot::Recipient { tag, .. } = &slot else { panic!("a recipient") };
         let bare = KeySlot::decode(text.replace(tag, "").as_bytes()).unwrap();
-        assert!(!bare.is_vouched_for(id, &secrets));
+        assert!(!bare.has_known_recipient(id, &secrets));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::format::id::{
 use crate::format::keyslot::KeySlot;
 use crate::format::record::session_object;
 use crate::heal::{Healing, not_the_same};
-use crate::keys::try_slot;
+use crate::keys::{Standing, try_slot};
 use crate::repository::{Shared, Unlock, parse_error};
 
 /// Objects asked which repository they belong to.
@@ -111,10 +111,14 @@ impl Healing {
 
     pub(super) async fn key_slots(&mut self, unlock: &Unlock) -> Result<()> {
         let ours = list_all(&*self.here().destination, "keys/").await?;
+        let theirs = self.there.key_slots().await?;
+        let vouched = theirs.iter().any(|slot| slot.standing == Some(Standing::Vouched));
         let mut sound = 0;
         for object in &ours {
             let Some(bytes) = read(&*self.here().destination, &object.key).await? else { continue };
-            sound += usize::from(self.key_slot(&object.key, &bytes, unlock).await?);
+            if self.key_slot(&object.key, &bytes, unlock).await? {
+                sound += usize::from(!vouched || !self.is_strange(&object.key).await?);
+            }
         }
         if sound > 0 {
             // One that is not here may have been removed on purpose.
@@ -130,6 +134,15 @@ impl Healing {
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody with the key vouches for a slot here. Where the copy's are vouched for, real
+    /// ones here are as well, and others were put there by whoever can.
+    async fn is_strange(&self, key: &Key) -> Result<bool> {
+        let Some(bytes) = read(&*self.here().destination, key).await? else { return Ok(true) };
+        let name = key.as_str().trim_start_matches("keys/");
+        let slot = KeySlot::decode(&bytes);
+        Ok(!slot.is_ok_and(|slot| self.here.standing(name, &slot) == Standing::Vouched))
     }
 
     /// Heals a key slot; returns whether it is sound now.

@@ -14,7 +14,7 @@
 //! ones; those are passed over, and `key list` shows their epoch.
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Key};
+use sluice_destination::ByteRange;
 use zeroize::Zeroizing;
 
 use super::{Slots, name_of, newest_epoch, read_slots, try_slot};
@@ -25,7 +25,7 @@ use crate::format::id::{descriptor_key, epoch_key};
 use crate::format::keyslot::{KdfCost, KeySlot};
 use crate::format::record::{EpochRecord, epoch_object, to_cbor};
 use crate::host;
-use crate::repository::{Repository, Unlock, local, parse_error};
+use crate::repository::{Repository, Unlock, parse_error};
 
 /// Which key slots go over into the new epoch.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +98,7 @@ impl Repository {
         let raised = Bytes::from(descriptor.with_epochs().encode());
         shared.destination.put(&descriptor_key(), raised).await?;
         let mut staged = Vec::new();
-        let done = match self.stage(&kept, &mut staged).await {
+        let done = match self.stage(&kept, &secrets, &mut staged).await {
             Ok(()) => self.begin_epoch(&secrets).await,
             Err(error) => Err((error, true)),
         };
@@ -140,7 +140,7 @@ impl Repository {
                 continue; // left behind by a rotation that was interrupted; it just goes
             }
             let trusted =
-                slot.is_vouched_for(shared.id, current) || options.trusted.contains(&name);
+                slot.has_known_recipient(shared.id, current) || options.trusted.contains(&name);
             let again = if trusted {
                 slot.rewrapped(shared.id, secrets, random()?)
                     .map_err(|error| parse_error(key, error))?
@@ -179,9 +179,14 @@ impl Repository {
     }
 
     /// Puts the new slots beside the old ones and proves that they open.
-    async fn stage(&self, kept: &[Kept], staged: &mut Vec<String>) -> Result<()> {
+    async fn stage(
+        &self,
+        kept: &[Kept],
+        secrets: &Secrets,
+        staged: &mut Vec<String>,
+    ) -> Result<()> {
         for Kept { slot, proof, .. } in kept {
-            let name = self.put_slot(slot).await?;
+            let name = self.put_slot(slot.clone(), secrets).await?;
             staged.push(name.clone());
             if let Some(unlock) = proof {
                 self.shared.prove(&name, unlock.clone()).await?;
@@ -214,12 +219,6 @@ impl Repository {
             // new slots are the ones that open.
             Err(_) => Err((error.into(), false)),
         }
-    }
-
-    async fn delete_slot(&self, name: &str) -> Result<()> {
-        let key =
-            Key::new(format!("keys/{name}")).map_err(|error| local("a slot's name", error))?;
-        Ok(self.shared.destination.delete(&key).await?)
     }
 }
 

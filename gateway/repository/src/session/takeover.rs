@@ -10,9 +10,13 @@ use super::{BackupSession, HARVEST, OtherSession, SILENT, is_dead};
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
 use crate::format::id::{PackId, PackKind, SessionId, session_key};
+use crate::format::pack::SlotEntry;
 use crate::format::record::{SessionRecord, from_cbor, session_object};
 use crate::host;
 use crate::repository::parse_error;
+
+/// A pack, and its generation and table when it is there.
+type FoundTable = (PackId, Result<Option<(u32, Vec<SlotEntry>)>>);
 
 impl BackupSession {
     /// Looks at the other sessions of the chain: what they stored need not be stored again.
@@ -44,6 +48,7 @@ impl BackupSession {
             let bytes = self.harvest(record.session).await?;
             // What somebody stores who is alive is charged there.
             if dead {
+                let bytes = bytes + self.pages_left(record.session).await?;
                 self.resumed_bytes += bytes;
                 self.counters().charged.fetch_add(bytes, Ordering::Relaxed);
             }
@@ -75,15 +80,7 @@ impl BackupSession {
     async fn harvest(&mut self, session: SessionId) -> Result<u64> {
         let (mut serial, mut bytes) = (0, 0);
         loop {
-            let shared = &self.shared;
-            let tables: Vec<_> = stream::iter(serial..serial + HARVEST)
-                .map(|serial| async move {
-                    let pack = PackId::new(session, serial);
-                    (pack, shared.pack_table(PackKind::Data, pack).await)
-                })
-                .buffered(HARVEST as usize)
-                .collect()
-                .await;
+            let tables = self.tables(PackKind::Data, session, serial).await;
             let mut found = false;
             for (pack, table) in tables {
                 match table {
@@ -104,5 +101,45 @@ impl BackupSession {
             serial += HARVEST;
             self.ready().await?;
         }
+    }
+
+    /// How many bytes the pages take that a dead session made durable. Nobody refers to them, and
+    /// this session makes its own; but until they are collected they lie there.
+    async fn pages_left(&self, session: SessionId) -> Result<u64> {
+        let (mut serial, mut bytes) = (0, 0);
+        loop {
+            let mut found = false;
+            for (_, table) in self.tables(PackKind::Meta, session, serial).await {
+                match table {
+                    Ok(Some((_, table))) => {
+                        bytes += table.iter().map(|slot| u64::from(slot.stored_len)).sum::<u64>();
+                        found = true;
+                    }
+                    Ok(None) => {}
+                    Err(error) if error.kind() == ErrorKind::Damaged => {
+                        tracing::warn!(%error, "not counting pages of an interrupted backup");
+                        found = true;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if !found {
+                return Ok(bytes);
+            }
+            serial += HARVEST;
+        }
+    }
+
+    /// The tables of some packs of a session, from one number on; nothing where there is no pack.
+    async fn tables(&self, kind: PackKind, session: SessionId, serial: u32) -> Vec<FoundTable> {
+        let shared = &self.shared;
+        stream::iter(serial..serial.saturating_add(HARVEST))
+            .map(|serial| async move {
+                let pack = PackId::new(session, serial);
+                (pack, shared.pack_table(kind, pack).await)
+            })
+            .buffered(HARVEST as usize)
+            .collect()
+            .await
     }
 }

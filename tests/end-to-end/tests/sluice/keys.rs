@@ -192,3 +192,60 @@ fn a_recovery_key_comes_as_text_and_as_a_picture() {
     assert!(!shown.text().contains(PASSPHRASE));
     assert!(shown.err.contains("SLUICE-RECOVERY-") && shown.err.contains('█'), "{}", shown.err);
 }
+
+#[test]
+fn slots_that_a_stranger_puts_there_are_named_and_not_counted_on() {
+    let (repo, _, image) = kept();
+    let strange = Repo::new();
+    for (number, path) in strange.objects("keys").iter().enumerate() {
+        fs::copy(path, repo.folder().join(format!("keys/00000000000{number}"))).unwrap();
+    }
+    let told = repo.sluice(["key", "list"]).run().ended(3);
+    told.says(&["000000000000", "without the key"]);
+    repo.fails(3, ["key", "check"]).says(&["000000000000"]);
+    let told = repo.fails(3, ["doctor"]).text();
+    for word in ["keys/000000000000", "without the key", "key remove"] {
+        assert!(told.contains(word), "no {word:?} in {told}");
+    }
+    let listed = repo.sluice(["key", "list", "--json"]).run().ended(3).json();
+    let by = |made: &str| -> Vec<String> {
+        let all = listed["keys"].as_array().unwrap().iter();
+        let these = all.filter(|slot| slot["made_by_holder"] == made);
+        these.map(|slot| slot["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(by("forged").len(), strange.objects("keys").len());
+    let own = by("vouched");
+    assert_eq!(own.len(), 2);
+    let current = |slot: &&Value| slot["current"] == true;
+    let current = listed["keys"].as_array().unwrap().iter().find(current).unwrap()["id"].clone();
+    let other = own.iter().find(|id| **id != current).unwrap();
+    repo.ok(["key", "remove", other]);
+    let last = current.as_str().unwrap();
+    repo.fails(1, ["key", "remove", last]).says(&["last key slot", "000000000000", "key vouch"]);
+    repo.assert_restores("vm@latest", &image);
+    for id in by("forged") {
+        repo.ok(["key", "remove", &id]);
+    }
+    repo.ok(["key", "check"]);
+}
+
+#[test]
+fn slots_of_an_earlier_version_are_vouched_for_by_a_command() {
+    let (repo, _, image) = kept();
+    for path in repo.objects("keys") {
+        let mut slot: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let fields = slot.as_object_mut().unwrap();
+        fields.remove("voucher").expect("slots are vouched for when they are made");
+        fields.remove("check");
+        fs::write(&path, slot.to_string()).unwrap();
+    }
+    repo.ok(["key", "list"]).says(&["earlier version", "key vouch"]);
+    repo.ok(["key", "check"]);
+    let done = repo.json(["key", "vouch"]);
+    assert_eq!(done["renewed"].as_array().unwrap().len(), 2, "{done}");
+    let slots = slots(&repo);
+    assert!(slots.iter().all(|slot| slot["made_by_holder"] == "vouched"), "{slots:?}");
+    assert_eq!(slots.len(), 2);
+    repo.ok(["key", "vouch"]).says(&["all key slots"]);
+    repo.assert_restores("vm@latest", &image);
+}

@@ -168,3 +168,24 @@ fn copies_between_a_folder_and_a_bucket_use_the_keys_of_each() {
     disk::assert_same(&image, &out);
     drop(up);
 }
+
+#[test]
+fn a_destination_without_encryption_takes_copies() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let (image, open) = (place.path("disk.raw"), place.path("open"));
+    disk::sample(&image);
+    place.ok(&["init", "--repo", text(&open), "--encryption", "none"]);
+    place.ok(&["destination", "set", "open", "--url", text(&open)]);
+    place.ok(&["project", "set", "shop"]);
+    place.ok(&["instance", "set", "shop/web", "--disk", text(&image)]);
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the backup", || !place.done("backup").is_empty());
+    place.ok(&["task", "copy", "shop/web", "--from", "local", "--to", "open"]);
+    wait_until("the copy", || !place.done("copy").is_empty());
+    let points = place.ok(&["point", "list", "--instance", "shop/web"]).json();
+    let copies = points["items"][0]["copies"].as_array().unwrap();
+    assert_eq!(copies.len(), 1, "{points}");
+    drop(up);
+}

@@ -285,3 +285,94 @@ fn points_are_copied_into_a_repository_with_other_keys() {
                 .concat());
     assert!(!format!("{}{}", text.text(), text.err).contains(PASSPHRASE));
 }
+
+/// A command on a repository that is not encrypted.
+fn bare(repo: &Repo, args: &[&str]) -> Cmd {
+    repo.sluice(args).without_env("SLUICE_PASSPHRASE_FILE")
+}
+
+#[test]
+fn copies_are_not_made_readable_because_the_other_place_says_so() {
+    let (repo, _) = source();
+    let other = Repo::new();
+    // Whoever can write there puts a key of their own, and says that no other is needed.
+    for slot in other.objects("keys") {
+        fs::remove_file(slot).unwrap();
+    }
+    let slot = concat!(
+        r#"{"kind": "open", "label": "", "created": "2026-01-01T00:00:00Z", "#,
+        r#""key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}"#
+    );
+    fs::write(other.folder().join("keys/000000000000"), slot).unwrap();
+    let format = other.folder().join("format");
+    let text = fs::read_to_string(&format).unwrap().replace("aes-256-gcm", "open");
+    fs::write(&format, text).unwrap();
+    let told = [other.url(), "not encrypted", "help:", "--dest-unencrypted", "do not copy"];
+    repo.fails(1, ["replicate", "--to", other.url()]).says(&told);
+    repo.fails(1, ["replicate", "--to", other.url(), "--dry-run"]).says(&told);
+    bare(&other, &["replicate", "--from", repo.url()])
+        .env("SLUICE_DEST_PASSPHRASE", PASSPHRASE)
+        .fails(1)
+        .says(&told);
+    // Who has a passphrase for it is told, whatever else is said.
+    repo.sluice(["replicate", "--to", other.url(), "--dest-unencrypted"])
+        .env("SLUICE_DEST_PASSPHRASE", PASSPHRASE)
+        .fails(1)
+        .says(&["not encrypted", "passphrase is given", "help:"]);
+    for kind in ["d", "m", "r"] {
+        assert!(other.objects(kind).is_empty(), "something was written to {kind}/");
+    }
+}
+
+#[test]
+fn copies_go_into_a_repository_without_encryption_when_that_is_said() {
+    let (repo, days) = source();
+    let other = Repo::without();
+    bare(&other, &["init", "--encryption", "none"]).ok();
+    let push = ["replicate", "--to", other.url(), "--dest-unencrypted"];
+    assert_eq!(repo.json(push)["points"].as_array().unwrap().len(), 2);
+    repo.ok(["backup", "vm", &format!("disk={}", days[1].display())]);
+    let pull = ["replicate", "--from", repo.url(), "--dest-unencrypted", "--json"];
+    let pulled = bare(&other, &pull).env("SLUICE_DEST_PASSPHRASE", PASSPHRASE).ok().json();
+    assert_eq!(pulled["points"].as_array().unwrap().len(), 1);
+    let target = other.path("restored.raw");
+    bare(&other, &["restore", "vm@latest", target.to_str().unwrap()]).ok();
+    disk::assert_same(&days[1], &target);
+    // Where it is only read, nothing need be said.
+    let third = Repo::new();
+    let read = third.json(["replicate", "--from", other.url()]);
+    assert_eq!(read["points"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_replication_that_cannot_be_is_refused_with_what_to_do() {
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    disk::create(&image, MIB);
+    repo.backup(&image);
+    let other = Repo::new();
+    let (here, there) = (repo.url(), other.url());
+    let nowhere = repo.path("nowhere");
+    let nowhere = nowhere.to_str().unwrap();
+    let refused: [(i32, &[&str], &[&str]); 9] = [
+        (2, &["--to", here], &["the repository itself"]),
+        (2, &["--to", there, "--mirror-prunes"], &["another repository", "--keep-"]),
+        (2, &["--to", there, "--since", "yesterday"], &["no date", "2026-11-21"]),
+        (2, &["--to", there, "--keep-last", "0"], &["keep"]),
+        (2, &["--to", there, "--instance", "vm", "--without-key"], &["need the key"]),
+        (2, &["--to", there, "--limit", "0"], &["move nothing"]),
+        (2, &["--to", there, "--from", there], &["cannot be used with"]),
+        (1, &["--to", there, "--instance", "nobody"], &["no restore point of", "nobody"]),
+        (1, &["--from", nowhere], &["nowhere", "does not exist"]),
+    ];
+    for (code, words, told) in refused {
+        repo.fails(code, [&["replicate"], words].concat()).says(told);
+    }
+    assert!(other.points("vm").is_empty(), "a refused replication copies nothing");
+    // A copy by a node does not make a repository: its disk may be away.
+    let empty = Repo::without();
+    let told = ["replicate", "--to", empty.url(), "--instance", "vm", "--tell-copies"];
+    repo.fails(1, told).says(&["does not exist", "mounted"]);
+    fs::create_dir(empty.folder()).unwrap();
+    repo.fails(1, told).says(&["no repository", "removed"]);
+}

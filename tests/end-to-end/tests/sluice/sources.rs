@@ -146,6 +146,35 @@ fn vhdx_reads_as_qemu_reads_it() {
 }
 
 #[test]
+fn an_empty_qcow2_is_a_disk_of_its_size_without_a_byte() {
+    let repo = Repo::new();
+    for (name, size, bytes) in
+        [("none", "0", 0), ("sparse", "300M", 300 * MIB), ("odd", "512", 512)]
+    {
+        let image = repo.path(&format!("{name}.qcow2"));
+        qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), size]);
+        let point = repo.backup(&image);
+        let stats = repo.stats(&point);
+        assert_eq!((stats.new, stats.dedup), (0, 0), "{name}");
+        let shown = repo.json(["show", &point]);
+        let shown = shown.get("point").filter(|point| point.is_object()).unwrap_or(&shown);
+        assert_eq!(shown["images"][0]["size"], bytes, "{shown}");
+        let target = repo.path(&format!("{name}.raw"));
+        repo.ok(["restore", &point, target.to_str().unwrap()]);
+        let restored = fs::metadata(&target).unwrap();
+        assert_eq!(restored.len(), bytes, "{name}");
+        assert_same(&as_raw(&image, "qcow2"), &target);
+        // What is written to it later is all that the next point has.
+        if bytes > MIB {
+            qemu_io(&image, "qcow2", &["write -q -P 7 1M 200k"]);
+            let next = repo.backup(&image);
+            repo.assert_restores(&next, &as_raw(&image, "qcow2"));
+        }
+    }
+    repo.assert_sound();
+}
+
+#[test]
 fn what_is_called_raw_is_taken_as_it_is() {
     let repo = Repo::new();
     let image = converted(&repo, "qcow2", &[]);
