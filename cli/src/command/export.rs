@@ -246,11 +246,11 @@ fn tell(
         let more = names.len() - MOST_TOLD;
         note(format_args!("  and {more} more: nbdinfo --list '{}'", place.uri("")));
     }
-    tell_examples(place, secrecy, &names[0]);
+    tell_examples(place, secrecy, &names[0], writable.is_some());
     Ok(())
 }
 
-fn tell_examples(place: &Place, secrecy: &Secrecy, name: &str) {
+fn tell_examples(place: &Place, secrecy: &Secrecy, name: &str, writable: bool) {
     note("for example:");
     if place.encrypted {
         let (uri, credentials) = (place.uri(""), secrecy.parameters());
@@ -262,16 +262,16 @@ fn tell_examples(place: &Place, secrecy: &Secrecy, name: &str) {
     let default = place.uri("");
     note(format_args!("  qemu-img info '{default}'"));
     note(format_args!("  nbdcopy '{default}' disk.raw"));
+    let how = if writable { "" } else { " -readonly" };
     match &place.address {
         Listener::Tcp(address) => note(format_args!(
-            "  nbd-client {} {} /dev/nbd0 -name {name} -readonly",
+            "  nbd-client {} {} /dev/nbd0 -name {name}{how}",
             address.ip(),
             address.port(),
         )),
-        Listener::Unix(path) => note(format_args!(
-            "  nbd-client -unix {} /dev/nbd0 -name {name} -readonly",
-            path.display(),
-        )),
+        Listener::Unix(path) => {
+            note(format_args!("  nbd-client -unix {} /dev/nbd0 -name {name}{how}", path.display(),))
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Objects are immutable and named for ever, so the replica's object of the same name is the very
 //! object that was damaged here. It is taken when two things hold: what lies here fails its own
 //! checks (or is missing), which is looked at again immediately before, and what comes from there
-//! passes all of them: seal, hash, and the id of every content in it.
+//! passes all of them: seal, hash, and the id of every content in it. Packs that were compacted on
+//! a side are put together slot by slot ([`packs`]).
 //!
 //! # Why replacing is safe
 //!
@@ -16,20 +17,22 @@
 //! Descriptor, key slots, records, then packs from the top of the block maps down: what is
 //! damaged below a page shows only when the page can be read again.
 
+mod packs;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key};
+use sluice_destination::{Destination, Key};
 
 pub(crate) use records::{descriptor_flaw, slot_flaw, witnessed};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::pack_key;
 use crate::repository::{Repository, Shared, Unlock};
-use crate::verify::{Damage, Depth, Memory, PackFlaws, PackName, VerifyProgress};
+use crate::verify::{Damage, Depth, Memory, PackName, VerifyProgress};
+use packs::{Brought, bring_one};
 
 /// Packs brought side by side.
 const PARALLEL: usize = 4;
@@ -253,54 +256,6 @@ impl Healing {
         }
         Ok(failed)
     }
-}
-
-enum Brought {
-    Healed,
-    NotDamaged,
-    No(String),
-}
-
-async fn bring_one(
-    here: &Arc<Shared>,
-    there: &Arc<Shared>,
-    (kind, pack): PackName,
-    memory: &Memory,
-    dry_run: bool,
-) -> Result<Brought> {
-    let all = |table: &[crate::format::pack::SlotEntry]| {
-        let live = |slot: &u16| table[usize::from(*slot)].stored_len > 0;
-        (0..table.len() as u16).filter(live).collect::<Vec<u16>>()
-    };
-    if here.check_pack(kind, pack, memory, all).await?.is_sound() {
-        return Ok(Brought::NotDamaged);
-    }
-    let key = pack_key(kind, pack);
-    let bytes = match there.destination.get(&key, ByteRange::Full).await {
-        Err(error) if error.kind() == DestinationKind::NotFound => {
-            return Ok(Brought::No("the replica does not have it".into()));
-        }
-        other => other?,
-    };
-    let flaws = there.check_pack_bytes(kind, pack, bytes.clone(), all).await?;
-    if let Some(error) = first_of(&flaws) {
-        return Ok(Brought::No(format!("the replica's is not sound either: {error}")));
-    }
-    if dry_run {
-        return Ok(Brought::Healed);
-    }
-    let lock = here.lock_on(&key).await?;
-    here.destination.put(&key, bytes).await?;
-    here.lock_like(lock, &key).await?;
-    let again = here.check_pack(kind, pack, memory, all).await?;
-    Ok(match first_of(&again) {
-        None => Brought::Healed,
-        Some(error) => Brought::No(format!("it is damaged again after it was put: {error}")),
-    })
-}
-
-fn first_of(flaws: &PackFlaws) -> Option<&RepositoryError> {
-    flaws.whole.as_ref().or_else(|| flaws.slots.first().map(|(_, error)| error))
 }
 
 /// The error of two repositories that are not one.

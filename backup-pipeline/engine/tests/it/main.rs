@@ -12,6 +12,7 @@ mod extents;
 mod golden;
 mod golden_disk;
 mod heal;
+mod heal_compacted;
 mod holds;
 mod joint;
 mod keys;
