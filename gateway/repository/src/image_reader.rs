@@ -186,8 +186,8 @@ impl ImageReader {
         self.inner.noting(self.inner.shared.get_run(run).await)
     }
 
-    /// Decodes every chunk of a run to where `sink` wants its block, by and large in ascending order
-    /// of blocks. Meant for the pool's threads.
+    /// Decodes every chunk of a run to where `sink` wants its block, by and large in the order of
+    /// blocks. Meant for the pool's threads.
     ///
     /// # Errors
     /// Damage, or what `sink` returns. The block asked for last then holds anything.

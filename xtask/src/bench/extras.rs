@@ -39,6 +39,7 @@ pub fn run(sluice: &Sluice, place: &Place, data: &DataSet, extras: &mut Extras) 
     rescan.arg("--rescan");
     let rescan = measure(&rescan.into(), &place.log())?;
     extras.add("unchanged, compared block by block (`--rescan`)", rescan);
+    cold(sluice, place, data, extras)?;
     let listed = incremental(sluice, place, data, &["--changed".as_ref(), data.changed.as_ref()])?;
     extras.add("2 % changed, from a list of extents (`--changed`)", listed);
     let found = incremental(sluice, place, data, &[])?;
@@ -48,6 +49,21 @@ pub fn run(sluice: &Sluice, place: &Place, data: &DataSet, extras: &mut Extras) 
         extras.add("read through FUSE (`dd` to nowhere)", fuse(sluice, place)?);
     }
     huge(sluice, place, extras)
+}
+
+/// An unchanged image that is not in memory, beside `dd` that only reads it.
+fn cold(sluice: &Sluice, place: &Place, data: &DataSet, extras: &mut Extras) -> Result<()> {
+    let from = format!("if={}", data.image.display());
+    // Nothing is read: it only tells the system that the file's pages are not needed.
+    let forget = || command("dd", [from.as_str(), "iflag=nocache", "count=0", "status=none"]);
+    host::output(&mut forget())?;
+    let read = command("dd", [from.as_str(), "of=/dev/null", "bs=1M", "status=none"]);
+    extras.add("reading the source from its disk (`dd`)", measure(&read.into(), &place.log())?);
+    host::output(&mut forget())?;
+    let rescan = sluice.backup(place, "first", &data.image);
+    let rescan = measure(&rescan.into(), &place.log())?;
+    extras.add("unchanged, the source on its disk and not in memory", rescan);
+    Ok(())
 }
 
 /// The similar image as the next point of the first, in a repository that knows only the first.
