@@ -4,7 +4,7 @@
 //! object that was damaged here. It is taken when two things hold: what lies here fails its own
 //! checks (or is missing), which is looked at again immediately before, and what comes from there
 //! passes all of them: seal, hash, and the id of every content in it. Packs that were compacted on
-//! a side are put together slot by slot ([`packs`]).
+//! a side are put together slot by slot.
 //!
 //! # Why replacing is safe
 //!

@@ -121,7 +121,11 @@ start_guest() {
     local modules=() data=()
     [ -z "$LAB_QEMU_LIBS" ] ||
         modules=(env LD_LIBRARY_PATH="$LAB_QEMU_LIBS" QEMU_MODULE_DIR="$LAB_QEMU_LIBS/qemu")
-    [ -z "$LAB_QEMU_DATA" ] || data=(-L "$LAB_QEMU_DATA/qemu" -L "$LAB_QEMU_DATA/seabios")
+    [ -z "$LAB_QEMU_DATA" ] || data=(
+        # Its firmware is beside it, or was installed here already and so not unpacked.
+        -L "$LAB_QEMU_DATA/qemu" -L "$LAB_QEMU_DATA/seabios" -L /usr/share/seabios
+        -L /usr/lib/ipxe/qemu
+    )
     "${modules[@]}" "$LAB_QEMU" "${data[@]}" -name lab -nodefaults -display none -vga none \
         -machine q35,graphics=off -accel tcg,thread=multi -cpu max -m 768 -serial "file:$GUEST/console" \
         -device virtio-serial-pci -chardev "pipe,id=agent,path=$GUEST/agent" \
