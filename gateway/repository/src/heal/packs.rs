@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_all};
 
 use crate::crypto::random;
 use crate::error::{RepositoryError, Result};
@@ -69,13 +69,25 @@ pub(super) async fn bring_one(
         return Ok(Brought::No(format!("the replica's is not sound either: {error}")));
     }
     let ours = here.pack_now(kind, pack).await?;
+    let known = list_all(&*here.destination, &generations_prefix(kind, pack)).await?;
+    let known: Vec<(u32, Key)> = known
+        .into_iter()
+        .filter_map(|object| Some((parse_pack_key(&object.key)?.1, object.key)))
+        .collect();
+    let next = || known.iter().map(|(found, _)| found.saturating_add(1)).max().unwrap_or(0);
     let (generation, bytes) = match &ours {
         _ if theirs.generation == 0 => (0, bytes),
         None => (theirs.generation, bytes),
         Some(ours) => match together(here, (kind, pack), (ours, &flaws), &bytes).await? {
-            Ok(both) => (theirs.generation.max(ours.generation.saturating_add(1)), both),
+            Ok(both) => (theirs.generation.max(next()), both),
             Err(why) => return Brought::no(why),
         },
+    };
+    // What is complete has all that others have. Otherwise only what was looked at is replaced:
+    // where a collection was killed there may be one more, which has what this one lost.
+    let replaced = |found: &u32| match &ours {
+        _ if generation == 0 => *found != 0,
+        ours => ours.as_ref().is_some_and(|ours| ours.generation == *found),
     };
     if dry_run {
         return Ok(Brought::Healed);
@@ -90,8 +102,10 @@ pub(super) async fn bring_one(
     if here.destination.get(&key, ByteRange::Full).await? != bytes {
         return Brought::no("it is not what was put, when it is read back");
     }
-    if let Err(error) = remove_others(here, (kind, pack), generation).await {
-        return Ok(Brought::No(format!("what is damaged cannot be removed: {error}")));
+    for (_, damaged) in known.iter().filter(|(found, _)| replaced(found)) {
+        if let Err(error) = here.destination.delete(damaged).await {
+            return Ok(Brought::No(format!("what is damaged cannot be removed: {error}")));
+        }
     }
     let again = here.check_pack(kind, pack, memory, all).await?;
     Ok(match first_of(&again) {
@@ -159,17 +173,6 @@ fn union(
         })
         .collect();
     Ok(helped.then(|| assemble(&shared.keys, header, name, &both, origin, nonce)))
-}
-
-/// Removes the other generations of a pack: a damaged one, and what came before it.
-async fn remove_others(here: &Arc<Shared>, (kind, pack): PackName, generation: u32) -> Result<()> {
-    for object in list_all(&*here.destination, &generations_prefix(kind, pack)).await? {
-        let other = parse_pack_key(&object.key).is_some_and(|(_, found)| found != generation);
-        if other {
-            here.destination.delete(&object.key).await?;
-        }
-    }
-    Ok(())
 }
 
 fn first_of(flaws: &PackFlaws) -> Option<&RepositoryError> {
