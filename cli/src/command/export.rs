@@ -270,7 +270,8 @@ fn tell_examples(place: &Place, secrecy: &Secrecy, name: &str, writable: bool) {
             address.port(),
         )),
         Listener::Unix(path) => {
-            note(format_args!("  nbd-client -unix {} /dev/nbd0 -name {name}{how}", path.display(),))
+            let path = path.display();
+            note(format_args!("  nbd-client -unix {path} /dev/nbd0 -name {name}{how}"));
         }
     }
 }
