@@ -10,8 +10,9 @@ use sluice_catalog::{NewPasskey, Passkey, PasskeyId, PasskeyPurpose, Tx, UserId}
 use sluice_webauthn::{Expected, register};
 use utoipa::ToSchema;
 
-use crate::access::Permission;
-use crate::api::second_factor::{accepts, guesser, new_recovery_codes, wrong_code};
+use crate::api::second_factor::{
+    accepts, begin_reset, end_reset, guesser, new_recovery_codes, wrong_code,
+};
 use crate::api::sessions::{confirm_password, failed, wait};
 use crate::api::{Body, Hidden, Path};
 use crate::auth::Actor;
@@ -368,19 +369,11 @@ pub(crate) async fn reset(
     actor: Actor,
     Path(id): Path<UserId>,
 ) -> Result<StatusCode> {
-    actor.require(Permission::Administer, None)?;
-    if id == actor.user.id {
-        return Err(Problem::invalid("remove your own with your password and a code or passkey"));
-    }
-    let mut tx = shared.catalog.begin().await?;
-    tx.user(id).await?;
+    let mut tx = begin_reset(&shared, &actor, id).await?;
     let removed = tx.remove_passkeys(id, None).await?;
     if removed == 0 {
         return Err(Problem::not_found("passkey"));
     }
-    tx.end_sessions(id, None).await?;
     let detail = json!({"removed": removed});
-    tx.audit(actor.did("passkey.reset", id, None, detail), shared.now()).await?;
-    tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    end_reset(&shared, tx, id, actor.did("passkey.reset", id, None, detail)).await
 }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Totp, Tx, UserId, token_hash};
+use sluice_catalog::{AuditEntry, Totp, Tx, UserId, token_hash};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -221,17 +221,33 @@ pub(crate) async fn reset(
     actor: Actor,
     Path(id): Path<UserId>,
 ) -> Result<StatusCode> {
-    actor.require(Permission::Administer, None)?;
-    if id == actor.user.id {
-        return Err(Problem::invalid("remove your own with your password and a code"));
-    }
-    let mut tx = shared.catalog.begin().await?;
-    tx.user(id).await?;
+    let mut tx = begin_reset(&shared, &actor, id).await?;
     if !tx.remove_totp(id).await? {
         return Err(Problem::not_found("second factor"));
     }
+    end_reset(&shared, tx, id, actor.did("totp.reset", id, None, json!({}))).await
+}
+
+/// Begins to remove something by which somebody else proves who they are.
+pub(crate) async fn begin_reset(shared: &Shared, actor: &Actor, id: UserId) -> Result<Tx> {
+    actor.require(Permission::Administer, None)?;
+    if id == actor.user.id {
+        return Err(Problem::invalid("remove your own with your password and a code or passkey"));
+    }
+    let mut tx = shared.catalog.begin().await?;
+    tx.user(id).await?;
+    Ok(tx)
+}
+
+/// Ends it, and the sessions of whoever may have found it.
+pub(crate) async fn end_reset(
+    shared: &Shared,
+    mut tx: Tx,
+    id: UserId,
+    entry: AuditEntry,
+) -> Result<StatusCode> {
     tx.end_sessions(id, None).await?;
-    tx.audit(actor.did("totp.reset", id, None, json!({})), shared.now()).await?;
+    tx.audit(entry, shared.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
