@@ -93,7 +93,7 @@ pub(crate) async fn run(context: &Context, args: &MountdArgs) -> Result<Exit> {
     let socket = Socket::bind(&places.socket)
         .with_context(|| format!("cannot listen on {}", places.socket.display()))?;
     let ended = stop.child_token();
-    socket.serve(&daemon, ended.clone());
+    let answering = socket.serve(&daemon, ended.clone());
     let mut metrics = None;
     if let Some(address) = args.metrics {
         let failed = || format!("cannot listen on {address}");
@@ -107,6 +107,8 @@ pub(crate) async fn run(context: &Context, args: &MountdArgs) -> Result<Exit> {
     daemon.run(stop).await;
     notify::say("STOPPING=1")?;
     ended.cancel();
+    // With it goes the socket's file.
+    answering.await?;
     Ok(Exit::Done)
 }
 

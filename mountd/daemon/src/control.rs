@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Asker, Daemon};
@@ -72,19 +73,24 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned(), identity })
     }
 
-    /// Answers clients until `stop`.
-    pub fn serve(self, daemon: &Daemon, stop: CancellationToken) {
+    /// Answers clients until `stop`. The file is gone when the task has ended: a process that does
+    /// not wait for that can leave it behind.
+    pub fn serve(self, daemon: &Daemon, stop: CancellationToken) -> JoinHandle<()> {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let asker = daemon.asker();
         tokio::spawn(async move {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
-                let accepted = tokio::select! {
-                    () = stop.cancelled() => return,
-                    accepted = self.listener.accept() => accepted,
+                let next = async {
+                    let place = places.clone().acquire_owned().await;
+                    (place, self.listener.accept().await)
                 };
-                match accepted {
-                    Ok((stream, _)) => {
+                let next = tokio::select! {
+                    () = stop.cancelled() => return,
+                    next = next => next,
+                };
+                match next {
+                    (Err(_), _) => return,
+                    (Ok(place), Ok((stream, _))) => {
                         let asker = asker.clone();
                         tokio::spawn(async move {
                             if let Err(error) = converse(stream, &asker).await {
@@ -93,13 +99,13 @@ impl Socket {
                             drop(place);
                         });
                     }
-                    Err(error) => {
+                    (Ok(_), Err(error)) => {
                         tracing::warn!("cannot accept a control connection: {error}");
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
             }
-        });
+        })
     }
 }
 

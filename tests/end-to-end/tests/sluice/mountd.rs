@@ -256,7 +256,7 @@ fn other_users_are_refused_though_the_socket_lets_them_in() {
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let socket = place.path().join("s");
     let running = repo.sluice(["mountd", "--socket"]).arg(&socket).spawn();
-    wait_until("mountd listens", || socket.exists());
+    wait_until("mountd listens", || UnixStream::connect(&socket).is_ok());
     assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     let script = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
