@@ -17,6 +17,7 @@ pub(super) fn everything(world: &World) -> Result<String> {
     rest(world)?;
     let tasks = plane.list("tasks")?;
     let ended = promises(world, &tasks)?;
+    tell_failures(&tasks);
     let points = repository(world)?;
     let made = one_point_each(&tasks, &points)?;
     content(world, &tasks, &points)?;
@@ -71,6 +72,21 @@ fn promises(world: &World, tasks: &[Value]) -> Result<BTreeMap<String, usize>> {
         *states.entry(word(task, "state").to_owned()).or_insert(0) += 1;
     }
     Ok(states)
+}
+
+/// Prints why tasks failed: each reason once, however many had it. That they may is no defect, for
+/// a task whose every attempt is killed ends as failed; what it says is for whoever reads this.
+fn tell_failures(tasks: &[Value]) {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for task in tasks.iter().filter(|task| task["state"] == "failed") {
+        let (kind, message) = (word(task, "kind"), word(task, "message"));
+        let (attempt, most) = (&task["attempt"], &task["max_attempts"]);
+        let reason = format!("{kind}, attempt {attempt} of {most}: {message}");
+        *reasons.entry(reason).or_default() += 1;
+    }
+    for (reason, many) in reasons {
+        println!("soak: {many} failed: {reason}");
+    }
 }
 
 /// The points of the repository, by `INSTANCE@ID`.
