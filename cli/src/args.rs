@@ -107,8 +107,9 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-A POINT is INSTANCE@latest, INSTANCE@ID (or the start of an id), or INSTANCE@2026-11-21T03:00 for
-the newest at or before that time; INSTANCE alone means its latest. POINT:IMAGE names one image.
+A POINT is INSTANCE@latest, INSTANCE@latest~1 for the one before it, INSTANCE@ID (or the start of an
+id), or INSTANCE@2026-11-21T03:00 for the newest at or before that time; INSTANCE alone means its
+latest. POINT:IMAGE names one image.
 
 The passphrase comes from SLUICE_PASSPHRASE_FILE, SLUICE_PASSPHRASE, or a prompt.
 

@@ -28,6 +28,7 @@ pub(crate) struct CatArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  sluice diff web-1@latest~1 web-1@latest
   sluice diff web-1@2026-11-20T03:00 web-1@latest
   sluice diff web-1@0q5g3 web-1@latest --json")]
 pub(crate) struct DiffArgs {

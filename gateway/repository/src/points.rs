@@ -103,13 +103,16 @@ impl std::fmt::Display for RestorePoint {
 pub enum PointSelector {
     /// The newest.
     Latest,
+    /// That many before the newest.
+    Before(u32),
     /// By id, or a prefix of it that fits only one.
     Id(String),
     /// The newest at or before this time, in ms since 1970.
     At(u64),
 }
 
-/// `INSTANCE@latest`, `INSTANCE@ID`, `INSTANCE@2026-11-21T03:00`, each perhaps with `:IMAGE`.
+/// `INSTANCE@latest`, `INSTANCE@latest~1` for the one before, `INSTANCE@ID`,
+/// `INSTANCE@2026-11-21T03:00`, each perhaps with `:IMAGE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointSpec {
     /// The instance's name.
@@ -132,7 +135,8 @@ impl PointSpec {
                 ErrorKind::Invalid,
                 format!(
                     "{text:?} names no restore point: {what}; write INSTANCE@latest, \
-                         INSTANCE@ID or INSTANCE@2026-11-21T03:00, and :IMAGE to name one image"
+                         INSTANCE@latest~1 for the one before, INSTANCE@ID or \
+                         INSTANCE@2026-11-21T03:00, and :IMAGE to name one image"
                 ),
             )
         };
@@ -172,6 +176,10 @@ fn split_image(text: &str) -> (&str, Option<String>) {
 fn selector(text: &str, zone: &TimeZone) -> Option<PointSelector> {
     if text == "latest" {
         return Some(PointSelector::Latest);
+    }
+    if let Some(before) = text.strip_prefix("latest~") {
+        let digits = before.bytes().all(|byte| byte.is_ascii_digit());
+        return before.parse().ok().filter(|_| digits).map(PointSelector::Before);
     }
     let base32hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'v').contains(&byte);
     let lower = text.to_ascii_lowercase();
@@ -253,7 +261,7 @@ impl Repository {
         points.reverse();
         let mut fitting =
             points.iter().map(|(_, point)| *point).filter(|point| match &spec.selector {
-                PointSelector::Latest => true,
+                PointSelector::Latest | PointSelector::Before(_) => true,
                 PointSelector::Id(prefix) => point.to_string().starts_with(prefix.as_str()),
                 PointSelector::At(_) => true,
             });
@@ -268,10 +276,12 @@ impl Repository {
                 )),
             };
         }
+        let mut newer = 0;
         for point in fitting {
             let Some(found) = self.shared.read_point(chain, point).await? else { continue };
             match spec.selector {
                 PointSelector::At(ms) if found.created_ms > ms => {}
+                PointSelector::Before(many) if newer < many => newer += 1,
                 _ => return Ok(found),
             }
         }
@@ -490,6 +500,8 @@ mod tests {
     fn point_names_are_read_as_documented() {
         let spec = parse("web-1@latest").unwrap();
         assert_eq!((spec.instance.as_str(), spec.selector), ("web-1", PointSelector::Latest));
+        let spec = parse("web-1@latest~2:vda").unwrap();
+        assert_eq!((spec.selector, spec.image.as_deref()), (PointSelector::Before(2), Some("vda")));
         let spec = parse("web-1:vda").unwrap();
         assert_eq!(spec.image.as_deref(), Some("vda"));
         let spec = parse("a@b@0CH3:vda").unwrap();
@@ -502,7 +514,9 @@ mod tests {
         }
         let spec = parse("x@2026-11-21T03:00:vda").unwrap();
         assert_eq!((spec.selector, spec.image.as_deref()), (at, Some("vda")));
-        for bad in ["", "@latest", "x@", "x@!", "x@latest:", "x@2026-13-01T00:00"] {
+        let mistakes = ["x@latest~", "x@latest~-1", "x@latest~+1", "x@latest~99999999999"];
+        let others = ["", "@latest", "x@", "x@!", "x@latest:", "x@2026-13-01T00:00"];
+        for bad in mistakes.into_iter().chain(others) {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
         }
     }

@@ -62,6 +62,7 @@ fn a_client_learns_what_changed_since_a_point() {
     assert_eq!(changed(export.uri(), &first), [(MIB, block), late], "the whole name");
     assert_eq!(changed(export.uri(), id(&second)), [late]);
     assert_eq!(changed(export.uri(), "latest"), [], "since itself");
+    assert_eq!(changed(export.uri(), "latest~2"), [(MIB, block), late]);
     // What `diff` says of the same.
     let diff = repo.json(["diff", &first, &third]);
     let pair = |run: &Value| (run["offset"].as_u64().unwrap(), run["length"].as_u64().unwrap());
