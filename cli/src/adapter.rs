@@ -6,6 +6,7 @@ mod changed;
 mod disk;
 mod file_target;
 pub(crate) mod overlay;
+mod program;
 mod qcow2_target;
 pub(crate) mod source;
 mod stdin;

@@ -13,7 +13,9 @@ use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId, Point,
     Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
-use sluice_node_api::{Ask, Finished, Hello, Lease, Outcome, Report, Reported, TaskSpec, Work};
+use sluice_node_api::{
+    Ask, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
+};
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
 
@@ -142,7 +144,7 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     secret_names.extend(others.keys().cloned());
     environment.extend(others);
     let url = destination.url;
-    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new(), hooks: None };
+    let mut work = Work { spec, url, environment, secret_names, ..Work::without_repository() };
     node_configs::apply(tx, node, task, &mut work).await?;
     Ok(work)
 }
@@ -347,16 +349,21 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         Some(name) => format!("{name}={}", image.path),
         None => image.path.clone(),
     };
-    let (images, folder) = match &instance.body.source {
-        Source::DiskFiles { images } => (images.iter().map(image).collect(), None),
-        Source::Device { path } => (vec![path.clone()], None),
-        Source::Folder { path } => (Vec::new(), Some(path.clone())),
-    };
+    let (mut images, mut folder, mut outputs) = (Vec::new(), None, Vec::new());
+    match &instance.body.source {
+        Source::DiskFiles { images: files } => images.extend(files.iter().map(image)),
+        Source::Device { path } => images.push(path.clone()),
+        Source::Folder { path } => folder = Some(path.clone()),
+        Source::Command { command, name } => {
+            outputs.push(OutputOrder { name: name.clone(), command: command.clone() });
+        }
+    }
     let name = ledger::name(tx, instance).await?;
     Ok(TaskSpec::Backup {
         instance: name,
         images,
         folder,
+        outputs,
         project: Some(project),
         task: None,
         again: false,

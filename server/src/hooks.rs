@@ -54,9 +54,8 @@ pub(crate) async fn orders(
     if hooks.is_empty() {
         return Ok(None);
     }
-    let no = |text: String| Problem::new(StatusCode::CONFLICT, "command-not-allowed", text);
     if !node.body.capabilities.kinds.iter().any(|kind| kind == SINCE) {
-        return Err(no(format!("{} runs no commands around backups: upgrade it", node.name)));
+        return Err(refused(format!("{} runs no commands around backups: upgrade it", node.name)));
     }
     let project = match instance.project {
         Some(id) => tx.get::<Project>(id, &EVERYTHING).await?.name,
@@ -65,13 +64,7 @@ pub(crate) async fn orders(
     let names =
         |text: &str| text.replace("{instance}", &instance.name).replace("{project}", &project);
     for hook in hooks.before.iter().chain(&hooks.after) {
-        allowed(hook, config, names).map_err(|what| {
-            no(format!(
-                "{what} is not allowed on {}: an administrator allows it in the node's \
-                configuration (commands, guest_ssh)",
-                node.name
-            ))
-        })?;
+        allowed(hook, config, names).map_err(|what| not_allowed(&what, &node.name))?;
     }
     let order = |hook: &Hook| HookOrder {
         command: hook.command.clone(),
@@ -97,6 +90,18 @@ pub(crate) async fn orders(
         ssh_key: ssh.map(|ssh| ssh.key_file.clone()).unwrap_or_default(),
         known_hosts: ssh.map(|ssh| ssh.known_hosts.clone()).unwrap_or_default(),
     }))
+}
+
+fn refused(text: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "command-not-allowed", text)
+}
+
+/// Why a program is not run on a node, or a guest not reached from it.
+pub(crate) fn not_allowed(what: &str, node: &str) -> Problem {
+    refused(format!(
+        "{what} is not allowed on {node}: an administrator allows it in the node's configuration \
+         (commands, guest_ssh)"
+    ))
 }
 
 /// Whether a configuration allows a command, by its text: links are looked at on the node. What is

@@ -90,6 +90,16 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
     work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
     work.folders = folders(tx, &config, &instance).await?;
+    if let Source::Command { command, .. } = &instance.body.source {
+        let program = command.first().map(String::as_str).unwrap_or_default();
+        if !tx.source_is_trusted(instance.id).await? {
+            return Err(not_for_projects(StatusCode::CONFLICT));
+        }
+        if !config.commands.iter().any(|path| lies_in(program, path)) {
+            return Err(hooks::not_allowed(program, &record.name));
+        }
+        work.programs = config.commands.iter().cloned().collect();
+    }
     let outside = outside(&instance.body.source, &work.folders);
     outside.map_or(Ok(()), |path| Err(not_allowed(path, &record.name)))
 }
@@ -127,6 +137,7 @@ fn paths(source: &Source) -> Vec<&str> {
     match source {
         Source::DiskFiles { images } => images.iter().map(|image| image.path.as_str()).collect(),
         Source::Device { path } | Source::Folder { path } => vec![path],
+        Source::Command { .. } => Vec::new(),
     }
 }
 
@@ -143,6 +154,14 @@ fn not_allowed(path: &str, node: &str) -> Problem {
          administrator names the folder in a node configuration (source_paths), or sets this source"
     );
     Problem::new(StatusCode::CONFLICT, "source-not-allowed", text)
+}
+
+/// What a program prints may be anybody's: commands are allowed for whom they were meant, around
+/// backups, and that says nothing of who may read what.
+fn not_for_projects(status: StatusCode) -> Problem {
+    let text = "the output of a command is a source that somebody with a role in the system names, \
+                not a project";
+    Problem::new(status, "source-not-allowed", text)
 }
 
 /// An instance was made or changed by somebody. Who has a role in the system may name any path;
@@ -162,6 +181,9 @@ pub(crate) async fn named(
     tx.trust_source(instance.id, trusted).await?;
     if trusted {
         return Ok(());
+    }
+    if matches!(instance.body.source, Source::Command { .. }) {
+        return Err(not_for_projects(StatusCode::UNPROCESSABLE_ENTITY));
     }
     let configs = Configs::load(tx).await?;
     let mut nodes: BTreeMap<String, Node> = BTreeMap::new();

@@ -56,7 +56,22 @@ pub enum Source {
         /// Its path.
         path: String,
     },
+    /// What a program on a node prints, such as the dump of a database. There is no restore point
+    /// when it fails.
+    Command {
+        /// The program, by its path, and its arguments, without a shell. The node's configuration
+        /// must allow it.
+        command: Vec<String>,
+        /// The image's name within restore points; the program's when there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
 }
+
+/// The most words of a command.
+const MOST_WORDS: usize = 256;
+/// The longest word of one, in bytes.
+const LONGEST_WORD: usize = 4096;
 
 /// An image file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -80,6 +95,17 @@ impl Instance {
                 !images.is_empty() && images.iter().all(|i| absolute(&i.path) && named(i))
             }
             Source::Device { path } | Source::Folder { path } => absolute(path),
+            Source::Command { command, name } => {
+                let word = |word: &String| word.len() <= LONGEST_WORD && !word.contains('\0');
+                if command.len() > MOST_WORDS || !command.iter().all(word) {
+                    let text = "a command has 256 words at most, of 4096 bytes and no zero byte";
+                    return Err(CatalogError::invalid(text));
+                }
+                let named = name.as_deref().is_none_or(|name| {
+                    !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_whitespace())
+                });
+                named && command.first().is_some_and(|program| absolute(program))
+            }
         };
         if !fits {
             return Err(CatalogError::invalid("a source has absolute paths, and at least one"));
@@ -107,6 +133,16 @@ mod tests {
         assert!(instance.present && instance.sense().is_ok());
         let text = r#"{"source": {"kind": "device", "path": "sda"}}"#;
         assert!(serde_json::from_str::<Instance>(text).unwrap().sense().is_err());
+        for (command, fits) in [
+            (r#"["/usr/bin/pg_dump", "--format=custom", "app"]"#, true),
+            (r#"["pg_dump"]"#, false),
+            ("[]", false),
+            (r#"["/bin/echo", "\u0000"]"#, false),
+        ] {
+            let text = format!(r#"{{"source": {{"kind": "command", "command": {command}}}}}"#);
+            let instance = serde_json::from_str::<Instance>(&text).unwrap();
+            assert_eq!(instance.sense().is_ok(), fits, "{command}");
+        }
         let text = r#"{"source": {"kind": "tape", "path": "/dev/st0"}}"#;
         assert!(serde_json::from_str::<Instance>(text).is_err());
     }

@@ -11,6 +11,7 @@ use sluice_engine::{Change, Source, SourceImage};
 use sluice_repository::check_name;
 
 use super::changed;
+use super::program::ProgramOutput;
 use super::stdin::StandardInput;
 use crate::args::{BackupArgs, SourceFormat};
 use crate::error::{Advice, usage_error};
@@ -21,6 +22,15 @@ enum Place {
     File(PathBuf),
     Nbd(String),
     Stdin,
+    /// What a program prints.
+    Program(Vec<String>),
+}
+
+impl Place {
+    /// Whether it is read once from its beginning to its end.
+    fn is_stream(&self) -> bool {
+        matches!(self, Self::Stdin | Self::Program(_))
+    }
 }
 
 /// How the changes are found.
@@ -43,8 +53,9 @@ pub(crate) struct Planned {
 /// Makes sense of the arguments of `sluice backup`, so that mistakes show before anything runs.
 pub(crate) fn plan(args: &BackupArgs) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::with_capacity(args.images.len());
-    for text in &args.images {
-        let (name, place) = place(text)?;
+    let places = args.images.iter().map(|text| (text, place(text)));
+    for (text, found) in places.chain(args.output_of.iter().map(|text| (text, program(text)))) {
+        let (name, place) = found?;
         check_name("image", &name)
             .map_err(|error| usage_error(format!("{error}; name it as NAME={text}")))?;
         if planned.iter().any(|other| other.name == name) {
@@ -87,6 +98,29 @@ fn place(text: &str) -> Result<(String, Place)> {
     Ok((name.map_or(default, str::to_owned), place))
 }
 
+/// A program, as `[NAME=]COMMAND`: its name, if one is given, and its words, as a shell would split
+/// them or as an array of JSON.
+pub(crate) fn words_of(text: &str) -> Result<(Option<&str>, Vec<String>)> {
+    // What looks like a name with blanks is a program with an option that has a value.
+    let named = named(text).filter(|(name, _)| !name.contains(char::is_whitespace));
+    let (name, rest) = named.map_or((None, text), |(name, rest)| (Some(name), rest));
+    let words: Option<Vec<String>> = match rest.trim_start().starts_with('[') {
+        true => serde_json::from_str(rest).ok(),
+        false => shlex::split(rest),
+    };
+    let words = words.filter(|words| !words.is_empty()).ok_or_else(|| {
+        let text = format!("--output-of {text:?}: a quote is not closed, or nothing is named");
+        usage_error(text)
+    })?;
+    Ok((name, words))
+}
+
+fn program(text: &str) -> Result<(String, Place)> {
+    let (name, words) = words_of(text)?;
+    let stem = || Path::new(&words[0]).file_name().unwrap_or_default().to_string_lossy();
+    Ok((name.map_or_else(|| stem().into_owned(), str::to_owned), Place::Program(words)))
+}
+
 /// Values of an option that belong to images: `VALUE` for the only image, or `NAME=VALUE`.
 fn by_image(
     option: &str,
@@ -122,8 +156,8 @@ fn set(planned: &mut [Planned], option: &str, name: &str, how: How) -> Result<()
         )));
     }
     match (&image.place, &how) {
-        (Place::Stdin, _) => {
-            return Err(usage_error(format!("{option}: standard input is always read to its end")));
+        (place, _) if place.is_stream() => {
+            return Err(usage_error(format!("{option}: {name:?} is always read to its end")));
         }
         (Place::File(_), How::Bitmap(_)) => {
             return Err(usage_error(format!(
@@ -137,7 +171,13 @@ fn set(planned: &mut [Planned], option: &str, name: &str, how: How) -> Result<()
 }
 
 /// Opens the planned images.
-pub(crate) async fn open(planned: Vec<Planned>, format: SourceFormat) -> Result<Vec<SourceImage>> {
+///
+/// `of_task` says that a server asked for it, which has set this process's variables.
+pub(crate) async fn open(
+    planned: Vec<Planned>,
+    format: SourceFormat,
+    of_task: bool,
+) -> Result<Vec<SourceImage>> {
     let mut images = Vec::with_capacity(planned.len());
     for one in planned {
         let context = Advice::new(
@@ -145,17 +185,23 @@ pub(crate) async fn open(planned: Vec<Planned>, format: SourceFormat) -> Result<
             format!("cannot open image {:?}", one.name),
             "check that the image is there, may be read, and is of the --format that is named",
         );
-        images.push(open_one(one, format).await.context(context)?);
+        images.push(open_one(one, format, of_task).await.context(context)?);
     }
     Ok(images)
 }
 
-async fn open_one(planned: Planned, format: SourceFormat) -> Result<SourceImage> {
+async fn open_one(planned: Planned, format: SourceFormat, of_task: bool) -> Result<SourceImage> {
     let Planned { name, place, how } = planned;
     let (device, description, bitmap): (Arc<dyn BlockRead>, String, _) = match place {
         Place::Stdin => {
             let source = Source::Stream(Box::new(StandardInput::new()));
             return Ok(SourceImage { name, description: "stdin".into(), source });
+        }
+        Place::Program(words) => {
+            // Its arguments may hold what is not for everybody who reads the restore point.
+            let description = format!("output of {}", words[0]);
+            let source = Source::Stream(Box::new(ProgramOutput::start(&words, of_task)?));
+            return Ok(SourceImage { name, description, source });
         }
         Place::Nbd(uri) => {
             let source = Arc::new(NbdSource::connect(&uri).await?);
@@ -223,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_words_without_a_shell() {
+        let program = |text: &str| program(text).unwrap();
+        let of = |words: &[&str]| Place::Program(words.iter().map(|&word| word.into()).collect());
+        let dump = of(&["/usr/bin/pg_dump", "--format=custom", "an app"]);
+        assert_eq!(
+            program("app=/usr/bin/pg_dump --format=custom 'an app'"),
+            ("app".into(), dump.clone())
+        );
+        let array = r#"app=["/usr/bin/pg_dump", "--format=custom", "an app"]"#;
+        assert_eq!(program(array), ("app".into(), dump));
+        let unnamed = program("/usr/bin/pg_dump --format=custom");
+        assert_eq!(unnamed, ("pg_dump".into(), of(&["/usr/bin/pg_dump", "--format=custom"])));
+    }
+
+    #[test]
     fn lists_and_bitmaps_go_to_their_image() {
         let images = planned("a.raw b=nbd://h/x --changed a=l.json --dirty-bitmap b=m").unwrap();
         assert_eq!(images[0].how, How::List("l.json".into()));
@@ -242,6 +303,10 @@ mod tests {
             ("a.raw --dirty-bitmap m", "qemu-nbd"),
             ("a=nbd://h/x --changed l --dirty-bitmap m", "exclude"),
             ("- --changed l.json", "read to its end"),
+            ("--output-of d=pg_dump --changed l.json", "read to its end"),
+            ("--output-of 'x", "a quote is not closed"),
+            ("--output-of []", "nothing is named"),
+            ("d=a.raw --output-of d=b", "two images"),
             (".hidden", "name it as NAME=.hidden"),
             ("nbd://h:port/x", "not an NBD address"),
         ] {

@@ -19,6 +19,7 @@ Examples:
   sluice backup web-1 disk.raw --defragment --defragment-limit 1GiB
   sluice backup web-1 'nbd://localhost/vda' --dirty-bitmap backup0
   zstd -dc dump.raw.zst | sluice backup db-1 dump=-
+  sluice backup db-1 --output-of 'app=pg_dump --format=custom app'
 
 A changed-extents file is JSON: [{\"offset\": 0, \"length\": 65536}, ...], in bytes. What it does
 not name is taken from the last restore point unread, so it must name every change since then.")]
@@ -27,8 +28,13 @@ pub(crate) struct BackupArgs {
     pub(crate) instance: String,
 
     /// A disk image file or device, `-` for stdin, or an NBD URI; NAME=IMAGE gives it a name
-    #[arg(required = true, value_name = "[NAME=]IMAGE")]
+    #[arg(required_unless_present = "output_of", value_name = "[NAME=]IMAGE")]
     pub(crate) images: Vec<String>,
+
+    /// Take what this command prints as an image: a program with its arguments, without a shell.
+    /// No restore point is made when it fails
+    #[arg(long, value_name = "[NAME=]COMMAND")]
+    pub(crate) output_of: Vec<String>,
 
     /// Format of image files
     #[arg(long, value_enum, default_value_t = SourceFormat::Auto)]

@@ -457,6 +457,7 @@ Examples:
   sluice destination set vault --url 's3://vault/main?region=eu-central-1' --passphrase-file pass \
     --secret AWS_ACCESS_KEY_ID=key-id --secret AWS_SECRET_ACCESS_KEY=key
   sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
+  sluice instance set shop/app-db --output-of 'app=/usr/bin/pg_dump --format=custom app'
   sluice policy set shop/hourly --spec policy.json";
 
 /// What a record is to say.
@@ -486,6 +487,11 @@ pub(crate) struct SetArgs {
     /// A disk file of an instance
     #[arg(long, value_name = "PATH")]
     pub(crate) disk: Vec<String>,
+
+    /// For an instance: what this command prints on the node is its only image, as
+    /// `sluice backup --output-of` has it; the node's configuration must allow the program
+    #[arg(long, value_name = "[NAME=]COMMAND", conflicts_with_all = ["spec", "disk"])]
+    pub(crate) output_of: Option<String>,
 
     /// A word by which policies find an instance
     #[arg(long, value_name = "WORD")]

@@ -181,7 +181,7 @@ impl Agent {
             let _telling = self.telling.lock().await;
             return self.conclude(&lease, finished, lines).await;
         }
-        let allowed = sources::check(&lease.work.spec, &lease.work.folders, &self.config.folders);
+        let allowed = sources::check(&lease.work, &self.config.folders, &self.config.commands);
         let finished =
             match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
                 Ok(steps) if hooks::surrounds(&lease.work) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice_node_api::{TaskSpec, TestOrder, overlay_of};
+use sluice_node_api::{OutputOrder, TaskSpec, TestOrder, overlay_of};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -39,7 +39,17 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             }
             return Ok(vec![probe, init]);
         }
-        TaskSpec::Backup { instance, images, folder, project, task, again, allowance, .. } => {
+        TaskSpec::Backup {
+            instance,
+            images,
+            folder,
+            outputs,
+            project,
+            task,
+            again,
+            allowance,
+            ..
+        } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -53,6 +63,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
                 backup.words.extend(again.then(|| "--again".into()));
             }
             backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
+            backup.words.extend(outputs.iter().map(output));
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
             backup
@@ -117,6 +128,12 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         }
     };
     Ok(vec![one])
+}
+
+/// The option for what a program prints. Its words are an array of JSON, so that none is split.
+fn output(order: &OutputOrder) -> String {
+    let name = order.name.iter().map(|name| format!("{name}=")).collect::<String>();
+    format!("--output-of={name}{}", serde_json::json!(order.command))
 }
 
 /// Options that say what is kept.
@@ -190,6 +207,7 @@ mod tests {
             instance: "--repo".into(),
             images: vec!["/a.raw".into()],
             folder: None,
+            outputs: vec![],
             project: None,
             task: None,
             again: false,
@@ -226,6 +244,7 @@ mod tests {
             instance: "web".into(),
             images: vec!["/a.raw".into()],
             folder: None,
+            outputs: vec![],
             project: None,
             task: Some("7".into()),
             again: true,
@@ -234,6 +253,12 @@ mod tests {
         };
         let typed = "backup --task 7 --again --allowance=500 -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
+        let command = ["/bin/dump", "a b", "\"c"].map(str::to_owned).to_vec();
+        let text = r#"["/bin/dump","a b","\"c"]"#;
+        let unnamed = OutputOrder { name: None, command: command.clone() };
+        assert_eq!(output(&unnamed), format!("--output-of={text}"));
+        let named = OutputOrder { name: Some("db".into()), command };
+        assert_eq!(output(&named), format!("--output-of=db={text}"));
     }
 
     #[test]

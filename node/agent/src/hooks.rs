@@ -49,16 +49,25 @@ pub(crate) fn check(orders: &HookOrders, own: &Option<Vec<String>>) -> Result<()
             }
             continue;
         }
-        let program = hook.command.first().map(String::as_str).unwrap_or_default();
-        let real = std::fs::canonicalize(program).map_err(|error| format!("{program}: {error}"))?;
-        for list in [Some(&orders.allowed), own.as_ref()].into_iter().flatten() {
-            let inside = |path: &String| {
-                std::fs::canonicalize(path).is_ok_and(|path| real.starts_with(path))
-            };
-            if !list.iter().any(inside) {
-                let real = real.display();
-                return Err(format!("{program} is {real}, which may not be run on this node"));
-            }
+        may_run(&hook.command, &orders.allowed, own)?;
+    }
+    Ok(())
+}
+
+/// Refuses a program that does not lie in both lists, with all links followed.
+pub(crate) fn may_run(
+    command: &[String],
+    allowed: &[String],
+    own: &Option<Vec<String>>,
+) -> Result<(), String> {
+    let program = command.first().map(String::as_str).unwrap_or_default();
+    let real = std::fs::canonicalize(program).map_err(|error| format!("{program}: {error}"))?;
+    for list in [Some(allowed), own.as_deref()].into_iter().flatten() {
+        let inside =
+            |path: &String| std::fs::canonicalize(path).is_ok_and(|path| real.starts_with(path));
+        if !list.iter().any(inside) {
+            let real = real.display();
+            return Err(format!("{program} is {real}, which may not be run on this node"));
         }
     }
     Ok(())

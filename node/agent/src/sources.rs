@@ -3,27 +3,41 @@
 
 use std::path::{Path, PathBuf};
 
-use sluice_node_api::TaskSpec;
+use sluice_node_api::{TaskSpec, Work};
 
 use crate::command::image_files;
+use crate::hooks::may_run;
 
-/// Refuses a backup of what does not lie in a folder of each list, and in one of `own`.
+/// Refuses a backup of what does not lie in a folder of each list, and in one of `own`, and of what
+/// a program prints that is not allowed.
 ///
 /// # Errors
 /// In words, which path, and why.
 pub(crate) fn check(
-    spec: &TaskSpec,
+    work: &Work,
+    own: &Option<Vec<String>>,
+    own_programs: &Option<Vec<String>>,
+) -> Result<(), String> {
+    let TaskSpec::Backup { images, folder, outputs, .. } = &work.spec else { return Ok(()) };
+    for output in outputs {
+        may_run(&output.command, &work.programs, own_programs)?;
+    }
+    places(images, folder.as_deref(), &work.folders, own)
+}
+
+fn places(
+    images: &[String],
+    folder: Option<&str>,
     lists: &[Vec<String>],
     own: &Option<Vec<String>>,
 ) -> Result<(), String> {
-    let TaskSpec::Backup { images, folder, .. } = spec else { return Ok(()) };
     let lists: Vec<&Vec<String>> = lists.iter().chain(own).collect();
     if lists.is_empty() {
         return Ok(());
     }
-    let mut named: Vec<String> = images.clone();
+    let mut named: Vec<String> = images.to_vec();
     if let Some(folder) = folder {
-        named.push(folder.clone());
+        named.push(folder.to_owned());
         named.extend(image_files(Path::new(folder))?);
     }
     for image in &named {
@@ -55,20 +69,61 @@ fn is_in(real: &Path, folder: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sluice_node_api::OutputOrder;
+
     use super::*;
 
-    fn backup(image: &Path) -> TaskSpec {
-        let images = vec![format!("root={}", image.display())];
+    fn backup(images: Vec<String>, folder: Option<String>, outputs: Vec<OutputOrder>) -> TaskSpec {
         TaskSpec::Backup {
             instance: "a".into(),
             images,
-            folder: None,
+            folder,
+            outputs,
             project: None,
             task: None,
             again: false,
             allowance: None,
             no_hooks: false,
         }
+    }
+
+    fn of(image: &Path) -> TaskSpec {
+        backup(vec![format!("root={}", image.display())], None, vec![])
+    }
+
+    fn check(
+        spec: &TaskSpec,
+        lists: &[Vec<String>],
+        own: &Option<Vec<String>>,
+    ) -> Result<(), String> {
+        let folders = lists.to_vec();
+        super::check(
+            &Work { spec: spec.clone(), folders, ..Work::without_repository() },
+            own,
+            &None,
+        )
+    }
+
+    #[test]
+    fn only_programs_that_are_allowed_are_sources() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name).to_str().unwrap().to_owned();
+        for name in ["dump", "shell"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(at("shell"), at("link")).unwrap();
+        let allows = |program: &str, programs: &[&str], own: Option<&str>| {
+            let command = vec![at(program)];
+            let spec = backup(vec![], None, vec![OutputOrder { name: None, command }]);
+            let programs = programs.iter().map(|name| at(name)).collect();
+            let work = Work { spec, programs, ..Work::without_repository() };
+            super::check(&work, &None, &own.map(|name| vec![at(name)])).is_ok()
+        };
+        assert!(allows("dump", &["dump"], None) && allows("dump", &["dump"], Some("")));
+        assert!(!allows("dump", &[], None), "nothing is allowed by itself");
+        assert!(!allows("shell", &["dump"], None) && !allows("link", &["dump"], None));
+        assert!(!allows("dump", &["dump"], Some("shell")), "the machine's own word counts, too");
+        assert!(!allows("none", &[""], None), "it is not there");
     }
 
     #[test]
@@ -82,27 +137,17 @@ mod tests {
         std::os::unix::fs::symlink(at("bank/disk.raw"), at("shop/link.raw")).unwrap();
         let list = |name: &str| vec![at(name).to_str().unwrap().to_owned()];
         let (shop, bank) = (list("shop"), list("bank"));
-        let own = backup(&at("shop/disk.raw"));
+        let own = of(&at("shop/disk.raw"));
         assert!(check(&own, std::slice::from_ref(&shop), &None).is_ok());
         assert!(check(&own, std::slice::from_ref(&bank), &None).is_err());
         assert!(check(&own, &[], &Some(bank.clone())).is_err());
         assert!(check(&own, &[vec![]], &None).is_err(), "an empty list allows nothing");
-        assert!(check(&backup(&at("shop/link.raw")), std::slice::from_ref(&shop), &None).is_err());
+        assert!(check(&of(&at("shop/link.raw")), std::slice::from_ref(&shop), &None).is_err());
         assert!(
-            check(&backup(&at("shop/../bank/disk.raw")), std::slice::from_ref(&shop), &None)
-                .is_err()
+            check(&of(&at("shop/../bank/disk.raw")), std::slice::from_ref(&shop), &None).is_err()
         );
         let folder = Some(at("shop").to_str().unwrap().to_owned());
-        let all = TaskSpec::Backup {
-            instance: "a".into(),
-            images: vec![],
-            folder,
-            project: None,
-            task: None,
-            again: false,
-            allowance: None,
-            no_hooks: false,
-        };
+        let all = backup(vec![], folder, vec![]);
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());
     }

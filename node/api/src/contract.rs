@@ -117,6 +117,10 @@ pub struct Work {
     /// Folders in which what is backed up must lie, with all links followed: in one of each list.
     #[serde(default)]
     pub folders: Vec<Vec<String>>,
+    /// Programs whose output may be backed up: these, and what lies in these folders, with all links
+    /// followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<String>,
     /// Commands around a backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookOrders>,
@@ -131,6 +135,7 @@ impl Work {
             environment: BTreeMap::new(),
             secret_names: Vec::new(),
             folders: Vec::new(),
+            programs: Vec::new(),
             hooks: None,
         }
     }
@@ -140,6 +145,16 @@ impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Work").field("spec", &self.spec).finish_non_exhaustive()
     }
+}
+
+/// A program whose output is an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputOrder {
+    /// The image's name; the program's when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The program and its arguments, without a shell.
+    pub command: Vec<String>,
 }
 
 /// What to do.
@@ -158,6 +173,9 @@ pub enum TaskSpec {
         /// A folder whose image files are all taken.
         #[serde(default)]
         folder: Option<String>,
+        /// Programs whose output is an image.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        outputs: Vec<OutputOrder>,
         /// The project, which restore points keep for `sluice stat`.
         #[serde(default)]
         project: Option<String>,

@@ -15,6 +15,7 @@ use super::approvals::{Done, done, waits};
 use super::difference::{Difference, differences};
 use super::plans::Named;
 use super::{all, profile, show_list, word};
+use crate::adapter::source;
 use crate::args::{RecordCommand, SetArgs};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
@@ -156,7 +157,14 @@ fn spec_of(kind: &str, args: &SetArgs) -> Result<Value> {
             let source = json!({"kind": "disk-files", "images": images});
             Ok(json!({"source": source, "tags": args.tag}))
         }
-        "instances" => Err(usage_error("an instance needs --disk or --spec")),
+        "instances" => match &args.output_of {
+            Some(text) => {
+                let (name, command) = source::words_of(text)?;
+                let source = json!({"kind": "command", "command": command, "name": name});
+                Ok(json!({"source": source, "tags": args.tag}))
+            }
+            None => Err(usage_error("an instance needs --disk, --output-of or --spec")),
+        },
         _ => Err(usage_error("a policy needs --spec")),
     }
 }

@@ -203,7 +203,8 @@ fn the_difference_of_two_points_is_a_list_of_changes_for_a_backup() {
     let second = repo.backup(&image);
     let diff = repo.json(["diff", &first, &second]);
     assert_eq!(repo.json(["diff", "vm@latest~1", "vm@latest"]), diff);
-    repo.fails(1, ["diff", "vm@latest~2", "vm@latest"]).says(&["no restore point", "sluice list vm"]);
+    repo.fails(1, ["diff", "vm@latest~2", "vm@latest"])
+        .says(&["no restore point", "sluice list vm"]);
     let extents =
         diff.as_array().or_else(|| diff["extents"].as_array()).expect("a list of extents");
     let covers = |at: u64| {

@@ -212,3 +212,34 @@ fn commands_run_on_a_guest_that_the_node_may_reach() {
     let task = backup(&place, "failed");
     assert!(task["message"].as_str().unwrap().contains("before the backup"), "{task}");
 }
+
+#[test]
+fn what_a_program_on_a_node_prints_is_backed_up_where_it_is_allowed() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let programs = set_up(&place);
+    script(&programs.join("dump"), "echo \"$1\"; env | grep SLUICE_; exit ${2:-0}");
+    let dump = |name: &str, command: &str| {
+        place.ok(&["instance", "set", name, "--output-of", command]);
+        let task = place.ok(&["task", "backup", name, "--to", "local"]).json();
+        let show = || place.ok(&["task", "show", task["id"].as_str().unwrap()]).json();
+        wait_until("the backup ends", || show()["finished_ms"].is_u64());
+        show()
+    };
+    let program = text(&programs.join("dump")).to_owned();
+    let made = dump("shop/db", &format!("app={program} 'two words'"));
+    assert_eq!(made["state"], "succeeded", "{made}");
+    let point = made["result"]["point"]["point"].as_str().unwrap();
+    assert_eq!(place.repository(&["cat", point]).text(), "two words\n");
+
+    // Not where it fails, nor where nobody allowed it.
+    for (name, command, why) in [
+        ("shop/broken", format!("{program} x 4"), "exit status: 4"),
+        ("shop/other", "/bin/cat /etc/passwd".to_owned(), "/bin/cat is not allowed"),
+    ] {
+        let task = dump(name, &command);
+        assert_eq!(task["state"], "failed", "{task}");
+        assert!(task["message"].as_str().unwrap().contains(why), "{task}");
+    }
+}

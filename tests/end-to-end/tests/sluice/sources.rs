@@ -1,11 +1,14 @@
 //! What can be backed up: image formats, devices, streams, and other programs' exports.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
 
 use crate::support::disk::{self, MIB, assert_same};
 use crate::support::repo::Repo;
-use crate::support::run::Cmd;
+use crate::support::run::{Cmd, wait_until};
 use crate::support::serve::Source;
 
 fn qemu_img(args: &[&str]) {
@@ -249,6 +252,70 @@ fn standard_input_is_a_disk_too() {
     repo.sluice(["backup", "empty", "-"]).ok();
     let shown = repo.json(["show", "empty@latest"]);
     assert_eq!(shown["images"][0]["size"], 0);
+}
+
+/// A program to be backed up by its output.
+fn dump(repo: &Repo, lines: &str) -> String {
+    let path = repo.path("dump");
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_a_program_prints_is_a_disk_if_it_ends_well() {
+    let repo = Repo::new();
+    let image = repo.path("an image.raw");
+    disk::sample(&image);
+    let program = dump(&repo, "cat \"$1\"");
+    let command = format!("--output-of=db={program} '{}'", image.display());
+    repo.ok(["backup", "vm", &command]);
+    repo.assert_restores("vm@latest:db", &image);
+    // Beside a file, named by the program; as an array no word is split.
+    let words = serde_json::json!([program, image]);
+    let file = format!("file={}", image.display());
+    repo.ok(["backup", "both", &file, &format!("--output-of={words}")]);
+    repo.assert_restores("both@latest:dump", &image);
+    let shown = repo.json(["show", "vm@latest"]);
+    assert_eq!(shown["images"][0]["source"], format!("output of {program}"), "{shown}");
+
+    // What broke off looks like a whole dump.
+    dump(&repo, "cat \"$1\"; echo no more memory >&2; exit 3");
+    let ran = repo.fails(1, ["backup", "vm", &command]);
+    ran.says(&["no restore point of vm was made", "exit status: 3", "no more memory"]);
+    dump(&repo, "kill -9 $$");
+    repo.fails(1, ["backup", "vm", &command]).says(&["signal: 9"]);
+    assert_eq!(repo.points("vm").len(), 1);
+    let none = format!("--output-of={}", repo.path("none").display());
+    repo.fails(1, ["backup", "vm", &none]).says(&["none"]);
+}
+
+#[test]
+fn a_program_learns_nothing_of_the_repository_and_ends_with_its_backup() {
+    let repo = Repo::new();
+    let program = dump(&repo, "env; echo; cat");
+    repo.sluice(["backup", "vm", &format!("--output-of={program}")]).env("APP", "shop").ok();
+    let said = repo.sluice(["cat", "vm@latest"]).ok().text();
+    assert!(said.contains("APP=shop") && !said.contains("SLUICE_"), "{said}");
+
+    let pid = repo.path("pid");
+    let note = ">$1.new; mv $1.new $1";
+    for (signal, lines) in [
+        // Stopped, it ends what the program has started, too.
+        (Signal::INT, format!("sleep 600 & echo $! {note}; yes")),
+        // Killed, it can end nothing any more: the kernel ends the program.
+        (Signal::KILL, format!("echo $$ {note}; exec yes")),
+    ] {
+        let command = format!("--output-of={} {}", dump(&repo, &lines), pid.display());
+        let running = repo.sluice(["backup", "vm", &command]).spawn();
+        wait_until("the program runs", || pid.exists());
+        running.signal(signal);
+        running.wait();
+        let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
+        wait_until("it is over", || !process.exists());
+        fs::remove_file(&pid).unwrap();
+    }
+    assert_eq!(repo.points("vm").len(), 1);
 }
 
 #[test]

@@ -204,8 +204,7 @@ mod tests {
             url: "/backup".into(),
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
             secret_names: vec!["SLUICE_PASSPHRASE".into()],
-            hooks: None,
-            folders: vec![],
+            ..Work::without_repository()
         };
         let place = place("127.0.0.1");
         let (spec, secrets) = described(&order("nbd"), &work, &place).unwrap();
