@@ -61,7 +61,8 @@ impl Overlay {
             let bases = bases
                 .map(|(view, info)| Base { info: info.clone(), device: Arc::clone(&view.base) });
             let bases = bases.collect();
-            frozen.rebase(&description.base, bases, description.kept)?;
+            let base = &description.base;
+            frozen.rebase(base, base, bases, description.kept)?;
         }
         if self.frozen.swap(true, Ordering::AcqRel) {
             return Err(OverlayError::Frozen);
