@@ -78,6 +78,7 @@ impl Overlay {
         description.write(self.path())?;
         *self.description.lock() = description;
         let frozen: Vec<Arc<View>> = {
+            let _alone = self.writing.write();
             let mut views = self.views.write();
             let frozen = views.clone();
             for (view, layer) in views.iter_mut().zip(fresh) {
@@ -167,6 +168,7 @@ impl Frozen {
         *overlay.description.lock() = description.clone();
         let mut held = 0;
         {
+            let _alone = overlay.writing.write();
             let mut views = overlay.views.write();
             for (view, base) in views.iter_mut().zip(bases) {
                 let mut layers = view.layers.clone();

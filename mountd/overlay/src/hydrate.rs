@@ -95,6 +95,7 @@ impl Overlay {
         description.layers.insert(0, COPY);
         description.write(self.path())?;
         *self.description.lock() = description;
+        let _alone = self.writing.write();
         let mut views = self.views.write();
         for (view, copy) in views.iter_mut().zip(copies) {
             let mut layers = view.layers.clone();

@@ -67,8 +67,12 @@ pub struct Status {
 pub struct Overlay {
     pub(crate) folder: Folder,
     pub(crate) description: Mutex<Description>,
-    /// The disks as they are now. Held shared while something is being written, and alone to
-    /// exchange layers, so that every write is wholly before or wholly after that.
+    /// Held shared while something is being written, and alone to exchange layers, so that every
+    /// write is wholly before or wholly after that. Only threads that may block take it, and take
+    /// it before `views`.
+    pub(crate) writing: RwLock<()>,
+    /// The disks as they are now. Held for an instant only: whoever reads looks here, on threads
+    /// that must not block.
     pub(crate) views: RwLock<Vec<Arc<View>>>,
     pub(crate) space: Space,
     pub(crate) frozen: AtomicBool,
@@ -133,6 +137,7 @@ impl Overlay {
             space: Space::new(used, most),
             folder,
             description: Mutex::new(description),
+            writing: RwLock::new(()),
             frozen: AtomicBool::new(false),
             copying: Mutex::new(()),
             failed: AtomicBool::new(false),
