@@ -24,13 +24,15 @@ const ROUNDS: usize = 8;
 impl Overlay {
     /// Copies the disks to `to`, a file or device for each, at most `rate` bytes of the base a
     /// second; in the end they are the disks. Clients go on reading and writing. It goes on where
-    /// it was left, also after a crash, and nothing is lost when the future is dropped.
+    /// it was left, also after a crash, and nothing is lost when the future is dropped. Called
+    /// while a copy is under way it waits for that one, as [`hydrate`](Self::hydrate) does.
     ///
     /// # Errors
     /// [`OverlayError::TargetNotEmpty`]; [`OverlayError::CopiedElsewhere`] when the copy was begun
     /// with another place; [`OverlayError::Frozen`] while a commit runs; what the base or the
     /// system reports. It can be called again.
     pub async fn move_to(self: &Arc<Self>, to: Vec<PathBuf>, rate: Option<u64>) -> Result<()> {
+        let hydrating = self.hydrate_alone(&to, rate).await?;
         let overlay = self.clone();
         let begun = blocking(move || {
             let description = overlay.description();
@@ -43,9 +45,14 @@ impl Overlay {
         if self.description().is_local() {
             return Ok(());
         }
-        self.copy_all(rate).await?;
+        self.copy_all().await?;
         let overlay = self.clone();
-        blocking(move || overlay.cut_over()).await.map_err(OverlayError::Failed)?
+        let cut = blocking(move || {
+            // Until this is done, also when nobody waits for it any more.
+            let _hydrating = hydrating;
+            overlay.cut_over()
+        });
+        cut.await.map_err(OverlayError::Failed)?
     }
 
     fn cut_over(self: &Arc<Self>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rand::RngCore;
@@ -78,6 +78,10 @@ pub struct Overlay {
     pub(crate) frozen: AtomicBool,
     /// Held by whoever puts something into the copies of the bases.
     pub(crate) copying: Mutex<()>,
+    /// Held by whoever copies the bases; whoever wants it as well waits for them.
+    pub(crate) hydrating: Arc<tokio::sync::Mutex<()>>,
+    /// Most bytes a second of that, as was said last; none for as many as there are.
+    pub(crate) rate: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -133,13 +137,15 @@ impl Overlay {
             Arc::new(View { size: info.size, layers, copied: copies > 0, base })
         });
         Ok(Arc::new(Self {
+            writing: RwLock::new(()),
             views: RwLock::new(views.collect()),
             space: Space::new(used, most),
             folder,
             description: Mutex::new(description),
-            writing: RwLock::new(()),
             frozen: AtomicBool::new(false),
             copying: Mutex::new(()),
+            hydrating: Arc::default(),
+            rate: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         }))
     }
