@@ -210,7 +210,7 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
             OverlayError::InUse(_) => "overlay-in-use",
             OverlayError::OtherBase { .. } => "overlay-base",
             OverlayError::Damaged { .. } | OverlayError::Description { .. } => "overlay-damaged",
-            OverlayError::Frozen => "conflict",
+            OverlayError::Frozen | OverlayError::BuiltOnOther { .. } => "conflict",
             OverlayError::Local(_) => "overlay-local",
             OverlayError::TargetNotEmpty(_) | OverlayError::CopiedElsewhere(_) => "conflict",
             _ => "overlay",

@@ -80,7 +80,7 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
             args.background = DetachArgs::default();
             args.ready_fd = None;
             if let Some(point) = &mut args.point {
-                keep_point(point, identity)?;
+                keep_points(std::slice::from_mut(point), identity)?;
             }
         }
         Command::Export(args) => {
@@ -88,9 +88,7 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
             match &mut args.protocol {
                 ExportProtocol::Nbd(args) => {
                     args.ready_fd = None;
-                    if let [only] = &mut args.points[..] {
-                        keep_point(only, identity)?;
-                    }
+                    keep_points(&mut args.points, identity)?;
                     if let Some(address) = identity.and_then(address_of_uri)
                         && args.socket.is_none()
                     {
@@ -99,25 +97,26 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
                 }
                 ExportProtocol::Iscsi(args) => {
                     args.ready_fd = None;
-                    keep_point(&mut args.point, identity)?;
+                    keep_points(std::slice::from_mut(&mut args.point), identity)?;
                     if let Some(addresses) = identity.and_then(addresses) {
                         args.listen = addresses.into_iter().map(still_free).collect();
                     }
                 }
                 ExportProtocol::Http(args) => {
                     args.ready_fd = None;
-                    if let [only] = &mut args.points[..] {
-                        keep_point(only, identity)?;
-                    }
-                    if let ([listen], Some(address)) =
+                    keep_points(&mut args.points, identity)?;
+                    if let Some(addresses) = identity.and_then(addresses) {
+                        args.listen = addresses.into_iter().map(still_free).collect();
+                    } else if let ([listen], Some(address)) =
                         (&mut args.listen[..], identity.and_then(address_of_uri))
                     {
+                        // What an earlier version said.
                         *listen = still_free(address);
                     }
                 }
                 ExportProtocol::VhostUser(args) => {
                     args.ready_fd = None;
-                    keep_point(&mut args.point, identity)?;
+                    keep_points(std::slice::from_mut(&mut args.point), identity)?;
                 }
             }
         }
@@ -126,11 +125,21 @@ fn apply(command: &mut Command, identity: Option<&Value>) -> Result<()> {
     Ok(())
 }
 
-/// The same point as before, though there may be a newer one of that name.
-fn keep_point(text: &mut String, identity: Option<&Value>) -> Result<()> {
-    let Some(point) = identity.and_then(|identity| identity["point"].as_str()) else {
+/// The same points as before, though there may be newer ones of these names.
+fn keep_points(texts: &mut [String], identity: Option<&Value>) -> Result<()> {
+    let Some(identity) = identity else { return Ok(()) };
+    let told = identity["points"].as_array().map(Vec::as_slice);
+    // Of several points an earlier version said the first, and what has one point says that.
+    let told = told.unwrap_or(std::slice::from_ref(&identity["point"]));
+    if told.len() != texts.len() {
         return Ok(());
-    };
+    }
+    let told = told.iter().filter_map(Value::as_str);
+    texts.iter_mut().zip(told).try_for_each(|(text, point)| keep_point(text, point))
+}
+
+/// The point, with the image that was asked for.
+fn keep_point(text: &mut String, point: &str) -> Result<()> {
     let zone = jiff::tz::TimeZone::system();
     let spec = PointSpec::parse(&output::undo_folder_name(text), &zone)?;
     *text = spec.image.map_or_else(|| point.to_owned(), |image| format!("{point}:{image}"));
@@ -221,6 +230,28 @@ mod tests {
         let ExportProtocol::Http(args) = export.protocol else { panic!() };
         assert_eq!(args.points, ["vm@0123"]);
         assert_eq!(args.listen, ["127.0.0.1:4712".parse().unwrap()]);
+
+        let told = json!({"point": "vm@01", "points": ["vm@01", "db@02", "vm@03"],
+            "uri": "nbd://127.0.0.1:1/"});
+        let line = "sluice export nbd vm@latest:vda db@latest vm --listen 127.0.0.1:0 --detach";
+        let Command::Export(export) = adopted(line, &told) else { panic!() };
+        let ExportProtocol::Nbd(args) = export.protocol else { panic!() };
+        assert_eq!(args.points, ["vm@01:vda", "db@02", "vm@03"]);
+
+        let told = json!({"point": "vm@01", "points": ["vm@01", "db@02"],
+            "listen": ["127.0.0.1:1", "[::1]:2"], "uri": "https://127.0.0.1:1/TOKEN/"});
+        let line = "sluice export http vm db@latest:a --listen 127.0.0.1:0 --listen [::1]:0";
+        let Command::Export(export) = adopted(line, &told) else { panic!() };
+        let ExportProtocol::Http(args) = export.protocol else { panic!() };
+        assert_eq!(args.points, ["vm@01", "db@02:a"]);
+        assert_eq!(args.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+
+        // What an earlier version said of several points does not tell which they were.
+        let told = json!({"point": "vm@01", "uri": "nbd://127.0.0.1:1/"});
+        let line = "sluice export nbd vm@latest db@latest --listen 127.0.0.1:0";
+        let Command::Export(export) = adopted(line, &told) else { panic!() };
+        let ExportProtocol::Nbd(args) = export.protocol else { panic!() };
+        assert_eq!(args.points, ["vm@latest", "db@latest"]);
 
         let told = json!({"point": "vm@01", "listen": ["127.0.0.1:1", "[::1]:2"]});
         let line = "sluice export iscsi vm --listen 127.0.0.1:0 --listen [::1]:0 --detach";

@@ -1,6 +1,8 @@
 //! Overlays over restore points: opened, committed as new points, and served to those who ask.
 
 mod keep;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +15,7 @@ use sluice_block::BlockRead as _;
 use sluice_engine::{BackupOptions, Change, Progress, Source, SourceImage, backup};
 use sluice_overlay::control::{Handler, Request, Teller};
 use sluice_overlay::{
-    Base, Description, DiskInfo, Frozen, Hydration, OpenOptions, Origin, Overlay,
+    Base, Description, DiskInfo, Frozen, Hydration, OpenOptions, Origin, Overlay, OverlayError,
 };
 use sluice_repository::{Pin, PointSpec, Repository, RestorePoint, check_name};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,8 @@ const TELL: std::time::Duration = std::time::Duration::from_millis(500);
 pub(crate) struct PointOverlay {
     pub(crate) overlay: Arc<Overlay>,
     repository: Repository,
+    /// Held by whoever commits, until `under` says what came of it.
+    committing: tokio::sync::Mutex<()>,
     /// The point it lies over now; pinned, for a collection keeps what is pinned.
     under: Mutex<Under>,
 }
@@ -154,7 +158,8 @@ impl PointOverlay {
             return Err(error);
         }
         let under = Mutex::new(Under { point, pin: Some(pin) });
-        Ok(Arc::new(Self { overlay, repository: repository.clone(), under }))
+        let (repository, committing) = (repository.clone(), tokio::sync::Mutex::default());
+        Ok(Arc::new(Self { overlay, repository, committing, under }))
     }
 
     /// The point it lies over now.
@@ -183,10 +188,23 @@ impl PointOverlay {
         if let Some(instance) = &instance {
             check_name("instance", instance).map_err(|e| usage_error(e.to_string()))?;
         }
-        let base = self.point();
-        let instance = instance.unwrap_or_else(|| base.instance.clone());
+        // The overlay thaws before `under` says what it lies over: nobody may freeze it in between.
+        let Ok(_alone) = self.committing.try_lock() else {
+            return Err(OverlayError::Frozen.into());
+        };
         let overlay = self.overlay.clone();
         let frozen = tokio::task::spawn_blocking(move || overlay.freeze()).await??;
+        // Only now: what is frozen is what changed since this point, and since no other.
+        let base = self.point();
+        let (under, known) = (&frozen.description().base, origin(&self.repository, &base));
+        if *under != known {
+            return Err(advise(
+                "conflict",
+                format!("the overlay lies over {under}, and not over {known}"),
+                "end its export and begin it again; nothing that was written is lost",
+            ));
+        }
+        let instance = instance.unwrap_or_else(|| base.instance.clone());
         let images = self.images(&base, &frozen)?;
         let options = BackupOptions {
             metadata: Some(metadata(&base, frozen.description())),
@@ -197,7 +215,7 @@ impl PointOverlay {
         let run = backup(&self.repository, &instance, images, options, progress, cancel);
         let done = Box::pin(run).await.context("the overlay was not committed; it is as it was")?;
         let point = done.point;
-        if let Err(error) = self.rebase(frozen, &point).await {
+        if let Err(error) = self.rebase(frozen, &base, &point).await {
             // The point is there, and the overlay still lies over the old one: both are whole.
             tracing::warn!("the overlay keeps what was committed as {point}: {error:#}");
         }
@@ -226,16 +244,22 @@ impl PointOverlay {
         base.images.iter().map(image).collect()
     }
 
-    async fn rebase(&self, frozen: Frozen, point: &RestorePoint) -> Result<()> {
+    /// Puts a point under the overlay that was made of what is frozen and the point `base`.
+    async fn rebase(
+        &self,
+        frozen: Frozen,
+        base: &RestorePoint,
+        point: &RestorePoint,
+    ) -> Result<()> {
         let pin = self.repository.pin(point, "overlay").await?;
         let disks = frozen.description().disks.iter();
         let names: Vec<String> = disks.map(|disk| disk.name.clone()).collect();
         let bases = bases(&self.repository, point, &names)?;
-        let origin = origin(&self.repository, point);
+        let (built_on, origin) = (origin(&self.repository, base), origin(&self.repository, point));
         let number = number(frozen.description());
         // Kept before anything lies over it, and the old one for as long as anything may.
         let kept = keep(&self.repository, point, number).await?;
-        let rebased = move || frozen.rebase(&origin, bases, kept);
+        let rebased = move || frozen.rebase(&built_on, &origin, bases, kept);
         let rebased = tokio::task::spawn_blocking(rebased).await?;
         let (old, none) = if rebased.is_ok() {
             let mut under = self.under.lock().unwrap_or_else(PoisonError::into_inner);

@@ -210,6 +210,7 @@ fn tell(
         return output::event(&serde_json::json!({
             "type": "ready",
             "point": chosen.images[0].point.to_string(),
+            "points": chosen.meant,
             "overlay": writable.map(Writable::path),
             "uri": place.uri(""),
             "tls": secrecy.name(),

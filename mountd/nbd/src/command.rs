@@ -115,7 +115,8 @@ async fn execute(link: Link, incoming: Incoming) -> Reply {
         (Command::Write, Payload::Content(content)) => {
             write::content(&link, &request, content).await.map(|()| builder.success())
         }
-        (Command::Trim | Command::WriteZeroes, _) => {
+        (Command::Trim, _) => write::trim(&link, &request).await.map(|()| builder.success()),
+        (Command::WriteZeroes, _) => {
             write::zeroes(&link, &request).await.map(|()| builder.success())
         }
         (Command::Flush, _) => write::flush(&link).await.map(|()| builder.success()),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use sluice_block::{BlockError, BlockWrite, ErrorKind, Result};
-use sluice_nbd_wire::{Command, CommandFlags, Request};
+use sluice_nbd_wire::{CommandFlags, Request};
 
 use crate::command::Link;
 
@@ -20,15 +20,30 @@ pub(crate) async fn content(link: &Link, request: &Request, content: &[u8]) -> R
     finish(link, request).await
 }
 
-/// `NBD_CMD_WRITE_ZEROES` and `NBD_CMD_TRIM`: a trimmed range may read as anything, and zeroes are
-/// the most useful anything.
+/// `NBD_CMD_TRIM`: whole blocks of the preferred size read as zeroes afterwards. Parts of blocks
+/// stay as they are: to make them zero is to write, for which there may be no room, and trimming is
+/// what makes room.
+pub(crate) async fn trim(link: &Link, request: &Request) -> Result<()> {
+    let device = writer(link)?;
+    link.unflushed.store(true, Ordering::SeqCst);
+    let block = u64::from(link.agreement.open.sizes.preferred);
+    let (start, end) = (request.offset.next_multiple_of(block), request.offset + request.length);
+    // The last block of a disk may be a short one.
+    let end = if end == device.size() { end } else { end / block * block };
+    if start < end {
+        device.write_zeroes(start, end - start).await?;
+    }
+    finish(link, request).await
+}
+
+/// `NBD_CMD_WRITE_ZEROES`.
 pub(crate) async fn zeroes(link: &Link, request: &Request) -> Result<()> {
     let device = writer(link)?;
     link.unflushed.store(true, Ordering::SeqCst);
     let allocate = request.flags.contains(CommandFlags::NO_HOLE);
     if request.length == 0 {
         // Nothing to do.
-    } else if request.command == Command::WriteZeroes && allocate {
+    } else if allocate {
         let mut step = link.agreement.open.pool.take(request.length.min(STEP) as usize);
         step.fill(0);
         let (mut at, end) = (request.offset, request.offset + request.length);

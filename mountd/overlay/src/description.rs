@@ -1,5 +1,6 @@
 //! `overlay.json`: what an overlay is, replaced as a whole.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,12 @@ pub struct Origin {
     pub instance: String,
     /// The restore point.
     pub point: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.instance, self.point)
+    }
 }
 
 /// A disk of an overlay.

@@ -73,8 +73,8 @@ impl OverlayDisk {
         let (overlay, view, index) = (self.overlay.clone(), Arc::clone(view), self.index);
         let done = blocking(move || {
             // Held until the bytes are where they belong: a freeze waits for it.
-            let views = overlay.views.read();
-            if !Arc::ptr_eq(&views[index], &view) {
+            let _writing = overlay.writing.read();
+            if !Arc::ptr_eq(&overlay.views.read()[index], &view) {
                 return Ok(None);
             }
             work(&view, &overlay).map(Some)

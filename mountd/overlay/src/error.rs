@@ -59,6 +59,18 @@ pub enum OverlayError {
     /// It is frozen already.
     #[error("the overlay is being committed already")]
     Frozen,
+    /// What was to lie under it was made from another base than the one it lies over.
+    #[error(
+        "the overlay in {path} lies over {found} by now, and what was made builds on {built_on}"
+    )]
+    BuiltOnOther {
+        /// The overlay's folder.
+        path: PathBuf,
+        /// What it lies over.
+        found: String,
+        /// What the new base was made from.
+        built_on: String,
+    },
     /// There is no room for another freeze.
     #[error("too many commits of the overlay have failed; end the export and begin it again")]
     TooManyLayers,

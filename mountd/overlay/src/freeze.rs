@@ -78,6 +78,7 @@ impl Overlay {
         description.write(self.path())?;
         *self.description.lock() = description;
         let frozen: Vec<Arc<View>> = {
+            let _alone = self.writing.write();
             let mut views = self.views.write();
             let frozen = views.clone();
             for (view, layer) in views.iter_mut().zip(fresh) {
@@ -112,13 +113,29 @@ impl Frozen {
     }
 
     /// Puts `bases` under the overlay and drops the layers they make superfluous. They must read
-    /// exactly as the disks of this moment. `kept` as for [`Overlay::set_kept`]. Blocks.
+    /// exactly as the disks of this moment: as `built_on` with what changed since. `kept` as for
+    /// [`Overlay::set_kept`]. Blocks.
     ///
     /// # Errors
+    /// [`OverlayError::BuiltOnOther`] when `built_on` is not what lay below at this moment,
     /// [`OverlayError::OtherBase`] when the disks are others; or what the system reports. The
     /// overlay is then as it was.
-    pub fn rebase(self, origin: &Origin, bases: Vec<Base>, kept: bool) -> Result<()> {
+    pub fn rebase(
+        self,
+        built_on: &Origin,
+        origin: &Origin,
+        bases: Vec<Base>,
+        kept: bool,
+    ) -> Result<()> {
         let overlay = &self.overlay;
+        // What changed since another base says nothing of what that one lacks.
+        if *built_on != self.description.base {
+            return Err(OverlayError::BuiltOnOther {
+                path: overlay.path().to_owned(),
+                found: self.description.base.to_string(),
+                built_on: built_on.to_string(),
+            });
+        }
         let like = |(base, disk): (&Base, &FrozenDisk)| {
             (&base.info.name, base.info.size) == (&disk.info.name, disk.info.size)
                 && base.device.size() == disk.info.size
@@ -151,6 +168,7 @@ impl Frozen {
         *overlay.description.lock() = description.clone();
         let mut held = 0;
         {
+            let _alone = overlay.writing.write();
             let mut views = overlay.views.write();
             for (view, base) in views.iter_mut().zip(bases) {
                 let mut layers = view.layers.clone();

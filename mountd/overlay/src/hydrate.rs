@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sluice_block::BlockError;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::CELL;
 use crate::description::COPY;
@@ -54,30 +55,55 @@ impl Overlay {
     /// Clients go on reading and writing. It goes on where it was left, and nothing is lost when
     /// the future is dropped. Afterwards the base is not read any more.
     ///
+    /// One copies at a time. Called while somebody else does, it waits for them, and goes on where
+    /// they stop; the `rate` that was said last holds for whoever copies.
+    ///
     /// # Errors
+    /// [`OverlayError::CopiedElsewhere`] when the copy was begun with another place;
     /// [`OverlayError::Frozen`] when it is begun while a commit runs; what the base or the system
     /// reports. It can be called again.
     pub async fn hydrate(self: &Arc<Self>, rate: Option<u64>) -> Result<()> {
+        let _hydrating = self.hydrate_alone(&[], rate).await?;
         let overlay = self.clone();
         blocking(move || overlay.begin_copy(&[])).await.map_err(OverlayError::Failed)??;
-        self.copy_all(rate).await
+        self.copy_all().await
     }
 
-    pub(crate) async fn copy_all(self: &Arc<Self>, rate: Option<u64>) -> Result<()> {
+    /// Waits until nobody else copies, unless they copy to another place.
+    pub(crate) async fn hydrate_alone(
+        &self,
+        to: &[PathBuf],
+        rate: Option<u64>,
+    ) -> Result<OwnedMutexGuard<()>> {
+        // What cannot be is said now, and not after hours.
+        self.is_begun(to)?;
+        self.rate.store(rate.unwrap_or(0), Ordering::Relaxed);
+        Ok(Arc::clone(&self.hydrating).lock_owned().await)
+    }
+
+    pub(crate) async fn copy_all(self: &Arc<Self>) -> Result<()> {
         let count = self.views.read().len();
         for index in 0..count {
-            self.copy_disk(index, rate).await?;
+            self.copy_disk(index).await?;
         }
         Ok(())
     }
 
-    /// Makes the layer for the copy, if it is not there; its data outside where `to` says.
-    pub(crate) fn begin_copy(&self, to: &[PathBuf]) -> Result<()> {
+    /// Whether a copy to these places was begun.
+    fn is_begun(&self, to: &[PathBuf]) -> Result<bool> {
         let description = self.description();
         match description.copies() > 0 || description.is_local() {
-            true if description.copy_to == to => return Ok(()),
-            true => return Err(OverlayError::CopiedElsewhere(description.copy_to)),
-            false => {}
+            true if description.copy_to != to => {
+                Err(OverlayError::CopiedElsewhere(description.copy_to))
+            }
+            begun => Ok(begun),
+        }
+    }
+
+    /// Makes the layer for the copy, if it is not there; its data outside where `to` says.
+    pub(crate) fn begin_copy(&self, to: &[PathBuf]) -> Result<()> {
+        if self.is_begun(to)? {
+            return Ok(());
         }
         // A frozen view counts layers; none may come in below it.
         if self.frozen.swap(true, Ordering::AcqRel) {
@@ -95,6 +121,7 @@ impl Overlay {
         description.layers.insert(0, COPY);
         description.write(self.path())?;
         *self.description.lock() = description;
+        let _alone = self.writing.write();
         let mut views = self.views.write();
         for (view, copy) in views.iter_mut().zip(copies) {
             let mut layers = view.layers.clone();
@@ -104,7 +131,7 @@ impl Overlay {
         Ok(())
     }
 
-    async fn copy_disk(self: &Arc<Self>, index: usize, rate: Option<u64>) -> Result<()> {
+    async fn copy_disk(self: &Arc<Self>, index: usize) -> Result<()> {
         let view = || Arc::clone(&self.views.read()[index]);
         let size = view().size;
         let (mut at, mut unflushed, mut flushed) = (0, 0, Instant::now());
@@ -126,7 +153,8 @@ impl Overlay {
                 self.flush_copy(&view).await?;
                 (unflushed, flushed) = (0, Instant::now());
             }
-            if let Some(rate) = rate.filter(|rate| *rate > 0) {
+            let rate = self.rate.load(Ordering::Relaxed);
+            if rate > 0 {
                 let due = Duration::from_secs_f64(moved as f64 / rate as f64);
                 tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
             }
@@ -141,7 +169,7 @@ impl Overlay {
     }
 
     /// Copies a part of a disk's base, of which nothing is there yet. Returns how much was read, or
-    /// nothing when the base was exchanged meanwhile.
+    /// nothing when the base was exchanged meanwhile, or something came to be there.
     async fn copy_part(
         self: &Arc<Self>,
         index: usize,
@@ -178,6 +206,12 @@ impl Overlay {
             if !Arc::ptr_eq(&overlay.views.read()[index].base, &view.base) {
                 return Ok(false);
             }
+            // The copy may be the disk by now, and hold what was written to it: a read of the base
+            // can take as long as it likes.
+            let cells = part.start / CELL..part.end.div_ceil(CELL);
+            if view.layers[0].run(cells.start, cells.end) != (State::Below, cells.end) {
+                return Ok(false);
+            }
             put(&view, found).map(|()| true)
         });
         let put = put.await?.map_err(|e| BlockError::io("cannot copy what lies below", e))?;
@@ -197,4 +231,71 @@ fn put(view: &View, parts: Vec<(Range<u64>, Option<Vec<u8>>)>) -> std::io::Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use sluice_block::{BlockRead, Extent, MemoryDisk};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{Base, DiskInfo, OpenOptions, Origin};
+
+    /// A base whose reads wait at a gate.
+    struct Gated {
+        disk: MemoryDisk,
+        came: Semaphore,
+        gate: Semaphore,
+    }
+
+    #[async_trait]
+    impl BlockRead for Gated {
+        fn size(&self) -> u64 {
+            self.disk.size()
+        }
+
+        async fn read_at(&self, offset: u64, buf: &mut [u8]) -> sluice_block::Result<()> {
+            self.came.add_permits(1);
+            self.gate.acquire().await.unwrap().forget();
+            self.disk.read_at(offset, buf).await
+        }
+
+        async fn extents(&self, offset: u64, length: u64) -> sluice_block::Result<Vec<Extent>> {
+            self.disk.extents(offset, length).await
+        }
+    }
+
+    /// Where the copy holds something by the time a read of the base comes back, that may be the
+    /// disk's newest data.
+    #[tokio::test]
+    async fn a_read_that_comes_late_is_not_put_over_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = MemoryDisk::from_bytes(&[1; 4 * CELL as usize]);
+        let (came, gate) = (Semaphore::new(0), Semaphore::new(0));
+        let base = Arc::new(Gated { disk, came, gate });
+        let info = DiskInfo { name: "vda".into(), size: base.size(), root: "first".into() };
+        let [repository, instance, point] = ["r", "vm", "p"].map(str::to_owned);
+        let origin = Origin { repository, instance, point };
+        let options = OpenOptions { create: true, ..OpenOptions::default() };
+        let bases = vec![Base { info, device: base.clone() }];
+        let overlay = Overlay::open(folder.path(), &origin, bases, options).unwrap();
+        overlay.begin_copy(&[]).unwrap();
+        let view = overlay.views.read()[0].clone();
+        for cell in [1, 3] {
+            let (reading, seen) = (overlay.clone(), view.clone());
+            let part = 0..(4 - cell) * CELL;
+            let late = tokio::spawn(async move { reading.copy_part(0, &seen, part).await });
+            base.came.acquire().await.unwrap().forget();
+            if cell == 1 {
+                view.layers[0].write_cells(CELL, &[2; CELL as usize], &Space::unbounded()).unwrap();
+            }
+            base.gate.add_permits(1);
+            let moved = late.await.unwrap().unwrap();
+            assert_eq!(moved, (cell == 3).then_some(CELL));
+        }
+        let mut bytes = vec![0; 2 * CELL as usize];
+        view.layers[0].read(0, &mut bytes).unwrap();
+        assert_eq!((bytes[0], bytes[CELL as usize]), (1, 2));
+    }
 }

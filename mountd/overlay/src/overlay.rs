@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rand::RngCore;
@@ -67,13 +67,21 @@ pub struct Status {
 pub struct Overlay {
     pub(crate) folder: Folder,
     pub(crate) description: Mutex<Description>,
-    /// The disks as they are now. Held shared while something is being written, and alone to
-    /// exchange layers, so that every write is wholly before or wholly after that.
+    /// Held shared while something is being written, and alone to exchange layers, so that every
+    /// write is wholly before or wholly after that. Only threads that may block take it, and take
+    /// it before `views`.
+    pub(crate) writing: RwLock<()>,
+    /// The disks as they are now. Held for an instant only: whoever reads looks here, on threads
+    /// that must not block.
     pub(crate) views: RwLock<Vec<Arc<View>>>,
     pub(crate) space: Space,
     pub(crate) frozen: AtomicBool,
     /// Held by whoever puts something into the copies of the bases.
     pub(crate) copying: Mutex<()>,
+    /// Held by whoever copies the bases; whoever wants it as well waits for them.
+    pub(crate) hydrating: Arc<tokio::sync::Mutex<()>>,
+    /// Most bytes a second of that, as was said last; none for as many as there are.
+    pub(crate) rate: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -129,12 +137,15 @@ impl Overlay {
             Arc::new(View { size: info.size, layers, copied: copies > 0, base })
         });
         Ok(Arc::new(Self {
+            writing: RwLock::new(()),
             views: RwLock::new(views.collect()),
             space: Space::new(used, most),
             folder,
             description: Mutex::new(description),
             frozen: AtomicBool::new(false),
             copying: Mutex::new(()),
+            hydrating: Arc::default(),
+            rate: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         }))
     }

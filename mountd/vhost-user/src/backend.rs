@@ -1,6 +1,7 @@
 //! Rings: popping requests, running them, telling the guest.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
@@ -15,9 +16,9 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::config::{self, QUEUE_SIZE};
+use crate::config::{self, QUEUE_SIZE, feature};
 use crate::perform::{Disk, IDENTITY, perform};
-use crate::request::parse;
+use crate::request::{Request, parse};
 
 /// Requests under way, of all rings together: each holds up to 1 MiB.
 const UNDER_WAY: usize = 64;
@@ -36,6 +37,9 @@ struct Inner {
     runtime: Handle,
     permits: Arc<Semaphore>,
     busy: Vec<Arc<Busy>>,
+    /// The driver does not flush, so what it is told is written must be durable ("Device
+    /// Requirements: Device Operation" of a block device).
+    write_through: AtomicBool,
 }
 
 impl Backend {
@@ -48,7 +52,15 @@ impl Backend {
     ) -> Self {
         let busy = (0..queues).map(|_| Arc::default()).collect();
         let permits = Arc::new(Semaphore::new(UNDER_WAY));
-        Self(Arc::new(Inner { disk, identity, queues, memory, runtime, permits, busy }))
+        let write_through = AtomicBool::new(true);
+        let inner = Inner { disk, identity, queues, memory, runtime, permits, busy, write_through };
+        Self(Arc::new(inner))
+    }
+
+    /// Does what a request asks; the bytes written to the guest's memory.
+    async fn perform(&self, memory: &GuestMemoryMmap, request: Request) -> u32 {
+        let Inner { disk, identity, write_through, .. } = &*self.0;
+        perform(disk, identity, memory, request, write_through.load(Ordering::Relaxed)).await
     }
 
     /// Starts what is in a ring, until it is empty.
@@ -79,9 +91,8 @@ impl Backend {
         let ticket = Busy::enter(busy);
         let (backend, vring) = (self.clone(), vring.clone());
         inner.runtime.spawn(async move {
-            let Inner { disk, identity, .. } = &*backend.0;
             let written = match request {
-                Some(request) => perform(disk, identity, &memory, request).await,
+                Some(request) => backend.perform(&memory, request).await,
                 None => {
                     tracing::warn!("a guest sent a chain that is no request");
                     0
@@ -119,6 +130,10 @@ impl VhostUserBackend for Backend {
 
     fn features(&self) -> u64 {
         config::features(self.0.disk.is_writable())
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.0.write_through.store(features & feature::FLUSH == 0, Ordering::Relaxed);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -213,5 +228,96 @@ impl Drop for Ticket {
         if *count == 0 {
             self.0.none.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use async_trait::async_trait;
+    use sluice_block::{BlockRead, BlockWrite, Extent, MemoryDisk, Result};
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    /// A disk that knows how much of what was written to it was flushed.
+    struct Cached {
+        disk: MemoryDisk,
+        changes: AtomicU64,
+        durable: AtomicU64,
+    }
+
+    #[async_trait]
+    impl BlockRead for Cached {
+        fn size(&self) -> u64 {
+            self.disk.size()
+        }
+
+        async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+            self.disk.read_at(offset, buf).await
+        }
+
+        async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+            self.disk.extents(offset, length).await
+        }
+    }
+
+    #[async_trait]
+    impl BlockWrite for Cached {
+        async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            self.disk.write_at(offset, data).await
+        }
+
+        async fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            self.disk.write_zeroes(offset, length).await
+        }
+
+        async fn flush(&self) -> Result<()> {
+            self.durable.store(self.changes.load(Ordering::Relaxed), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    /// Does a request of this kind with this content; whether it went well.
+    async fn ask(backend: &Backend, memory: &GuestMemoryMmap, kind: u32, sent: &[u8]) -> bool {
+        memory.write_obj(kind, GuestAddress(0)).unwrap();
+        memory.write_obj(0_u64, GuestAddress(8)).unwrap();
+        memory.write_slice(sent, GuestAddress(0x1000)).unwrap();
+        let chain = [
+            ((GuestAddress(0), 16), false),
+            ((GuestAddress(0x1000), sent.len() as u32), false),
+            ((GuestAddress(0x800), 1), true),
+        ];
+        let request = parse(memory, chain.into_iter()).unwrap();
+        backend.perform(memory, request).await;
+        memory.read_obj::<u8>(GuestAddress(0x800)).unwrap() == 0
+    }
+
+    #[tokio::test]
+    async fn what_a_driver_without_flushes_was_told_is_written_is_durable() {
+        let (changes, durable) = (AtomicU64::new(0), AtomicU64::new(0));
+        let disk = Arc::new(Cached { disk: MemoryDisk::new(1 << 20), changes, durable });
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let shared = GuestMemoryAtomic::new(memory.clone());
+        let served = Disk::Writable(disk.clone());
+        let backend = Backend::new(served, [0; IDENTITY], 1, shared, Handle::current());
+        let offered = backend.features();
+        let range = [&0_u64.to_le_bytes()[..], &8_u32.to_le_bytes(), &[0; 4]].concat();
+        let requests = [(1, vec![7; 512]), (11, range.clone()), (13, range)];
+        for (accepted, through) in [(offered & !feature::FLUSH, true), (offered, false)] {
+            backend.acked_features(accepted);
+            for (kind, sent) in &requests {
+                assert!(ask(&backend, &memory, *kind, sent).await);
+                let [changed, durable] =
+                    [&disk.changes, &disk.durable].map(|number| number.load(Ordering::Relaxed));
+                assert_eq!(changed == durable, through, "{kind} {changed} {durable}");
+            }
+        }
+        assert!(ask(&backend, &memory, 4, &[]).await);
+        let changed = disk.changes.load(Ordering::Relaxed);
+        assert_eq!((changed, disk.durable.load(Ordering::Relaxed)), (6, 6));
     }
 }

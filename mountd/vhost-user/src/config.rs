@@ -13,6 +13,8 @@ pub(crate) const MOST_SECTORS: u32 = 1 << 22;
 pub(crate) const MOST_RANGES: u32 = 16;
 /// Physical blocks are 2 to this power of logical ones: 4 KiB, to which guests align.
 const PHYSICAL_EXPONENT: u8 = 3;
+/// Bytes of a physical block.
+pub(crate) const PHYSICAL: u64 = SECTOR << PHYSICAL_EXPONENT;
 /// Logical blocks that reads are best multiples of: 128 KiB, the block of an image.
 const OPTIMAL_BLOCKS: u32 = 256;
 

@@ -27,7 +27,7 @@ pub async fn request(
         (segment, *writes)
     });
     let Some(request) = parse(&guest, descriptors) else { return Ok(None) };
-    let written = perform(disk, &[b'i'; IDENTITY], &guest, request).await;
+    let written = perform(disk, &[b'i'; IDENTITY], &guest, request, false).await;
     guest.read_slice(memory, start)?;
     Ok(Some(written))
 }

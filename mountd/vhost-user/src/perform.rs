@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_block::{BlockRead, BlockWrite};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
-use crate::config::{MOST_RANGES, MOST_SECTORS, SECTOR};
+use crate::config::{MOST_RANGES, MOST_SECTORS, PHYSICAL, SECTOR};
 use crate::request::{Kind, Request};
 use crate::segments::{BUFFER, BadAddress};
 
@@ -76,12 +76,14 @@ impl From<BadAddress> for Failure {
     }
 }
 
-/// Does what a request asks and writes its status; the bytes written to the guest's memory.
+/// Does what a request asks and writes its status; the bytes written to the guest's memory. With
+/// `write_through` what is written is durable by then: the driver does not flush.
 pub(crate) async fn perform(
     disk: &Disk,
     identity: &[u8; IDENTITY],
     memory: &GuestMemoryMmap,
     mut request: Request,
+    write_through: bool,
 ) -> u32 {
     let wanted = request.wanted.left();
     let done = match request.kind {
@@ -92,7 +94,13 @@ pub(crate) async fn perform(
             // There is nothing to make durable.
             Disk::ReadOnly(_) if kind == Kind::Flush => Ok(()),
             Disk::ReadOnly(_) => Err(Failure::Io),
-            Disk::Writable(device) => change(disk, &**device, memory, &mut request).await,
+            Disk::Writable(device) => {
+                let done = change(disk, &**device, memory, &mut request).await;
+                match done {
+                    Ok(()) if write_through && kind != Kind::Flush => flush(&**device).await,
+                    other => other,
+                }
+            }
         },
     };
     let status = match done {
@@ -141,10 +149,14 @@ async fn change(
     request: &mut Request,
 ) -> Result<(), Failure> {
     match request.kind {
-        Kind::Flush => device.flush().await.map_err(|error| log(&error)),
+        Kind::Flush => flush(device).await,
         Kind::Write => write(disk, device, memory, request).await,
         _ => zero(disk, device, memory, request).await,
     }
+}
+
+async fn flush(device: &dyn BlockWrite) -> Result<(), Failure> {
+    device.flush().await.map_err(|error| log(&error))
 }
 
 async fn write(
@@ -166,7 +178,8 @@ async fn write(
     }
 }
 
-/// Ranges to discard, or to fill with zeroes: both leave zeroes.
+/// Ranges to discard, or to fill with zeroes. Of what is discarded whole blocks leave zeroes, and
+/// parts of blocks stay: to make them zero is to write, for which there may be no room.
 async fn zero(
     disk: &Disk,
     device: &dyn BlockWrite,
@@ -193,12 +206,19 @@ async fn zero(
             return Err(Failure::Io);
         }
         let length = u64::from(sectors) * SECTOR;
-        ranges.push((disk.place(sector, length)?, length));
+        let at = disk.place(sector, length)?;
+        ranges.push(if request.kind == Kind::Discard { whole(at, length) } else { (at, length) });
     }
-    for (at, length) in ranges {
+    for (at, length) in ranges.into_iter().filter(|(_, length)| *length > 0) {
         device.write_zeroes(at, length).await.map_err(|error| log(&error))?;
     }
     Ok(())
+}
+
+/// The whole blocks of a range.
+fn whole(at: u64, length: u64) -> (u64, u64) {
+    let start = at.next_multiple_of(PHYSICAL);
+    (start, ((at + length) / PHYSICAL * PHYSICAL).saturating_sub(start))
 }
 
 /// What the device reports is for the operator; a guest learns that it failed.
@@ -248,7 +268,7 @@ mod tests {
             ((GuestAddress(0x800), 1), true),
         ];
         let request = parse(memory, chain.into_iter()).unwrap();
-        let length = perform(disk, ID, memory, request).await;
+        let length = perform(disk, ID, memory, request, false).await;
         (memory.read_obj(GuestAddress(0x800)).unwrap(), length)
     }
 
@@ -301,10 +321,12 @@ mod tests {
         };
         let two = [range(2, 1, 1), range(4, 1, 0)].concat();
         assert_eq!(ask(&disk, &memory, 13, 0, &two, 0).await.0, 0);
-        assert_eq!(ask(&disk, &memory, 11, 0, &range(5, 1, 0), 0).await.0, 0);
+        // One block, and parts of two.
+        assert_eq!(ask(&disk, &memory, 11, 0, &range(7, 12, 0), 0).await.0, 0);
+        assert_eq!(ask(&disk, &memory, 11, 0, &range(8, 7, 0), 0).await.0, 0);
         assert_eq!(ask(&disk, &memory, 0, 2, b"", 4096).await.0, 0);
         let sectors: Vec<u8> = got(&memory, 4096).chunks(512).map(|sector| sector[0]).collect();
-        assert_eq!(sectors, [0, 5, 0, 0, 5, 5, 5, 5]);
+        assert_eq!(sectors, [0, 5, 0, 5, 5, 5, 0, 0]);
         // A flag unknown to it, and ranges that are none.
         assert_eq!(ask(&disk, &memory, 11, 0, &range(0, 1, 1), 0).await.0, 2);
         assert_eq!(ask(&disk, &memory, 13, 0, &range(0, 1, 2), 0).await.0, 2);

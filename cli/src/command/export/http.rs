@@ -25,6 +25,10 @@ struct Site<'a> {
     from: Origin,
     exports: Vec<Told>,
     certificate: Option<certificate::Served>,
+    /// What the arguments meant, one by one.
+    points: Vec<String>,
+    /// Where it listens, in the order that was asked for.
+    listen: Vec<SocketAddr>,
 }
 
 /// Where the token comes from.
@@ -122,7 +126,9 @@ async fn serve(
         output::warn("token and disks can be read by everybody on the way: serve without --plain");
     }
     let root = root(address, certificate.is_some(), &token);
-    let site = Site { root, token: &token, from, exports: told, certificate };
+    let points = points.iter().map(|(point, _)| point.to_string()).collect();
+    let listen = bound.addresses().to_vec();
+    let site = Site { root, token: &token, from, exports: told, certificate, points, listen };
     tell(context, &site)?;
     if let (Some(ready), Some(first)) = (ready, site.exports.first()) {
         ready.tell(&site.url(first))?;
@@ -196,6 +202,8 @@ fn tell(context: &Context, site: &Site<'_>) -> Result<()> {
         return output::json_line(&serde_json::json!({
             "type": "ready",
             "point": site.exports.first().map(|export| &export.point),
+            "points": site.points,
+            "listen": site.listen,
             "uri": site.shown(&site.root, told),
             "token": told.then(|| site.token.reveal()),
             "fingerprint": certificate.map(|served| served.tls.fingerprint()),

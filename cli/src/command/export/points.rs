@@ -28,6 +28,8 @@ pub(super) struct One {
 /// The images to export, at least one.
 pub(super) struct Chosen {
     pub(super) images: Vec<One>,
+    /// What the arguments meant, one by one.
+    pub(super) meant: Vec<String>,
     /// Whether the images of one point were asked for, so that their names are enough.
     single: bool,
     /// Whether somebody asked for these very points. They stay pinned; of all the others, those
@@ -42,10 +44,11 @@ pub(super) async fn choose(
     repository: &Repository,
     args: &NbdArgs,
 ) -> Result<Chosen> {
-    let mut images = Vec::new();
+    let (mut images, mut meant) = (Vec::new(), Vec::with_capacity(args.points.len()));
     for text in &args.points {
         let (point, image) = context.point(repository, text).await?;
         let (names, point) = (Context::image_names(&point, image.as_deref())?, Arc::new(point));
+        meant.push(point.to_string());
         images.extend(names.into_iter().map(|image| One { point: Arc::clone(&point), image }));
     }
     if args.all {
@@ -63,7 +66,7 @@ pub(super) async fn choose(
         }
     }
     let (single, zone) = (args.points.len() == 1, context.zone.clone());
-    Ok(Chosen { images, single, named: !args.all, zone })
+    Ok(Chosen { images, meant, single, named: !args.all, zone })
 }
 
 /// Pins the points that were named: they are there as long as the server is.

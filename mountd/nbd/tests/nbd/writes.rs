@@ -130,8 +130,8 @@ async fn commands_reach_the_device_and_are_durable_when_asked_for() {
         assert_eq!(raw.error().await, None);
         assert_eq!(device.told(), [Told::Write(10, 20), Told::Flush]);
         for (flags, command, expected) in [
-            (none, Command::Trim, vec![Told::Zeroes(4096, 512)]),
-            (fua, Command::Trim, vec![Told::Zeroes(4096, 512), Told::Flush]),
+            (none, Command::Trim, vec![]),
+            (fua, Command::Trim, vec![Told::Flush]),
             (none, Command::WriteZeroes, vec![Told::Zeroes(4096, 512)]),
             (CommandFlags::FAST_ZERO, Command::WriteZeroes, vec![Told::Zeroes(4096, 512)]),
             (
@@ -245,7 +245,7 @@ async fn requests_are_refused_with_the_numbers_of_the_specification() {
             raw.write(none, 5, 0, &[1; 512]).await;
             assert_eq!(raw.error().await, Some(error));
             for command in [Command::Trim, Command::WriteZeroes, Command::Flush] {
-                raw.send(command, 6, 0, 0x200 * u64::from(command != Command::Flush)).await;
+                raw.send(command, 6, 0, 0x1000 * u64::from(command != Command::Flush)).await;
                 assert_eq!(raw.error().await, Some(error), "{command:?}");
             }
         }
@@ -270,6 +270,36 @@ async fn an_announced_payload_is_skipped_on_any_command() {
     raw.stream.write_all(&[9; 16]).await.unwrap();
     assert_eq!(raw.error().await, None);
     raw.expect(0, &[9; 16]).await;
+    server.stop().await;
+}
+
+/// Half a block cannot be given back. To write zeroes there would take room where trimming is what
+/// makes room.
+#[tokio::test]
+async fn trimming_gives_back_whole_blocks_and_writes_nothing_else() {
+    let size = (64 << 10) + 100;
+    let device = Recorder::new(size);
+    let server = served(Arc::clone(&device) as _).await;
+    let mut raw = Raw::ready(server.address, Framing::Structured).await;
+    for (offset, length, expected) in [
+        (100, 3000, None),
+        (100, 4000, None),
+        (4095, 4097, Some((4096, 4096))),
+        (4096, 12_287, Some((4096, 8192))),
+        (1, 20_000, Some((4096, 12_288))),
+        (64 << 10, 99, None),
+        (64 << 10, 100, Some((64 << 10, 100))),
+        ((64 << 10) + 1, 99, None),
+        (0, size, Some((0, size))),
+    ] {
+        raw.send(Command::Trim, 1, offset, length).await;
+        assert_eq!(raw.error().await, None);
+        let expected: Vec<_> = expected.into_iter().map(|(at, of)| Told::Zeroes(at, of)).collect();
+        assert_eq!(device.told(), expected, "{length} bytes at {offset}");
+    }
+    *device.fail.lock().unwrap() = Some(ErrorKind::NoSpace);
+    raw.send(Command::Trim, 1, 100, 3000).await;
+    assert_eq!(raw.error().await, None);
     server.stop().await;
 }
 
@@ -466,8 +496,10 @@ for structured in True, False:
         assert h.pread(1002, 99) == b"\x77" + b"\0" * 1000 + b"\x77"
         h.zero(1000, 2000, flags | NO_HOLE)
         h.zero(1000, 4000, flags | FAST)
-        h.trim(1000, 6000, flags)
-        assert h.pread(1000, 2000) == h.pread(1000, 4000) == h.pread(1000, 6000) == b"\0" * 1000
+        h.trim(10000, 6000, flags)
+        assert h.pread(1000, 2000) == h.pread(1000, 4000) == b"\0" * 1000
+        assert h.pread(2194, 6000) == b"\x77" * 2192 + b"\0\0"
+        assert h.pread(4098, 8192) == b"\0" * 4096 + b"\x77\x77"
         h.zero(size, 0, flags)
         h.flush()
     fails("ENOTSUP", lambda: h.zero(512, 0, FAST | NO_HOLE))

@@ -47,7 +47,9 @@ async fn a_frozen_view_stays_while_the_disk_is_written_and_becomes_the_base() {
     let used = overlay.status();
     assert_eq!((used.layers, used.frozen), (2, true));
     let below = Arc::new(MemoryDisk::from_bytes(&before));
-    frozen.rebase(&origin("next"), vec![base("vda", below.clone(), "second")], true).unwrap();
+    frozen
+        .rebase(&origin("p"), &origin("next"), vec![base("vda", below.clone(), "second")], true)
+        .unwrap();
     conformance::read(&*disk, &after).await;
     let status = overlay.status();
     assert_eq!((status.layers, status.frozen), (1, false));
@@ -102,10 +104,33 @@ async fn a_base_that_is_not_the_frozen_disk_is_refused() {
     let (overlay, _disk) = open(folder.path(), &content(SIZE, 9), CREATE);
     let small = Arc::new(MemoryDisk::new(CELL));
     for bases in [vec![], vec![base("vda", small, "x")]] {
-        let refused = overlay.freeze().unwrap().rebase(&origin("next"), bases, false);
+        let refused = overlay.freeze().unwrap().rebase(&origin("p"), &origin("next"), bases, false);
         assert!(matches!(refused, Err(OverlayError::OtherBase { .. })));
     }
     assert_eq!(overlay.description().base, origin("p"));
+}
+
+/// What changed since one base, put on top of another, is a disk that never was.
+#[tokio::test]
+async fn a_base_that_was_built_on_another_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (overlay, disk) = open(folder.path(), &content(SIZE, 9), CREATE);
+    let next = async |built_on: &str, point: &str| {
+        let frozen = overlay.freeze().unwrap();
+        let then = Arc::new(MemoryDisk::from_bytes(&read_all(&*frozen.disks()[0].device).await));
+        frozen.rebase(&origin(built_on), &origin(point), vec![base("vda", then, point)], true)
+    };
+    disk.write_at(0, &[1; 4096]).await.unwrap();
+    next("p", "one").await.unwrap();
+    disk.write_at(4096, &[2; 4096]).await.unwrap();
+    let refused = next("p", "two").await.unwrap_err();
+    assert!(matches!(refused, OverlayError::BuiltOnOther { .. }));
+    let said = refused.to_string();
+    assert!(said.contains("vm@one") && said.contains("vm@p"), "{said}");
+    assert_eq!(overlay.description().base, origin("one"));
+    next("one", "two").await.unwrap();
+    let now = read_all(&*disk).await;
+    assert_eq!((now[0], now[4096]), (1, 2));
 }
 
 /// Two disks are written in lockstep; a view of one moment never has one ahead of the other.

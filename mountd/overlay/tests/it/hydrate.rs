@@ -109,7 +109,9 @@ async fn what_is_committed_goes_into_the_copy() {
     assert_eq!(changed, (25 + 18) * CELL);
     let next = Far::new(&then);
     next.ends.store(0, Ordering::Relaxed);
-    frozen.rebase(&origin("next"), vec![base("vda", next.clone(), "second")], true).unwrap();
+    frozen
+        .rebase(&origin("p"), &origin("next"), vec![base("vda", next.clone(), "second")], true)
+        .unwrap();
     let mut now = then;
     now[6000..6010].fill(8);
     conformance::read(&*disk, &now).await;
@@ -142,7 +144,7 @@ async fn a_commit_while_it_hydrates_leaves_nothing_old_in_the_copy() {
         let new = next.clone();
         let done = tokio::task::spawn_blocking(move || {
             let frozen = committing.freeze()?;
-            frozen.rebase(&origin("next"), vec![base("vda", new, "second")], true)
+            frozen.rebase(&origin("p"), &origin("next"), vec![base("vda", new, "second")], true)
         });
         done.await.unwrap().unwrap();
         hydrating.await.unwrap().unwrap();

@@ -293,7 +293,8 @@ impl World {
                 let (point, root) = Self::names(number);
                 let device = Arc::new(MemoryDisk::from_bytes(&then));
                 let bases = vec![base("vda", device, &root)];
-                frozen.rebase(&origin(&point), bases, false).unwrap();
+                let built_on = origin(&Self::names(self.under.1).0);
+                frozen.rebase(&built_on, &origin(&point), bases, false).unwrap();
                 self.under = (then, number);
                 self.copied();
             }

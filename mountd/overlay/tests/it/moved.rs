@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use sluice_block::{BlockWrite, conformance};
-use sluice_overlay::{CELL, OpenOptions, OverlayError};
+use async_trait::async_trait;
+use sluice_block::{BlockRead, BlockWrite, Extent, MemoryDisk, Result, conformance};
+use sluice_overlay::{CELL, OpenOptions, Overlay, OverlayError};
+use tokio::sync::Semaphore;
 
-use crate::support::{CREATE, content, open, read_all};
+use crate::support::{CREATE, base, content, open, origin, read_all};
 
 const SIZE: usize = (21 << 20) + 1234;
 
@@ -67,7 +70,7 @@ async fn a_move_that_was_cut_off_goes_on_and_never_overwrites_a_file() {
         assert!(matches!(refused, Err(OverlayError::TargetNotEmpty(_))));
         std::fs::remove_file(&file).unwrap();
         let slow = overlay.move_to(vec![file.clone()], Some(1 << 20));
-        let cut = tokio::time::timeout(std::time::Duration::from_millis(300), slow);
+        let cut = tokio::time::timeout(Duration::from_millis(300), slow);
         cut.await.unwrap_err();
         let come = overlay.status().hydration.unwrap();
         assert!(come.done < come.total && !overlay.status().local);
@@ -119,5 +122,92 @@ async fn what_is_written_while_it_moves_is_in_the_file() {
         disk.flush().await.unwrap();
         assert!(std::fs::read(&file).unwrap() == model, "round {round}, {step} steps");
         assert!(read_all(&*disk).await == model);
+    }
+}
+
+/// A base whose reads wait at a gate until it is opened for good, and are counted.
+struct Gated {
+    disk: MemoryDisk,
+    came: Semaphore,
+    gate: Semaphore,
+    read: AtomicU64,
+}
+
+impl Gated {
+    fn new(bytes: &[u8]) -> Arc<Self> {
+        let (came, gate, read) = (Semaphore::new(0), Semaphore::new(0), AtomicU64::new(0));
+        Arc::new(Self { disk: MemoryDisk::from_bytes(bytes), came, gate, read })
+    }
+
+    /// Until a read waits at the gate.
+    async fn came(&self) {
+        self.came.acquire().await.unwrap().forget();
+    }
+}
+
+#[async_trait]
+impl BlockRead for Gated {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.came.add_permits(1);
+        let _open = self.gate.acquire().await.unwrap();
+        self.disk.read_at(offset, buf).await
+    }
+
+    async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+        self.disk.extents(offset, length).await
+    }
+}
+
+/// The command is run again while what it began the first time goes on: both end well, and what is
+/// written after the first of them stays.
+#[tokio::test]
+async fn a_second_move_waits_for_the_first_and_takes_over_from_one_that_is_gone() {
+    for given_up in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, file) = (folder.path().join("overlay"), folder.path().join("disk.raw"));
+        let mut model = content(SIZE, 5);
+        let far = Gated::new(&model);
+        let data = model.chunks(CELL as usize).filter(|cell| cell.iter().any(|byte| *byte != 0));
+        let data: usize = data.map(<[u8]>::len).sum();
+        let bases = vec![base("vda", far.clone(), "first")];
+        let overlay = Overlay::open(&dir, &origin("p"), bases, CREATE).unwrap();
+        let disk = overlay.disks().remove(0);
+        let moving = |to: &PathBuf| {
+            let (overlay, to) = (overlay.clone(), to.clone());
+            tokio::spawn(async move { overlay.move_to(vec![to], None).await })
+        };
+        let first = moving(&file);
+        far.came().await;
+        let mut second = moving(&file);
+        tokio::time::timeout(Duration::from_millis(200), &mut second).await.unwrap_err();
+        // It does not wait for what it will never get.
+        let elsewhere = moving(&folder.path().join("other")).await.unwrap();
+        assert!(matches!(elsewhere, Err(OverlayError::CopiedElsewhere(_))));
+        let inside = overlay.hydrate(None).await;
+        assert!(matches!(inside, Err(OverlayError::CopiedElsewhere(_))));
+        disk.write_at(0, &[9; 8192]).await.unwrap();
+        model[..8192].fill(9);
+        if given_up {
+            first.abort();
+            far.came().await;
+            far.read.store(0, Ordering::Relaxed);
+            far.gate.add_permits(1);
+        } else {
+            far.gate.add_permits(1);
+            first.await.unwrap().unwrap();
+            assert_eq!(far.read.load(Ordering::Relaxed), data as u64, "each part is read once");
+        }
+        disk.write_at(4096, &[8; 8192]).await.unwrap();
+        model[4096..12_288].fill(8);
+        second.await.unwrap().unwrap();
+        disk.flush().await.unwrap();
+        assert!(overlay.status().local);
+        assert!(read_all(&*disk).await == model);
+        assert!(std::fs::read(&file).unwrap() == model);
     }
 }

@@ -28,6 +28,7 @@ mod nbd;
 mod nbd_exports;
 mod nodes;
 mod overlay;
+mod overlay_commits;
 mod plans;
 mod policy_copies;
 mod policy_hooks;

@@ -121,6 +121,55 @@ fn an_export_comes_back_at_its_address_with_its_point_when_mountd_is_killed() {
 }
 
 #[test]
+fn exports_of_several_points_come_back_with_these_and_at_all_their_ports() {
+    let (repo, first) = sample();
+    let other = repo.path("other.raw");
+    disk::create(&other, MIB);
+    disk::fill(&other, 0, MIB, 5);
+    let back_up = || repo.ok(["backup".as_ref(), "db".as_ref(), other.as_os_str()]);
+    back_up();
+    let second = repo.points("db").remove(0);
+    let token = repo.path("token");
+    fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let points = ["vm@latest", "db@latest", "--listen", "127.0.0.1:0", "--detach"];
+    let http = ["--plain", "--listen", "127.0.0.1:0", "--token-file", token.to_str().unwrap()];
+    let mut mountd = Mountd::start(&repo, &[]);
+    let begun = [
+        repo.json([&["export", "nbd"], &points[..]].concat()),
+        repo.json([&["export", "http"], &points[..], &http].concat()),
+    ];
+    disk::modify(&repo.path("disk.raw"), 1);
+    repo.backup(repo.path("disk.raw"));
+    disk::fill(&other, 0, 5000, 6);
+    back_up();
+
+    mountd.kill();
+    let mountd = Mountd::start(&repo, &[]);
+    wait_until("both come back", || {
+        let back = mounts(&repo);
+        back.len() == 2 && back.iter().all(|one| one["state"] == "running")
+    });
+    let places = |mounts: &[Value]| {
+        let mut all: Vec<_> = mounts.iter().map(|one| one["place"].clone()).collect();
+        all.sort_by_key(Value::to_string);
+        all
+    };
+    assert_eq!(places(&mounts(&repo)), places(&begun));
+    let uri = begun[0]["place"].as_str().unwrap();
+    let list = Cmd::new("nbdinfo").args(["--json", "--list", uri]).ok().json();
+    let name = |export: &Value| export["export-name"].as_str().unwrap().to_owned();
+    let names: Vec<_> = list["exports"].as_array().unwrap().iter().map(name).collect();
+    assert_eq!(names, [format!("{first}:disk"), format!("{second}:other")]);
+    let uri = begun[1]["place"].as_str().unwrap();
+    let list = Cmd::new("curl").args(["--silent", "--fail", uri]).ok().text();
+    for point in [first, second] {
+        assert!(list.contains(point.split_once('@').unwrap().1), "{list}");
+    }
+    mountd.stop();
+}
+
+#[test]
 fn a_mount_comes_back_when_mountd_and_its_process_are_killed() {
     let (repo, _) = sample();
     let mut mountd = Mountd::start(&repo, &[]);

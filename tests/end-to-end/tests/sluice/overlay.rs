@@ -300,3 +300,27 @@ fn a_disk_moves_to_a_file_while_it_is_served_and_the_file_is_the_disk() {
     repo.fails(1, hydrate).says(&["not empty"]);
     disk::assert_same(&file, &image);
 }
+
+#[test]
+fn the_same_command_again_follows_a_copy_that_goes_on_without_its_client() {
+    let (repo, point) = sample();
+    let (dir, file) = (overlay(&repo), repo.path("moved.raw"));
+    let export = writable(&repo, &point, &[]);
+    io(export.uri(), &WRITES).ok();
+    let hydrate = ["overlay", "hydrate", &dir, "--to", file.to_str().unwrap()];
+    let slow = repo.sluice([&hydrate[..], &["--limit", "1MiB"]].concat()).spawn();
+    wait_until("the copy has begun", || {
+        let shown = repo.json(["overlay", "show", &dir]);
+        shown["status"]["hydration"]["done"].as_u64().is_some_and(|done| done > 0)
+    });
+    slow.signal(Signal::INT);
+    slow.wait();
+    // What it may take was said anew.
+    let again = [&hydrate[..], &["--json", "--limit", "1GiB"]].concat();
+    let told = repo.sluice(again).run().ended(0);
+    assert!(told.text().contains("\"progress\""), "{}", told.text());
+    let image = expected(&repo, "written.raw", &WRITES);
+    same(export.uri(), &image);
+    export.stop();
+    disk::assert_same(&file, &image);
+}
