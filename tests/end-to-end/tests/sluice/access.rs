@@ -1,7 +1,6 @@
 //! People, programs, second factors and second persons, by commands alone.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -21,9 +20,8 @@ pub struct Server {
 
 impl Server {
     pub fn start(state: &Path, database: Option<&str>) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(binary::path());
-        command.args(["server", "--json", "--listen", &format!("127.0.0.1:{port}"), "--state"]);
+        command.args(["server", "--json", "--listen", "127.0.0.1:0", "--state"]);
         command.arg(state).env("HOME", state).stdin(Stdio::null()).stdout(Stdio::piped());
         if let Some(database) = database {
             command.env("SLUICE_DATABASE", database);

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::disk::{self, MIB, assert_same};
+use crate::support::port;
 use crate::support::repo::Repo;
 use crate::support::run::{Cmd, Ran, Running, wait_until};
 use crate::support::serve::Mount;
@@ -303,7 +304,7 @@ fn a_thousand_connections_of_garbage_are_harmless() {
 #[test]
 fn metrics_count_what_is_read() {
     let (repo, point) = sample();
-    let port = free_port();
+    let port = port::free();
     let _mountd = Mountd::start(&repo, &["--metrics", &port.to_string()]);
     let export = repo.json(["export", "nbd", &point, "--listen", "127.0.0.1:0", "--detach"]);
     let id = export["id"].as_str().unwrap();
@@ -344,10 +345,6 @@ fn what_is_read_again_comes_from_as_much_memory_as_is_allowed() {
         assert_eq!(cache["hits"].as_u64().unwrap() > 0, kept, "{cache}");
         repo.ok(["unmount", "--all"]);
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn get(port: u16, path: &str) -> String {

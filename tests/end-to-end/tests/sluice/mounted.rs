@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::iscsi::qemu;
 use crate::support::binary;
 use crate::support::disk;
+use crate::support::port;
 use crate::support::run::{Cmd, Ran, Running, wait_until};
 
 const CHAP: &str = "a-secret-of-twenty-1";
@@ -108,8 +109,8 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { folder: tempfile::tempdir().unwrap(), port, network: Network::new() }
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, port: port::free(), network: Network::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::control_plane::{Place, Up, text};
 use crate::support::disk;
 use crate::support::run::{Cmd, wait_until};
+use crate::support::port;
 
 fn script(path: &Path, lines: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -158,8 +159,7 @@ impl Guest {
             let words = ["-q", "-t", "ed25519", "-N", "", "-f", &at(name)];
             Cmd::new("ssh-keygen").args(words).ok();
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let port = port::free();
         let host = std::fs::read_to_string(at("guest-host.pub")).unwrap();
         place.write("guest-hosts", &format!("[127.0.0.1]:{port} {host}"));
         // Where a server that root starts puts its unprivileged half.
