@@ -54,15 +54,17 @@ impl Network {
             let own = "127.0.0.1".to_owned();
             return Self { name: None, here: own.clone(), there: own };
         }
-        // Of the range for benchmarks between devices, which is routed nowhere (RFC 2544).
-        let network = format!("198.19.{}", std::process::id() as u8);
+        // Of the range for benchmarks between devices, which is routed nowhere (RFC 2544): four
+        // addresses each, so that two networks at a time are hardly ever the same.
+        let own = std::process::id() & 0x3fff;
+        let address = |host: u32| format!("198.19.{}.{}", own >> 6, ((own & 63) << 2) | host);
         let wire = format!("sm{}", std::process::id());
-        let (here, there) = (format!("{network}.1"), format!("{network}.2"));
+        let (here, there) = (address(1), address(2));
         for command in [
             format!("link add {wire} type veth peer name eth0 netns {name}"),
-            format!("addr add {here}/24 dev {wire}"),
+            format!("addr add {here}/30 dev {wire}"),
             format!("link set {wire} up"),
-            format!("-n {name} addr add {there}/24 dev eth0"),
+            format!("-n {name} addr add {there}/30 dev eth0"),
             format!("-n {name} link set eth0 up"),
             format!("-n {name} link set lo up"),
         ] {
