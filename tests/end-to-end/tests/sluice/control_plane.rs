@@ -26,7 +26,7 @@ impl Up {
     /// The same, with more in its environment.
     pub fn start_in(place: &Place, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary::path())
-            .args(["up", "--json", "--lease", "3s", "--state"])
+            .args(["up", "--json", "--lease", "30s", "--state"])
             .arg(&place.state)
             .args(["--listen", &format!("127.0.0.1:{}", place.port)])
             .env("HOME", place.folder.path())

@@ -126,7 +126,7 @@ impl Lab {
     pub fn serve_with(&self, more: &[&str]) -> Server {
         let here = &self.network.here;
         let mut child = Command::new(binary::path())
-            .args(["up", "--json", "--lease", "3s", "--name", here, "--state"])
+            .args(["up", "--json", "--lease", "30s", "--name", here, "--state"])
             .arg(self.path("state"))
             .args(["--listen", &format!("{here}:{}", self.port)])
             .args(more)
