@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::control_plane::{Place, Up, text};
 use crate::support::disk;
-use crate::support::run::{Cmd, wait_until};
 use crate::support::port;
+use crate::support::run::{Cmd, wait_until};
 
 fn script(path: &Path, lines: &str) {
     std::fs::write(path, format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -55,10 +56,10 @@ fn backup(place: &Place, state: &str) -> Value {
     wait_until(&format!("a backup that is {state}"), || find().is_some());
     let found = find().unwrap();
     place.ok(&["policy", "remove", "shop/often"]);
-    found
-}
     // One that became due meanwhile runs commands, too.
     wait_until("nothing runs", || place.is_idle());
+    found
+}
 
 fn log_of(place: &Place, task: &Value) -> String {
     place.plain(&["task", "log", task["id"].as_str().unwrap()]).ok().text()
@@ -173,6 +174,10 @@ impl Guest {
         let conf = place.write("guest.conf", &conf);
         let child = std::process::Command::new("/usr/sbin/sshd")
             .args(["-D", "-e", "-f", text(&conf)])
+            // Sessions outlive the server for a moment, and must not hold the test's own output.
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(place.path("sshd.log")).unwrap())
             .spawn()
             .expect("sshd is there: apt install openssh-server");
         let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
