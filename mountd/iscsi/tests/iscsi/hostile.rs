@@ -80,6 +80,10 @@ async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
     limits.login_timeout = Duration::from_secs(600);
     let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
     let mut early = fixture.raw().await;
+    // Both ends of each connection are here, and many systems allow a process 1,024 files.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let mut strangers = vec![];
     for number in 0..1000 {
         let mut stranger = Raw::connect(fixture.addresses[number % 2]).await;
