@@ -42,10 +42,14 @@ fn remove_left(scratch: &Path) {
 
 /// The lock of a folder; nothing when somebody else has it, or has removed the folder.
 fn lock(folder: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
+    match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => hold(opened?, folder),
+    }
+}
+
+/// The same of one that is open already, and may have been removed since.
+fn hold(file: File, folder: &Path) -> io::Result<Option<File>> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => return Ok(None),
         locked => locked?,
@@ -75,6 +79,23 @@ mod tests {
         drop(lock);
         let _three = make(scratch.path()).unwrap();
         assert!(!one.exists() && two.path().exists());
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_before_it_was_locked_is_not_had() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("sluice-boot-x");
+        std::fs::create_dir(&folder).unwrap();
+        let opened = || File::open(&folder).unwrap();
+        let (early, late, last) = (opened(), opened(), opened());
+        let held = hold(early, &folder).unwrap();
+        assert!(held.is_some());
+        // Another that begins looks at it.
+        assert!(hold(late, &folder).unwrap().is_none(), "it is somebody's");
+        drop(held);
+        remove_left(scratch.path());
+        assert!(hold(last, &folder).unwrap().is_none(), "it is gone");
+        assert!(lock(&folder).unwrap().is_none());
     }
 
     #[test]
