@@ -68,7 +68,7 @@ async fn a_move_that_was_cut_off_goes_on_and_never_overwrites_a_file() {
         std::fs::remove_file(&file).unwrap();
         let slow = overlay.move_to(vec![file.clone()], Some(1 << 20));
         let begun = async {
-            while !overlay.status().hydration.is_some_and(|copy| copy.done > 0) {
+            while overlay.status().hydration.is_none_or(|copy| copy.done == 0) {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
