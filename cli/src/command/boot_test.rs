@@ -11,10 +11,10 @@
 //! folder that the next test removes when this one could not.
 
 mod checks;
+mod folder;
 mod machine;
 mod monitor;
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -24,9 +24,7 @@ use anyhow::{Context as _, Result};
 use data_encoding::BASE64;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::Mutex;
@@ -43,8 +41,6 @@ use machine::Places;
 pub(crate) use machine::qemu;
 use monitor::Monitor;
 
-/// Folders of tests begin so.
-const FOLDER: &str = "sluice-boot-";
 /// QEMU's overlays lie here: they may become large, and memory is not the place for them.
 const SCRATCH: &str = "/var/tmp";
 /// A larger screenshot is not kept, in bytes.
@@ -61,7 +57,9 @@ pub(crate) async fn run(context: &Context, mut args: BootTestArgs) -> Result<Exi
     let begun = Instant::now();
     let stop = interrupt::watch("ending the guest")?;
     let qemu = machine::needed()?;
-    let (folder, _lock) = folder()?;
+    let made = folder::make(Path::new(SCRATCH));
+    let (folder, _lock) = made.context("cannot make a folder for the test")?;
+    leash::leave_nothing_of(folder.path());
     let checks = Check::all(&mut args);
     let exported = CancellationToken::new();
     let places = Places(folder.path());
@@ -81,29 +79,6 @@ pub(crate) async fn run(context: &Context, mut args: BootTestArgs) -> Result<Exi
     told["accelerator"] = accelerator.into();
     told["point"] = point.into();
     test_told(context, &args, &told)
-}
-
-/// A folder for the sockets of one test, and the lock that says that it is in use. Those of tests
-/// that were killed are removed.
-fn folder() -> Result<(TempDir, File)> {
-    let context = "cannot make a folder for the test";
-    for entry in std::fs::read_dir(SCRATCH).into_iter().flatten().flatten() {
-        let left = entry.file_name().to_string_lossy().starts_with(FOLDER);
-        if left && is_left(&entry.path()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    let folder = tempfile::Builder::new().prefix(FOLDER).tempdir_in(SCRATCH).context(context)?;
-    let lock = File::open(folder.path()).context(context)?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).context(context)?;
-    leash::leave_nothing_of(folder.path());
-    Ok((folder, lock))
-}
-
-/// Whether nobody holds the lock of a test's folder.
-fn is_left(folder: &Path) -> bool {
-    let free = |file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    File::open(folder).is_ok_and(free)
 }
 
 fn milliseconds(since: Instant) -> u64 {

@@ -18,7 +18,8 @@ const GROUPS: &str = "ou=groups,dc=example,dc=org";
 #[path = "../../../tests/lab/ldap/directory.rs"]
 mod directory;
 
-use directory::free_port;
+#[path = "../../../tests/lab/port.rs"]
+mod port;
 
 /// A directory that ends with the test.
 struct Directory {
@@ -38,7 +39,8 @@ impl Directory {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/lab/ldap");
-        let own = directory::Directory::start(&lab, folder.path().join("directory"));
+        let ports = [port::free(), port::free()];
+        let own = directory::Directory::start(&lab, folder.path().join("directory"), ports);
         Self { own, _folder: folder }
     }
 
@@ -309,7 +311,7 @@ async fn servers_are_asked_until_one_answers() {
     let admin = lab.administrator().await;
     // Nobody listens at the first, and the second says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = format!("ldaps://localhost:{}", free_port());
+    let closed = format!("ldaps://localhost:{}", port::free());
     let hanging = format!("ldaps://localhost:{}", silent.local_addr().unwrap().port());
     let mut spec = directory.spec();
     spec["via"]["timeout_seconds"] = json!(3);

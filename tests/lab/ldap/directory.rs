@@ -1,7 +1,6 @@
 //! A directory that ends with the test: `ldap-serve`.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -24,16 +23,10 @@ impl Drop for Directory {
     }
 }
 
-/// A port where nobody listens now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Directory {
-    /// Starts one by the script in `lab`, in a new folder.
-    pub fn start(lab: &Path, folder: PathBuf) -> Self {
+    /// Starts one by the script in `lab`, in a new folder, at ports that nobody is given.
+    pub fn start(lab: &Path, folder: PathBuf, [port, tls_port]: [u16; 2]) -> Self {
         std::fs::create_dir(&folder).unwrap();
-        let (port, tls_port) = (free_port(), free_port());
         let mut process = Command::new(lab.join("ldap-serve"))
             .arg(&folder)
             .args([port.to_string(), tls_port.to_string()])

@@ -152,6 +152,7 @@ impl Runner for Processes {
             child,
             stdout: BufReader::new(stdout),
             stdin: None,
+            half: Vec::new(),
             asked: 0,
         };
         // A process that has ended already says why.
@@ -209,17 +210,20 @@ struct Process {
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
     log: PathBuf,
+    /// What has come of a line that is not complete.
+    half: Vec<u8>,
     /// The number of the last question.
     asked: u64,
 }
 
 impl Process {
-    /// The next line, as JSON; nothing at the end, or when it is something else.
+    /// The next line, as JSON; nothing at the end, or when it is something else. Who stops
+    /// waiting in the middle of a line loses nothing of it.
     async fn line(&mut self) -> Option<Value> {
-        let mut line = Vec::new();
-        let mut limited = (&mut self.stdout).take(LONGEST);
-        limited.read_until(b'\n', &mut line).await.ok()?;
-        serde_json::from_slice(&line).ok()
+        let left = LONGEST.saturating_sub(self.half.len() as u64);
+        let mut limited = (&mut self.stdout).take(left);
+        limited.read_until(b'\n', &mut self.half).await.ok()?;
+        serde_json::from_slice(&std::mem::take(&mut self.half)).ok()
     }
 
     /// What it says when it is ready.
@@ -347,6 +351,30 @@ mod tests {
         let expected = Failure::new("damaged", "a: b: c").with_help("d");
         assert_eq!(failure(&told), Some(expected));
         assert_eq!(failure(&Value::Null), None);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_not_waited_for_to_its_end_is_not_lost() {
+        let said = "printf '{\"a\":'; read go; echo 1}; echo 2";
+        let mut command = Command::new("sh");
+        command.args(["-c", said]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let mut process = Process {
+            stdin: child.stdin.take(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            log: PathBuf::new(),
+            half: Vec::new(),
+            asked: 0,
+        };
+        while process.half != b"{\"a\":" {
+            let short = Duration::from_millis(5);
+            assert!(tokio::time::timeout(short, process.line()).await.is_err());
+        }
+        process.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
+        assert_eq!(process.line().await, Some(json!({"a": 1})));
+        assert_eq!(process.line().await, Some(json!(2)));
+        assert_eq!(process.line().await, None);
     }
 
     #[test]

@@ -64,7 +64,8 @@ async fn credentials_that_may_do_less_are_no_hindrance() {
     let store = lab.open(&lab.url_at("less", &proxy.endpoint())).await;
     #[expect(clippy::disallowed_methods, reason = "a lock ends at a time of the real clock")]
     let now = SystemTime::now();
-    let until = now + Duration::from_secs(2);
+    // It must not be over before the store has been asked for it, twice.
+    let until = now + Duration::from_secs(6);
     let lock = Lock { mode: LockMode::Governance, until }.whole_seconds();
     let denied = || Fault::Answer(403, xml("AccessDenied"));
     proxy.inject("PUT", 1, denied());

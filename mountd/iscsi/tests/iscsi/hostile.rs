@@ -51,9 +51,13 @@ async fn an_initiator_that_takes_no_answers_is_dropped_and_holds_up_nobody() {
     let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
     let mut deaf = fixture.raw().await;
     // 16 MiB of answers: far more than is kept on the way.
+    // Asked for at once: it may be dropped as soon as it has asked for enough.
+    let mut asked = vec![];
     for _ in 0..128 {
-        deaf.transfer(true, 0, 255, &[]).await;
+        let command = deaf.command(&[0x28, 0, 0, 0, 0, 0, 0, 0, 255], true, 255 * 512);
+        asked.extend(Request::Command(command).encode(0));
     }
+    deaf.bytes(&asked).await;
     let mut other = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
     assert_eq!(other.read(0, 1).await, [0; 512]);
     while fixture.handle.sessions() > 1 {
@@ -64,7 +68,9 @@ async fn an_initiator_that_takes_no_answers_is_dropped_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed() {
-    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], impatient()).await;
+    let mut limits = Limits::default();
+    limits.max_sessions = 2;
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
     let mut first = fixture.raw().await;
     let _second = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
     let mut third = Raw::connect(fixture.addresses[0]).await;
@@ -74,6 +80,10 @@ async fn connections_beyond_the_limit_are_closed() {
 
 #[tokio::test]
 async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
+    // Both ends of each connection are here, and many systems allow a process 1,024 files.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let mut limits = Limits::default();
     limits.max_sessions = 16;
     limits.max_sessions_per_address = 2000;
@@ -201,7 +211,7 @@ async fn a_tag_in_use_is_not_used_twice() {
 #[tokio::test]
 async fn a_device_that_fails_or_crashes_is_reported() {
     let lun = Lun::read_only(Arc::new(Broken), Identity::from_digest([1; 32]));
-    let fixture = Fixture::new(vec![lun], impatient()).await;
+    let fixture = Fixture::new(vec![lun], Limits::default()).await;
     let mut raw = fixture.raw().await;
     let tag = raw.transfer(true, 0, 1, &[]).await;
     let (status, sense) = raw.answer(tag).await;

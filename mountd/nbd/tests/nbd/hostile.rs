@@ -122,6 +122,10 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
 
 #[tokio::test]
 async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
+    // Both ends of each connection are here, and many systems allow a process 1,024 files.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
     let mut limits = Limits::default();
     limits.max_connections = 100;
     let device = Arc::new(MemoryDisk::from_bytes(&sample()));

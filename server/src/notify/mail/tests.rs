@@ -210,7 +210,10 @@ async fn without_tls_where_it_is_wanted_nothing_is_sent() {
 
 #[tokio::test]
 async fn what_does_not_listen_is_named() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else is given it.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = socket.local_addr().unwrap();
     let to = vec!["ops@b.example".to_owned()];
     let (security, from) = (Security::None, "a@b.example".to_owned());
     let via = Via::Mail { server: free.to_string(), security, user: None, from, to };

@@ -1,7 +1,6 @@
 //! The control plane by its commands alone: server, node and destination on one machine.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::binary;
 use crate::support::disk;
+use crate::support::port;
 use crate::support::run::{Cmd, Ran, wait_until};
 
 /// `sluice up` with a folder of its own; killed when dropped.
@@ -26,7 +26,7 @@ impl Up {
     /// The same, with more in its environment.
     pub fn start_in(place: &Place, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary::path())
-            .args(["up", "--json", "--lease", "3s", "--state"])
+            .args(["up", "--json", "--lease", "30s", "--state"])
             .arg(&place.state)
             .args(["--listen", &format!("127.0.0.1:{}", place.port)])
             .env("HOME", place.folder.path())
@@ -66,8 +66,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         // Nobody else is given it while we start again and again.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { folder, state, port }
+        Self { folder, state, port: port::free() }
     }
 
     /// What is `HOME` to all that runs here.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::access::{Person, Server};
+use crate::support::port;
 
 #[path = "../../../lab/ldap/directory.rs"]
 mod lab;
@@ -11,7 +12,8 @@ mod lab;
 fn somebody_logs_in_with_the_password_of_a_directory() {
     let folder = tempfile::tempdir().unwrap();
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lab/ldap");
-    let directory = lab::Directory::start(&scripts, folder.path().join("directory"));
+    let ports = [port::free(), port::free()];
+    let directory = lab::Directory::start(&scripts, folder.path().join("directory"), ports);
     let server = Server::start(&folder.path().join("state"), None);
     let admin = Person { folder: folder.path(), server: &server, name: "admin" };
     admin.set_up();

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::disk::{self, MIB, assert_same};
+use crate::support::port;
 use crate::support::repo::Repo;
 use crate::support::run::{Cmd, Ran, Running, wait_until};
 use crate::support::serve::Mount;
@@ -352,15 +353,21 @@ fn a_thousand_connections_of_garbage_are_harmless() {
 #[test]
 fn metrics_count_what_is_read() {
     let (repo, point) = sample();
-    let port = free_port();
+    let port = port::free();
     let _mountd = Mountd::start(&repo, &["--metrics", &port.to_string()]);
     let export = repo.json(["export", "nbd", &point, "--listen", "127.0.0.1:0", "--detach"]);
     let id = export["id"].as_str().unwrap();
     let labels = format!("{{id=\"{id}\",kind=\"nbd\",export=\"disk\",operation=\"read\"}}");
+    // A mount that does not say in time what it has done is left out.
     let figure = |name: &str, labels: &str| -> Option<f64> {
-        let text = scrape(port);
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{labels} ")));
-        line.map(|value| value.parse().unwrap())
+        let mut found = None;
+        wait_until("the figure is told", || {
+            let text = scrape(port);
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{labels} ")));
+            found = line.map(|value| value.parse().unwrap());
+            found.is_some()
+        });
+        found
     };
     assert_eq!(figure("sluice_mount_requests_total", &labels), Some(0.0));
     copy(&repo, export["place"].as_str().unwrap());
@@ -370,10 +377,10 @@ fn metrics_count_what_is_read() {
     let count = figure("sluice_mount_request_seconds_count", &labels).unwrap();
     assert!(count > 0.0);
     assert_eq!(figure("sluice_mount_requests_total", &labels), Some(count));
-    let shown = mounts(&repo).remove(0);
-    let read = &shown["statistics"]["exports"][0]["read"];
+    let statistics = statistics(&repo);
+    let read = &statistics["exports"][0]["read"];
     assert_eq!(read["bytes"].as_u64().unwrap() as f64, bytes);
-    assert!(shown["statistics"]["cache"]["misses"].as_u64().unwrap() > 0, "{shown}");
+    assert!(statistics["cache"]["misses"].as_u64().unwrap() > 0, "{statistics}");
     assert_eq!(figure("sluice_mounts", "{state=\"running\"}"), Some(1.0));
     assert!(get(port, "/else").starts_with("HTTP/1.1 404 "));
 }
@@ -389,14 +396,20 @@ fn what_is_read_again_comes_from_as_much_memory_as_is_allowed() {
         for _ in 0..2 {
             copy(&repo, uri);
         }
-        let cache = &mounts(&repo)[0]["statistics"]["cache"];
+        let cache = &statistics(&repo)["cache"];
         assert_eq!(cache["hits"].as_u64().unwrap() > 0, kept, "{cache}");
         repo.ok(["unmount", "--all"]);
     }
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// What the first mount has done, once it says so.
+fn statistics(repo: &Repo) -> Value {
+    let mut told = Value::Null;
+    wait_until("the mount says what it has done", || {
+        told = mounts(repo)[0]["statistics"].clone();
+        !told.is_null()
+    });
+    told
 }
 
 fn get(port: u16, path: &str) -> String {

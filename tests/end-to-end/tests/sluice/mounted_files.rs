@@ -139,7 +139,7 @@ fn a_point_is_a_folder_of_a_node_whose_administrator_has_named_where() {
     assert!(!folder.exists(), "the folder that was made for it is left");
 
     // What has a lease ends by it.
-    let short = lab.ok(&[&by[..], &["--folder", "short", "--lease", "6s"]].concat()).json();
+    let short = lab.ok(&[&by[..], &["--folder", "short", "--lease", "20s"]].concat()).json();
     wait_until("the lease ends", || !above.join("short").exists());
     wait_until("the server knows", || lab.shown(&short)["state"] == "gone");
     drop(mover);

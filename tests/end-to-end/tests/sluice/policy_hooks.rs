@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::control_plane::{Place, Up, text};
 use crate::support::disk;
+use crate::support::port;
 use crate::support::run::{Cmd, wait_until};
 
 fn script(path: &Path, lines: &str) {
@@ -54,6 +56,8 @@ fn backup(place: &Place, state: &str) -> Value {
     wait_until(&format!("a backup that is {state}"), || find().is_some());
     let found = find().unwrap();
     place.ok(&["policy", "remove", "shop/often"]);
+    // One that became due meanwhile runs commands, too.
+    wait_until("nothing runs", || place.is_idle());
     found
 }
 
@@ -156,8 +160,7 @@ impl Guest {
             let words = ["-q", "-t", "ed25519", "-N", "", "-f", &at(name)];
             Cmd::new("ssh-keygen").args(words).ok();
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let port = port::free();
         let host = std::fs::read_to_string(at("guest-host.pub")).unwrap();
         place.write("guest-hosts", &format!("[127.0.0.1]:{port} {host}"));
         // Where a server that root starts puts its unprivileged half.
@@ -171,6 +174,10 @@ impl Guest {
         let conf = place.write("guest.conf", &conf);
         let child = std::process::Command::new("/usr/sbin/sshd")
             .args(["-D", "-e", "-f", text(&conf)])
+            // Sessions outlive the server for a moment, and must not hold the test's own output.
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(place.path("sshd.log")).unwrap())
             .spawn()
             .expect("sshd is there: apt install openssh-server");
         let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();

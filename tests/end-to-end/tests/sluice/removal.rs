@@ -63,8 +63,8 @@ fn prune_hides_what_no_rule_keeps_and_nothing_else() {
     // Again: nothing is left to do.
     repo.ok(["prune", "vm", "--keep-last", "2"]);
     assert_eq!(tombstones(&repo), 2);
-    // The points of one day: the newest stands for all.
-    repo.ok(["prune", "--keep-daily", "7"]);
+    // The points of one year: the newest stands for all.
+    repo.ok(["prune", "--keep-yearly", "7"]);
     assert_eq!(repo.points("vm"), points[3..]);
     // A backup goes on from what is left.
     repo.backup(&image);

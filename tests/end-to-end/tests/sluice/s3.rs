@@ -1,10 +1,10 @@
 //! S3 as a destination, when it is not as it should be.
 
 use std::fs;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::support::disk::{self, MIB};
+use crate::support::port;
 use crate::support::repo::Repo;
 use crate::support::run::Cmd;
 use crate::support::s3;
@@ -31,12 +31,12 @@ fn in_time(cmd: Cmd) -> crate::support::run::Ran {
 fn a_server_that_is_down_is_an_error_within_the_time_given() {
     let repo = small();
     let server = s3::server();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = format!("127.0.0.1:{}", port::free());
     let url = server.url(&server.bucket, "x", &format!("http://{closed}"));
     let image = repo.path("disk.raw");
     for args in [&["list"][..], &["init"], &["backup", "vm", image.to_str().unwrap()]] {
         let cmd = repo.sluice(args).args(["--repo", &url, "--retry-for", "3s"]);
-        in_time(cmd).ended(1).says(&[&closed.to_string(), "help:", "network"]);
+        in_time(cmd).ended(1).says(&[&closed, "help:", "network"]);
     }
 }
 

@@ -3,6 +3,8 @@
 pub mod binary;
 pub mod disk;
 pub mod namespace;
+#[path = "../../../lab/port.rs"]
+pub mod port;
 pub mod proxy;
 pub mod repo;
 pub mod run;

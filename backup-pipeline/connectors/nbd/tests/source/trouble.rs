@@ -23,7 +23,10 @@ async fn an_unknown_export_is_an_error_that_names_those_there_are() {
 
 #[tokio::test]
 async fn nobody_there_is_an_error_that_names_the_address() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Bound, so that nobody else is given it.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = socket.local_addr().unwrap();
     let error = NbdSource::connect(&format!("nbd://{free}/disk")).await.unwrap_err();
     assert!(matches!(error, NbdError::Connect { .. }));
     assert!(error.to_string().contains(&free.to_string()), "{error}");

@@ -39,6 +39,11 @@ impl Proxy {
                     shared.streams.lock().unwrap().push(from.try_clone().unwrap());
                     std::thread::spawn(move || pass(from, to));
                 }
+                // It was taken down meanwhile, and may have cut all but this one.
+                if !shared.up.load(Ordering::SeqCst) {
+                    let _ = client.shutdown(Shutdown::Both);
+                    let _ = server.shutdown(Shutdown::Both);
+                }
             }
         });
         Self { address, state }
