@@ -49,8 +49,10 @@ pub(crate) enum SessionError {
     Login(#[from] LoginError),
     #[error("login took longer than {0:?}")]
     LoginTimeout(Duration),
-    #[error("it had not logged in when others came")]
+    #[error("it had not logged in, or only to ask for names, when others came")]
     CrowdedOut,
+    #[error("it had nothing to ask for {0:?}")]
+    Idle(Duration),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("the writer failed: {0}")]
@@ -93,9 +95,12 @@ where
         }
     };
     let Some(agreement) = agreement else { return Ok(()) };
-    ticket.known();
     let Agreement { initiator, port, discovery, parameters, window, connection, composer } =
         agreement;
+    // Who only asks for names has shown nothing, and stays a stranger.
+    if !discovery {
+        ticket.known();
+    }
     tracing::info!(initiator, discovery, "session begins");
     // Room for an answer and a request to transfer of everything under way, and some news.
     let (queue, answers) = mpsc::channel(2 * places(limits.commands) + 64);
@@ -112,6 +117,7 @@ where
         parameters,
         connection,
         discovery,
+        idle: discovery.then_some(limits.discovery_idle),
         conversation,
         reads: Arc::new(Semaphore::new(bytes_total as usize)),
         writes: Arc::new(Semaphore::new(bytes_total as usize)),
@@ -127,6 +133,7 @@ where
     };
     let ended = tokio::select! {
         ended = full.run(&mut link, &shutdown) => ended,
+        () = ticket.crowded_out(), if discovery => Err(SessionError::CrowdedOut),
         // The writer only ends early when the initiator is gone or does not read.
         written = &mut writer => Err(written.map(io_end).unwrap_or_else(SessionError::from)),
     };
@@ -159,6 +166,8 @@ struct FullFeature {
     parameters: Parameters,
     connection: u16,
     discovery: bool,
+    /// Time that may go by between messages.
+    idle: Option<Duration>,
     conversation: Conversation,
     /// Memory for data to the initiator, and from it.
     reads: Arc<Semaphore>,
@@ -193,7 +202,7 @@ impl FullFeature {
         link: &mut Link<R>,
         shutdown: &CancellationToken,
     ) -> Result<(), SessionError> {
-        let session = Arc::clone(&self.session);
+        let (session, idle) = (Arc::clone(&self.session), self.idle);
         loop {
             let (writes, wanted) = (Arc::clone(&self.writes), self.wanted());
             tokio::select! {
@@ -208,7 +217,7 @@ impl FullFeature {
                 permit = writes.acquire_many_owned(wanted), if wanted > 0 => {
                     self.grant(permit.ok()).await;
                 }
-                ready = link.ready() => {
+                ready = ready(link, idle) => {
                     if !ready? {
                         return Ok(());
                     }
@@ -265,8 +274,8 @@ impl FullFeature {
             Request::Command(command) => {
                 self.command(link, &header, command, length, slot).await?;
             }
-            Request::NopOut(nop) => self.nop(link, nop, length, slot).await?,
-            Request::Text(request) => self.text(link, request, length, slot).await?,
+            Request::NopOut(nop) => self.nop(link, &header, nop, length, slot).await?,
+            Request::Text(request) => self.text(link, &header, request, length, slot).await?,
             Request::Task(request) => {
                 link.data(&mut [], length).await?;
                 self.task(request, slot);
@@ -449,23 +458,34 @@ impl FullFeature {
     async fn nop<R: AsyncRead + Unpin>(
         &self,
         link: &mut Link<R>,
+        header: &[u8; HEADER],
         nop: NopOut,
         length: usize,
         slot: Slot,
     ) -> Result<(), SessionError> {
-        // No more than the initiator would take back.
-        let mut data = vec![0; length.min(self.conversation.most_to_peer())];
-        link.data(&mut data, length).await?;
-        if nop.tag != NO_TAG {
-            let response = Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG };
-            self.send(Outgoing::Message { response, data, slot: Some(slot) }).await;
+        if nop.tag == NO_TAG {
+            return Ok(link.data(&mut [], length).await?);
         }
+        // No more than the initiator would take back, and nothing to one that is not known.
+        let most = if self.discovery { 0 } else { self.conversation.most_to_peer() };
+        let echoed = length.min(most);
+        let Some(room) = self.conversation.room(echoed) else {
+            link.data(&mut [], length).await?;
+            drop(slot);
+            self.reject(RejectReason::OutOfResources, header).await;
+            return Ok(());
+        };
+        let mut data = vec![0; echoed];
+        link.data(&mut data, length).await?;
+        let response = Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG };
+        self.send(Outgoing::Talk { response, data, slot: Some(slot), _room: room }).await;
         Ok(())
     }
 
     async fn text<R: AsyncRead + Unpin>(
         &mut self,
         link: &mut Link<R>,
+        header: &[u8; HEADER],
         request: TextRequest,
         length: usize,
         slot: Slot,
@@ -473,7 +493,13 @@ impl FullFeature {
         let mut said = vec![0; length];
         link.data(&mut said, length).await?;
         let (response, data) = self.conversation.step(&request, &said).map_err(LinkError::from)?;
-        self.send(Outgoing::Message { response, data, slot: Some(slot) }).await;
+        // There is one exchange at a time, so that whoever takes its answers has room for one.
+        let Some(room) = self.conversation.room(data.len()) else {
+            drop(slot);
+            self.reject(RejectReason::OutOfResources, header).await;
+            return Ok(());
+        };
+        self.send(Outgoing::Talk { response, data, slot: Some(slot), _room: room }).await;
         Ok(())
     }
 
@@ -502,6 +528,15 @@ impl FullFeature {
         self.send(Outgoing::Message { response, data: Vec::new(), slot: Some(slot) }).await;
         flow
     }
+}
+
+/// Waits for the next message, no longer than it may take; false at the end of the stream.
+async fn ready<R: AsyncRead + Unpin>(
+    link: &mut Link<R>,
+    idle: Option<Duration>,
+) -> Result<bool, SessionError> {
+    let Some(idle) = idle else { return Ok(link.ready().await?) };
+    Ok(timeout(idle, link.ready()).await.map_err(|_| SessionError::Idle(idle))??)
 }
 
 /// Bytes of data that are asked for: none for a command that will be refused anyway.

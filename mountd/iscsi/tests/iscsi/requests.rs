@@ -5,7 +5,7 @@ use sluice_iscsi_wire::{
     TaskAnswer, TaskFunction,
 };
 
-use crate::support::{Fixture, Gate, Gated, ISID, Raw, writable};
+use crate::support::{DISCOVERY, Fixture, Gate, Gated, ISID, Raw, writable};
 use sluice_block::{BlockRead, MemoryDisk};
 use sluice_iscsi::Limits;
 
@@ -173,8 +173,7 @@ async fn a_session_is_told_of_a_target_that_was_begun_anew() {
 #[tokio::test]
 async fn a_session_for_discovery_is_none_of_the_units_business() {
     let fixture = Fixture::memory().await;
-    let keys = [("SessionType", "Discovery")];
-    let asking = Raw::untold(fixture.addresses[0], ISID, &keys).await;
+    let asking = Raw::untold(fixture.addresses[0], ISID, &DISCOVERY).await;
     drop(asking);
     let mut raw = Raw::untold(fixture.addresses[0], ISID, &[]).await;
     assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 pub const NAME: &str = "iqn.2026-01.test:disk";
 pub const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
+/// What a session says that is for discovery only.
+pub const DISCOVERY: [(&str, &str); 1] = [("SessionType", "Discovery")];
 
 /// A server on free ports; ends when dropped.
 pub struct Fixture {
@@ -322,15 +324,20 @@ impl Raw {
         tag
     }
 
-    /// Sends a ping and waits for its answer, which must be the next message.
-    pub async fn ping(&mut self) -> Numbers {
+    /// A ping with the next tag, outside the order.
+    pub fn nop(&mut self) -> NopOut {
         let (tag, number) = (self.tag, self.number);
         self.tag += 1;
         let (lun, expected) = (0, Serial(0));
-        let nop = NopOut { immediate: true, lun, tag, target_tag: NO_TAG, number, expected };
+        NopOut { immediate: true, lun, tag, target_tag: NO_TAG, number, expected }
+    }
+
+    /// Sends a ping and waits for its answer, which must be the next message.
+    pub async fn ping(&mut self) -> Numbers {
+        let nop = self.nop();
         self.send(&Request::NopOut(nop), b"are you there").await;
         let (response, numbers, data) = self.receive().await;
-        assert_eq!(response, Response::NopIn { lun: 0, tag, target_tag: NO_TAG });
+        assert_eq!(response, Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG });
         assert_eq!(data, b"are you there");
         numbers
     }
