@@ -92,7 +92,10 @@ where
     let mut request = first;
     for _ in 0..MOST_STEPS {
         let mut answer = Vec::new();
-        let stepped = state.step(&request, &said, &mut answer);
+        let mut stepped = state.step(&request, &said, &mut answer);
+        if matches!(stepped, Ok(true)) && request.next == Stage::FullFeature {
+            stepped = state.take_place().await;
+        }
         let response = state.response(&request, &stepped);
         let failed = stepped.err();
         if failed.is_some() {
@@ -309,6 +312,21 @@ impl<'a> Login<'a> {
         }
     }
 
+    /// Ends the session that this one replaces. While it cannot be ended this one is refused, so
+    /// that a write of the former never comes after one of this: initiators try again.
+    async fn take_place(&self) -> Stepped {
+        if self.discovery || self.shared.replace(&self.port()).await {
+            return Ok(true);
+        }
+        refuse(LoginStatus::Unavailable, "commands of the session before it have not ended yet")
+    }
+
+    /// The initiator's port: its name and session identifier.
+    fn port(&self) -> String {
+        let isid: String = self.isid.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{},i,0x{isid}", self.initiator)
+    }
+
     fn response(&mut self, request: &LoginRequest, stepped: &Stepped) -> LoginResponse {
         let transit = matches!(stepped, Ok(true));
         if transit && request.next == Stage::FullFeature {
@@ -333,9 +351,8 @@ impl<'a> Login<'a> {
         self.composer.data_digest = parameters.data_digest;
         self.composer.max_burst = parameters.max_burst;
         self.composer.most = Arc::new(AtomicU32::new(parameters.most_to_peer));
-        let isid: String = self.isid.iter().map(|byte| format!("{byte:02x}")).collect();
         Agreement {
-            port: format!("{},i,0x{isid}", self.initiator),
+            port: self.port(),
             initiator: self.initiator,
             discovery: self.discovery,
             parameters,

@@ -57,6 +57,8 @@ pub(crate) enum SessionError {
     Link(#[from] LinkError),
     #[error("the writer failed: {0}")]
     Io(#[from] io::Error),
+    #[error("commands of the session before it have not ended yet")]
+    FormerLives,
     #[error("commands were not finished {0:?} after the shutdown began")]
     Overdue(Duration),
     #[error("the writer crashed: {0}")]
@@ -107,7 +109,9 @@ where
     let most_to_peer = Arc::clone(&composer.most);
     let stall = limits.stall_timeout;
     let mut writer = AbortOnDropHandle::new(tokio::spawn(write(answers, composer, output, stall)));
-    let session = shared.begin(port.into(), discovery, &queue).await;
+    let presence = shared.begin(port.into(), discovery, &queue).await;
+    let presence = presence.ok_or(SessionError::FormerLives)?;
+    let session = Arc::clone(&presence.session);
     let grains = grains(limits.bytes_in_flight as u64).max(grains(MOST_DATA));
     let bytes_total = u32::try_from(grains).unwrap_or(u32::MAX);
     let conversation = Conversation::new(&shared, &initiator, ends, most_to_peer);
@@ -128,20 +132,20 @@ where
         next_transfer: 0,
         running: JoinSet::new(),
         session: Arc::clone(&session),
-        shared: Arc::clone(&shared),
+        shared,
         queue,
     };
     let ended = tokio::select! {
+        biased;
+        // Also in the middle of a message: nothing more may begin.
+        () = session.stop.cancelled() => Ok(()),
         ended = full.run(&mut link, &shutdown) => ended,
         () = ticket.crowded_out(), if discovery => Err(SessionError::CrowdedOut),
         // The writer only ends early when the initiator is gone or does not read.
         written = &mut writer => Err(written.map(io_end).unwrap_or_else(SessionError::from)),
     };
     // Nothing of the session may go on once another takes its place.
-    for task in session.tasks.abort_all(None) {
-        task.ended().await;
-    }
-    shared.end(&session);
+    presence.leave().await;
     ended?;
     // `run` dropped the queue, so the writer ends once everything is written.
     Ok(writer.await??)
@@ -420,7 +424,7 @@ impl FullFeature {
     /// first: an answer from a cache is then ready without a detour through the scheduler.
     async fn start(&mut self, transfer: Transfer, idle: bool) {
         let Transfer { task, command, buffer, slot, permit, requests, .. } = transfer;
-        if !task.start() {
+        if self.session.stop.is_cancelled() || !task.start() {
             return;
         }
         let place = Place {

@@ -1,8 +1,8 @@
 //! What a session does, message by message.
 
 use sluice_iscsi_wire::{
-    AsyncEvent, DataOut, LogoutReason, LogoutRequest, NO_TAG, Request, Response, Serial,
-    TaskAnswer, TaskFunction,
+    AsyncEvent, DataOut, LoginStatus, LogoutReason, LogoutRequest, NO_TAG, Request, Response,
+    Serial, TaskAnswer, TaskFunction,
 };
 
 use crate::support::{DISCOVERY, Fixture, Gate, Gated, ISID, Raw, writable};
@@ -131,6 +131,69 @@ async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     other.ping().await;
     second.ping().await;
     assert_eq!(fixture.handle.sessions(), 2);
+}
+
+#[tokio::test]
+async fn a_session_for_discovery_takes_nobodys_place() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    assert_eq!(raw.status(&[0x16]).await.0, 0, "RESERVE");
+    let asking = Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await;
+    raw.ping().await;
+    let mut other = Raw::login(fixture.addresses[1], OTHER, &[]).await;
+    for mut asking in [asking, Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await] {
+        // Another one of its own kind ends it no more than it ends others.
+        let ping = asking.nop();
+        asking.send(&Request::NopOut(ping), &[]).await;
+        assert!(matches!(asking.receive().await.0, Response::NopIn { .. }));
+    }
+    while fixture.handle.sessions() > 2 {
+        raw.ping().await;
+    }
+    assert_eq!(other.status(&[0]).await.0, 0x18, "the reservation stands");
+    // It ends with the session that has it, though one for discovery is still there.
+    let _asking = Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await;
+    drop(raw);
+    while other.status(&[0]).await.0 == 0x18 {}
+}
+
+#[tokio::test]
+async fn a_write_of_the_former_session_never_comes_after_one_of_the_next() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut first = fixture.raw().await;
+    first.transfer(false, 0, 1, &[1; 512]).await;
+    gate.reached.notified().await;
+    // The device is at it, and cannot be stopped.
+    let mut early = Raw::connect(fixture.addresses[0]).await;
+    assert_eq!(early.log_in(ISID, &[]).await.status, LoginStatus::Unavailable);
+    early.closed().await;
+    gate.open.notify_one();
+    first.closed().await;
+    let mut second = fixture.raw().await;
+    let tag = second.transfer(false, 0, 1, &[2; 512]).await;
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    assert_eq!(second.answer(tag).await.0, 0);
+    let mut found = [0; 512];
+    gate.disk.read_at(0, &mut found).await.unwrap();
+    assert_eq!(found, [2; 512]);
+    assert_eq!(fixture.handle.sessions(), 1);
+}
+
+#[tokio::test]
+async fn what_the_former_session_was_sending_is_cut_off() {
+    let fixture = Fixture::memory().await;
+    let mut first = fixture.raw().await;
+    let command = first.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    first.bytes(&Request::Command(command).encode(512)).await;
+    first.bytes(&[1; 100]).await;
+    let mut second = fixture.raw().await;
+    let tag = second.transfer(false, 0, 1, &[2; 512]).await;
+    assert_eq!(second.answer(tag).await.0, 0);
+    let _ = first.try_bytes(&[1; 412]).await;
+    first.closed().await;
+    assert_eq!(second.read(0, 1).await, [2; 512]);
 }
 
 /// What TEST UNIT READY is told, once: the additional sense code of a unit attention.

@@ -1,5 +1,6 @@
 //! A server to test, devices that misbehave, and a raw initiator.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use sluice_block::{
 };
 use sluice_iscsi::{Handle, Identity, Limits, Lun, Server, Target};
 use sluice_iscsi_wire::{
-    HEADER, Lengths, LoginRequest, NO_TAG, NopOut, Numbers, Request, Response, ScsiCommand, Serial,
-    Stage, TaskAttribute, TaskFunction, TaskRequest, digest, padding, text,
+    HEADER, Lengths, LoginRequest, LoginResponse, NO_TAG, NopOut, Numbers, Request, Response,
+    ScsiCommand, Serial, Stage, TaskAttribute, TaskFunction, TaskRequest, digest, padding, text,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -166,15 +167,21 @@ impl Raw {
     /// Logs in with additional keys. The next command fails, with what there is to be told.
     pub async fn untold(address: SocketAddr, isid: [u8; 6], keys: &[(&str, &str)]) -> Self {
         let mut raw = Self::connect(address).await;
-        let mut said = Vec::new();
-        let who = [("InitiatorName", "iqn.2026-01.test:raw"), ("TargetName", NAME)];
-        who.iter().chain(keys).for_each(|(key, value)| text::encode(&mut said, key, value));
-        raw.send(&Self::first(isid), &said).await;
-        let (response, _, _) = raw.receive().await;
-        let Response::Login(login) = response else { panic!("{response:?}") };
+        let login = raw.log_in(isid, keys).await;
         assert!(login.transit && login.next == Stage::FullFeature, "{login:?}");
         raw.digests = keys.iter().any(|(key, _)| key.ends_with("Digest"));
         raw
+    }
+
+    /// Tries to log in, in one step.
+    pub async fn log_in(&mut self, isid: [u8; 6], keys: &[(&str, &str)]) -> LoginResponse {
+        let mut said = Vec::new();
+        let who = [("InitiatorName", "iqn.2026-01.test:raw"), ("TargetName", NAME)];
+        who.iter().chain(keys).for_each(|(key, value)| text::encode(&mut said, key, value));
+        self.send(&Self::first(isid), &said).await;
+        let (response, _, _) = self.receive().await;
+        let Response::Login(login) = response else { panic!("{response:?}") };
+        login
     }
 
     /// A request for login in one step.
@@ -210,7 +217,12 @@ impl Raw {
     }
 
     pub async fn bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
+        self.try_bytes(bytes).await.unwrap();
+    }
+
+    /// Sends, to a target that may have hung up.
+    pub async fn try_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
     }
 
     /// The next message; its digests must be right.
