@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -67,6 +67,7 @@ pub(crate) enum SessionError {
 
 /// Where a connection comes from and goes to.
 pub(crate) struct Ends {
+    pub(crate) peer: IpAddr,
     pub(crate) local: SocketAddr,
     pub(crate) listening: Arc<[SocketAddr]>,
 }
@@ -87,7 +88,7 @@ where
     let mut link = Link::new(input, limits.stall_timeout);
     let logging_in = timeout(
         limits.login_timeout,
-        login(&shared, limits.commands, &mut link, &mut output, limits.stall_timeout),
+        login(&shared, ends.peer, limits.commands, &mut link, &mut output, limits.stall_timeout),
     );
     let agreement = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),

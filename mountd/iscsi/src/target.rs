@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sluice_door::Guard;
 use sluice_iscsi_wire::{AsyncEvent, Response};
 use sluice_scsi::{Sense, lun_to_wire};
 use tokio::runtime::Handle;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) units: Arc<[Arc<Unit>]>,
     pub(crate) access: Access,
     pub(crate) announced: Vec<SocketAddr>,
+    /// Slows down who guesses at the secret.
+    pub(crate) guard: Guard,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     next_handle: AtomicU16,
@@ -73,6 +76,7 @@ impl Shared {
             units,
             access: target.access,
             announced: target.announced,
+            guard: Guard::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_handle: AtomicU16::new(1),

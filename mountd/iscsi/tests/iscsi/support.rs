@@ -35,8 +35,12 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new(luns: Vec<Lun>, limits: Limits) -> Self {
+        Self::target(Target::new(NAME, luns), limits).await
+    }
+
+    pub async fn target(target: Target, limits: Limits) -> Self {
         let portals = [SocketAddr::from(([127, 0, 0, 1], 0)); 2];
-        let server = Server::new(Target::new(NAME, luns), limits).unwrap();
+        let server = Server::new(target, limits).unwrap();
         let bound = server.bind(&portals).await.unwrap();
         let (addresses, handle) = (bound.addresses().to_vec(), bound.handle());
         let shutdown = CancellationToken::new();
