@@ -419,6 +419,8 @@ impl FullFeature {
     /// Forgets transfers of commands that were ended.
     fn sweep(&mut self) {
         self.transfers.retain(|_, transfer| !transfer.task.cancel.is_cancelled());
+        // Their tags may be used again, by a transfer that does not wait for memory yet.
+        self.waiting.retain(|tag| self.transfers.contains_key(tag));
     }
 
     /// Starts a command whose data is there. When no other message is waiting it is tried in place

@@ -120,6 +120,70 @@ async fn a_reset_ends_what_others_were_sending() {
 }
 
 #[tokio::test]
+async fn a_reset_means_the_unit_however_its_number_is_written() {
+    let fixture = Fixture::memory().await;
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &[("ImmediateData", "No")]).await;
+    // Flat space addressing, and the peripheral one that `manage` has.
+    let mut command = raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    command.lun = 0x4000 << 48;
+    raw.send(&Request::Command(command), &[]).await;
+    assert!(matches!(raw.receive().await.0, Response::Ready(_)));
+    let request = raw.manage(TaskFunction::AbortTask, command.tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    let mut command = raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    command.lun = 0x4000 << 48;
+    raw.send(&Request::Command(command), &[]).await;
+    let (response, _, _) = raw.receive().await;
+    let Response::Ready(ready) = response else { panic!("{response:?}") };
+    let request = raw.manage(TaskFunction::LogicalUnitReset, 0).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    raw.send(&data_out(command.tag, ready.target_tag, 0, 0, true), &[9; 512]).await;
+    raw.ping().await;
+}
+
+#[tokio::test]
+async fn an_aborted_write_that_waits_for_memory_leaves_its_tag_to_others() {
+    let mut limits = Limits::default();
+    // Memory for one write of 2048 blocks.
+    limits.bytes_in_flight = 8 << 20;
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(16 << 20), 1)], limits).await;
+    let keys = [("ImmediateData", "No"), ("InitialR2T", "No"), ("MaxBurstLength", "16777215")];
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &keys).await;
+    let length = 8 << 20;
+    let whole = |raw: &mut Raw| raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0x40, 0], false, length);
+    let (first, second, third) = (whole(&mut raw), whole(&mut raw), whole(&mut raw));
+    for command in [first, second, third] {
+        raw.send(&Request::Command(command), &[]).await;
+    }
+    let (response, _, _) = raw.receive().await;
+    let Response::Ready(ready) = response else { panic!("{response:?}") };
+    assert_eq!(ready.tag, first.tag);
+    let request = raw.manage(TaskFunction::AbortTask, third.tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    // Its tag again, for a write whose first data comes without being asked for.
+    let mut again = whole(&mut raw);
+    (again.tag, again.last) = (third.tag, false);
+    raw.send(&Request::Command(again), &[]).await;
+    raw.ping().await;
+    // Memory is free: it is for the second, and then for nobody who has not asked.
+    for tag in [first.tag, second.tag] {
+        let request = raw.manage(TaskFunction::AbortTask, tag).await;
+        loop {
+            match raw.receive().await.0 {
+                Response::Task { tag, .. } if tag == request => break,
+                Response::Ready(ready) => assert_eq!(ready.tag, second.tag),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    raw.ping().await;
+    raw.ping().await;
+}
+
+#[tokio::test]
 async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     let fixture = Fixture::memory().await;
     let mut first = fixture.raw().await;
