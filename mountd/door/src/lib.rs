@@ -1,5 +1,6 @@
 //! Who is let in: how many connections there are, of whom, and who has not shown yet that they may
-//! be there. And the way in itself ([`Entrance`]), which is the same for all servers.
+//! be there. And the way in itself ([`Entrance`]), which is the same for all servers; and how often
+//! one may guess at a secret ([`Guard`]).
 //!
 //! Every server of disks has a door. Each connection takes a place, from one address only so many.
 //! Until it has shown who it is (it has negotiated, logged in, or known the token) it is a
@@ -7,6 +8,7 @@
 //! keeps nobody out, and those who are known are never sent away.
 
 mod entrance;
+mod guard;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 pub use entrance::{Clients, Entrance, Portal, is_hangup};
+pub use guard::Guard;
 
 /// The part of an IPv6 address that one customer of a provider has to itself (RFC 6177).
 const V6_NETWORK: u128 = !0 << 64;

@@ -28,7 +28,6 @@ mod condition;
 mod content;
 mod error;
 mod export;
-mod guard;
 mod index;
 mod map;
 mod path;

@@ -10,14 +10,13 @@ use data_encoding::HEXLOWER;
 use http::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sluice_door::{Clients, Entrance, Ticket};
+use sluice_door::{Clients, Entrance, Guard, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::guard::Guard;
 use crate::service::Site;
 use crate::stall::Watched;
 use crate::{Export, Limits, ServeError, Tls, Token};

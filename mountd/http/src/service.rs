@@ -14,12 +14,12 @@ use http::header::{
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
+use sluice_door::Guard;
 
 use crate::Token;
 use crate::condition::{self, Verdict};
 use crate::content::{self, Content};
 use crate::export::{Exports, SUFFIX, Served};
-use crate::guard::Guard;
 use crate::range::{self, Asked};
 use crate::{index, map, path};
 

@@ -182,13 +182,15 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// What one client may take of the server.
 ///
-/// Memory is bounded by `max_sessions * (2 * bytes_in_flight + commands * 64 KiB)`, reached only
-/// when every initiator keeps its queues full.
+/// Memory is bounded by `max_sessions * (2 * bytes_in_flight + commands * 64 KiB)` and 3 MiB for
+/// pings and texts of each, reached only when every initiator keeps its queues full. Sessions for
+/// discovery have nothing but the latter.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Sessions at a time. Connections count, and those that have not logged in yet make room for
-    /// newer ones, the oldest first; beyond that, further ones are closed at once.
+    /// Sessions at a time. Connections count, and those that have not logged in yet, or only for
+    /// discovery, make room for newer ones, the oldest first; beyond that, further ones are closed
+    /// at once.
     pub max_sessions: usize,
     /// Of these, from one address (of IPv6: one /64).
     pub max_sessions_per_address: usize,
@@ -199,6 +201,8 @@ pub struct Limits {
     pub bytes_in_flight: usize,
     /// Time from connecting to the end of login.
     pub login_timeout: Duration,
+    /// Time that a session for discovery may go without a message: it asks for names and leaves.
+    pub discovery_idle: Duration,
     /// Time without any progress in the middle of a message.
     pub stall_timeout: Duration,
     /// Time that commands under way get to finish when the server shuts down.
@@ -221,6 +225,7 @@ impl Default for Limits {
             commands: 128,
             bytes_in_flight: 32 << 20,
             login_timeout: Duration::from_secs(15),
+            discovery_idle: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(30),
         }

@@ -1,17 +1,24 @@
-//! Text in the full feature phase: questions for targets.
+//! Text in the full feature phase: questions for targets; and how much of that, and of pings, may
+//! be on its way to an initiator.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_iscsi_wire::{NO_TAG, Response, TextRequest, WireError, limits, text};
+use tokio::sync::Semaphore;
 
 use crate::login::send_targets;
+use crate::outgoing::Room;
 use crate::session::Ends;
 use crate::target::Shared;
 
 /// The tag of an exchange that goes on: there is one at a time.
 const TAG: u32 = 1;
+/// Bytes of an answer that is not counted: there are only so many of them at a time.
+const LITTLE: usize = 4 << 10;
+/// Bytes of all longer answers that are not on the wire yet.
+const MUCH: usize = 1 << 20;
 /// Lengths that an initiator may state.
 const LENGTHS: std::ops::RangeInclusive<u32> = 512..=(1 << 24) - 1;
 
@@ -26,6 +33,8 @@ pub(crate) struct Conversation {
     unfinished: Vec<u8>,
     /// Text of ours that does not fit into one answer.
     rest: Vec<u8>,
+    /// Bytes that longer answers may still take.
+    room: Arc<Semaphore>,
 }
 
 impl Conversation {
@@ -43,7 +52,19 @@ impl Conversation {
             most_to_peer,
             unfinished: Vec::new(),
             rest: Vec::new(),
+            room: Arc::new(Semaphore::new(MUCH)),
         }
+    }
+
+    /// Memory for an answer with so many bytes, if there is any. An initiator that does not take
+    /// its answers gets none: what it says to us would be kept here without end.
+    pub(crate) fn room(&self, length: usize) -> Option<Room> {
+        if length <= LITTLE {
+            return Some(Room { _permit: None });
+        }
+        // At most all of it, which has 32 bits.
+        let taken = Arc::clone(&self.room).try_acquire_many_owned(length.min(MUCH) as u32);
+        taken.ok().map(|permit| Room { _permit: Some(permit) })
     }
 
     /// Bytes of data that one message to the initiator may have.

@@ -21,6 +21,9 @@
 //! # Invariants
 //!
 //! * A session's fate is its own: garbage, stalls and disconnects end nothing else.
+//! * A session begins when nothing of the one whose place it takes goes on any more.
+//! * Who has proven nothing (it has not logged in, or for discovery only) makes room for others,
+//!   and is not given back what it sends.
 //! * A command that task management has ended is never answered, and nothing of it happens after
 //!   task management was answered.
 //! * Nothing on the wire makes the target allocate before it was checked against a limit. Commands

@@ -1,9 +1,9 @@
 //! Login: who is there, may they, and how both sides will speak.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluice_iscsi_wire::{
     LoginRequest, LoginResponse, LoginStatus, Negotiation, Parameters, Request, Response, Serial,
@@ -37,6 +37,8 @@ pub(crate) enum LoginError {
     Link(#[from] LinkError),
     #[error("login of {initiator:?} refused: {why}")]
     Refused { initiator: String, why: String },
+    #[error("login of {initiator:?} not looked at: too many wrong secrets came from its address")]
+    Throttled { initiator: String },
 }
 
 impl From<std::io::Error> for LoginError {
@@ -75,6 +77,7 @@ fn refuse<T>(status: LoginStatus, why: impl Into<String>) -> Result<T, Refused> 
 /// Serves the login phase; none when the initiator leaves without a word.
 pub(crate) async fn login<R, W>(
     shared: &Shared,
+    peer: IpAddr,
     commands: u32,
     link: &mut Link<R>,
     out: &mut W,
@@ -88,11 +91,14 @@ where
         return Ok(None);
     }
     let (first, mut said) = receive(link).await?;
-    let mut state = Login::new(shared, &first, commands);
+    let mut state = Login::new(shared, peer, &first, commands);
     let mut request = first;
     for _ in 0..MOST_STEPS {
         let mut answer = Vec::new();
-        let stepped = state.step(&request, &said, &mut answer);
+        let mut stepped = state.step(&request, &said, &mut answer);
+        if matches!(stepped, Ok(true)) && request.next == Stage::FullFeature {
+            stepped = state.take_place().await;
+        }
         let response = state.response(&request, &stepped);
         let failed = stepped.err();
         if failed.is_some() {
@@ -102,6 +108,9 @@ where
             Outgoing::Message { response: Response::Login(response), data: answer, slot: None };
         write_one(&mut state.composer, message, out, stall).await?;
         if let Some((_, why)) = failed {
+            if state.throttled {
+                return Err(LoginError::Throttled { initiator: state.initiator });
+            }
             return Err(LoginError::Refused { initiator: state.initiator, why });
         }
         if response.transit && response.next == Stage::FullFeature {
@@ -127,6 +136,7 @@ async fn receive<R: AsyncRead + Unpin>(
 
 struct Login<'a> {
     shared: &'a Shared,
+    peer: IpAddr,
     composer: Composer,
     window: Arc<Window>,
     isid: [u8; 6],
@@ -136,6 +146,8 @@ struct Login<'a> {
     initiator: String,
     discovery: bool,
     introduced: bool,
+    /// Whether it is refused because of others that came from its address.
+    throttled: bool,
     authentication: Option<Authentication>,
     negotiation: Negotiation,
     handle: u16,
@@ -145,7 +157,7 @@ struct Login<'a> {
 type Stepped = Result<bool, Refused>;
 
 impl<'a> Login<'a> {
-    fn new(shared: &'a Shared, first: &LoginRequest, commands: u32) -> Self {
+    fn new(shared: &'a Shared, peer: IpAddr, first: &LoginRequest, commands: u32) -> Self {
         let window = Window::new(first.number, commands);
         let wishes = Parameters {
             max_burst: MAX_BURST,
@@ -163,6 +175,7 @@ impl<'a> Login<'a> {
         };
         Self {
             shared,
+            peer,
             composer,
             window,
             isid: first.isid,
@@ -171,6 +184,7 @@ impl<'a> Login<'a> {
             initiator: String::new(),
             discovery: false,
             introduced: false,
+            throttled: false,
             authentication: shared.access.chap.clone().map(Authentication::new),
             negotiation: Negotiation::new(wishes, MOST_TO_US),
             handle: 0,
@@ -230,14 +244,29 @@ impl<'a> Login<'a> {
                 }
             }
         }
-        if let Some(authentication) = &mut self.authentication {
-            let proven = authentication.step(keys, answer);
-            proven.map_err(|why| (LoginStatus::AuthenticationFailure, why.0.to_owned()))?;
-        }
+        self.prove(keys, answer)?;
         if self.stage == Stage::Operational {
             self.negotiation.declare(answer);
         }
         Ok(())
+    }
+
+    /// Goes on with the proof, where one is asked for. An address that was wrong too often has to
+    /// wait before its next secret is looked at, right or wrong.
+    fn prove(&mut self, keys: &[(&str, &str)], answer: &mut Vec<u8>) -> Result<(), Refused> {
+        let Some(authentication) = &mut self.authentication else { return Ok(()) };
+        let guess = keys.iter().any(|(key, _)| *key == "CHAP_R");
+        let now = Instant::now();
+        if guess && self.shared.guard.wait(self.peer, now).is_some() {
+            self.throttled = true;
+            return refuse(LoginStatus::Unavailable, "too many wrong secrets");
+        }
+        authentication.step(keys, answer).map_err(|why| {
+            if guess {
+                self.shared.guard.failed(self.peer, now);
+            }
+            (LoginStatus::AuthenticationFailure, why.0.to_owned())
+        })
     }
 
     /// The first request says who is there, and what for.
@@ -309,6 +338,21 @@ impl<'a> Login<'a> {
         }
     }
 
+    /// Ends the session that this one replaces. While it cannot be ended this one is refused, so
+    /// that a write of the former never comes after one of this: initiators try again.
+    async fn take_place(&self) -> Stepped {
+        if self.discovery || self.shared.replace(&self.port()).await {
+            return Ok(true);
+        }
+        refuse(LoginStatus::Unavailable, "commands of the session before it have not ended yet")
+    }
+
+    /// The initiator's port: its name and session identifier.
+    fn port(&self) -> String {
+        let isid: String = self.isid.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{},i,0x{isid}", self.initiator)
+    }
+
     fn response(&mut self, request: &LoginRequest, stepped: &Stepped) -> LoginResponse {
         let transit = matches!(stepped, Ok(true));
         if transit && request.next == Stage::FullFeature {
@@ -333,9 +377,8 @@ impl<'a> Login<'a> {
         self.composer.data_digest = parameters.data_digest;
         self.composer.max_burst = parameters.max_burst;
         self.composer.most = Arc::new(AtomicU32::new(parameters.most_to_peer));
-        let isid: String = self.isid.iter().map(|byte| format!("{byte:02x}")).collect();
         Agreement {
-            port: format!("{},i,0x{isid}", self.initiator),
+            port: self.port(),
             initiator: self.initiator,
             discovery: self.discovery,
             parameters,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sluice_iscsi_wire::{Response, TaskAnswer, TaskFunction, TaskRequest};
-use sluice_scsi::Sense;
+use sluice_scsi::{Sense, lun_normal};
 use tokio::sync::mpsc;
 
 use crate::outgoing::Outgoing;
@@ -56,7 +56,9 @@ impl Management {
         };
         match request.function {
             TaskFunction::AbortTask => match self.session.tasks.find(request.task) {
-                Some(task) if task.lun != request.lun => (TaskAnswer::NoTask, Vec::new()),
+                Some(task) if task.lun != lun_normal(request.lun) => {
+                    (TaskAnswer::NoTask, Vec::new())
+                }
                 Some(task) if self.session.tasks.abort(&task) => (TaskAnswer::Complete, vec![task]),
                 // Its answer is on the way, and comes before this one.
                 Some(task) => (TaskAnswer::NoTask, vec![task]),

@@ -24,6 +24,8 @@ const BATCH: usize = 64;
 pub(crate) enum Outgoing {
     /// A message with little data or none.
     Message { response: Response, data: Vec<u8>, slot: Option<Slot> },
+    /// The answer to a ping or a text, which says as much as the initiator likes.
+    Talk { response: Response, data: Vec<u8>, slot: Option<Slot>, _room: Room },
     /// How a command ended, with its data.
     Command(Box<Reply>),
 }
@@ -33,6 +35,11 @@ impl Outgoing {
     pub(crate) fn plain(response: Response) -> Self {
         Self::Message { response, data: Vec::new(), slot: None }
     }
+}
+
+/// Memory that is free when the answer is on the wire; little data needs none.
+pub(crate) struct Room {
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How a command ended.
@@ -104,7 +111,8 @@ impl Composer {
 
     fn compose(&mut self, page: &mut Page, index: usize, outgoing: &mut Outgoing) {
         match outgoing {
-            Outgoing::Message { response, data, slot } => {
+            Outgoing::Message { response, data, slot }
+            | Outgoing::Talk { response, data, slot, .. } => {
                 // The answer itself says that there is room for another command.
                 drop(slot.take());
                 let response = *response;

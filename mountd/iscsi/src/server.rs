@@ -151,7 +151,7 @@ impl Serving {
 /// Serves a connection to its end.
 async fn session(serving: Arc<Serving>, stream: TcpStream, peer: SocketAddr, ticket: Ticket) {
     let Ok(local) = stream.local_addr() else { return };
-    let ends = Ends { local, listening: Arc::clone(&serving.listening) };
+    let ends = Ends { peer: peer.ip(), local, listening: Arc::clone(&serving.listening) };
     let (limits, shutdown) = (serving.limits.clone(), serving.shutdown.clone());
     let shared = Arc::clone(&serving.shared);
     let session = session::serve(shared, limits, ends, &ticket, stream.into_split(), shutdown);
@@ -168,6 +168,10 @@ fn log_end(peer: SocketAddr, ended: Result<(), SessionError>) {
     match ended {
         Ok(()) => tracing::debug!(%peer, "session ended"),
         Err(error @ SessionError::Crashed(_)) => tracing::error!(%peer, "{error}"),
+        // Whoever goes on guessing must not fill the log, too.
+        Err(error @ SessionError::Login(LoginError::Throttled { .. })) => {
+            tracing::debug!(%peer, "connection closed: {error}");
+        }
         Err(error) if is_hangup(&error) => tracing::debug!(%peer, "initiator vanished: {error}"),
         Err(error) => tracing::warn!(%peer, "connection closed: {error}"),
     }

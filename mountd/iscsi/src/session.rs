@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -49,12 +49,16 @@ pub(crate) enum SessionError {
     Login(#[from] LoginError),
     #[error("login took longer than {0:?}")]
     LoginTimeout(Duration),
-    #[error("it had not logged in when others came")]
+    #[error("it had not logged in, or only to ask for names, when others came")]
     CrowdedOut,
+    #[error("it had nothing to ask for {0:?}")]
+    Idle(Duration),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error("the writer failed: {0}")]
     Io(#[from] io::Error),
+    #[error("commands of the session before it have not ended yet")]
+    FormerLives,
     #[error("commands were not finished {0:?} after the shutdown began")]
     Overdue(Duration),
     #[error("the writer crashed: {0}")]
@@ -63,6 +67,7 @@ pub(crate) enum SessionError {
 
 /// Where a connection comes from and goes to.
 pub(crate) struct Ends {
+    pub(crate) peer: IpAddr,
     pub(crate) local: SocketAddr,
     pub(crate) listening: Arc<[SocketAddr]>,
 }
@@ -83,7 +88,7 @@ where
     let mut link = Link::new(input, limits.stall_timeout);
     let logging_in = timeout(
         limits.login_timeout,
-        login(&shared, limits.commands, &mut link, &mut output, limits.stall_timeout),
+        login(&shared, ends.peer, limits.commands, &mut link, &mut output, limits.stall_timeout),
     );
     let agreement = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -93,16 +98,21 @@ where
         }
     };
     let Some(agreement) = agreement else { return Ok(()) };
-    ticket.known();
     let Agreement { initiator, port, discovery, parameters, window, connection, composer } =
         agreement;
+    // Who only asks for names has shown nothing, and stays a stranger.
+    if !discovery {
+        ticket.known();
+    }
     tracing::info!(initiator, discovery, "session begins");
     // Room for an answer and a request to transfer of everything under way, and some news.
     let (queue, answers) = mpsc::channel(2 * places(limits.commands) + 64);
     let most_to_peer = Arc::clone(&composer.most);
     let stall = limits.stall_timeout;
     let mut writer = AbortOnDropHandle::new(tokio::spawn(write(answers, composer, output, stall)));
-    let session = shared.begin(port.into(), discovery, &queue).await;
+    let presence = shared.begin(port.into(), discovery, &queue).await;
+    let presence = presence.ok_or(SessionError::FormerLives)?;
+    let session = Arc::clone(&presence.session);
     let grains = grains(limits.bytes_in_flight as u64).max(grains(MOST_DATA));
     let bytes_total = u32::try_from(grains).unwrap_or(u32::MAX);
     let conversation = Conversation::new(&shared, &initiator, ends, most_to_peer);
@@ -112,6 +122,7 @@ where
         parameters,
         connection,
         discovery,
+        idle: discovery.then_some(limits.discovery_idle),
         conversation,
         reads: Arc::new(Semaphore::new(bytes_total as usize)),
         writes: Arc::new(Semaphore::new(bytes_total as usize)),
@@ -122,19 +133,20 @@ where
         next_transfer: 0,
         running: JoinSet::new(),
         session: Arc::clone(&session),
-        shared: Arc::clone(&shared),
+        shared,
         queue,
     };
     let ended = tokio::select! {
+        biased;
+        // Also in the middle of a message: nothing more may begin.
+        () = session.stop.cancelled() => Ok(()),
         ended = full.run(&mut link, &shutdown) => ended,
+        () = ticket.crowded_out(), if discovery => Err(SessionError::CrowdedOut),
         // The writer only ends early when the initiator is gone or does not read.
         written = &mut writer => Err(written.map(io_end).unwrap_or_else(SessionError::from)),
     };
     // Nothing of the session may go on once another takes its place.
-    for task in session.tasks.abort_all(None) {
-        task.ended().await;
-    }
-    shared.end(&session);
+    presence.leave().await;
     ended?;
     // `run` dropped the queue, so the writer ends once everything is written.
     Ok(writer.await??)
@@ -159,6 +171,8 @@ struct FullFeature {
     parameters: Parameters,
     connection: u16,
     discovery: bool,
+    /// Time that may go by between messages.
+    idle: Option<Duration>,
     conversation: Conversation,
     /// Memory for data to the initiator, and from it.
     reads: Arc<Semaphore>,
@@ -193,7 +207,7 @@ impl FullFeature {
         link: &mut Link<R>,
         shutdown: &CancellationToken,
     ) -> Result<(), SessionError> {
-        let session = Arc::clone(&self.session);
+        let (session, idle) = (Arc::clone(&self.session), self.idle);
         loop {
             let (writes, wanted) = (Arc::clone(&self.writes), self.wanted());
             tokio::select! {
@@ -208,7 +222,7 @@ impl FullFeature {
                 permit = writes.acquire_many_owned(wanted), if wanted > 0 => {
                     self.grant(permit.ok()).await;
                 }
-                ready = link.ready() => {
+                ready = ready(link, idle) => {
                     if !ready? {
                         return Ok(());
                     }
@@ -265,8 +279,8 @@ impl FullFeature {
             Request::Command(command) => {
                 self.command(link, &header, command, length, slot).await?;
             }
-            Request::NopOut(nop) => self.nop(link, nop, length, slot).await?,
-            Request::Text(request) => self.text(link, request, length, slot).await?,
+            Request::NopOut(nop) => self.nop(link, &header, nop, length, slot).await?,
+            Request::Text(request) => self.text(link, &header, request, length, slot).await?,
             Request::Task(request) => {
                 link.data(&mut [], length).await?;
                 self.task(request, slot);
@@ -405,13 +419,15 @@ impl FullFeature {
     /// Forgets transfers of commands that were ended.
     fn sweep(&mut self) {
         self.transfers.retain(|_, transfer| !transfer.task.cancel.is_cancelled());
+        // Their tags may be used again, by a transfer that does not wait for memory yet.
+        self.waiting.retain(|tag| self.transfers.contains_key(tag));
     }
 
     /// Starts a command whose data is there. When no other message is waiting it is tried in place
     /// first: an answer from a cache is then ready without a detour through the scheduler.
     async fn start(&mut self, transfer: Transfer, idle: bool) {
         let Transfer { task, command, buffer, slot, permit, requests, .. } = transfer;
-        if !task.start() {
+        if self.session.stop.is_cancelled() || !task.start() {
             return;
         }
         let place = Place {
@@ -449,23 +465,34 @@ impl FullFeature {
     async fn nop<R: AsyncRead + Unpin>(
         &self,
         link: &mut Link<R>,
+        header: &[u8; HEADER],
         nop: NopOut,
         length: usize,
         slot: Slot,
     ) -> Result<(), SessionError> {
-        // No more than the initiator would take back.
-        let mut data = vec![0; length.min(self.conversation.most_to_peer())];
-        link.data(&mut data, length).await?;
-        if nop.tag != NO_TAG {
-            let response = Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG };
-            self.send(Outgoing::Message { response, data, slot: Some(slot) }).await;
+        if nop.tag == NO_TAG {
+            return Ok(link.data(&mut [], length).await?);
         }
+        // No more than the initiator would take back, and nothing to one that is not known.
+        let most = if self.discovery { 0 } else { self.conversation.most_to_peer() };
+        let echoed = length.min(most);
+        let Some(room) = self.conversation.room(echoed) else {
+            link.data(&mut [], length).await?;
+            drop(slot);
+            self.reject(RejectReason::OutOfResources, header).await;
+            return Ok(());
+        };
+        let mut data = vec![0; echoed];
+        link.data(&mut data, length).await?;
+        let response = Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG };
+        self.send(Outgoing::Talk { response, data, slot: Some(slot), _room: room }).await;
         Ok(())
     }
 
     async fn text<R: AsyncRead + Unpin>(
         &mut self,
         link: &mut Link<R>,
+        header: &[u8; HEADER],
         request: TextRequest,
         length: usize,
         slot: Slot,
@@ -473,7 +500,13 @@ impl FullFeature {
         let mut said = vec![0; length];
         link.data(&mut said, length).await?;
         let (response, data) = self.conversation.step(&request, &said).map_err(LinkError::from)?;
-        self.send(Outgoing::Message { response, data, slot: Some(slot) }).await;
+        // There is one exchange at a time, so that whoever takes its answers has room for one.
+        let Some(room) = self.conversation.room(data.len()) else {
+            drop(slot);
+            self.reject(RejectReason::OutOfResources, header).await;
+            return Ok(());
+        };
+        self.send(Outgoing::Talk { response, data, slot: Some(slot), _room: room }).await;
         Ok(())
     }
 
@@ -502,6 +535,15 @@ impl FullFeature {
         self.send(Outgoing::Message { response, data: Vec::new(), slot: Some(slot) }).await;
         flow
     }
+}
+
+/// Waits for the next message, no longer than it may take; false at the end of the stream.
+async fn ready<R: AsyncRead + Unpin>(
+    link: &mut Link<R>,
+    idle: Option<Duration>,
+) -> Result<bool, SessionError> {
+    let Some(idle) = idle else { return Ok(link.ready().await?) };
+    Ok(timeout(idle, link.ready()).await.map_err(|_| SessionError::Idle(idle))??)
 }
 
 /// Bytes of data that are asked for: none for a command that will be refused anyway.

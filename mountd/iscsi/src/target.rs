@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sluice_door::Guard;
 use sluice_iscsi_wire::{AsyncEvent, Response};
 use sluice_scsi::{Sense, lun_to_wire};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ use crate::unit::Unit;
 
 /// All portals lead to one target port.
 pub(crate) const PORTAL_GROUP: u16 = 1;
-/// Time that a session gets to end before the one that takes its place begins anyway.
+/// Time that a session gets to end before the one that would take its place is refused.
 const REPLACE: Duration = Duration::from_secs(5);
 
 /// A target, as its sessions see it.
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) units: Arc<[Arc<Unit>]>,
     pub(crate) access: Access,
     pub(crate) announced: Vec<SocketAddr>,
+    /// Slows down who guesses at the secret.
+    pub(crate) guard: Guard,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     next_handle: AtomicU16,
@@ -40,6 +44,8 @@ pub(crate) struct Shared {
 pub(crate) struct Session {
     id: u64,
     pub(crate) port: Port,
+    /// Such a session has no access to units, and is no nexus of its port with the target.
+    discovery: bool,
     pub(crate) tasks: Tasks,
     /// Set when the session is to end.
     pub(crate) stop: CancellationToken,
@@ -48,6 +54,12 @@ pub(crate) struct Session {
     /// Told when commands were ended whose data is on the way.
     pub(crate) swept: Notify,
     queue: mpsc::WeakSender<Outgoing>,
+}
+
+/// A session's place among the others, which is given up once nothing of it goes on any more.
+pub(crate) struct Presence {
+    shared: Arc<Shared>,
+    pub(crate) session: Arc<Session>,
 }
 
 impl Shared {
@@ -64,6 +76,7 @@ impl Shared {
             units,
             access: target.access,
             announced: target.announced,
+            guard: Guard::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_handle: AtomicU16::new(1),
@@ -79,48 +92,55 @@ impl Shared {
         self.next_handle.fetch_add(1, Ordering::Relaxed).max(1)
     }
 
-    /// Begins a session. One of the same initiator port ends first ("Session Reinstatement"). One
-    /// for discovery has no access to units, which learn nothing of it.
+    /// Ends the session of an initiator port, for another to take its place ("Session
+    /// Reinstatement"); false when something of it still goes on after a while. One for discovery
+    /// has nothing that another could take.
+    pub(crate) async fn replace(&self, port: &str) -> bool {
+        let before = former(&self.sessions(), port);
+        away(&before).await
+    }
+
+    /// Begins a session, which nothing of a former one of its port outlives; none when that does
+    /// not end. Units learn nothing of one for discovery.
     pub(crate) async fn begin(
-        &self,
+        self: &Arc<Self>,
         port: Port,
         discovery: bool,
         queue: &mpsc::Sender<Outgoing>,
-    ) -> Arc<Session> {
+    ) -> Option<Presence> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session {
             id,
             port,
+            discovery,
             tasks: Tasks::default(),
             stop: CancellationToken::new(),
             ended: CancellationToken::new(),
             swept: Notify::new(),
             queue: queue.downgrade(),
         });
+        // Of two that begin at once, the one that comes second here sees the other.
         let before = {
             let mut all = self.sessions();
-            let before = all.values().filter(|other| other.port == session.port).cloned();
-            let before: Vec<_> = before.collect();
+            let before = if discovery { Vec::new() } else { former(&all, &session.port) };
             all.insert(id, Arc::clone(&session));
             before
         };
-        for other in before {
-            other.stop.cancel();
-            if timeout(REPLACE, other.ended.cancelled()).await.is_err() {
-                tracing::warn!(port = &*other.port, "the session before does not end");
-            }
+        let presence = Presence { shared: Arc::clone(self), session };
+        if !away(&before).await {
+            return None;
         }
         if !discovery {
-            self.units.iter().for_each(|unit| unit.attach(&session.port));
+            self.units.iter().for_each(|unit| unit.attach(&presence.session.port));
         }
-        session
+        Some(presence)
     }
 
     /// Ends a session: its registrations stay, everything else goes.
-    pub(crate) fn end(&self, session: &Session) {
+    fn end(&self, session: &Session) {
         let mut all = self.sessions();
         all.remove(&session.id);
-        if !all.values().any(|other| other.port == session.port) {
+        if !session.discovery && former(&all, &session.port).is_empty() {
             self.units.iter().for_each(|unit| unit.detach(&session.port));
         }
         session.ended.cancel();
@@ -149,12 +169,54 @@ impl Shared {
         let Some(unit) = self.units.get(usize::from(number)) else { return };
         unit.state().raise(Sense::CAPACITY_CHANGED, None);
         let sense = Sense::CAPACITY_CHANGED.encode(unit.state().mode.descriptors);
-        for session in self.all() {
+        for session in self.all().iter().filter(|session| !session.discovery) {
             let mut data = (sense.len() as u16).to_be_bytes().to_vec();
             data.extend(&sense);
             let lun = lun_to_wire(number);
             let response = Response::Async { lun, event: AsyncEvent::Sense };
             session.tell(Outgoing::Message { response, data, slot: None });
+        }
+    }
+}
+
+/// The sessions of an initiator port that are nexuses.
+fn former(all: &HashMap<u64, Arc<Session>>, port: &str) -> Vec<Arc<Session>> {
+    all.values().filter(|other| !other.discovery && *other.port == *port).cloned().collect()
+}
+
+/// Ends sessions; false when that takes too long.
+async fn away(sessions: &[Arc<Session>]) -> bool {
+    sessions.iter().for_each(|session| session.stop.cancel());
+    let ended = async {
+        for session in sessions {
+            session.ended.cancelled().await;
+        }
+    };
+    timeout(REPLACE, ended).await.is_ok()
+}
+
+impl Presence {
+    /// Ends the session with all of its commands.
+    pub(crate) async fn leave(self) {
+        for task in self.session.tasks.abort_all(None) {
+            task.ended().await;
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let going = self.session.tasks.abort_all(None);
+        let (shared, session) = (Arc::clone(&self.shared), Arc::clone(&self.session));
+        match Handle::try_current() {
+            // Only where serving was cut off: whoever wants the place waits for what goes on.
+            Ok(runtime) if !going.is_empty() => drop(runtime.spawn(async move {
+                for task in going {
+                    task.ended().await;
+                }
+                shared.end(&session);
+            })),
+            _ => shared.end(&session),
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sluice_scsi::lun_normal;
 use tokio_util::sync::CancellationToken;
 
 /// A command under way.
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) tag: u32,
+    /// In its normal form.
     pub(crate) lun: u64,
     /// Set when the command is to end without an answer.
     pub(crate) cancel: CancellationToken,
@@ -57,6 +59,10 @@ impl Task {
         !self.cancel.is_cancelled()
     }
 
+    fn is_answered(&self) -> bool {
+        *self.phase() == Phase::Answered
+    }
+
     /// Ends the command, unless its answer is on the way.
     pub(crate) fn abort(&self) -> bool {
         let phase = self.phase();
@@ -85,13 +91,14 @@ impl Tasks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in; not if its tag is in use.
+    /// Takes a command in; not if its tag is in use. One whose answer is on the way may have
+    /// reached the initiator before it is forgotten here: its tag is free.
     pub(crate) fn begin(&self, tag: u32, lun: u64) -> Option<Arc<Task>> {
         let mut all = self.all();
-        if all.contains_key(&tag) {
+        if all.get(&tag).is_some_and(|task| !task.is_answered()) {
             return None;
         }
-        let task = Task::new(tag, lun);
+        let task = Task::new(tag, lun_normal(lun));
         all.insert(tag, Arc::clone(&task));
         Some(task)
     }
@@ -122,7 +129,7 @@ impl Tasks {
 
     /// Ends all commands, or those of one logical unit. Returns those to wait for.
     pub(crate) fn abort_all(&self, lun: Option<u64>) -> Vec<Arc<Task>> {
-        let mut all = self.all();
+        let (mut all, lun) = (self.all(), lun.map(lun_normal));
         let chosen = all.values().filter(|task| lun.is_none_or(|lun| lun == task.lun)).cloned();
         let aborted: Vec<_> = chosen.filter(|task| task.abort()).collect();
         // What only collected data has ended with this.
@@ -146,11 +153,24 @@ mod tests {
         tasks.end(&first);
 
         let second = tasks.begin(1, 0).unwrap();
+        assert!(tasks.begin(1, 0).is_none(), "the tag is in use again");
         assert!(second.start() && tasks.abort(&second));
         assert!(tasks.find(1).is_some(), "the device is still at it");
         assert!(!second.answer(), "it was ended");
         tasks.end(&first);
         assert!(tasks.find(1).is_some(), "the tag belongs to another command");
+    }
+
+    #[test]
+    fn a_tag_is_free_as_soon_as_its_answer_is_on_the_way() {
+        let tasks = Tasks::default();
+        let first = tasks.begin(1, 0).unwrap();
+        assert!(first.start() && tasks.begin(1, 0).is_none());
+        assert!(first.answer());
+        let second = tasks.begin(1, 0).unwrap();
+        tasks.end(&first);
+        assert!(tasks.find(1).is_some_and(|found| Arc::ptr_eq(&found, &second)));
+        assert!(tasks.abort(&second) && tasks.find(1).is_none());
     }
 
     #[tokio::test]

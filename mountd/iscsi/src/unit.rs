@@ -167,9 +167,7 @@ impl Unit {
 
     /// Forgets an initiator whose session has ended. Its registrations stay.
     pub(crate) fn detach(&self, port: &Port) {
-        let mut state = self.state();
-        state.attention.remove(port);
-        state.reservations.release_unit(port);
+        self.state().detach(port);
     }
 
     /// Puts everything back that a reset puts back, and lets every initiator know.
@@ -199,6 +197,15 @@ impl State {
             // What the session before had reserved went with it (SAM-5, "I_T nexus loss").
             self.reservations.release_unit(port);
         }
+    }
+
+    fn detach(&mut self, port: &Port) {
+        let notices = self.attention.remove(port).unwrap_or_default();
+        if notices.contains(&Sense::POWER_ON) {
+            // It was not told of the beginning, and is to be when it comes back.
+            self.known.remove(port);
+        }
+        self.reservations.release_unit(port);
     }
 
     /// Leaves a notice for all initiators but one.
@@ -253,14 +260,19 @@ mod tests {
         let reserved = |state: &State| format!("{:?}", state.reservations);
         let none = format!("{:?}", Reservations::default());
         assert_ne!(reserved(&state), none, "another session has nothing to do with it");
-        // Taken over by another session, before the former had come to its end.
+        // Taken over by another session.
+        state.detach(&one);
         state.attach(&one);
         assert_eq!(reserved(&state), none, "it went with that session");
         state.raise(Sense::RESET, None);
         assert_eq!(told(&mut state, &one), [Sense::NEXUS_LOST, Sense::RESET]);
         state.attach(&port(2));
+        state.detach(&port(2));
         state.attach(&port(2));
         assert_eq!(told(&mut state, &port(2)), [Sense::POWER_ON]);
+        state.detach(&port(2));
+        state.attach(&port(2));
+        assert_eq!(told(&mut state, &port(2)), [Sense::NEXUS_LOST]);
         assert!(told(&mut state, &one).is_empty());
     }
 

@@ -31,7 +31,7 @@ pub use data::{
 };
 pub use identity::{Identity, Names};
 pub use inquiry::{Limits, inquiry, vital_page};
-pub use lun::{lun_from_wire, lun_to_wire};
+pub use lun::{lun_from_wire, lun_normal, lun_to_wire};
 pub use mode::{ModeSelect, ModeSense, ModeState, mode_select, mode_sense};
 pub use opcode::{ReportOpcodes, report_opcodes};
 pub use reservation::{

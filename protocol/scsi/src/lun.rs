@@ -18,6 +18,12 @@ pub fn lun_from_wire(wire: u64) -> Option<u16> {
     }
 }
 
+/// The wire's eight bytes in the one form of which all others with this meaning have an equal:
+/// initiators may say one number in two ways. What leads nowhere stays what it is.
+pub fn lun_normal(wire: u64) -> u64 {
+    lun_from_wire(wire).map_or(wire, lun_to_wire)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,6 +35,14 @@ mod tests {
         }
         assert_eq!(lun_to_wire(1), 0x0001_0000_0000_0000);
         assert_eq!(lun_to_wire(300), 0x412c_0000_0000_0000);
+    }
+
+    #[test]
+    fn both_ways_to_say_a_number_have_one_form() {
+        assert_eq!(lun_normal(0x4001_0000_0000_0000), 0x0001_0000_0000_0000);
+        for wire in [0, 0x0001_0000_0000_0000, 0x412c_0000_0000_0000, 0x8000_0000_0000_0000] {
+            assert_eq!(lun_normal(wire), wire);
+        }
     }
 
     #[test]

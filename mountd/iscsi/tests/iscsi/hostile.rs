@@ -4,7 +4,7 @@ use sluice_iscsi_wire::{
     DataOut, NO_TAG, NopOut, RejectReason, Request, Response, Serial, TaskFunction, text,
 };
 
-use crate::support::{Broken, Fixture, ISID, Raw, impatient, writable};
+use crate::support::{Broken, DISCOVERY, Fixture, ISID, Raw, impatient, writable};
 use sluice_block::MemoryDisk;
 use sluice_iscsi::{Identity, Limits, Lun};
 use std::sync::Arc;
@@ -102,6 +102,81 @@ async fn a_thousand_strangers_keep_nobody_out_and_nobody_waiting() {
     let mut late = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
     late.ping().await;
     early.ping().await;
+}
+
+#[tokio::test]
+async fn who_only_asks_for_names_keeps_nobody_out() {
+    let mut limits = Limits::default();
+    limits.max_sessions = 4;
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let mut early = fixture.raw().await;
+    let mut asking = vec![];
+    for number in 0..20 {
+        let isid = [0x80, 0, 0, 0, 1, number];
+        asking.push(Raw::untold(fixture.addresses[0], isid, &DISCOVERY).await);
+    }
+    asking.remove(0).closed().await;
+    let mut late = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
+    late.ping().await;
+    early.ping().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_names_does_not_stay() {
+    let mut limits = Limits::default();
+    limits.discovery_idle = Duration::from_millis(300);
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let mut good = fixture.raw().await;
+    let other = [0x80, 0, 0, 0, 0, 2];
+    Raw::untold(fixture.addresses[0], other, &DISCOVERY).await.closed().await;
+    good.ping().await;
+}
+
+#[tokio::test]
+async fn pings_to_a_stranger_come_back_empty() {
+    let fixture = Fixture::memory().await;
+    let mut raw = Raw::untold(fixture.addresses[0], ISID, &DISCOVERY).await;
+    let ping = raw.nop();
+    raw.send(&Request::NopOut(ping), &[7; 100_000]).await;
+    let (response, _, data) = raw.receive().await;
+    let (lun, tag, target_tag) = (0, ping.tag, NO_TAG);
+    assert_eq!((response, data.len()), (Response::NopIn { lun, tag, target_tag }, 0));
+}
+
+#[tokio::test]
+async fn pings_that_are_not_taken_back_are_not_kept() {
+    let fixture = Fixture::memory().await;
+    let keys = [("MaxRecvDataSegmentLength", "16777215")];
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &keys).await;
+    // 39 MiB: more than the system keeps on the way.
+    let data = vec![7; 256 << 10];
+    let sent: Vec<u32> = {
+        let mut sent = vec![];
+        for _ in 0..155 {
+            let ping = raw.nop();
+            raw.send(&Request::NopOut(ping), &data).await;
+            sent.push(ping.tag);
+        }
+        sent
+    };
+    let mut refused = 0;
+    for tag in sent {
+        match raw.receive().await {
+            (Response::NopIn { tag: answered, .. }, _, back) => {
+                assert!(answered == tag && back == data);
+            }
+            (Response::Reject { reason: RejectReason::OutOfResources }, _, header) => {
+                assert_eq!(header[16..20], tag.to_be_bytes());
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0);
+    // Now that they are taken there is room again.
+    let ping = raw.nop();
+    raw.send(&Request::NopOut(ping), &data).await;
+    assert_eq!(raw.receive().await.2, data);
 }
 
 #[tokio::test]

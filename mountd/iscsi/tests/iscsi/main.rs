@@ -2,6 +2,7 @@
 //!
 //! Debian package needed: libiscsi-bin.
 
+mod chap;
 mod conformance;
 mod hostile;
 mod requests;

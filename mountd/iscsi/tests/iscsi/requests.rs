@@ -1,11 +1,11 @@
 //! What a session does, message by message.
 
 use sluice_iscsi_wire::{
-    AsyncEvent, DataOut, LogoutReason, LogoutRequest, NO_TAG, Request, Response, Serial,
-    TaskAnswer, TaskFunction,
+    AsyncEvent, DataOut, LoginStatus, LogoutReason, LogoutRequest, NO_TAG, Request, Response,
+    Serial, TaskAnswer, TaskFunction,
 };
 
-use crate::support::{Fixture, Gate, Gated, ISID, Raw, writable};
+use crate::support::{DISCOVERY, Fixture, Gate, Gated, ISID, Raw, writable};
 use sluice_block::{BlockRead, MemoryDisk};
 use sluice_iscsi::Limits;
 
@@ -120,6 +120,70 @@ async fn a_reset_ends_what_others_were_sending() {
 }
 
 #[tokio::test]
+async fn a_reset_means_the_unit_however_its_number_is_written() {
+    let fixture = Fixture::memory().await;
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &[("ImmediateData", "No")]).await;
+    // Flat space addressing, and the peripheral one that `manage` has.
+    let mut command = raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    command.lun = 0x4000 << 48;
+    raw.send(&Request::Command(command), &[]).await;
+    assert!(matches!(raw.receive().await.0, Response::Ready(_)));
+    let request = raw.manage(TaskFunction::AbortTask, command.tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    let mut command = raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    command.lun = 0x4000 << 48;
+    raw.send(&Request::Command(command), &[]).await;
+    let (response, _, _) = raw.receive().await;
+    let Response::Ready(ready) = response else { panic!("{response:?}") };
+    let request = raw.manage(TaskFunction::LogicalUnitReset, 0).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    raw.send(&data_out(command.tag, ready.target_tag, 0, 0, true), &[9; 512]).await;
+    raw.ping().await;
+}
+
+#[tokio::test]
+async fn an_aborted_write_that_waits_for_memory_leaves_its_tag_to_others() {
+    let mut limits = Limits::default();
+    // Memory for one write of 2048 blocks.
+    limits.bytes_in_flight = 8 << 20;
+    let fixture = Fixture::new(vec![writable(MemoryDisk::new(16 << 20), 1)], limits).await;
+    let keys = [("ImmediateData", "No"), ("InitialR2T", "No"), ("MaxBurstLength", "16777215")];
+    let mut raw = Raw::login(fixture.addresses[0], ISID, &keys).await;
+    let length = 8 << 20;
+    let whole = |raw: &mut Raw| raw.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0x40, 0], false, length);
+    let (first, second, third) = (whole(&mut raw), whole(&mut raw), whole(&mut raw));
+    for command in [first, second, third] {
+        raw.send(&Request::Command(command), &[]).await;
+    }
+    let (response, _, _) = raw.receive().await;
+    let Response::Ready(ready) = response else { panic!("{response:?}") };
+    assert_eq!(ready.tag, first.tag);
+    let request = raw.manage(TaskFunction::AbortTask, third.tag).await;
+    let (response, _, _) = raw.receive().await;
+    assert_eq!(response, Response::Task { tag: request, answer: TaskAnswer::Complete });
+    // Its tag again, for a write whose first data comes without being asked for.
+    let mut again = whole(&mut raw);
+    (again.tag, again.last) = (third.tag, false);
+    raw.send(&Request::Command(again), &[]).await;
+    raw.ping().await;
+    // Memory is free: it is for the second, and then for nobody who has not asked.
+    for tag in [first.tag, second.tag] {
+        let request = raw.manage(TaskFunction::AbortTask, tag).await;
+        loop {
+            match raw.receive().await.0 {
+                Response::Task { tag, .. } if tag == request => break,
+                Response::Ready(ready) => assert_eq!(ready.tag, second.tag),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    raw.ping().await;
+    raw.ping().await;
+}
+
+#[tokio::test]
 async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     let fixture = Fixture::memory().await;
     let mut first = fixture.raw().await;
@@ -131,6 +195,69 @@ async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     other.ping().await;
     second.ping().await;
     assert_eq!(fixture.handle.sessions(), 2);
+}
+
+#[tokio::test]
+async fn a_session_for_discovery_takes_nobodys_place() {
+    let fixture = Fixture::memory().await;
+    let mut raw = fixture.raw().await;
+    assert_eq!(raw.status(&[0x16]).await.0, 0, "RESERVE");
+    let asking = Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await;
+    raw.ping().await;
+    let mut other = Raw::login(fixture.addresses[1], OTHER, &[]).await;
+    for mut asking in [asking, Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await] {
+        // Another one of its own kind ends it no more than it ends others.
+        let ping = asking.nop();
+        asking.send(&Request::NopOut(ping), &[]).await;
+        assert!(matches!(asking.receive().await.0, Response::NopIn { .. }));
+    }
+    while fixture.handle.sessions() > 2 {
+        raw.ping().await;
+    }
+    assert_eq!(other.status(&[0]).await.0, 0x18, "the reservation stands");
+    // It ends with the session that has it, though one for discovery is still there.
+    let _asking = Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await;
+    drop(raw);
+    while other.status(&[0]).await.0 == 0x18 {}
+}
+
+#[tokio::test]
+async fn a_write_of_the_former_session_never_comes_after_one_of_the_next() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut first = fixture.raw().await;
+    first.transfer(false, 0, 1, &[1; 512]).await;
+    gate.reached.notified().await;
+    // The device is at it, and cannot be stopped.
+    let mut early = Raw::connect(fixture.addresses[0]).await;
+    assert_eq!(early.log_in(ISID, &[]).await.status, LoginStatus::Unavailable);
+    early.closed().await;
+    gate.open.notify_one();
+    first.closed().await;
+    let mut second = fixture.raw().await;
+    let tag = second.transfer(false, 0, 1, &[2; 512]).await;
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    assert_eq!(second.answer(tag).await.0, 0);
+    let mut found = [0; 512];
+    gate.disk.read_at(0, &mut found).await.unwrap();
+    assert_eq!(found, [2; 512]);
+    assert_eq!(fixture.handle.sessions(), 1);
+}
+
+#[tokio::test]
+async fn what_the_former_session_was_sending_is_cut_off() {
+    let fixture = Fixture::memory().await;
+    let mut first = fixture.raw().await;
+    let command = first.command(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1], false, 512);
+    first.bytes(&Request::Command(command).encode(512)).await;
+    first.bytes(&[1; 100]).await;
+    let mut second = fixture.raw().await;
+    let tag = second.transfer(false, 0, 1, &[2; 512]).await;
+    assert_eq!(second.answer(tag).await.0, 0);
+    let _ = first.try_bytes(&[1; 412]).await;
+    first.closed().await;
+    assert_eq!(second.read(0, 1).await, [2; 512]);
 }
 
 /// What TEST UNIT READY is told, once: the additional sense code of a unit attention.
@@ -173,8 +300,7 @@ async fn a_session_is_told_of_a_target_that_was_begun_anew() {
 #[tokio::test]
 async fn a_session_for_discovery_is_none_of_the_units_business() {
     let fixture = Fixture::memory().await;
-    let keys = [("SessionType", "Discovery")];
-    let asking = Raw::untold(fixture.addresses[0], ISID, &keys).await;
+    let asking = Raw::untold(fixture.addresses[0], ISID, &DISCOVERY).await;
     drop(asking);
     let mut raw = Raw::untold(fixture.addresses[0], ISID, &[]).await;
     assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");

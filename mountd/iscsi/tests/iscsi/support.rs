@@ -1,5 +1,6 @@
 //! A server to test, devices that misbehave, and a raw initiator.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use sluice_block::{
 };
 use sluice_iscsi::{Handle, Identity, Limits, Lun, Server, Target};
 use sluice_iscsi_wire::{
-    HEADER, Lengths, LoginRequest, NO_TAG, NopOut, Numbers, Request, Response, ScsiCommand, Serial,
-    Stage, TaskAttribute, TaskFunction, TaskRequest, digest, padding, text,
+    HEADER, Lengths, LoginRequest, LoginResponse, NO_TAG, NopOut, Numbers, Request, Response,
+    ScsiCommand, Serial, Stage, TaskAttribute, TaskFunction, TaskRequest, digest, padding, text,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub const NAME: &str = "iqn.2026-01.test:disk";
 pub const ISID: [u8; 6] = [0x80, 0, 0, 0, 0, 1];
+/// What a session says that is for discovery only.
+pub const DISCOVERY: [(&str, &str); 1] = [("SessionType", "Discovery")];
 
 /// A server on free ports; ends when dropped.
 pub struct Fixture {
@@ -32,8 +35,12 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new(luns: Vec<Lun>, limits: Limits) -> Self {
+        Self::target(Target::new(NAME, luns), limits).await
+    }
+
+    pub async fn target(target: Target, limits: Limits) -> Self {
         let portals = [SocketAddr::from(([127, 0, 0, 1], 0)); 2];
-        let server = Server::new(Target::new(NAME, luns), limits).unwrap();
+        let server = Server::new(target, limits).unwrap();
         let bound = server.bind(&portals).await.unwrap();
         let (addresses, handle) = (bound.addresses().to_vec(), bound.handle());
         let shutdown = CancellationToken::new();
@@ -164,15 +171,21 @@ impl Raw {
     /// Logs in with additional keys. The next command fails, with what there is to be told.
     pub async fn untold(address: SocketAddr, isid: [u8; 6], keys: &[(&str, &str)]) -> Self {
         let mut raw = Self::connect(address).await;
-        let mut said = Vec::new();
-        let who = [("InitiatorName", "iqn.2026-01.test:raw"), ("TargetName", NAME)];
-        who.iter().chain(keys).for_each(|(key, value)| text::encode(&mut said, key, value));
-        raw.send(&Self::first(isid), &said).await;
-        let (response, _, _) = raw.receive().await;
-        let Response::Login(login) = response else { panic!("{response:?}") };
+        let login = raw.log_in(isid, keys).await;
         assert!(login.transit && login.next == Stage::FullFeature, "{login:?}");
         raw.digests = keys.iter().any(|(key, _)| key.ends_with("Digest"));
         raw
+    }
+
+    /// Tries to log in, in one step.
+    pub async fn log_in(&mut self, isid: [u8; 6], keys: &[(&str, &str)]) -> LoginResponse {
+        let mut said = Vec::new();
+        let who = [("InitiatorName", "iqn.2026-01.test:raw"), ("TargetName", NAME)];
+        who.iter().chain(keys).for_each(|(key, value)| text::encode(&mut said, key, value));
+        self.send(&Self::first(isid), &said).await;
+        let (response, _, _) = self.receive().await;
+        let Response::Login(login) = response else { panic!("{response:?}") };
+        login
     }
 
     /// A request for login in one step.
@@ -208,7 +221,12 @@ impl Raw {
     }
 
     pub async fn bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
+        self.try_bytes(bytes).await.unwrap();
+    }
+
+    /// Sends, to a target that may have hung up.
+    pub async fn try_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
     }
 
     /// The next message; its digests must be right.
@@ -322,15 +340,20 @@ impl Raw {
         tag
     }
 
-    /// Sends a ping and waits for its answer, which must be the next message.
-    pub async fn ping(&mut self) -> Numbers {
+    /// A ping with the next tag, outside the order.
+    pub fn nop(&mut self) -> NopOut {
         let (tag, number) = (self.tag, self.number);
         self.tag += 1;
         let (lun, expected) = (0, Serial(0));
-        let nop = NopOut { immediate: true, lun, tag, target_tag: NO_TAG, number, expected };
+        NopOut { immediate: true, lun, tag, target_tag: NO_TAG, number, expected }
+    }
+
+    /// Sends a ping and waits for its answer, which must be the next message.
+    pub async fn ping(&mut self) -> Numbers {
+        let nop = self.nop();
         self.send(&Request::NopOut(nop), b"are you there").await;
         let (response, numbers, data) = self.receive().await;
-        assert_eq!(response, Response::NopIn { lun: 0, tag, target_tag: NO_TAG });
+        assert_eq!(response, Response::NopIn { lun: 0, tag: nop.tag, target_tag: NO_TAG });
         assert_eq!(data, b"are you there");
         numbers
     }

@@ -1,13 +1,13 @@
-//! How often an address may be wrong about the token.
+//! How often an address may be wrong about a secret.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_door::network;
+use crate::network;
 
-/// Wrong tokens an address may send at once: a person who mistypes is not locked out.
+/// Wrong secrets an address may send at once: a person who mistypes is not locked out.
 const BURST: u32 = 10;
 /// After that, one for each of these.
 const REFILL: Duration = Duration::from_secs(2);
@@ -15,11 +15,11 @@ const REFILL: Duration = Duration::from_secs(2);
 /// crowd cannot make the server forget, nor make it remember without end.
 const REMEMBERED: usize = 4096;
 
-/// Accounts of wrong tokens by address.
+/// Accounts of wrong secrets by address (of IPv6, by /64 network).
 ///
 /// An account is the moment at which all of its failures are forgiven: each adds [`REFILL`].
 #[derive(Debug, Default)]
-pub(crate) struct Guard {
+pub struct Guard {
     accounts: Mutex<Accounts>,
 }
 
@@ -31,7 +31,7 @@ struct Accounts {
 
 impl Guard {
     /// How long an address must wait until it may try again; `None` when it may now.
-    pub(crate) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+    pub fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let forgiven = accounts.find(network(address), now)?;
         // One more failure fits as long as it does not go beyond the burst.
@@ -39,8 +39,8 @@ impl Guard {
         (forgiven > most).then(|| forgiven - most)
     }
 
-    /// Counts a wrong token.
-    pub(crate) fn failed(&self, address: IpAddr, now: Instant) {
+    /// Counts a wrong secret.
+    pub fn failed(&self, address: IpAddr, now: Instant) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let address = network(address);
         let before = accounts.find(address, now).unwrap_or(now).max(now);
