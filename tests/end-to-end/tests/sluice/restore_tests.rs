@@ -82,7 +82,7 @@ fn a_guest_that_answers_is_told_from_one_that_does_not() {
     assert_eq!(told["timings"]["answer_ms"], Value::Null);
     // All that is asked for must answer: this guest has neither an agent nor a network.
     let told = test(&["speaks", "--console", "login", "--guest-agent", "--tcp", "22"]);
-    let told = told.args(["--timeout", "2s"]).fails(3).json();
+    let told = told.args(["--timeout", "20s"]).fails(3).json();
     let answered = |at: usize| told["checks"][at]["answered_ms"].is_u64();
     assert_eq!([answered(0), answered(1), answered(2)], [true, false, false], "{told}");
     // Nobody has written to the restore point.
