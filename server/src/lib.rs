@@ -27,6 +27,7 @@ mod authority;
 mod certificate;
 mod certificates;
 mod copies;
+mod destinations;
 mod dispatch;
 pub mod figures;
 mod hooks;
@@ -53,6 +54,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod watchers;
 
 pub use api::openapi;
 pub use self_backup::{CATALOG, INSTANCE, KEYS, restore_state};

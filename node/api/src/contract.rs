@@ -124,6 +124,10 @@ pub struct Work {
     /// Commands around a backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookOrders>,
+    /// Whether its process gets nothing that this machine is known by: it goes where somebody has
+    /// said who may not say that of the machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_identity: bool,
 }
 
 impl Work {
@@ -137,6 +141,7 @@ impl Work {
             folders: Vec::new(),
             programs: Vec::new(),
             hooks: None,
+            no_identity: false,
         }
     }
 }
