@@ -330,6 +330,7 @@ async fn what_is_put_beside_a_pack_does_not_take_it_away() {
             ("3", sound.slice(..100)),
             ("4", changed.into()),
             ("07", sound),
+            ("1048576", "rubbish".into()),
             ("4294967295", "rubbish".into()),
         ] {
             destination.put(&Key::new(format!("{stem}.{name}")).unwrap(), body).await.unwrap();
@@ -341,6 +342,32 @@ async fn what_is_put_beside_a_pack_does_not_take_it_away() {
         assert!(packs.iter().all(|pack| left.contains(pack)), "{left:?}");
     }
     assert_eq!(content(&open(destination).await, &point).await, bytes);
+}
+
+/// Nor can a pack be moved to a name after which there is none: a copy of it is authentic.
+#[tokio::test]
+async fn a_pack_under_the_last_of_all_names_is_not_lost() {
+    for number in [u32::MAX, u32::MAX - 1, 1 << 20, (1 << 20) - 1, (1 << 20) - 2] {
+        let (destination, repository) = new_repository().await;
+        let first = save(&repository, "a", &blocks(&[1, 2, 3, 4, 5, 6])).await;
+        let kept = save(&repository, "a", &blocks(&[1, 7, 8, 9, 10, 11])).await;
+        repository.forget(&first, "test", "test").await.unwrap();
+        for pack in [keys(&*destination, "d/").await, keys(&*destination, "m/").await].concat() {
+            let bytes = destination.get(&Key::new(&pack).unwrap(), ByteRange::Full).await.unwrap();
+            let copy = format!("{}.{number}", pack.strip_suffix(".0").unwrap());
+            destination.put(&Key::new(copy).unwrap(), bytes).await.unwrap();
+        }
+        for _ in 0..3 {
+            collect(&open(destination.clone()).await).await;
+            let repository = open(destination.clone()).await;
+            assert_eq!(
+                content(&repository, &kept).await,
+                blocks(&[1, 7, 8, 9, 10, 11]),
+                "{number}"
+            );
+            assert_sound(&repository).await;
+        }
+    }
 }
 
 #[tokio::test]

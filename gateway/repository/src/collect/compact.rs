@@ -10,7 +10,7 @@ use sluice_destination::{ByteRange, ErrorKind as DestinationKind};
 use crate::crypto::random;
 use crate::error::{RepositoryError, Result};
 use crate::format::header::HEADER_LEN;
-use crate::format::id::{PackId, PackKind, generation_key};
+use crate::format::id::{PackId, PackKind, generation_key, next_generation};
 use crate::format::pack::{MAX_TAIL, SlotEntry, compacted, open_table};
 use crate::moved::PackNow;
 use crate::replicate::merge::{Slot, slots};
@@ -37,6 +37,13 @@ impl Shared {
         live: &[u16],
     ) -> Result<Option<Moved>> {
         let mut moved = Moved::default();
+        // Under a name that nobody reads it would be lost.
+        let Some(generation) = next_generation(now.generation) else {
+            return Err(RepositoryError::damaged(
+                &now.key,
+                "a pack cannot have a generation after it",
+            ));
+        };
         let get = async |range: ByteRange| match self.destination.get(&now.key, range).await {
             Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
             Err(error) => Err(RepositoryError::from(error)),
@@ -79,7 +86,6 @@ impl Shared {
                 bytes.extend_from_slice(stored.ok_or_else(cut)?);
             }
         }
-        let generation = now.generation + 1;
         let bytes = compacted(&self.keys, kind, pack, bytes, &next, generation, random()?);
         moved.written = bytes.len() as u64;
         let key = generation_key(kind, pack, generation);

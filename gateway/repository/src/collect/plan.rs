@@ -10,7 +10,7 @@ use crate::collect::roots::Roots;
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
 use crate::error::Result;
 use crate::format::collection::{Sentence, Verdict};
-use crate::format::id::{CollectionPart, PackId, generation_key};
+use crate::format::id::{CollectionPart, PackId, generation_key, next_generation};
 use crate::lock::ms_of;
 use crate::repository::{Repository, Shared};
 
@@ -201,7 +201,8 @@ fn judge(row: &Row, options: &CollectOptions) -> Option<Verdict> {
     let saving = size.saturating_sub(live).saturating_sub(FRAME);
     let sentence = if live == 0 {
         Sentence::Dead
-    } else if f64::from(live) < f64::from(size) * options.compact_below
+    } else if next_generation(generation).is_some()
+        && f64::from(live) < f64::from(size) * options.compact_below
         && u64::from(saving) >= options.min_saving
     {
         Sentence::Compact

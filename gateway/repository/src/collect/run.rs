@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{Sentence, Verdict};
 use crate::format::id::{
     COLLECTIONS_PREFIX, CollectionPart, PackId, PackKind, SessionId, commit_key, generation_key,
-    parse_collection_key, segments_prefix,
+    next_generation, parse_collection_key, segments_prefix,
 };
 use crate::format::record::SessionRecord;
 use crate::host;
@@ -378,7 +378,8 @@ impl Run<'_> {
         };
         if let Some(lock) = self.shared.live_lock(&now.key).await? {
             // Whoever locked it did so for what references it, which is read from the new one now.
-            let next = generation_key(kind, pack, now.generation + 1);
+            let next = next_generation(now.generation).unwrap_or(now.generation);
+            let next = generation_key(kind, pack, next);
             self.shared.lock_like(Some(lock), &next).await?;
         } else {
             self.shared.destination.delete(&now.key).await?;

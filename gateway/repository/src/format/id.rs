@@ -235,6 +235,15 @@ pub fn generations_prefix(kind: PackKind, pack: PackId) -> String {
     format!("{room}/{spread:02x}/{pack}.")
 }
 
+/// The last generation that a pack can have. None is compacted so often; what has a greater number
+/// was put there by somebody else, so that there is no next one.
+pub const LAST_GENERATION: u32 = (1 << 20) - 1;
+
+/// The generation that comes after one; none after the last.
+pub fn next_generation(generation: u32) -> Option<u32> {
+    generation.checked_add(1).filter(|next| *next <= LAST_GENERATION)
+}
+
 /// The pack and generation an object's key names.
 pub fn parse_pack_key(key: &Key) -> Option<((PackKind, PackId), u32)> {
     let mut parts = key.as_str().split('/');
@@ -248,8 +257,7 @@ pub fn parse_pack_key(key: &Key) -> Option<((PackKind, PackId), u32)> {
         return None;
     }
     let name = (kind, PackId::parse(pack).ok()?);
-    // The greatest number there is counts as none, so that there is always a next one.
-    let generation = generation.parse().ok().filter(|number| *number < u32::MAX)?;
+    let generation = generation.parse().ok().filter(|number| *number <= LAST_GENERATION)?;
     // Any other way to write it, such as with a sign, is another object.
     (generation_key(name.0, name.1, generation) == *key).then_some((name, generation))
 }

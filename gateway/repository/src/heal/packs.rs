@@ -25,7 +25,7 @@ use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_all}
 
 use crate::crypto::random;
 use crate::error::{RepositoryError, Result};
-use crate::format::id::{generation_key, generations_prefix, parse_pack_key};
+use crate::format::id::{generation_key, generations_prefix, next_generation, parse_pack_key};
 use crate::format::pack::{Footer, MAX_PACK, SlotEntry};
 use crate::format::{Parsed, take};
 use crate::moved::PackNow;
@@ -92,12 +92,15 @@ pub(super) async fn bring_one(
         .into_iter()
         .filter_map(|object| Some((parse_pack_key(&object.key)?.1, object.key)))
         .collect();
-    let next = || known.iter().map(|(found, _)| found.saturating_add(1)).max().unwrap_or(0);
+    let last = known.iter().map(|(found, _)| *found).max();
+    let Some(next) = last.map_or(Some(0), next_generation) else {
+        return Brought::no("it cannot have a later generation here");
+    };
     let (generation, bytes) = match &ours {
         _ if theirs.generation == 0 && !is_sound => (0, bytes),
         None => (theirs.generation, bytes),
         Some(ours) => match together(here, (kind, pack), (ours, &flaws), &bytes).await? {
-            Ok(both) => (theirs.generation.max(next()), both),
+            Ok(both) => (theirs.generation.max(next), both),
             Err(why) => return Brought::no(why),
         },
     };

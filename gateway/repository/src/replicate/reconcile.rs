@@ -13,7 +13,7 @@ use super::listing::{Found, PackName, with_generation};
 use super::{check, merge};
 use crate::crypto::random;
 use crate::error::Result;
-use crate::format::id::RepositoryId;
+use crate::format::id::{RepositoryId, next_generation};
 use crate::format::pack::{FOOTER_LEN, Footer, MAX_PACK, MAX_TAIL, SlotEntry, open_table};
 use crate::repository::Shared;
 
@@ -56,7 +56,10 @@ impl Sides<'_> {
             }
             return Ok(Verdict::Repair);
         }
-        let next = with_generation(&here.key, here.generation.max(there.generation + 1))?;
+        let Some(after) = next_generation(there.generation) else {
+            return Ok(Verdict::Bad("it cannot have a later generation at the target"));
+        };
+        let next = with_generation(&here.key, here.generation.max(after))?;
         let (theirs, ours) = (footer(self.target, there).await?, footer(self.source, here).await?);
         match (theirs, ours) {
             (Some(theirs), _) if theirs.live == theirs.slots => Ok(Verdict::Keep),
