@@ -4,12 +4,13 @@
 //!
 //! Whoever protects a point puts the record first and then looks for a tombstone; whoever
 //! prunes one puts the tombstone first and then looks for the record. So of two who meet, at
-//! least one sees the other, and the point stays.
+//! least one sees the other, and the point stays. All tombstones are put by [`bury`].
 
 use std::collections::HashMap;
+use std::future::Future;
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
@@ -147,7 +148,10 @@ impl Repository {
     /// [`ErrorKind::Protected`] when something keeps the point; the message says what, and until
     /// when.
     pub async fn may_forget(&self, point: &RestorePoint) -> Result<()> {
-        self.shared.must_not_be_kept(point).await
+        match self.shared.keeper(point).await? {
+            None => Ok(()),
+            Some(keeper) => Err(kept(point, &keeper)),
+        }
     }
 
     /// Marks a point as pruned. Its space comes back with a later collection.
@@ -156,7 +160,6 @@ impl Repository {
     /// As [`may_forget`](Self::may_forget).
     pub async fn forget(&self, point: &RestorePoint, by: &str, reason: &str) -> Result<()> {
         let shared = &self.shared;
-        shared.must_not_be_kept(point).await?;
         let record = TombstoneRecord {
             chain: point.chain,
             point: point.id,
@@ -166,17 +169,50 @@ impl Repository {
         };
         let key = tombstone_key(point.chain, point.id);
         let body = shared.seal_record(Kind::Tombstone, point.id.0, &[], &to_cbor(&record))?;
-        match shared.put_new_in_need(&key, body).await {
-            Err(error) if error.kind() == DestinationKind::AlreadyExists => return Ok(()),
-            other => other?,
+        let put = shared.put_new_in_need(&key, body);
+        let keeper = move || shared.keeper(point);
+        match bury(&*shared.destination, &key, put, keeper).await? {
+            None => Ok(()),
+            Some(keeper) => Err(kept(point, &keeper)),
         }
-        // Somebody may have protected it at the same moment.
-        if let Err(kept) = shared.must_not_be_kept(point).await {
-            shared.destination.delete(&key).await?;
-            return Err(kept);
-        }
-        Ok(())
     }
+}
+
+/// Puts a tombstone at a place, unless something keeps its point; returns what does. All that put
+/// tombstones do it here: look, put, look again.
+pub(crate) async fn bury<F>(
+    place: &dyn Destination,
+    tombstone: &Key,
+    put: impl Future<Output = sluice_destination::Result<()>>,
+    keeper: impl Fn() -> F,
+) -> Result<Option<Keeper>>
+where
+    F: Future<Output = Result<Option<Keeper>>>,
+{
+    if let Some(keeper) = keeper().await? {
+        return Ok(Some(keeper));
+    }
+    // One that is there is our own after a lost answer, or another's who may have been killed
+    // before the second look.
+    let was_there = match put.await {
+        Err(error) if error.kind() == DestinationKind::AlreadyExists => true,
+        other => other.map(|()| false)?,
+    };
+    // Somebody may have protected it at the same moment.
+    let again = keeper().await;
+    let take_back = match &again {
+        Ok(keeper) => keeper.is_some(),
+        Err(_) => !was_there,
+    };
+    if take_back {
+        place.delete(tombstone).await?;
+    }
+    again
+}
+
+fn kept(point: &RestorePoint, keeper: &Keeper) -> RepositoryError {
+    let text = format!("{point} {} and cannot be removed", describe(keeper));
+    RepositoryError::new(ErrorKind::Protected, text)
 }
 
 /// What a keeper is called, with the time it ends.
@@ -195,22 +231,26 @@ fn describe(keeper: &Keeper) -> String {
 }
 
 impl Shared {
-    async fn must_not_be_kept(&self, point: &RestorePoint) -> Result<()> {
+    /// What keeps a point from being pruned.
+    async fn keeper(&self, point: &RestorePoint) -> Result<Option<Keeper>> {
         let known = self.protection_or_hold(point.chain, point.id).await?;
         let protection = known.as_ref().unwrap_or(&point.protection);
-        match protection.keeper(self.clock.now_ms()) {
-            None => Ok(()),
-            Some(keeper) => {
-                let text = format!("{point} {} and cannot be removed", describe(&keeper));
-                Err(RepositoryError::new(ErrorKind::Protected, text))
-            }
-        }
+        Ok(protection.keeper(self.clock.now_ms()))
     }
 
     /// What was said of a point after its commit; nothing when nothing was.
     async fn protection(&self, chain: ChainId, point: PointId) -> Result<Option<Protection>> {
+        self.protection_at(&*self.destination, chain, point).await
+    }
+
+    async fn protection_at(
+        &self,
+        place: &dyn Destination,
+        chain: ChainId,
+        point: PointId,
+    ) -> Result<Option<Protection>> {
         let key = protection_key(chain, point);
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match place.get(&key, ByteRange::Full).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -230,7 +270,17 @@ impl Shared {
         chain: ChainId,
         point: PointId,
     ) -> Result<Option<Protection>> {
-        match self.protection(chain, point).await {
+        self.protection_or_hold_at(&*self.destination, chain, point).await
+    }
+
+    /// The same of what lies at a replica.
+    pub(crate) async fn protection_or_hold_at(
+        &self,
+        place: &dyn Destination,
+        chain: ChainId,
+        point: PointId,
+    ) -> Result<Option<Protection>> {
+        match self.protection_at(place, chain, point).await {
             Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NewerFormat) => {
                 let reason = Some(format!("what keeps it cannot be read: {error}"));
                 Ok(Some(Protection { hold: true, reason, ..Protection::default() }))

@@ -86,7 +86,7 @@ pub struct ListedSlot {
     pub standing: Option<Standing>,
 }
 
-type Slots = Vec<(Key, Result<KeySlot, FormatError>)>;
+pub(crate) type Slots = Vec<(Key, Result<KeySlot, FormatError>)>;
 
 /// Tries the key slots with what the caller has.
 pub(crate) async fn unlock(
@@ -192,7 +192,7 @@ async fn epoch_of(
     Ok(fits.then_some(newest))
 }
 
-async fn read_slots(destination: &dyn Destination) -> Result<Slots> {
+pub(crate) async fn read_slots(destination: &dyn Destination) -> Result<Slots> {
     let mut slots = Vec::new();
     for object in list_all(destination, "keys/").await? {
         let slot = if object.size > MAX_SLOT {
@@ -209,7 +209,7 @@ async fn read_slots(destination: &dyn Destination) -> Result<Slots> {
     Ok(slots)
 }
 
-fn name_of(key: &Key) -> String {
+pub(crate) fn name_of(key: &Key) -> String {
     key.as_str().trim_start_matches("keys/").to_owned()
 }
 

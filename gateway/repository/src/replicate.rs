@@ -19,16 +19,19 @@
 //!   valid at any moment.
 //! * A pack whose bytes differ from the hash in its footer is not copied, and no point that needs
 //!   it is committed.
-//! * Nothing at the target is removed, but for key slots the source no longer has and what the
-//!   target's own retention prunes.
+//! * Nothing at the target is removed, but what the target's own retention prunes, points that the
+//!   source has pruned, if asked for, and, with the key, key slots the source no longer has, while
+//!   one is left that is known to open the repository.
+//! * What is kept at either side is not pruned at the target.
 //! * No backup begins in a replica, and no collection goes on while a copy is under way.
 //!
 //! # With and without a key
 //!
 //! Without a key all packs the source has are copied. The key is needed to tell which packs a
 //! point needs: when only some points are wanted, when the target has pruned points of its own,
-//! and to go on past a damaged pack.
+//! and to go on past a damaged pack; and to tell which key slots can be trusted, before any goes.
 
+mod bury;
 mod check;
 mod copied;
 mod listing;
@@ -40,6 +43,7 @@ mod reconcile;
 mod retain;
 mod run;
 mod select;
+mod slots;
 pub mod state;
 pub mod throttle;
 mod throttled;
@@ -201,6 +205,11 @@ pub struct Report {
     pub repaired: u64,
     /// Points pruned at the target: by its own retention, or as at the source.
     pub pruned: Vec<String>,
+    /// Points that would have been, and that something keeps: a hold, or retention.
+    pub kept: Vec<String>,
+    /// Names of key slots that only the target has, and that were not removed: without the key, or
+    /// because no other is known to open the repository.
+    pub kept_slots: Vec<String>,
     /// What is damaged at the source, and the points that therefore were not copied.
     pub damage: Vec<Damage>,
 }

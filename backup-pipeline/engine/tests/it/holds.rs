@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
+use sluice_destination::wrap::{Effect, Fault, Operation, Retry, RetryPolicy, Rule};
 use sluice_destination::{ByteRange, Destination, list_all};
 use sluice_engine::Change;
 use sluice_repository::retention::{Keeper, Refused};
@@ -136,6 +136,46 @@ async fn of_a_hold_and_a_removal_at_the_same_moment_the_hold_wins() {
     refused(&racing, &old).await;
     assert_eq!(list_all(&*destination, "t/").await.unwrap().len(), 0);
     assert_eq!(points(&repository).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_wins_also_when_the_answer_to_the_removal_is_lost() {
+    let (destination, repository, _) = two_points().await;
+    let old = points(&repository).await.remove(0);
+    let fault = Fault::new(destination.clone());
+    let nothing_yet = Effect::Fail(sluice_destination::ErrorKind::NotFound);
+    fault.inject(Rule::new(nothing_yet).on(&[Operation::Get]).below("h/").once());
+    // The tombstone arrives, and is put once more: it is there already.
+    let lost = Effect::FailAfter(sluice_destination::ErrorKind::Unavailable);
+    fault.inject(Rule::new(lost).on(&[Operation::PutNew]).below("t/").once());
+    hold(&repository, &old).await;
+    let again: Arc<dyn Destination> = Arc::new(Retry::new(fault, RetryPolicy::default()));
+    let opened = Repository::open(again, Clock::system(), passphrase(), settings(None)).await;
+    refused(&opened.unwrap(), &old).await;
+    assert_eq!(list_all(&*destination, "t/").await.unwrap().len(), 0);
+    assert_eq!(points(&repository).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_look_fails_is_taken_back_and_another_s_is_not() {
+    let (destination, repository, _) = two_points().await;
+    let old = points(&repository).await.remove(0);
+    let fault = Fault::new(destination.clone());
+    let failing: Arc<dyn Destination> = fault.clone();
+    let opened = Repository::open(failing, Clock::system(), passphrase(), settings(None)).await;
+    let failing = opened.unwrap();
+    for left in [0, 1] {
+        let away = Effect::Fail(sluice_destination::ErrorKind::Unavailable);
+        fault.inject(Rule::new(away).on(&[Operation::Get]).below("h/").skip(1).once());
+        failing.forget(&old, "test", "test").await.unwrap_err();
+        assert_eq!(list_all(&*destination, "t/").await.unwrap().len(), left);
+        if left == 0 {
+            repository.forget(&old, "test", "test").await.unwrap();
+        }
+    }
+    // Asking again does nothing.
+    failing.forget(&old, "test", "test").await.unwrap();
+    assert_eq!(points(&repository).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ mod model;
 mod parent;
 mod repair;
 mod replicate;
+mod replicate_kept;
 mod replicate_kill;
 mod restore;
 mod scrub;

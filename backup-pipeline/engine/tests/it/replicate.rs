@@ -13,7 +13,8 @@ use sluice_repository::replicate::{
 };
 use sluice_repository::retention::Policy;
 use sluice_repository::{
-    Clock, Depth, ErrorKind, Protection, Repository, RepositoryError, RestorePoint, VerifyProgress,
+    Clock, Depth, ErrorKind, Protection, Repository, RepositoryError, RestorePoint, Unlock,
+    VerifyProgress,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +98,7 @@ pub async fn objects(side: &Side, prefix: &str) -> Vec<Key> {
     list_all(&**side, prefix).await.unwrap().into_iter().map(|object| object.key).collect()
 }
 
-async fn get(side: &Side, key: &Key) -> Bytes {
+pub async fn get(side: &Side, key: &Key) -> Bytes {
     side.get(key, ByteRange::Full).await.unwrap()
 }
 
@@ -405,7 +406,14 @@ async fn key_slots_follow_the_source() {
     let old = objects(&source, "keys/").await.remove(0);
     repository.add_passphrase("new", "other horse", CHEAP).await.unwrap();
     repository.remove_key_slot(old.as_str().trim_start_matches("keys/")).await.unwrap();
-    replicate(keyless(&source), &target).await;
+    // Without the key nobody can tell that the new one opens anything.
+    let report = replicate(keyless(&source), &target).await;
+    assert_eq!(report.kept_slots, [old.as_str().trim_start_matches("keys/")]);
+    assert_eq!(objects(&target, "keys/").await.len(), 2);
+    let with = || Unlock::Passphrase("other horse".to_owned().into());
+    let opened = Repository::open(source.clone(), Clock::system(), with(), settings(None)).await;
+    let report = replicate(keyed(&source, &opened.unwrap()), &target).await;
+    assert_eq!(report.kept_slots, [""; 0]);
     assert_eq!(objects(&target, "keys/").await, objects(&source, "keys/").await);
     // So do a descriptor that asks more of readers, and beginnings of data epochs.
     let (format, epoch) = (Key::new("format").unwrap(), Key::new("e/00000001").unwrap());
@@ -461,7 +469,7 @@ async fn points_are_pinned_while_they_are_copied_where_pins_can_be_put() {
     assert_eq!(names(&assert_sound(&target).await), names(&points));
 }
 
-async fn hold(repository: &Repository, point: &RestorePoint, hold: bool) {
+pub async fn hold(repository: &Repository, point: &RestorePoint, hold: bool) {
     let change = |protection: &mut Protection, _| {
         protection.hold = hold;
         Ok(())

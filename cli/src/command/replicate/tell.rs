@@ -29,6 +29,11 @@ pub(super) struct Outcome {
     pub(super) present: u64,
     pub(super) gone: Vec<String>,
     pub(super) pruned: Vec<String>,
+    /// Points that would have been removed, and that something keeps.
+    pub(super) kept: Vec<String>,
+    /// Key slots that only the target has.
+    pub(super) kept_slots: Vec<String>,
+    pub(super) with_key: bool,
     pub(super) packs: Option<u64>,
     pub(super) bytes: Option<u64>,
     pub(super) repaired: u64,
@@ -130,6 +135,8 @@ impl Outcome {
                 "present": self.present,
                 "gone": self.gone,
                 "pruned": self.pruned,
+                "kept": self.kept,
+                "kept_key_slots": self.kept_slots,
                 "packs": self.packs,
                 "bytes": self.bytes,
                 "repaired": self.repaired,
@@ -187,9 +194,28 @@ impl Outcome {
             let points = count(self.pruned.len() as u64, "restore point");
             note(format_args!("{points} removed at the target"));
         }
+        self.kept();
         let (source, target) = (&job.ends.source.counters, &job.ends.target.counters);
         note(format_args!("requests: source {}", by_kind(&source.snapshot())));
         note(format_args!("requests: target {}", by_kind(&target.snapshot())));
+    }
+}
+
+impl Outcome {
+    /// What stays at the target although the source, or a policy, no longer has it.
+    fn kept(&self) {
+        if !self.kept.is_empty() {
+            let points = count(self.kept.len() as u64, "restore point");
+            note(format_args!("{points} not removed at the target: on hold or under retention"));
+        }
+        if !self.kept_slots.is_empty() {
+            let slots = self.kept_slots.join(", ");
+            let why = match self.with_key {
+                true => "no other there is known to open it; see `sluice key list` at the source",
+                false => "a replication with the key removes what was removed at the source",
+            };
+            note(format_args!("key slots that only the target has stay: {slots}; {why}"));
+        }
     }
 }
 

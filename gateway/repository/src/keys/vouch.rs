@@ -68,9 +68,13 @@ impl Repository {
 
     /// Whether a slot is sure to open the repository for whoever it is for.
     pub(super) fn is_sure(&self, listed: &ListedSlot) -> bool {
-        let Ok(slot) = &listed.slot else { return false };
-        let made = listed.standing == Some(Standing::Vouched);
-        slot.epoch() >= self.data_epoch() && (made || self.has_opened(&listed.name, slot))
+        listed.slot.as_ref().is_ok_and(|slot| self.is_way_in(&listed.name, slot))
+    }
+
+    /// The same of a slot as it lies under this name, here or at a replica.
+    pub(crate) fn is_way_in(&self, name: &str, slot: &KeySlot) -> bool {
+        let known = self.standing(name, slot) == Standing::Vouched || self.has_opened(name, slot);
+        slot.epoch() >= self.data_epoch() && known
     }
 
     /// Makes the slots anew that have no voucher, as far as it is sure what they are: the one that

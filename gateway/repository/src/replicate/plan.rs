@@ -10,9 +10,12 @@ use super::listing::{self, Found, PackName, Packs, Points};
 use super::needs::Walker;
 use super::reconcile::{Sides, Verdict};
 use super::select::{self, Wanted};
+use super::slots::{self, Slots};
 use super::{Means, Options, Relation, Report, Source, relation, run, state};
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::id::{RepositoryId, commit_key, descriptor_key, pack_key, tombstone_key};
+use crate::format::id::{
+    ChainId, PointId, RepositoryId, commit_key, descriptor_key, pack_key, tombstone_key,
+};
 use crate::repository::{Repository, parse_error};
 use crate::verify::Damage;
 
@@ -65,9 +68,9 @@ pub struct Plan {
     /// Packs of points that the target has already, which it may have lost.
     pub(crate) lost: BTreeSet<PackName>,
     pub(crate) segments: Vec<Key>,
-    pub(crate) tombstones: Vec<Key>,
-    /// Key slots to copy, and to remove; nothing when the source is a stale replica.
-    pub(crate) slots: Option<(Vec<Key>, Vec<Key>)>,
+    pub(crate) tombstones: Vec<(ChainId, PointId)>,
+    /// Nothing when the source is a stale replica.
+    pub(crate) slots: Option<Slots>,
     /// Beginnings of data epochs that the target lacks.
     pub(crate) epochs: Vec<Key>,
     pub(crate) damage: Vec<Damage>,
@@ -169,7 +172,7 @@ pub async fn plan(
     let wanted = select::all(&here, &there);
     let mut plan = Plan {
         present: here.live().filter(|place| there.commits.contains(place)).count() as u64,
-        slots: slots(&source, &target).await?,
+        slots: slots::compare(&source, &target).await?,
         epochs: missing(&*source.destination, &*target, "e/").await?,
         lost: BTreeSet::new(),
         segments: Vec::new(),
@@ -215,25 +218,12 @@ fn check_relation(relation: Relation, target: &dyn Destination) -> Result<()> {
     Err(RepositoryError::new(ErrorKind::Role, text))
 }
 
-/// Key slots that only the source has, and those that only the target has. When nothing is
-/// readable at the source, nothing is removed.
-async fn slots(
-    source: &Source,
-    target: &Arc<dyn Destination>,
-) -> Result<Option<(Vec<Key>, Vec<Key>)>> {
-    let source = &*source.destination;
-    if is_stale(source, &**target).await? {
-        return Ok(None);
-    }
-    let extra = match list_all(source, "keys/").await?.is_empty() {
-        true => Vec::new(),
-        false => missing(&**target, source, "keys/").await?,
-    };
-    Ok(Some((missing(source, &**target, "keys/").await?, extra)))
-}
-
 /// Objects of one side that the other lacks.
-async fn missing(here: &dyn Destination, there: &dyn Destination, below: &str) -> Result<Vec<Key>> {
+pub(crate) async fn missing(
+    here: &dyn Destination,
+    there: &dyn Destination,
+    below: &str,
+) -> Result<Vec<Key>> {
     let known: BTreeSet<Key> =
         list_all(there, below).await?.into_iter().map(|object| object.key).collect();
     let here = list_all(here, below).await?.into_iter().map(|object| object.key);
@@ -243,7 +233,7 @@ async fn missing(here: &dyn Destination, there: &dyn Destination, below: &str) -
 /// Whether the source is a replica that was not brought up to date after the target last was,
 /// such as a disk from a drawer: it may still have key slots that were removed for a reason. Two
 /// that were brought up to date in one millisecond cannot be told apart, so nothing is taken over.
-async fn is_stale(source: &dyn Destination, target: &dyn Destination) -> Result<bool> {
+pub(crate) async fn is_stale(source: &dyn Destination, target: &dyn Destination) -> Result<bool> {
     let Some(ours) = state::mark(source).await? else { return Ok(false) };
     let Some(theirs) = state::mark(target).await? else { return Ok(false) };
     let time = |mark: state::Mark| mark.last_done?.parse::<jiff::Timestamp>().ok();
@@ -251,12 +241,12 @@ async fn is_stale(source: &dyn Destination, target: &dyn Destination) -> Result<
 }
 
 /// Tombstones of points the target still shows.
-fn mirrored(here: &Points, there: &Points) -> Vec<Key> {
+fn mirrored(here: &Points, there: &Points) -> Vec<(ChainId, PointId)> {
     let missing = here
         .tombstones
         .iter()
         .filter(|place| there.commits.contains(place) && !there.tombstones.contains(place));
-    missing.map(|(chain, point)| tombstone_key(*chain, *point)).collect()
+    missing.copied().collect()
 }
 
 impl Plan {

@@ -3,19 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
 
+use super::bury::Burial;
 use super::listing::PackName;
 use super::needs::Walker;
 use super::plan::{Batch, InsteadOf, PackJob, Plan, damage_of, damaged_record, is_pruned};
 use super::select::Wanted;
+use super::slots::{self, Slots};
 use super::state::{self, Mark, RunState, Underway};
 use super::transfer::{Copied, copy_pack, put_same};
 use super::{Means, Relation, Report, check, protections, retain};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
-use crate::format::id::{commit_key, descriptor_key, pack_key};
+use crate::format::id::{ChainId, PointId, commit_key, descriptor_key, pack_key, tombstone_key};
 use crate::points::Pin;
 use crate::repository::rfc3339;
 use crate::verify::Damage;
@@ -86,10 +89,7 @@ impl Run {
         protections::copy(&self.plan).await?;
         self.copy_tombstones().await?;
         if self.plan.options.keep.is_some() {
-            let (target, options) = (&self.plan.target, &self.plan.options);
-            let now = self.means.clock.now_ms();
-            let pruned = retain::retain(&self.plan.key()?, target, options, now).await?;
-            self.report.pruned.extend(pruned);
+            retain::retain(&self.plan, &self.means, &mut self.report).await?;
         }
         self.finish(mark).await
     }
@@ -106,8 +106,8 @@ impl Run {
         mark.state = RunState::Running;
         // Before the descriptor: no backup may come in between.
         state::put_mark(&**target, &mark).await?;
-        let slots = self.plan.slots.clone();
-        let (added, removed) = slots.clone().unwrap_or_default();
+        let (is_fresh, slots) = (self.plan.slots.is_some(), self.plan.slots.clone());
+        let Slots { added, extra } = slots.unwrap_or_default();
         // What opens comes before what has to be opened, and what no longer may goes last.
         for key in added.iter().chain(&self.plan.epochs) {
             let body = source.get(key, ByteRange::Full).await?;
@@ -120,15 +120,13 @@ impl Run {
             return Err(RepositoryError::new(ErrorKind::Conflict, text));
         }
         // It is replaced at the source when it asks more of readers than before.
-        if self.plan.relation == Relation::Replica && slots.is_some() {
+        if self.plan.relation == Relation::Replica && is_fresh {
             let theirs = target.get(&descriptor_key(), ByteRange::Full).await?;
             if theirs != self.plan.descriptor {
                 target.put(&descriptor_key(), self.plan.descriptor.clone()).await?;
             }
         }
-        for key in &removed {
-            target.delete(key).await?;
-        }
+        self.report.kept_slots = slots::withdraw(&self.plan, &extra).await?;
         Ok(mark)
     }
 
@@ -308,44 +306,77 @@ impl Run {
 
     async fn copy_segments(&mut self) -> Result<()> {
         let keys = std::mem::take(&mut self.plan.segments);
-        self.copy_records(keys, Kind::Segment).await.map(drop)
+        self.copy_records(keys, Kind::Segment).await
     }
 
     async fn copy_tombstones(&mut self) -> Result<()> {
-        let keys = std::mem::take(&mut self.plan.tombstones);
-        let copied = self.copy_records(keys, Kind::Tombstone).await?;
-        for key in copied {
-            let name = key.as_str().rsplit('/').take(2).collect::<Vec<_>>();
-            self.report.pruned.push(format!("{}@{}", name[1], name[0]));
+        let places = std::mem::take(&mut self.plan.tombstones);
+        let run = &*self;
+        let mut copies = stream::iter(places)
+            .map(|(chain, point)| async move {
+                (format!("{chain}@{point}"), run.copy_tombstone(chain, point).await)
+            })
+            .buffered(PARALLEL);
+        let (mut pruned, mut kept) = (Vec::new(), Vec::new());
+        while let Some((name, copied)) = copies.next().await {
+            match copied? {
+                Mirrored::Yes => pruned.push(name),
+                Mirrored::Kept => kept.push(name),
+                Mirrored::Gone => {}
+            }
+        }
+        drop(copies);
+        self.report.pruned.extend(pruned);
+        self.report.kept.extend(kept);
+        Ok(())
+    }
+
+    async fn copy_tombstone(&self, chain: ChainId, point: PointId) -> Result<Mirrored> {
+        let key = tombstone_key(chain, point);
+        let Some(body) = self.record(&key, Kind::Tombstone).await? else {
+            return Ok(Mirrored::Gone);
+        };
+        let burial = Burial::new(&self.plan, &self.means);
+        Ok(match burial.bury(chain, point, body).await? {
+            None => Mirrored::Yes,
+            Some(keeper) => {
+                tracing::info!(%key, ?keeper, "what is kept is not removed at the target");
+                Mirrored::Kept
+            }
+        })
+    }
+
+    /// Copies records that nothing depends on. One that is gone or damaged is left out.
+    async fn copy_records(&self, keys: Vec<Key>, kind: Kind) -> Result<()> {
+        let mut copies = stream::iter(keys)
+            .map(|key| async move {
+                if let Some(body) = self.record(&key, kind).await? {
+                    put_same(&self.plan.target, &key, body).await?;
+                }
+                Ok::<_, RepositoryError>(())
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some(copied) = copies.next().await {
+            copied?;
         }
         Ok(())
     }
 
-    /// Copies records that nothing depends on. One that is gone or damaged is left out.
-    async fn copy_records(&self, keys: Vec<Key>, kind: Kind) -> Result<Vec<Key>> {
+    /// A record of the source; nothing when it is gone or damaged.
+    async fn record(&self, key: &Key, kind: Kind) -> Result<Option<Bytes>> {
         let (plan, means) = (&self.plan, &self.means);
-        let mut copies = stream::iter(keys)
-            .map(|key| async move {
-                let body = match plan.source.destination.get(&key, ByteRange::Full).await {
-                    Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
-                    other => other?,
-                };
-                if let Err(error) = check::record(&body, plan.id, kind) {
-                    tracing::warn!(%key, %error, "not copying a damaged record");
-                    return Ok(None);
-                }
-                if let Some(throttle) = &means.throttle {
-                    throttle.take(body.len() as u64, || means.progress.is_stopped()).await;
-                }
-                put_same(&plan.target, &key, body).await?;
-                Ok::<_, RepositoryError>(Some(key))
-            })
-            .buffer_unordered(PARALLEL);
-        let mut copied = Vec::new();
-        while let Some(key) = copies.next().await {
-            copied.extend(key?);
+        let body = match plan.source.destination.get(key, ByteRange::Full).await {
+            Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if let Err(error) = check::record(&body, plan.id, kind) {
+            tracing::warn!(%key, %error, "not copying a damaged record");
+            return Ok(None);
         }
-        Ok(copied)
+        if let Some(throttle) = &means.throttle {
+            throttle.take(body.len() as u64, || means.progress.is_stopped()).await;
+        }
+        Ok(Some(body))
     }
 
     /// Copies a commit record, if the point is still there.
@@ -389,6 +420,15 @@ enum Committed {
     Damaged(String),
 }
 
+/// What became of a tombstone.
+enum Mirrored {
+    Yes,
+    /// Something keeps the point.
+    Kept,
+    /// It was taken back at the source, or is damaged there.
+    Gone,
+}
+
 /// How often a replication shows a sign of life.
 const HEARTBEAT_MS: u64 = 300_000;
 
@@ -401,7 +441,6 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::format::id::{ChainId, PointId};
     use crate::replicate::{Options, Source, plan};
     use crate::repository::{InitOptions, Repository, Settings, Unlock};
 
