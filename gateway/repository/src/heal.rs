@@ -14,10 +14,12 @@
 //!
 //! # Order
 //!
-//! Descriptor, key slots, records, then packs from the top of the block maps down: what is
-//! damaged below a page shows only when the page can be read again.
+//! Descriptor, key slots, records, points that only the replica has, each record after all that it
+//! needs, then packs from the top of the block maps down: what is damaged below a page shows only
+//! when the page can be read again.
 
 mod packs;
+mod points;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,9 +32,10 @@ pub(crate) use records::{descriptor_flaw, slot_flaw, witnessed};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::pack_key;
+use crate::replicate::state::Underway;
 use crate::repository::{Repository, Shared, Unlock};
 use crate::verify::{Damage, Depth, Memory, PackName, VerifyProgress};
-use packs::{Brought, bring_one};
+use packs::{Brought, How, bring_one};
 
 /// Packs brought side by side.
 const PARALLEL: usize = 4;
@@ -86,6 +89,8 @@ pub(super) struct Healing {
     proven: BTreeSet<PackName>,
     /// Packs there is no use in trying again.
     hopeless: BTreeSet<PackName>,
+    /// While points are brought that nothing refers to yet.
+    underway: Option<Underway>,
 }
 
 impl Repository {
@@ -124,10 +129,12 @@ impl Repository {
             report: HealReport::default(),
             proven: BTreeSet::new(),
             hopeless: BTreeSet::new(),
+            underway: None,
         };
         healing.descriptor().await?;
         healing.key_slots(unlock).await?;
         healing.records().await?;
+        healing.missing_points().await?;
         healing.packs(progress).await?;
         let mut report = healing.report;
         report.healed.sort();
@@ -165,7 +172,7 @@ impl Healing {
     async fn packs(&mut self, progress: Arc<VerifyProgress>) -> Result<()> {
         let known = self.here().bad_slots().await?;
         let known = known.packs().map(|name| (name, "recorded as damaged".to_owned())).collect();
-        for (key, problem) in self.bring(known).await? {
+        for (key, problem) in self.bring(known, false).await? {
             // Points that need it are told below; perhaps none does any more.
             self.report.notes.push(format!("{key} is {problem}"));
         }
@@ -180,7 +187,7 @@ impl Healing {
                 .filter(|(name, _)| !self.hopeless.contains(name))
                 .collect();
             let more = !suspects.is_empty() && !self.options.dry_run;
-            for (key, problem) in self.bring(suspects).await? {
+            for (key, problem) in self.bring(suspects, false).await? {
                 self.fail(&key, &problem);
             }
             let through = depth == self.options.depth && (!more || depth != Depth::Structure);
@@ -222,24 +229,36 @@ impl Healing {
         Ok(())
     }
 
-    /// Brings packs from the replica where those here are damaged; returns those it could not
-    /// help with.
-    async fn bring(&mut self, suspects: BTreeMap<PackName, String>) -> Result<Vec<(Key, String)>> {
+    /// Brings packs from the replica where those here are damaged, or, with `lacking`, sound and
+    /// without what points need; returns those it could not help with.
+    async fn bring(
+        &mut self,
+        suspects: BTreeMap<PackName, String>,
+        lacking: bool,
+    ) -> Result<Vec<(Key, String)>> {
         let mut failed = Vec::new();
         let memory = Memory::for_threads(self.here().pool.threads());
         let (here, there) = (self.here().clone(), self.there.shared.clone());
-        let dry_run = self.options.dry_run;
+        let how = How { lacking, dry_run: self.options.dry_run };
         let mut brought = stream::iter(suspects)
             .map(|(name, problem)| {
                 let (here, there, memory) = (&here, &there, &memory);
-                async move { (name, problem, bring_one(here, there, name, memory, dry_run).await) }
+                async move { (name, problem, bring_one(here, there, name, memory, how).await) }
             })
             .buffer_unordered(PARALLEL);
         while let Some((name, problem, outcome)) = brought.next().await {
+            self.beat().await?;
             let key = pack_key(name.0, name.1);
             match outcome? {
                 Brought::Healed => {
                     self.proven.insert(name);
+                    let object = key.to_string();
+                    self.report.healed.push(HealedObject { object, problem });
+                }
+                Brought::Completed => {
+                    self.proven.insert(name);
+                    // What it lacks now, the replica does not have.
+                    self.hopeless.insert(name);
                     let object = key.to_string();
                     self.report.healed.push(HealedObject { object, problem });
                 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::{ByteRange, Destination, Key, list_all};
+use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
 use sluice_engine::Change;
 use sluice_repository::heal::{HealOptions, HealReport};
 use sluice_repository::{Depth, ErrorKind, Repository, RestorePoint};
@@ -225,6 +226,85 @@ async fn points_only_the_copy_has_come_back_when_asked_and_pruned_ones_never() {
     assert_eq!((report.only_there, report.healed), (vec![key.to_string()], vec![]));
     let report = patient.heal(HealOptions { missing_points: true, ..deep() }).await.unwrap();
     assert_eq!(report.healed.len(), 1);
+    patient.is_whole().await;
+}
+
+/// Removes the record of the newest point, and the data that only it needs.
+async fn lose_newest(side: &Arc<dyn Destination>, lost: &RestorePoint) {
+    for prefix in ["r/", "d/"] {
+        let mut all = keys(side, prefix).await;
+        all.sort_by_key(|key| key.as_str().rsplit('/').next().unwrap_or_default().to_owned());
+        let newest = all.pop().unwrap();
+        assert!(prefix == "d/" || newest.as_str().ends_with(&lost.id.to_string()));
+        side.delete(&newest).await.unwrap();
+    }
+}
+
+async fn ids(side: &Arc<dyn Destination>) -> Vec<String> {
+    let listing = open(side.clone()).await.list(None).await.unwrap();
+    listing.points.iter().map(|point| point.id.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_comes_back_is_there_only_once_all_that_it_needs_is() {
+    let mut patient = patient().await;
+    let (lost, bytes) = patient.points.last().unwrap().clone();
+    lose_newest(&patient.here, &lost).await;
+    let all = HealOptions { missing_points: true, ..deep() };
+    // The disk is full, or the replica goes away.
+    let fault = Fault::new(patient.here.clone());
+    let full = Effect::Fail(DestinationKind::NoSpace);
+    fault.inject(Rule::new(full).on(Operation::PUTS).below("d/"));
+    let copy = open(patient.copy.clone()).await;
+    let healed = copy.heal(fault, &passphrase(), all.clone(), Arc::default()).await;
+    healed.unwrap_err();
+    assert!(!ids(&patient.here).await.contains(&lost.id.to_string()));
+    assert_eq!(keys(&patient.here, "o/").await, []);
+    // What is backed up now builds on nothing that is not there.
+    let here = open(patient.here.clone()).await;
+    let point = back_up(&here, &bytes, Change::Rescan).await;
+    let found = here.verify(None, Depth::Data, Arc::default()).await.unwrap();
+    assert_eq!(found.damage, []);
+    patient.points.push((point, bytes));
+    let report = patient.heal(all).await.unwrap();
+    assert_eq!((report.failed, report.remaining), (vec![], vec![]));
+    patient.is_whole().await;
+    assert_eq!(keys(&patient.here, "o/").await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_whose_data_the_copy_has_lost_as_well_does_not_come_back() {
+    let mut patient = patient().await;
+    let (lost, _) = patient.points.pop().unwrap();
+    lose_newest(&patient.here, &lost).await;
+    let record = keys(&patient.copy, "r/").await.pop().unwrap();
+    let body = patient.copy.get(&record, ByteRange::Full).await.unwrap();
+    lose_newest(&patient.copy, &lost).await;
+    patient.copy.put(&record, body).await.unwrap();
+    let report = patient.heal(HealOptions { missing_points: true, ..deep() }).await.unwrap();
+    let failed: Vec<&str> = report.failed.iter().map(|one| one.object.as_str()).collect();
+    assert!(failed.contains(&record.as_str()), "{failed:?}");
+    patient.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_do_not_come_back_beside_a_collection_and_the_rest_is_healed() {
+    let patient = patient().await;
+    let lost = patient.points.last().unwrap().0.clone();
+    let record = keys(&patient.here, "r/").await.pop().unwrap();
+    assert!(record.as_str().ends_with(&lost.id.to_string()));
+    patient.here.delete(&record).await.unwrap();
+    let harmed = patient.flip("m/", 0, 100, 1).await;
+    let plan = Key::new("g/0000000001/plan").unwrap();
+    patient.here.put(&plan, bytes::Bytes::from_static(b"x")).await.unwrap();
+    let all = HealOptions { missing_points: true, ..deep() };
+    let report = patient.heal(all.clone()).await.unwrap();
+    assert_eq!(report.only_there, [record.to_string()]);
+    assert!(report.notes[0].contains("collection"), "{:?}", report.notes);
+    patient.here.delete(&plan).await.unwrap();
+    let report = patient.heal(all).await.unwrap();
+    let healed: Vec<&str> = report.healed.iter().map(|one| one.object.as_str()).collect();
+    assert!(healed.contains(&record.as_str()), "{healed:?} {harmed}");
     patient.is_whole().await;
 }
 

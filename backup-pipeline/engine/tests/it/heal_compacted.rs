@@ -144,3 +144,25 @@ async fn what_the_replica_has_dropped_is_not_lost_by_healing() {
     }
     assert_eq!(healed, 2, "the blocks that the replica has kept");
 }
+
+#[tokio::test]
+async fn a_point_comes_back_whose_blocks_a_compaction_has_dropped() {
+    let two = two().await;
+    let copy = copy_of(&two.here).await;
+    // Its record is lost, and the next collections take the rest.
+    let record = list_all(&*two.here, "r/").await.unwrap().remove(0).key;
+    assert!(record.as_str().ends_with(&two.first.id.to_string()));
+    two.here.delete(&record).await.unwrap();
+    assert_eq!(collect(&open(two.here.clone()).await).await.compacted_packs, 1);
+    let options = HealOptions { depth: Depth::Data, dry_run: false, missing_points: true };
+    let opened = open(copy).await;
+    let report = opened.heal(two.here.clone(), &passphrase(), options, Arc::default()).await;
+    let report = report.unwrap();
+    assert_eq!((&*report.failed, &*report.remaining), (&[][..], &[][..]), "{report:?}");
+    let fresh = open(two.here.clone()).await;
+    assert_sound(&fresh).await;
+    assert!(content(&fresh, &two.first).await == blocks(&FIRST));
+    assert!(content(&fresh, &two.second).await == blocks(&SECOND));
+    collect(&fresh).await;
+    assert!(content(&open(two.here.clone()).await, &two.first).await == blocks(&FIRST));
+}

@@ -532,6 +532,27 @@ async fn a_copy_that_begins_beside_the_plan_of_a_collection_is_seen() {
     arrives(&mut world, asleep).await;
 }
 
+/// It brings packs that no point needs yet, sleeps for a day, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_slept_while_a_collection_took_it_for_dead_commits_nothing() {
+    let mut world = half_copied().await;
+    let held = Fault::new(world.target.clone());
+    held.inject(Rule::new(Effect::Hold).on(Operation::PUTS).below("m/").once());
+    let (here, side) = (world.source.clone(), held.clone() as Side);
+    let copying = tokio::spawn(copy(here, side, world.clock(0), world.how(), false));
+    let data = async |side: &Side| list_all(&**side, "d/").await.unwrap().len();
+    while held.injected() == 0 || data(&world.target).await < data(&world.source).await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let before = data(&world.target).await;
+    collect(world.target.clone(), world.clock(25)).await;
+    assert!(data(&world.target).await < before, "it was taken for dead");
+    held.heal();
+    copying.await.unwrap();
+    world.check_target().await;
+    assert_eq!(world.model.target.len(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 

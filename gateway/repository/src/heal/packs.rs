@@ -6,7 +6,11 @@
 //!   missing         compacted   the same generation               -
 //!   complete or     compacted   sound slots of both, as the       the damaged one
 //!   compacted                   next generation
+//!   compacted, and  any         slots of both, as the next        the older one
+//!   sound                       generation
 //! ```
+//!
+//! The last is for points that come back: a collection may have dropped here what they need.
 //!
 //! # Invariants
 //!
@@ -32,6 +36,8 @@ use crate::verify::{Memory, PackFlaws, PackName};
 /// What became of a pack.
 pub(super) enum Brought {
     Healed,
+    /// It was sound, and has what the replica has besides now.
+    Completed,
     NotDamaged,
     No(String),
 }
@@ -40,6 +46,14 @@ impl Brought {
     fn no(why: &str) -> Result<Self> {
         Ok(Self::No(why.to_owned()))
     }
+}
+
+/// How to bring packs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// Something is needed that a sound pack may lack.
+    pub(super) lacking: bool,
+    pub(super) dry_run: bool,
 }
 
 /// All slots that a pack has.
@@ -54,10 +68,11 @@ pub(super) async fn bring_one(
     there: &Arc<Shared>,
     (kind, pack): PackName,
     memory: &Memory,
-    dry_run: bool,
+    how: How,
 ) -> Result<Brought> {
     let flaws = here.check_pack(kind, pack, memory, all).await?;
-    if flaws.is_sound() {
+    let is_sound = flaws.is_sound();
+    if is_sound && !how.lacking {
         return Ok(Brought::NotDamaged);
     }
     let Some(theirs) = there.newest_generation(kind, pack).await? else {
@@ -69,6 +84,9 @@ pub(super) async fn bring_one(
         return Ok(Brought::No(format!("the replica's is not sound either: {error}")));
     }
     let ours = here.pack_now(kind, pack).await?;
+    if is_sound && ours.as_ref().is_none_or(|ours| ours.generation == 0) {
+        return Ok(Brought::NotDamaged);
+    }
     let known = list_all(&*here.destination, &generations_prefix(kind, pack)).await?;
     let known: Vec<(u32, Key)> = known
         .into_iter()
@@ -76,7 +94,7 @@ pub(super) async fn bring_one(
         .collect();
     let next = || known.iter().map(|(found, _)| found.saturating_add(1)).max().unwrap_or(0);
     let (generation, bytes) = match &ours {
-        _ if theirs.generation == 0 => (0, bytes),
+        _ if theirs.generation == 0 && !is_sound => (0, bytes),
         None => (theirs.generation, bytes),
         Some(ours) => match together(here, (kind, pack), (ours, &flaws), &bytes).await? {
             Ok(both) => (theirs.generation.max(next()), both),
@@ -89,7 +107,7 @@ pub(super) async fn bring_one(
         _ if generation == 0 => *found != 0,
         ours => ours.as_ref().is_some_and(|ours| ours.generation == *found),
     };
-    if dry_run {
+    if how.dry_run {
         return Ok(Brought::Healed);
     }
     let key = generation_key(kind, pack, generation);
@@ -109,6 +127,7 @@ pub(super) async fn bring_one(
     }
     let again = here.check_pack(kind, pack, memory, all).await?;
     Ok(match first_of(&again) {
+        None if is_sound => Brought::Completed,
         None => Brought::Healed,
         Some(error) => Brought::No(format!("some of it the replica does not have: {error}")),
     })

@@ -21,7 +21,7 @@ use crate::repository::{Shared, Unlock, parse_error};
 const WITNESSES: usize = 16;
 
 /// The bytes of an object; nothing when there is none.
-async fn read(destination: &dyn Destination, key: &Key) -> Result<Option<Bytes>> {
+pub(super) async fn read(destination: &dyn Destination, key: &Key) -> Result<Option<Bytes>> {
     match destination.get(key, ByteRange::Full).await {
         Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
         other => Ok(Some(other?)),
@@ -194,7 +194,7 @@ impl Healing {
                 }
             }
         }
-        self.missing_points().await
+        Ok(())
     }
 
     async fn record(&mut self, key: &Key, problem: &str) -> Result<()> {
@@ -210,28 +210,6 @@ impl Healing {
                 Ok(())
             }
         }
-    }
-
-    /// Points that are only there: lost here, or pruned and long forgotten.
-    async fn missing_points(&mut self) -> Result<()> {
-        let ours = list_all(&*self.here().destination, &commits_prefix()).await?;
-        let ours: std::collections::HashSet<Key> =
-            ours.into_iter().map(|object| object.key).collect();
-        let pruned = list_all(&*self.here().destination, &tombstones_prefix()).await?;
-        let pruned: std::collections::HashSet<_> =
-            pruned.iter().filter_map(|object| parse_point_key(&object.key)).collect();
-        for (chain, point) in self.there.shared.live_points(None).await? {
-            let key = crate::format::id::commit_key(chain, point);
-            if ours.contains(&key) || pruned.contains(&(chain, point)) {
-                continue;
-            }
-            if self.options.missing_points {
-                self.record(&key, "it is missing").await?;
-            } else {
-                self.report.only_there.push(key.to_string());
-            }
-        }
-        Ok(())
     }
 }
 

@@ -25,6 +25,8 @@ use crate::verify::Damage;
 
 /// Records copied and pins put side by side.
 const PARALLEL: usize = 8;
+/// Points committed between two looks whether others have taken this copy for dead.
+const COMMITS: usize = 64;
 
 pub(crate) async fn run(mut plan: Plan, means: Means) -> Result<Report> {
     means.progress.total_bytes.store(plan.bytes(), Ordering::Relaxed);
@@ -173,6 +175,19 @@ impl Run {
         let points = self.without_pruned(batch.points).await?;
         let points = self.without_damage(points).await?;
         underway.beat(&*self.plan.target, &self.means.clock).await?;
+        let mut points = points.into_iter();
+        loop {
+            let part: Vec<Wanted> = points.by_ref().take(COMMITS).collect();
+            if part.is_empty() {
+                return Ok(());
+            }
+            // It may have slept since the last sign of life.
+            underway.beat_if_due(&*self.plan.target, &self.means.clock).await?;
+            self.commit_all(part).await?;
+        }
+    }
+
+    async fn commit_all(&mut self, points: Vec<Wanted>) -> Result<()> {
         let run = &*self;
         let mut commits = stream::iter(points)
             .map(|wanted| async move {
@@ -209,7 +224,6 @@ impl Run {
                 (job, copied)
             })
             .buffer_unordered(parallel);
-        let mut beaten = means.clock.now_ms();
         while let Some((job, copied)) = copies.next().await {
             means.progress.bytes.fetch_add(job.source.size, Ordering::Relaxed);
             match copied? {
@@ -225,10 +239,7 @@ impl Run {
                 // Collected: no point without a tombstone needs it.
                 Copied::Vanished => {}
             }
-            if means.clock.now_ms().saturating_sub(beaten) > HEARTBEAT_MS {
-                underway.beat(&*plan.target, &means.clock).await?;
-                beaten = means.clock.now_ms();
-            }
+            underway.beat_if_due(&*plan.target, &means.clock).await?;
         }
         Ok(())
     }
@@ -428,9 +439,6 @@ enum Mirrored {
     /// It was taken back at the source, or is damaged there.
     Gone,
 }
-
-/// How often a replication shows a sign of life.
-const HEARTBEAT_MS: u64 = 300_000;
 
 #[cfg(test)]
 mod tests {

@@ -7,9 +7,16 @@
 //!   first and looks for the other's second, so at least one of two sees the other.
 //!
 //! Both are JSON in clear, for a copy needs no key.
+//!
+//! # The dead
+//!
+//! A copy that has been silent for a day, by the destination's clock, is taken for dead: others
+//! remove its object, and only then go on. Should it live, it must find out before it commits.
+//! Where it puts its object once more at the same moment, it looks for collections after that: one
+//! that has begun since the copy did may have gone on without it.
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,6 +31,9 @@ use crate::repository::rfc3339;
 
 /// A copy without a sign of life for this long is taken for dead.
 const SILENT_MS: u64 = 24 * 3600 * 1000;
+const SILENT: Duration = Duration::from_millis(SILENT_MS);
+/// How often a copy shows a sign of life.
+const HEARTBEAT_MS: u64 = 300_000;
 /// Prefix of copies under way.
 const COPIES: &str = "o/";
 /// A mark is smaller than this.
@@ -126,8 +136,8 @@ pub async fn promote(destination: &dyn Destination, clock: &Clock, force: bool) 
         return Err(RepositoryError::new(ErrorKind::Role, text));
     };
     if force {
-        for (key, _) in copies(destination, clock).await? {
-            destination.delete(&key).await?;
+        for object in list_all(destination, COPIES).await? {
+            destination.delete(&object.key).await?;
         }
     } else {
         no_copy_under_way(destination, clock).await?;
@@ -156,20 +166,25 @@ pub async fn refuse_backup(destination: &dyn Destination) -> Result<()> {
     }
 }
 
-/// Refuses what must not happen while a replication writes here. A collection calls it after it
-/// has put its plan, and before it lists anything.
+/// Refuses what must not happen while a copy writes here, and tells copies that are taken for dead
+/// that they are. A collection calls it after it has put its plan, and before it lists anything.
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`]; or the destination fails.
 pub async fn no_copy_under_way(destination: &dyn Destination, clock: &Clock) -> Result<()> {
-    let alive = copies(destination, clock).await?.into_iter().find(|(_, copy)| copy.is_alive);
-    let Some((_, copy)) = alive else { return Ok(()) };
-    let text = format!(
-        "a replication into {} has been under way since {}; wait for it",
-        destination.location(),
-        rfc3339(copy.record.started_ms)
-    );
-    Err(RepositoryError::new(ErrorKind::Conflict, text))
+    let copies = copies(destination, clock, None).await?;
+    if let Some((_, copy)) = copies.iter().find(|(_, copy)| copy.is_alive) {
+        let text = format!(
+            "a copy into {} has been under way since {}; wait for it",
+            destination.location(),
+            rfc3339(copy.record.started_ms)
+        );
+        return Err(RepositoryError::new(ErrorKind::Conflict, text));
+    }
+    for (key, _) in &copies {
+        destination.delete(key).await?;
+    }
+    Ok(())
 }
 
 /// A copy under way, as it tells others.
@@ -193,9 +208,20 @@ struct Copying {
     is_alive: bool,
 }
 
-async fn copies(destination: &dyn Destination, clock: &Clock) -> Result<Vec<(Key, Copying)>> {
+/// All copies under way. `own` is the object of one that was written just now.
+async fn copies(
+    destination: &dyn Destination,
+    clock: &Clock,
+    own: Option<&Key>,
+) -> Result<Vec<(Key, Copying)>> {
     let mut found = Vec::new();
-    for object in list_all(destination, COPIES).await? {
+    let objects = list_all(destination, COPIES).await?;
+    let now = match own {
+        Some(own) => objects.iter().find(|one| one.key == *own).and_then(|one| one.modified),
+        None if objects.iter().all(|object| object.modified.is_none()) => None,
+        None => time_there(destination, clock).await?,
+    };
+    for object in objects {
         let range = ByteRange::Span { offset: 0, length: MAX_MARK };
         // One that cannot be read was written when the destination says, or just now.
         let written = object.modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -208,12 +234,27 @@ async fn copies(destination: &dyn Destination, clock: &Clock) -> Result<Vec<(Key
             Err(error) if error.kind() == DestinationKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        let silent = clock.now_ms().saturating_sub(record.heartbeat_ms) > SILENT_MS;
+        let silent = match (now, object.modified) {
+            (Some(now), Some(at)) => now.duration_since(at).unwrap_or_default() > SILENT,
+            _ => clock.now_ms().saturating_sub(record.heartbeat_ms) > SILENT_MS,
+        };
         let gone = record.host == this_host()
             && host::process_start(record.process) != Some(record.process_start);
         found.push((object.key, Copying { record, is_alive: !silent && !gone }));
     }
     Ok(found)
+}
+
+/// The time by the destination's clock, of a fresh object; nothing where there is no room for one.
+async fn time_there(destination: &dyn Destination, clock: &Clock) -> Result<Option<SystemTime>> {
+    let key = Key::new(format!("probe/{}-time", SessionId::new(clock.now_ms(), random()?)))?;
+    match destination.put(&key, Bytes::from_static(b"time")).await {
+        Err(error) if error.kind() == DestinationKind::NoSpace => return Ok(None),
+        other => other?,
+    }
+    let meta = destination.head(&key).await;
+    destination.delete(&key).await?;
+    Ok(meta?.modified)
 }
 
 /// This process' own copy under way. Dropped without [`end`](Self::end), its object stays until
@@ -222,6 +263,8 @@ async fn copies(destination: &dyn Destination, clock: &Clock) -> Result<Vec<(Key
 pub(crate) struct Underway {
     key: Key,
     record: CopyRecord,
+    /// Numbers of the collections that were over when it began.
+    over: BTreeSet<u64>,
 }
 
 impl Underway {
@@ -238,28 +281,42 @@ impl Underway {
             heartbeat_ms: now,
         };
         let key = Key::new(format!("{COPIES}{}", SessionId::new(now, random()?)))?;
-        let this = Self { key, record };
+        let mut this = Self { key, record, over: BTreeSet::new() };
         this.put(destination).await?;
-        for (key, copy) in copies(destination, clock).await? {
+        for (key, copy) in copies(destination, clock, Some(&this.key)).await? {
             if !copy.is_alive {
                 destination.delete(&key).await?;
             }
         }
-        if let Some(generation) = unfinished_collection(destination).await? {
+        let known = collections(destination).await?;
+        if let Some((generation, false)) = known.last_key_value() {
             this.end(destination).await;
             let text = format!(
-                "a collection (number {generation}) is under way at {}; let it end, then \
-                 replicate again",
+                "a collection (number {generation}) is under way at {}; let it end, then run \
+                 this again",
                 destination.location()
             );
             return Err(RepositoryError::new(ErrorKind::Conflict, text));
         }
+        this.over = known.into_keys().collect();
         Ok(this)
     }
 
     async fn put(&self, destination: &dyn Destination) -> Result<()> {
         let body = serde_json::to_vec(&self.record).expect("the record is plain JSON");
         Ok(destination.put(&self.key, Bytes::from(body)).await?)
+    }
+
+    /// Shows a sign of life, if the last one was some time ago; as [`beat`](Self::beat).
+    pub(crate) async fn beat_if_due(
+        &mut self,
+        destination: &dyn Destination,
+        clock: &Clock,
+    ) -> Result<()> {
+        match clock.now_ms().saturating_sub(self.record.heartbeat_ms) > HEARTBEAT_MS {
+            true => self.beat(destination, clock).await,
+            false => Ok(()),
+        }
     }
 
     /// Shows a sign of life. Fails when others have taken this copy for dead: what it wrote may
@@ -272,14 +329,31 @@ impl Underway {
         match destination.head(&self.key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => Err(RepositoryError::new(
                 ErrorKind::Conflict,
-                "this replication was taken for dead, or the replica was promoted; run it again",
+                "this copy was taken for dead, or the replica was promoted; run it again",
             )),
             Err(error) => Err(error.into()),
             Ok(_) => {
                 self.record.heartbeat_ms = clock.now_ms();
-                self.put(destination).await
+                self.put(destination).await?;
+                self.was_counted(destination).await
             }
         }
+    }
+
+    /// Fails when a collection has begun since: it may have looked for copies between the look for
+    /// this one's object and the put, which brought the object back.
+    async fn was_counted(&self, destination: &dyn Destination) -> Result<()> {
+        let known = collections(destination).await?;
+        let Some((number, _)) = known.iter().find(|(number, _)| !self.over.contains(*number))
+        else {
+            return Ok(());
+        };
+        let text = format!(
+            "a collection (number {number}) has begun at {} meanwhile; run this again once it \
+             has ended",
+            destination.location()
+        );
+        Err(RepositoryError::new(ErrorKind::Conflict, text))
     }
 
     pub(crate) async fn end(self, destination: &dyn Destination) {
@@ -289,20 +363,21 @@ impl Underway {
     }
 }
 
-/// The collection that was planned and is not done.
-async fn unfinished_collection(destination: &dyn Destination) -> Result<Option<u64>> {
-    let mut known: BTreeSet<(u64, bool)> = BTreeSet::new();
+/// Numbers of collections, ascending, and whether they are done.
+async fn collections(destination: &dyn Destination) -> Result<BTreeMap<u64, bool>> {
+    let mut known = BTreeMap::new();
     for object in list_all(destination, "g/").await? {
         let mut parts = object.key.as_str().split('/').skip(1);
         if let (Some(Ok(number)), Some(what)) = (parts.next().map(str::parse), parts.next()) {
-            known.insert((number, what.starts_with("done")));
+            *known.entry(number).or_default() |= what.starts_with("done");
         }
     }
-    Ok(known.last().filter(|(_, done)| !done).map(|(number, _)| *number))
+    Ok(known)
 }
 
 #[cfg(test)]
 mod tests {
+    use sluice_destination::filesystem::FilesystemDestination;
     use sluice_destination::memory::MemoryDestination;
 
     use super::*;
@@ -373,5 +448,55 @@ mod tests {
             }
         }
         no_copy_under_way(&destination, &clock).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_told_that_a_collection_took_it_for_dead() {
+        let destination = MemoryDestination::new();
+        let (clock, hand) = Clock::manual(1_000_000);
+        let mut copy = Underway::begin(&destination, &clock).await.unwrap();
+        hand.fetch_add(SILENT_MS + 1, std::sync::atomic::Ordering::SeqCst);
+        no_copy_under_way(&destination, &clock).await.unwrap();
+        let fenced = copy.beat(&destination, &clock).await.unwrap_err();
+        assert_eq!(fenced.kind(), ErrorKind::Conflict);
+        // Also when it has put its object once more at the same moment.
+        copy.put(&destination).await.unwrap();
+        put(&destination, "g/1/plan", b"x").await;
+        put(&destination, "g/1/done", b"x").await;
+        let fenced = copy.beat(&destination, &clock).await.unwrap_err();
+        assert_eq!(fenced.kind(), ErrorKind::Conflict);
+        copy.end(&destination).await;
+        // One that was over when the copy began means nothing.
+        let mut copy = Underway::begin(&destination, &clock).await.unwrap();
+        copy.beat(&destination, &clock).await.unwrap();
+        hand.fetch_add(HEARTBEAT_MS, std::sync::atomic::Ordering::SeqCst);
+        put(&destination, "g/2/plan", b"x").await;
+        copy.beat_if_due(&destination, &clock).await.unwrap();
+        hand.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        copy.beat_if_due(&destination, &clock).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn how_long_a_copy_is_silent_is_told_by_the_destination_s_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let destination = FilesystemDestination::create(folder.path()).await.unwrap();
+        let system = Clock::system();
+        let mut copy = Underway::begin(&destination, &system).await.unwrap();
+        // A collector whose clock is two days ahead, and one whose clock is behind.
+        for ahead in [2 * SILENT_MS as i64, -2 * SILENT_MS as i64] {
+            let clock = Clock::manual(system.now_ms().saturating_add_signed(ahead)).0;
+            let alive = no_copy_under_way(&destination, &clock).await.unwrap_err();
+            assert_eq!(alive.kind(), ErrorKind::Conflict);
+        }
+        copy.beat(&destination, &system).await.unwrap();
+        // What is old is dead, whatever it says of itself.
+        copy.record.heartbeat_ms = system.now_ms() + SILENT_MS;
+        copy.put(&destination).await.unwrap();
+        let file = std::fs::File::open(folder.path().join(copy.key.as_str())).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(modified - SILENT - Duration::from_secs(60)).unwrap();
+        no_copy_under_way(&destination, &system).await.unwrap();
+        copy.beat(&destination, &system).await.unwrap_err();
+        assert_eq!(list_all(&destination, "").await.unwrap(), [], "nothing is left");
     }
 }

@@ -239,6 +239,33 @@ fn the_second_place_keeps_by_rules_of_its_own() {
 }
 
 #[test]
+fn a_replica_keeps_its_key_slots_and_what_is_on_hold_there() {
+    let (repo, days) = source();
+    let far = Repo::without();
+    keyless(&repo, &far).ok();
+    let points = repo.points("vm");
+    far.ok(["hold", &points[0]]);
+    repo.ok(["forget", &points[0]]);
+    // Whoever may write to the source takes the ways in, there and at the second place.
+    let slots = repo.objects("keys");
+    for slot in &slots {
+        fs::remove_file(slot).unwrap();
+    }
+    fs::write(repo.folder().join("keys/junk"), "junk").unwrap();
+    for _night in 0..2 {
+        let told = keyless(&repo, &far).arg("--mirror-prunes").ok().json();
+        assert_eq!(told["kept"].as_array().unwrap().len(), 1, "{told}");
+        assert_eq!(told["pruned"].as_array().unwrap().len(), 0, "{told}");
+        assert_eq!(told["kept_key_slots"].as_array().unwrap().len(), slots.len(), "{told}");
+    }
+    far.assert_restores(&points[0], &days[0]);
+    far.ok(["release", &points[0]]);
+    let told = keyless(&repo, &far).arg("--mirror-prunes").ok().json();
+    assert_eq!(told["pruned"].as_array().unwrap().len(), 1, "{told}");
+    assert_eq!(far.points("vm"), points[1..]);
+}
+
+#[test]
 fn points_are_copied_into_a_repository_with_other_keys() {
     let (repo, days) = source();
     let meta = repo.path("meta.json");
