@@ -210,7 +210,7 @@ impl Shared {
     /// What was said of a point after its commit; nothing when nothing was.
     async fn protection(&self, chain: ChainId, point: PointId) -> Result<Option<Protection>> {
         let key = protection_key(chain, point);
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match crate::bounded::get_small(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

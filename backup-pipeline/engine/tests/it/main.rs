@@ -16,6 +16,7 @@ mod heal_compacted;
 mod holds;
 mod joint;
 mod keys;
+mod large;
 mod lock;
 mod met;
 mod model;

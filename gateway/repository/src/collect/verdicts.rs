@@ -1,7 +1,8 @@
 //! The records of collections on the destination.
 
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, list_all};
 
+use crate::bounded::get_record;
 use crate::doctor::repair::advise;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{
@@ -129,7 +130,7 @@ impl Shared {
         part: CollectionPart,
     ) -> Result<Option<Vec<Verdict>>> {
         let key = collection_key(number, part);
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

@@ -69,7 +69,8 @@ pub struct Repaired {
 /// A record that cannot be read.
 struct Damaged {
     object: ObjectMeta,
-    bytes: Bytes,
+    /// Of its bytes, which may be many.
+    digest: [u8; 32],
     problem: String,
 }
 
@@ -156,7 +157,8 @@ impl Shared {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 let text = error.to_string();
                 let problem = text.split_once(" is damaged: ").map_or(&*text, |(_, what)| what);
-                Ok(Some(Damaged { object, bytes, problem: problem.to_owned() }))
+                let digest = *blake3::hash(&bytes).as_bytes();
+                Ok(Some(Damaged { object, digest, problem: problem.to_owned() }))
             }
             Err(error) => Err(error),
             Ok(_) => Ok(None),
@@ -171,7 +173,8 @@ impl Shared {
         dry_run: bool,
     ) -> Result<bool> {
         let Some((kind, id)) = record_of(&damaged.object.key) else { return Ok(false) };
-        let (shared, bytes) = (self.clone(), damaged.bytes.clone());
+        let Some(bytes) = self.unchanged(damaged).await? else { return Ok(false) };
+        let shared = self.clone();
         let tried = move || unflipped(&bytes, &shared.keys, kind, shared.id, &id);
         let Some(sound) = self.pool.run(tried).await? else { return Ok(false) };
         let unchanged = self.is_unchanged(damaged).await?;
@@ -182,7 +185,13 @@ impl Shared {
     }
 
     async fn is_unchanged(&self, damaged: &Damaged) -> Result<bool> {
-        Ok(read(&*self.destination, &damaged.object.key).await?.as_ref() == Some(&damaged.bytes))
+        Ok(self.unchanged(damaged).await?.is_some())
+    }
+
+    /// The bytes of a damaged record, if nobody has written it since.
+    async fn unchanged(&self, damaged: &Damaged) -> Result<Option<Bytes>> {
+        let bytes = read(&*self.destination, &damaged.object.key).await?;
+        Ok(bytes.filter(|bytes| *blake3::hash(bytes).as_bytes() == damaged.digest))
     }
 
     /// The time by the destination's clock, of a fresh object.
