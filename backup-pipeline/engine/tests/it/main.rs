@@ -2,6 +2,7 @@
 
 mod allowance;
 mod bad_slots;
+mod budget;
 mod collect;
 mod copy;
 mod crash;

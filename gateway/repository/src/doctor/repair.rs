@@ -17,9 +17,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use sluice_destination::{Key, ObjectMeta, list_all};
 
 use super::{Flawed, PARALLEL, read, record_of};
+use crate::collect::budget::shorten;
 use crate::crypto::random;
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::collection::{Sentence, Verdict};
+use crate::format::collection::{MAX_VERDICTS, Sentence, Verdict};
 use crate::format::flipped::unflipped;
 use crate::format::id::{
     COLLECTIONS_PREFIX, CollectionPart, PackKind, SessionId, parse_collection_key,
@@ -34,11 +35,17 @@ pub struct RepairOptions {
     pub min_age: Duration,
     /// Only tell what would be done. Ages are then told by this machine's clock.
     pub dry_run: bool,
+    /// Most packs that its lists name one by one; below half of [`MAX_VERDICTS`].
+    pub most_named: usize,
 }
 
 impl Default for RepairOptions {
     fn default() -> Self {
-        Self { min_age: Duration::from_secs(24 * 3600), dry_run: false }
+        Self {
+            min_age: Duration::from_secs(24 * 3600),
+            dry_run: false,
+            most_named: MAX_VERDICTS / 2,
+        }
     }
 }
 
@@ -263,6 +270,8 @@ impl Shared {
         }));
         tainted.sort_unstable();
         tainted.dedup();
+        // Half of what a list takes, so that collections can condemn something beside it.
+        let tainted = shorten(tainted, options.most_named.min(MAX_VERDICTS / 2));
         self.put_verdicts(number, CollectionPart::Done, tainted).await?;
         // Told last: until then the next repair goes on.
         for damaged in lists {
@@ -286,8 +295,10 @@ impl Shared {
         }
         let (sentence, today) = (Sentence::Tainted, self.today());
         for one in &mut all {
-            let day = if one.sentence == sentence { one.day } else { today };
-            *one = Verdict { sentence, day, ..*one };
+            match one.sentence {
+                Sentence::Tainted | Sentence::TaintedUpTo => {}
+                _ => *one = Verdict { sentence, day: today, ..*one },
+            }
         }
         Ok(all)
     }
