@@ -10,6 +10,7 @@ mod defragment;
 mod destroy;
 mod doctor;
 mod extents;
+mod full;
 mod golden;
 mod golden_disk;
 mod heal;

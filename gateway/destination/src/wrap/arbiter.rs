@@ -215,7 +215,8 @@ impl Destination for Arbiter {
     }
 
     fn fills_up(&self) -> bool {
-        self.store.fills_up()
+        // Records lie there, and the room that is kept free for them.
+        self.arbiter.fills_up()
     }
 
     fn arbitrated(&self) -> bool {
