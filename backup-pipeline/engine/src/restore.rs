@@ -4,15 +4,14 @@
 //! at their place by threads that do only that, in pieces of blocks side by side. Blocks of zeroes
 //! are never written to a target that starts zeroed.
 
+mod journal;
 mod write_behind;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use parking_lot::Mutex;
 use sluice_block::{BlockRead, coalesce};
 use sluice_repository::{ImageReader, Pool, RunBytes};
 use tokio::sync::{Semaphore, oneshot};
@@ -22,14 +21,13 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::progress::{Phase, Progress};
 
+use self::journal::Journal;
 use self::write_behind::{Failure, WriteBehind};
 
 /// Leaves under way at the same time.
 const LEAVES: usize = 4;
 /// Bytes of gets under way.
 const IN_FLIGHT_MIB: usize = 64;
-/// After so many bytes the target is flushed and the journal extended.
-const CHECKPOINT: u64 = 1 << 30;
 
 /// Where a restore writes. Calls come from several threads at once, at places of their own.
 pub trait Target: Send + Sync {
@@ -81,8 +79,8 @@ pub struct RestoreOptions {
 impl RestoreOptions {
     /// Whether there is a journal of a restore of this image to this target.
     pub fn goes_on(&self, image: &ImageReader) -> bool {
-        let journal = self.journal.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
-        journal.is_some_and(|text| text.lines().next() == Some(&self.head(image)))
+        let journal = self.journal.as_deref();
+        journal.is_some_and(|path| journal::begins_with(path, &self.head(image)))
     }
 
     /// The first line of the journal.
@@ -115,7 +113,13 @@ pub async fn restore(
 ) -> Result<RestoreOutcome> {
     progress.add_total(image.size());
     progress.set_phase(Phase::Running);
-    let journal = Arc::new(Journal::open(options, image)?);
+    let head = options.head(image);
+    let name = options.journal.as_deref().map(|path| path.display().to_string());
+    let journal = Journal::open(options.journal, &head).map_err(|error| {
+        let text = format!("the restore journal {} failed", name.unwrap_or_default());
+        EngineError::caused(ErrorKind::Target, text, error)
+    })?;
+    let journal = Arc::new(journal);
     let span = image.leaf_span();
     let leaves = image.size().div_ceil(span);
     if !target.starts_zeroed() {
@@ -295,71 +299,4 @@ async fn zero_holes(
         at += length;
     }
     Ok(())
-}
-
-/// What is done, in a file: a first line that names image and target, then a leaf a line.
-struct Journal {
-    path: Option<PathBuf>,
-    done: HashSet<u64>,
-    pending: Mutex<(Vec<u64>, u64)>,
-}
-
-impl Journal {
-    fn open(options: RestoreOptions, image: &ImageReader) -> Result<Self> {
-        let (mut done, head) = (HashSet::new(), options.head(image));
-        let path = options.journal;
-        if let Some(path) = &path {
-            let failed = |error| {
-                let text = format!("the restore journal {} failed", path.display());
-                EngineError::caused(ErrorKind::Target, text, error)
-            };
-            match std::fs::read_to_string(path) {
-                Ok(text) if text.lines().next() == Some(&head) => {
-                    // A line cut off by a crash does not parse as a whole one: it has no end.
-                    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-                    done.extend(whole.lines().skip(1).filter_map(|line| line.parse::<u64>().ok()));
-                }
-                Ok(_) => std::fs::write(path, head + "\n").map_err(failed)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::write(path, head + "\n").map_err(failed)?;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(Self { path, done, pending: Mutex::default() })
-    }
-
-    /// Takes note of a written leaf; whether it is time to flush.
-    fn note(&self, leaf: u64, bytes: u64) -> bool {
-        if self.path.is_none() {
-            return false;
-        }
-        let mut pending = self.pending.lock();
-        pending.0.push(leaf);
-        pending.1 += bytes;
-        if pending.1 < CHECKPOINT {
-            return false;
-        }
-        pending.1 = 0;
-        true
-    }
-
-    fn take_pending(&self) -> Vec<u64> {
-        std::mem::take(&mut self.pending.lock().0)
-    }
-
-    fn append(&self, leaves: &[u64]) -> io::Result<()> {
-        use std::io::Write;
-        let Some(path) = &self.path else { return Ok(()) };
-        let text: String = leaves.iter().map(|leaf| format!("{leaf}\n")).collect();
-        let mut file = std::fs::File::options().append(true).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()
-    }
-
-    fn remove(&self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }

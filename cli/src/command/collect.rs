@@ -28,6 +28,7 @@ pub(crate) async fn run(context: &Context, args: &CollectArgs) -> Result<Exit> {
         silent: args.silent,
         wait: args.wait,
         limit: args.limit,
+        ..CollectOptions::default()
     };
     if args.plan {
         let prices = cost::prices(&context.global)?;
@@ -98,6 +99,7 @@ fn document(plan: &CollectionPlan) -> Value {
         "locked_packs": plan.locked_packs,
         "locked_bytes": plan.locked_bytes,
         "locked_until": plan.locked_until.map(|(_, last)| rfc3339(last)),
+        "later_packs": plan.later_packs,
         "freed_bytes": plan.freed,
         "moved_bytes": plan.moved,
         "open_sessions": plan.open_sessions,
@@ -176,6 +178,7 @@ fn tell_plan(context: &Context, plan: &CollectionPlan, estimate: &Estimate) -> R
         cost::money(estimate.saved_month),
     ))?;
     tell_locked(context, plan);
+    tell_later(plan);
     if plan.resumes {
         note("it goes on with a collection that was interrupted");
     }
@@ -195,6 +198,16 @@ fn tell_locked(context: &Context, plan: &CollectionPlan) {
         count(plan.locked_packs, "pack"),
         bytes(plan.locked_bytes),
     ));
+}
+
+/// Says what is left to the next collections.
+fn tell_later(plan: &CollectionPlan) {
+    if plan.later_packs > 0 {
+        note(format_args!(
+            "{} more could go: one collection names no more of them, the next ones go on",
+            count(plan.later_packs, "pack"),
+        ));
+    }
 }
 
 fn tell(context: &Context, report: &CollectReport) -> Result<()> {
@@ -255,6 +268,7 @@ fn tell(context: &Context, report: &CollectReport) -> Result<()> {
         bytes(report.moved),
     ))?;
     tell_locked(context, &report.plan);
+    tell_later(&report.plan);
     if report.rescued > 0 {
         note(format_args!("{} still needed after all", count(report.rescued, "condemned pack")));
     }

@@ -259,7 +259,7 @@ pub trait Destination: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Whether it has an end that its users may meet, as a file system has.
+    /// Whether it has an end that its users may meet, as a file system has, or a quota.
     fn fills_up(&self) -> bool {
         false
     }

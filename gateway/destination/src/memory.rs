@@ -21,11 +21,16 @@ use crate::{
     page_limit,
 };
 
+/// What an object takes at least, and a multiple of which it takes, where there is an end.
+const UNIT: usize = 4096;
+
 /// Objects in memory, gone with the process.
 #[derive(Default)]
 pub struct MemoryDestination {
     objects: Mutex<BTreeMap<Key, Object>>,
     has_locks: bool,
+    /// How many blocks its objects may take.
+    room: Option<usize>,
     /// Ms since 1970, when locks end by another clock than that of the machine.
     clock: Option<Arc<AtomicU64>>,
 }
@@ -58,6 +63,12 @@ impl MemoryDestination {
         Self { clock: Some(clock), ..Self::with_locks() }
     }
 
+    /// An empty store that can fill up, as a file system does: each object takes whole blocks of
+    /// 4 KiB, and there are so many of them.
+    pub fn with_room(blocks: usize) -> Self {
+        Self { room: Some(blocks), ..Self::default() }
+    }
+
     fn now(&self) -> SystemTime {
         match &self.clock {
             Some(clock) => {
@@ -76,6 +87,15 @@ impl MemoryDestination {
         }
         if objects.get(key).is_some_and(|object| object.is_locked(self.now())) {
             return Err(locked(key));
+        }
+        if let Some(room) = self.room {
+            let blocks = |body: &Bytes| body.len().div_ceil(UNIT).max(1);
+            // As where an object is written beside the one that it replaces.
+            let taken: usize = objects.values().map(|object| blocks(&object.body)).sum();
+            if taken + blocks(&object.body) > room {
+                let context = format!("memory: no room left to write {key}");
+                return Err(DestinationError::new(ErrorKind::NoSpace, context));
+            }
         }
         objects.insert(key.clone(), object);
         Ok(())
@@ -114,6 +134,10 @@ fn locked(key: &Key) -> DestinationError {
 impl Destination for MemoryDestination {
     fn location(&self) -> String {
         "memory:".to_owned()
+    }
+
+    fn fills_up(&self) -> bool {
+        self.room.is_some()
     }
 
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {

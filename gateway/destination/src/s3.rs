@@ -184,6 +184,11 @@ impl Destination for S3Destination {
         url
     }
 
+    /// By a quota.
+    fn fills_up(&self) -> bool {
+        true
+    }
+
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
         self.send_put(key, body, Put { create_only: true, lock: None }).await.map(drop)
     }

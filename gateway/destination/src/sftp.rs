@@ -217,6 +217,10 @@ impl Destination for SftpDestination {
         self.links
     }
 
+    fn fills_up(&self) -> bool {
+        true
+    }
+
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
         self.store(key, body, true).await
     }

@@ -255,6 +255,11 @@ impl Destination for SwiftDestination {
     }
 
     /// Refused when the key is taken, except when another writer takes it at the same time.
+    /// By a quota.
+    fn fills_up(&self) -> bool {
+        true
+    }
+
     async fn put_new(&self, key: &Key, body: Bytes) -> Result<()> {
         self.send_put(key, body, true).await
     }

@@ -13,8 +13,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, Key, list_all};
 
+use crate::bounded::get_record;
 use crate::crypto::random;
 use crate::error::{ErrorKind, Result};
 use crate::format::findings::{BadPack, FindingsBody, MAX_PACKS, PackRef};
@@ -168,7 +169,7 @@ impl Shared {
         let Ok(id) = FindingId::parse(&key.as_str()[FINDINGS_PREFIX.len()..]) else {
             return Ok(None);
         };
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

@@ -20,7 +20,7 @@ use crate::allowance::Allowance;
 use crate::bad_slots::BadSlots;
 use crate::crypto::{digest16, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::collection::Verdict;
+use crate::format::collection::{Sentence, Verdict};
 use crate::format::id::{Digest, PackId, PackKind, SessionId, pack_key};
 use crate::format::pack::{Codec, PackBuilder, SlotEntry, stored_len};
 use crate::format::page::{Entry, Location};
@@ -86,6 +86,8 @@ struct Known {
 struct Others {
     /// Not to be referenced any more, up to a generation: a collection has condemned them.
     barred: HashMap<PackId, u32>,
+    /// All packs up to this one are barred.
+    barred_to: Option<PackId>,
     /// Referenced by this session.
     referenced: HashSet<PackId>,
 }
@@ -313,7 +315,8 @@ impl ChunkWriter {
         // One lock for both: a pack is either referenced before it is barred, and then the
         // collection is told, or not at all.
         let mut others = self.others.lock();
-        if others.barred.get(&pack).is_some_and(|barred| generation <= *barred) {
+        let barred = others.barred.get(&pack).is_some_and(|barred| generation <= *barred);
+        if barred || others.barred_to.is_some_and(|last| pack <= last) {
             return false;
         }
         others.referenced.insert(pack);
@@ -327,6 +330,12 @@ impl ChunkWriter {
         {
             let mut others = self.others.lock();
             for one in data {
+                if one.sentence == Sentence::TaintedUpTo {
+                    others.barred_to = others.barred_to.max(Some(one.pack));
+                    let up_to = others.referenced.iter().filter(|pack| **pack <= one.pack);
+                    needs.extend(up_to.copied());
+                    continue;
+                }
                 let barred = others.barred.entry(one.pack).or_default();
                 *barred = one.generation.max(*barred);
                 if others.referenced.contains(&one.pack) {

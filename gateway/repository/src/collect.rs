@@ -13,6 +13,7 @@
 //!   no harm.
 //! * Memory is a row for each pack and nine bits for eight slots, whatever the points.
 
+pub(crate) mod budget;
 mod compact;
 mod mark;
 mod marks;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{ErrorKind, RepositoryError, Result};
+use crate::format::collection::MAX_VERDICTS;
 
 pub use plan::{CollectionPlan, Requests};
 pub use run::{CollectReport, Waiting};
@@ -43,6 +45,9 @@ pub struct CollectOptions {
     pub wait: Duration,
     /// Most bytes to move in a second.
     pub limit: Option<u64>,
+    /// Most packs that its lists name, [`MAX_VERDICTS`] and no more: what is beyond that is left
+    /// to the next collections.
+    pub most_named: usize,
 }
 
 impl Default for CollectOptions {
@@ -53,6 +58,7 @@ impl Default for CollectOptions {
             silent: Duration::from_secs(24 * 3600),
             wait: Duration::from_secs(15 * 60),
             limit: None,
+            most_named: MAX_VERDICTS,
         }
     }
 }

@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use sluice_destination::{
-    ByteRange, Destination, ErrorKind as DestinationKind, Key, ObjectMeta, list_all,
-};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, ObjectMeta, list_all};
 
+use crate::bounded::get_record;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{
@@ -291,7 +290,7 @@ impl Shared {
 }
 
 async fn get(destination: &dyn Destination, key: &Key) -> Result<Option<Bytes>> {
-    match destination.get(key, ByteRange::Full).await {
+    match get_record(destination, key).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),

@@ -5,9 +5,10 @@ pub mod repair;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, list_all};
 
-use crate::error::{ErrorKind, Result};
+use crate::bounded::get_record;
+use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::checked::{Check, check};
 use crate::format::collection::collection_object;
 use crate::format::coverage::Coverage;
@@ -92,7 +93,7 @@ pub async fn examine(destination: &dyn Destination) -> Result<Surface> {
 }
 
 async fn read(destination: &dyn Destination, key: &Key) -> Result<Option<Bytes>> {
-    match destination.get(key, ByteRange::Full).await {
+    match get_record(destination, key).await {
         Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
         other => Ok(Some(other?)),
     }
@@ -157,33 +158,29 @@ impl Repository {
         let shared = &self.shared;
         let mut traces = Traces::default();
         let mut damaged = Vec::new();
-        for (key, bytes) in shared.all_below("s/").await? {
-            keep(shared.session_trace(&key, &bytes), &mut traces.sessions, &mut damaged)?;
+        for (_, read) in shared.all_below("s/", Shared::session_trace).await? {
+            keep(read, &mut traces.sessions, &mut damaged)?;
         }
-        for (key, bytes) in shared.all_below("p/").await? {
-            keep(shared.pin_trace(&key, &bytes), &mut traces.pins, &mut damaged)?;
+        for (_, read) in shared.all_below("p/", Shared::pin_trace).await? {
+            keep(read, &mut traces.pins, &mut damaged)?;
         }
-        for (key, bytes) in shared.all_below(&tombstones_prefix()).await? {
-            damaged.extend(shared.record_flaw(&key, &bytes)?.map(|problem| (key, problem)));
+        for (key, read) in shared.all_below(&tombstones_prefix(), Shared::record_flaw).await? {
+            damaged.extend(read?.map(|problem| (key, problem)));
         }
         for prefix in [protections_prefix(), COLLECTIONS_PREFIX.into(), "e/".into()] {
-            for (key, bytes) in shared.all_below(&prefix).await? {
-                let Some((kind, object)) = record_of(&key) else { continue };
-                let opened = shared.open_record(&key, kind, object, &bytes);
-                keep(opened, &mut Vec::new(), &mut damaged)?;
+            for (_, read) in shared.all_below(&prefix, Shared::open_known).await? {
+                keep(read, &mut Vec::new(), &mut damaged)?;
             }
         }
-        for (key, bytes) in shared.all_below(FINDINGS_PREFIX).await? {
-            let id = SessionId::parse(&key.as_str()[FINDINGS_PREFIX.len()..]);
-            let opened = id.map_err(|error| parse_error(&key, error)).and_then(|id| {
-                shared.open_record(&key, Kind::Findings, session_object(id.0), &bytes)
-            });
-            keep(opened, &mut Vec::new(), &mut damaged)?;
+        for (_, read) in shared.all_below(FINDINGS_PREFIX, Shared::open_finding).await? {
+            keep(read, &mut Vec::new(), &mut damaged)?;
         }
-        for (key, bytes) in shared.all_below(COVERAGE_PREFIX).await? {
+        let coverage = |shared: &Shared, key: &Key, bytes: &Bytes| {
             let number = key.as_str()[COVERAGE_PREFIX.len()..].parse().unwrap_or(u32::MAX);
-            let read = Coverage::decode(&bytes, shared.id, number);
-            damaged.extend(read.err().map(|error| (key, error.to_string())));
+            Ok(Coverage::decode(bytes, shared.id, number).err().map(|error| error.to_string()))
+        };
+        for (key, read) in shared.all_below(COVERAGE_PREFIX, coverage).await? {
+            damaged.extend(read?.map(|problem| (key, problem)));
         }
         traces.damaged = damaged
             .into_iter()
@@ -250,12 +247,18 @@ fn unfinished<'k>(keys: impl Iterator<Item = &'k str>) -> Option<u64> {
 }
 
 impl Shared {
-    async fn all_below(&self, prefix: &str) -> Result<Vec<(Key, Bytes)>> {
-        let objects = list_all(&*self.destination, prefix).await?;
+    /// What `parse` makes of every object below a prefix. Each is let go before others are read.
+    async fn all_below<T>(
+        &self,
+        prefix: &str,
+        parse: impl Fn(&Self, &Key, &Bytes) -> Result<T>,
+    ) -> Result<Vec<(Key, Result<T>)>> {
+        let (objects, parse) = (list_all(&*self.destination, prefix).await?, &parse);
         let mut reads = stream::iter(objects)
             .map(|object| async move {
-                let bytes = read(&*self.destination, &object.key).await;
-                bytes.map(|bytes| bytes.map(|bytes| (object.key, bytes)))
+                let bytes = read(&*self.destination, &object.key).await?;
+                let parsed = bytes.map(|bytes| parse(self, &object.key, &bytes));
+                Ok::<_, RepositoryError>(parsed.map(|parsed| (object.key, parsed)))
             })
             .buffered(PARALLEL);
         let mut all = Vec::new();
@@ -265,7 +268,19 @@ impl Shared {
         Ok(all)
     }
 
-    fn session_trace(&self, key: &Key, bytes: &[u8]) -> Result<SessionTrace> {
+    /// Opens a record of a known kind.
+    fn open_known(&self, key: &Key, bytes: &Bytes) -> Result<()> {
+        let Some((kind, object)) = record_of(key) else { return Ok(()) };
+        self.open_record(key, kind, object, bytes).map(drop)
+    }
+
+    fn open_finding(&self, key: &Key, bytes: &Bytes) -> Result<()> {
+        let id = SessionId::parse(&key.as_str()[FINDINGS_PREFIX.len()..]);
+        let id = id.map_err(|error| parse_error(key, error))?;
+        self.open_record(key, Kind::Findings, session_object(id.0), bytes).map(drop)
+    }
+
+    fn session_trace(&self, key: &Key, bytes: &Bytes) -> Result<SessionTrace> {
         let id = SessionId::parse(key.as_str().trim_start_matches("s/"));
         let id = id.map_err(|error| parse_error(key, error))?;
         let body = self.open_record(key, Kind::Session, session_object(id.0), bytes)?;
@@ -283,7 +298,7 @@ impl Shared {
         })
     }
 
-    fn pin_trace(&self, key: &Key, bytes: &[u8]) -> Result<PinTrace> {
+    fn pin_trace(&self, key: &Key, bytes: &Bytes) -> Result<PinTrace> {
         let id = PinId::parse(key.as_str().trim_start_matches("p/"));
         let id = id.map_err(|error| parse_error(key, error))?;
         let body = self.open_record(key, Kind::Pin, session_object(id.0), bytes)?;

@@ -250,7 +250,7 @@ impl Shared {
         point: PointId,
     ) -> Result<Option<Protection>> {
         let key = protection_key(chain, point);
-        let bytes = match place.get(&key, ByteRange::Full).await {
+        let bytes = match crate::bounded::get_small(place, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

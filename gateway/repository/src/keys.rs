@@ -12,9 +12,10 @@ mod vouch;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, list_all};
 use zeroize::Zeroizing;
 
+use crate::bounded::{get_record, get_small};
 use crate::crypto::{KeyRing, Secrets, digest16, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::fetch::{SlotDecoder, coalesce};
@@ -176,7 +177,7 @@ async fn epoch_of(
         return Ok(Some(0));
     }
     let key = epoch_key(newest);
-    let bytes = destination.get(&key, ByteRange::Full).await?;
+    let bytes = get_record(destination, &key).await?;
     let keys = KeyRing::new(&secrets.master);
     let record = Envelope::parse(&bytes)
         .and_then(|record| record.open(&keys, Kind::Epoch, id, &epoch_object(newest)))
@@ -198,7 +199,7 @@ pub(crate) async fn read_slots(destination: &dyn Destination) -> Result<Slots> {
         let slot = if object.size > MAX_SLOT {
             Err(FormatError::Invalid("key slot is too large"))
         } else {
-            match destination.get(&object.key, ByteRange::Full).await {
+            match get_small(destination, &object.key).await {
                 // Removed since it was listed.
                 Err(error) if error.kind() == DestinationKind::NotFound => continue,
                 other => KeySlot::decode(&other?),
@@ -467,7 +468,7 @@ impl Shared {
     /// Reads a slot back from the destination and opens it.
     async fn prove(&self, name: &str, unlock: Unlock) -> Result<Secrets> {
         let key = Key::new(format!("keys/{name}"))?;
-        let bytes = self.destination.get(&key, ByteRange::Full).await?;
+        let bytes = get_small(&*self.destination, &key).await?;
         let slot = KeySlot::decode(&bytes).map_err(|error| parse_error(&key, error))?;
         let opened = try_slot(slot, self.id, unlock).await?;
         match opened.map_err(|error| parse_error(&key, error))? {

@@ -25,6 +25,7 @@
 mod allowance;
 mod bad_slots;
 mod ballast;
+mod bounded;
 mod cache;
 mod chunk_writer;
 pub mod clock;

@@ -22,8 +22,9 @@ mod walk;
 
 use std::time::{Duration, SystemTime};
 
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, LockMode, list_all, probe};
+use sluice_destination::{ErrorKind as DestinationKind, LockMode, list_all, probe};
 
+use crate::bounded::get_small;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{commit_key, lock_key};
@@ -165,7 +166,7 @@ impl LockRule {
 impl Shared {
     pub(crate) async fn lock_record(&self) -> Result<Option<LockRecord>> {
         let key = lock_key();
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_small(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

@@ -9,8 +9,9 @@ use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, Key, list_all};
 
+use crate::bounded::get_record;
 use crate::crypto::random;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
@@ -432,7 +433,7 @@ impl Shared {
             return Ok(Some(known));
         }
         let key = commit_key(chain, point);
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => {
                 return Err(RepositoryError::damaged(&key, "it is missing"));
             }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, probe};
 use zeroize::Zeroizing;
 
+use crate::bounded::get_small;
 use crate::cache::{CacheCounts, Caches};
 use crate::clock::Clock;
 use crate::crypto::{KeyRing, Secrets, random};
@@ -223,7 +224,7 @@ impl Repository {
     /// [`ErrorKind::Invalid`] without the arbiter it was made with.
     pub async fn peek(destination: &dyn Destination) -> Result<Descriptor> {
         let key = descriptor_key();
-        let bytes = match destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_small(destination, &key).await {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == DestinationKind::NotFound => {
                 return Err(RepositoryError::new(

@@ -22,9 +22,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_after};
+use sluice_destination::{ErrorKind as DestinationKind, Key, list_after};
 
 use crate::allowance::Allowance;
+use crate::bounded::{get_record, is_exactly};
 use crate::chunk_writer::{ChunkWriter, WriteCounters};
 use crate::crypto::random;
 use crate::defragment::Defragment;
@@ -286,7 +287,7 @@ impl Shared {
             if known.contains(&name) {
                 continue;
             }
-            let bytes = self.destination.get(&object.key, ByteRange::Full).await?;
+            let bytes = get_record(&*self.destination, &object.key).await?;
             match self.open_segment(&object.key, &name, &bytes) {
                 Ok(entries) => index.add(&name, &entries)?,
                 Err(error) => tracing::warn!(%error, "skipping an index segment"),
@@ -512,9 +513,9 @@ impl BackupSession {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            match self.shared.destination.get(key, ByteRange::Full).await {
-                Ok(there) if there == *sealed => return Ok(()),
-                Ok(_) => return Err(fence::declared_dead()),
+            match is_exactly(&*self.shared.destination, key, sealed).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(fence::declared_dead()),
                 Err(no) if no.kind() == DestinationKind::NotFound && attempt < ATTEMPTS => {
                     attempt += 1;
                 }

@@ -26,9 +26,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, list_all};
 
 use crate::bad_slots::BadSlots;
+use crate::bounded::get_record;
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
 use crate::format::id::{PackKind, SessionId, pack_key, segments_prefix};
@@ -260,7 +261,7 @@ impl Shared {
                 let name = object.key.as_str().rsplit('/').next().unwrap_or_default();
                 let session = SessionId::parse(name.split('-').next().unwrap_or_default())
                     .map_err(|error| parse_error(&object.key, error))?;
-                let bytes = match self.destination.get(&object.key, ByteRange::Full).await {
+                let bytes = match get_record(&*self.destination, &object.key).await {
                     // Removed since the listing.
                     Err(error) if error.kind() == DestinationKind::NotFound => return Ok(()),
                     other => other?,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sluice_block::{BlockRead, ErrorKind as BlockKind};
 use sluice_destination::memory::MemoryDestination;
-use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
-use sluice_destination::{ByteRange, Destination, Key, list_all};
+use sluice_destination::wrap::{Arbiter, Effect, Fault, Operation, Repaired, Rule};
+use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
 use sluice_engine::Change;
 use sluice_repository::crypto::Secrets;
 use sluice_repository::{
@@ -104,6 +104,25 @@ async fn known_blocks_are_found_across_epochs_and_not_stored_again() {
     assert_eq!((point.stats.new_bytes, point.stats.dedup_bytes), (0, 2 << 20));
     let image = after.image(&point, None).unwrap();
     assert!(read_all(&image).await == disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_which_the_copy_of_format_failed_leaves_a_pair_that_opens() {
+    let store = Fault::new(Arc::new(MemoryDestination::new()));
+    let arbiter = Arc::new(MemoryDestination::new());
+    let pair = Arc::new(Arbiter::new(store.clone(), arbiter));
+    let options = InitOptions { unlock: passphrase(), recovery: false, kdf: CHEAP, lock: None };
+    let made = Repository::init(pair.clone(), Clock::system(), options, settings(None)).await;
+    let repository = made.unwrap().0;
+    back_up(&repository, &noise(1, 1 << 20), Change::Rescan).await;
+    let away = Effect::Fail(DestinationKind::Unavailable);
+    store.inject(Rule::new(away).on(Operation::PUTS).below("format").once());
+    repository.rotate_data(&rotation()).await.unwrap();
+    assert_eq!(store.injected(), 1);
+    let opened = open(pair.clone()).await;
+    assert_eq!(opened.data_epoch(), 1);
+    assert_eq!(pair.repair_mirror().await.unwrap(), Repaired { copied: 1, removed: 0 });
+    assert_points(&open(pair).await, &[&noise(1, 1 << 20)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

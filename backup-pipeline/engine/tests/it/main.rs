@@ -2,6 +2,7 @@
 
 mod allowance;
 mod bad_slots;
+mod budget;
 mod collect;
 mod copy;
 mod crash;
@@ -9,6 +10,7 @@ mod defragment;
 mod destroy;
 mod doctor;
 mod extents;
+mod full;
 mod golden;
 mod golden_disk;
 mod heal;
@@ -16,6 +18,7 @@ mod heal_compacted;
 mod holds;
 mod joint;
 mod keys;
+mod large;
 mod lock;
 mod met;
 mod model;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -23,7 +24,8 @@ use crate::collect::{assert_sound, blocks, content, eager, keys, save, under_way
 use crate::support::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const AT_ONCE: RepairOptions = RepairOptions { min_age: Duration::ZERO, dry_run: false };
+const AT_ONCE: RepairOptions =
+    RepairOptions { min_age: Duration::ZERO, dry_run: false, most_named: usize::MAX };
 
 /// A repository in a folder, which tells when objects were written.
 struct Place {
@@ -204,6 +206,15 @@ async fn a_damaged_pin_protects_its_point_until_it_is_old() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_condemned_list_removes_nothing_and_nothing_refers_to_what_it_may_name() {
+    end_a_damaged_list(RepairOptions::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_refers_to_what_a_damaged_list_may_name_where_no_list_could_name_it_all() {
+    end_a_damaged_list(RepairOptions { most_named: 2, ..RepairOptions::default() }).await;
+}
+
+async fn end_a_damaged_list(options: RepairOptions) {
     let place = Place::new(HOUR).await;
     let first = save(&place.repository, "a", &blocks(&[1, 2])).await;
     let second = save(&place.repository, "c", &blocks(&[3])).await;
@@ -219,13 +230,13 @@ async fn a_damaged_condemned_list_removes_nothing_and_nothing_refers_to_what_it_
         assert!(told.contains("sluice doctor --repair") && told.contains(&list), "{told}");
     }
     let packs = keys(&*place.destination, "d/").await;
-    let waits = place.repair(RepairOptions::default()).await;
+    let waits = place.repair(options).await;
     assert!(matches!(waits.get(&list), Some(Outcome::Waits(_))), "{waits:?}");
     for key in keys(&*place.destination, "g/").await {
         place.age(&key, HOUR * 25);
     }
     let wanted = outcomes(&[(&list, Outcome::Ended)]);
-    assert_eq!(place.repair(RepairOptions::default()).await, wanted);
+    assert_eq!(place.repair(options).await, wanted);
     assert_eq!(keys(&*place.destination, "d/").await, packs, "a repair removes no pack");
     assert_eq!(place.repository.traces().await.unwrap().unfinished_collection, None);
 
@@ -242,6 +253,38 @@ async fn a_damaged_condemned_list_removes_nothing_and_nothing_refers_to_what_it_
         assert_eq!(content(&place.repository, point).await, blocks(numbers));
     }
     assert_sound(&open(place.destination.clone()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_a_repair_named_and_that_stay_leave_room_for_others() {
+    let place = Place::new(HOUR).await;
+    let mut points = Vec::new();
+    for number in 0..8 {
+        points.push(save(&place.repository, &format!("vm{number}"), &blocks(&[number])).await);
+    }
+    place.repository.forget(&points[0], "test", "test").await.unwrap();
+    let list = place.condemned().await;
+    place.spoil(&list).await;
+    assert_eq!(place.repair(AT_ONCE).await, outcomes(&[(&list, Outcome::Ended)]));
+    let month = 31 * 24 * HOUR.as_millis() as u64;
+    let (clock, hand) = Clock::manual(Clock::system().now_ms() + month);
+    let later = Repository::open(place.destination.clone(), clock, passphrase(), settings(None));
+    let later = later.await.unwrap();
+    for point in &points[1..4] {
+        later.forget(point, "test", "test").await.unwrap();
+    }
+    // Fewer than the repair named; a data pack and a meta pack of each.
+    let options = CollectOptions { most_named: 6, ..eager() };
+    let mut removed = 0;
+    for _ in 0..6 {
+        let report = later.collect(&options, &CollectProgress::default()).await.unwrap();
+        removed += report.removed_packs;
+        hand.fetch_add(month, Ordering::SeqCst);
+    }
+    assert_eq!(removed, 8);
+    for (number, point) in (4..).zip(&points[4..]) {
+        assert_eq!(content(&later, point).await, blocks(&[number]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

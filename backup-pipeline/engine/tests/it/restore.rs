@@ -205,7 +205,7 @@ async fn a_journal_speaks_of_its_own_target_only() {
     // What it says was written is not at another target.
     let journal = options("").journal.unwrap();
     let text = std::fs::read_to_string(&journal).unwrap();
-    std::fs::write(&journal, text + "0\n1\n").unwrap();
+    std::fs::write(&journal, text + "0 0\n1 1\n").unwrap();
     let path = folder.path().join("two");
     let target = FileTarget::new(&path, disk.len() as u64, u64::MAX, true);
     let cancel = CancellationToken::new();

@@ -12,7 +12,8 @@ use crate::output::{self, seconds, warn};
 /// Repairs records, and tells of each.
 pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<Exit> {
     let repository = context.open().await?;
-    let options = RepairOptions { min_age: args.min_age, dry_run: args.dry_run };
+    let (min_age, dry_run) = (args.min_age, args.dry_run);
+    let options = RepairOptions { min_age, dry_run, ..RepairOptions::default() };
     let repaired = repository.repair(&options).await?;
     if context.global.json {
         let records: Vec<Value> = repaired.iter().map(document).collect();

@@ -17,6 +17,10 @@ pub(super) const TEMPORARY: &str = ".tmp";
 /// No put takes this long; what is older was left behind by a crash.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Where less than this is free, a request to write that was refused met a full disk: what was
+/// written before it may be gone again, and blocks are taken a few at a time.
+const LITTLE: u64 = 256 << 10;
+
 /// Chunks of one body under way at a time: two MiB, enough for a long line.
 const AT_ONCE: usize = 64;
 
@@ -73,11 +77,27 @@ impl Files {
         DestinationError::new(kind, context)
     }
 
-    /// A request that is answered with a status only.
-    async fn demand(&self, action: &str, path: &str, ask: Ask<'_>) -> Result<()> {
-        match self.ask(ask).await? {
-            Reply::Status(Status::Done, _) => Ok(()),
-            reply => Err(self.refused(action, path, &reply)),
+    /// The error of a request to write that was refused. Servers have no number for a full disk, so
+    /// they are asked how much room is left for the `length` bytes that were to be written.
+    async fn refused_writing(
+        &self,
+        action: &str,
+        path: &str,
+        reply: &Reply,
+        length: u64,
+    ) -> DestinationError {
+        let refused = self.refused(action, path, reply);
+        let unclear = matches!(reply, Reply::Status(Status::Failure | Status::Other(_), _));
+        if !unclear || !self.session.extensions.volume {
+            return refused;
+        }
+        let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        match self.ask(Ask::Volume(folder)).await {
+            Ok(Reply::Volume(left)) if left.no_names || left.free < length.max(LITTLE) => {
+                let context = format!("{}: no room left to {action} {path}", self.server);
+                DestinationError::caused(ErrorKind::NoSpace, context, refused)
+            }
+            _ => refused,
         }
     }
 
@@ -159,7 +179,7 @@ impl Files {
         }
         match self.attributes(path, Ask::Stat(path)).await? {
             Some(found) if found.is_folder() => Ok(()),
-            _ => Err(match self.refused("create the folder", path, &reply) {
+            _ => Err(match self.refused_writing("create the folder", path, &reply, 0).await {
                 // It is no object that is missing.
                 error if error.kind() == ErrorKind::NotFound => {
                     DestinationError::new(ErrorKind::Other, error.to_string())
@@ -183,7 +203,8 @@ impl Files {
         let path = format!("{folder}/{:032x}", rand::random::<u128>());
         let reply = self.ask(Ask::Create(&path)).await?;
         let Reply::Handle(name) = reply else {
-            return Err(match self.refused("write", &path, &reply) {
+            let length = body.len() as u64;
+            return Err(match self.refused_writing("write", &path, &reply, length).await {
                 error if error.kind() == ErrorKind::NotFound => {
                     let context = format!("{error}; was its disk unmounted?");
                     DestinationError::new(ErrorKind::Other, context)
@@ -197,17 +218,18 @@ impl Files {
         let chunks: Vec<_> = (0..count)
             .map(|at| {
                 let start = at * CHUNK;
-                self.write_chunk(
-                    &handle,
-                    &file.path,
-                    start,
-                    body.slice(start..body.len().min(start + CHUNK)),
-                )
+                let end = body.len().min(start + CHUNK);
+                self.write_chunk(&handle, &file.path, start, body.slice(start..end))
             })
             .collect();
         stream::iter(chunks).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-        self.demand("make durable", &file.path, Ask::Sync(&handle.name)).await?;
-        Ok(file)
+        match self.ask(Ask::Sync(&handle.name)).await? {
+            Reply::Status(Status::Done, _) => Ok(file),
+            reply => {
+                let length = body.len() as u64;
+                Err(self.refused_writing("make durable", &file.path, &reply, length).await)
+            }
+        }
     }
 
     async fn write_chunk(
@@ -217,11 +239,11 @@ impl Files {
         offset: usize,
         chunk: Bytes,
     ) -> Result<()> {
-        let ask =
-            Ask::Write { handle: &handle.name, offset: offset as u64, length: chunk.len() as u32 };
+        let length = chunk.len() as u32;
+        let ask = Ask::Write { handle: &handle.name, offset: offset as u64, length };
         match self.session.call(ask, chunk).await? {
             Reply::Status(Status::Done, _) => Ok(()),
-            reply => Err(self.refused("write", path, &reply)),
+            reply => Err(self.refused_writing("write", path, &reply, length.into()).await),
         }
     }
 
@@ -240,7 +262,7 @@ impl Files {
         if self.look_at(target).await?.is_some() {
             return Ok(false);
         }
-        Err(match self.refused("name", target, &reply) {
+        Err(match self.refused_writing("name", target, &reply, 0).await {
             error if error.kind() == ErrorKind::NotFound => {
                 DestinationError::new(ErrorKind::Other, error.to_string())
             }
@@ -250,7 +272,10 @@ impl Files {
 
     /// Gives a file its final name, whatever had it.
     pub(super) async fn replace(&self, file: Temporary, target: &str) -> Result<()> {
-        self.demand("replace", target, Ask::Replace(&file.path, target)).await
+        match self.ask(Ask::Replace(&file.path, target)).await? {
+            Reply::Status(Status::Done, _) => Ok(()),
+            reply => Err(self.refused_writing("replace", target, &reply, 0).await),
+        }
     }
 
     /// Opens the file under a name and tells its size; a folder is no file.

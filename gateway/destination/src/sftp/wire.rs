@@ -51,6 +51,8 @@ pub(super) enum Ask<'a> {
     /// Gives a second name that must not be taken, in one step.
     Link(&'a str, &'a str),
     Sync(&'a [u8]),
+    /// How much room is left where a name is.
+    Volume(&'a str),
 }
 
 /// A packet being written.
@@ -141,6 +143,7 @@ pub(super) fn request(id: u32, ask: Ask<'_>) -> Vec<u8> {
         }
         Ask::Link(from, to) => extended("hardlink@openssh.com", &[from.as_bytes(), to.as_bytes()]),
         Ask::Sync(handle) => extended("fsync@openssh.com", &[handle]),
+        Ask::Volume(path) => extended("statvfs@openssh.com", &[path.as_bytes()]),
     }
 }
 
@@ -153,6 +156,8 @@ pub(super) struct Extensions {
     pub(super) replace: bool,
     /// Makes a hard link.
     pub(super) link: bool,
+    /// Tells how much room is left.
+    pub(super) volume: bool,
 }
 
 /// What a server says about a request.
@@ -163,6 +168,7 @@ pub(super) enum Reply {
     Data(Bytes),
     Names(Vec<(Vec<u8>, Attributes)>),
     Attributes(Attributes),
+    Volume(Volume),
 }
 
 /// How a request ended.
@@ -184,6 +190,15 @@ pub(super) struct Attributes {
     pub(super) size: Option<u64>,
     pub(super) mode: Option<u32>,
     pub(super) modified: Option<u32>,
+}
+
+/// What is left of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Volume {
+    /// Bytes this user may still write.
+    pub(super) free: u64,
+    /// No file can be made, however small.
+    pub(super) no_names: bool,
 }
 
 impl Attributes {
@@ -226,6 +241,19 @@ impl Reader {
         self.take(length as usize)
     }
 
+    fn volume(&mut self) -> Result<Volume, Malformed> {
+        // statvfs(3): block size, fragment size, blocks, free ones, those available to this user,
+        // and the same of files.
+        let mut fields = [0; 8];
+        for field in &mut fields {
+            *field = self.long()?;
+        }
+        let [_, fragment, _, _, available, files, _, files_available] = fields;
+        let free = fragment.saturating_mul(available);
+        // Some file systems count no files.
+        Ok(Volume { free, no_names: files > 0 && files_available == 0 })
+    }
+
     fn attributes(&mut self) -> Result<Attributes, Malformed> {
         let flags = self.number()?;
         let mut found = Attributes::default();
@@ -266,6 +294,7 @@ pub(super) fn parse_hello(packet: Bytes) -> Result<Extensions, Malformed> {
             b"fsync@openssh.com" => found.sync = true,
             b"posix-rename@openssh.com" => found.replace = true,
             b"hardlink@openssh.com" => found.link = true,
+            b"statvfs@openssh.com" => found.volume = true,
             _ => {}
         }
     }
@@ -296,6 +325,8 @@ pub(super) fn parse_reply(packet: Bytes) -> Result<(u32, Reply), Malformed> {
             Reply::Names(names)
         }
         105 => Reply::Attributes(reader.attributes()?),
+        // To the only question that is answered so.
+        201 => Reply::Volume(reader.volume()?),
         _ => return Err(Malformed),
     };
     Ok((id, reply))
@@ -369,6 +400,12 @@ mod tests {
         for cut in 0..attributes.len() {
             assert_eq!(parse_reply(attributes.slice(..cut)), Err(Malformed), "{cut}");
         }
+        let fields = [4096u64, 512, 1000, 900, 8, 50, 40, 0, 1, 0, 255];
+        let fields: Vec<u8> = fields.iter().flat_map(|field| field.to_be_bytes()).collect();
+        let volume = packet(&[&[201, 0, 0, 0, 3], &fields]);
+        let wanted = Reply::Volume(Volume { free: 4096, no_names: true });
+        assert_eq!(parse_reply(volume.clone()), Ok((3, wanted)));
+        assert_eq!(parse_reply(volume.slice(..40)), Err(Malformed));
         // Counts and lengths that are not there are not believed.
         for lie in [&[104, 0, 0, 0, 1, 255, 255, 255, 255][..], &[103, 0, 0, 0, 1, 255, 0, 0, 0]] {
             assert_eq!(parse_reply(Bytes::copy_from_slice(lie)), Err(Malformed));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Deserialize;
 
 use crate::url::encode;
 use crate::{
@@ -32,8 +33,8 @@ const DESCRIPTOR: &str = "format";
 /// after the fact: a copy that fails is a warning, and [`repair_mirror`](Self::repair_mirror)
 /// catches up.
 ///
-/// A `format` object on the store that differs from the arbiter's shows that the two do not belong
-/// together; then nothing is read or written.
+/// A `format` object on the store with another id than the arbiter's shows that the two do not
+/// belong together; then nothing is read or written. With the same id it is a copy that is behind.
 #[derive(Debug)]
 pub struct Arbiter {
     store: Arc<dyn Destination>,
@@ -68,6 +69,16 @@ fn is_mirrored(key: &Key) -> bool {
     key == DESCRIPTOR || MIRRORED.iter().any(|prefix| key.starts_with(prefix))
 }
 
+/// Whether two `format` objects say that they are of the same repository.
+fn are_of_one(one: &[u8], other: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        id: String,
+    }
+    let id = |bytes| serde_json::from_slice::<Named>(bytes).ok().map(|named| named.id);
+    one == other || id(one).is_some_and(|one| id(other) == Some(one))
+}
+
 impl Arbiter {
     /// A pair of a store and what decides for it.
     pub fn new(store: Arc<dyn Destination>, arbiter: Arc<dyn Destination>) -> Self {
@@ -99,10 +110,10 @@ impl Arbiter {
 
     /// Refuses a store that belongs to another repository than the arbiter, or to one whose
     /// arbiter is gone.
-    async fn check_pair(&self, key: &Key, truth: Result<Bytes>) -> Result<Bytes> {
-        let copy = self.store.get(key, ByteRange::Full).await;
+    async fn check_pair(&self, key: &Key, range: ByteRange, truth: Result<Bytes>) -> Result<Bytes> {
+        let copy = self.store.get(key, range).await;
         let context = match (&truth, copy) {
-            (Ok(truth), Ok(copy)) if *truth != copy => format!(
+            (Ok(truth), Ok(copy)) if !are_of_one(truth, &copy) => format!(
                 "the store {} and the arbiter {} belong to different repositories; correct the \
                  URL or its arbiter=",
                 self.store.location(),
@@ -156,8 +167,9 @@ impl Destination for Arbiter {
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Bytes> {
         let got = self.home(key).get(key, range).await;
-        if key.as_str() == DESCRIPTOR && range == ByteRange::Full {
-            return self.check_pair(key, got).await;
+        let from_start = matches!(range, ByteRange::Full | ByteRange::Span { offset: 0, .. });
+        if key.as_str() == DESCRIPTOR && from_start {
+            return self.check_pair(key, range, got).await;
         }
         got
     }
@@ -203,7 +215,8 @@ impl Destination for Arbiter {
     }
 
     fn fills_up(&self) -> bool {
-        self.store.fills_up()
+        // Records lie there, and the room that is kept free for them.
+        self.arbiter.fills_up()
     }
 
     fn arbitrated(&self) -> bool {

@@ -158,6 +158,77 @@ async fn a_commit_whose_answer_was_lost_is_copied_all_the_same() {
     assert_eq!(pair.store.get(&name, ByteRange::Full).await.unwrap(), "ours");
 }
 
+fn descriptor(id: &str, reader: u16) -> Bytes {
+    format!(r#"{{"magic": "sluice repository", "id": "{id}", "min_reader": {reader}}}"#).into()
+}
+
+#[tokio::test]
+async fn a_copy_of_format_that_is_behind_stops_nobody_and_is_caught_up_with() {
+    let pair = Pair::new();
+    let name = key("format");
+    pair.both.put_new(&name, descriptor("aa", 1)).await.unwrap();
+    pair.store.heal();
+    pair.store.inject(Rule::new(Effect::Fail(ErrorKind::Unavailable)).below("format").once());
+    pair.both.put(&name, descriptor("aa", 2)).await.unwrap();
+    for range in [ByteRange::Full, ByteRange::Span { offset: 0, length: 1 << 16 }] {
+        assert_eq!(pair.store.get(&name, range).await.unwrap(), descriptor("aa", 1));
+        assert_eq!(pair.both.get(&name, range).await.unwrap(), descriptor("aa", 2));
+    }
+    let wanted = Repaired { copied: 1, removed: 0 };
+    assert_eq!(pair.both.repair_mirror().await.unwrap(), wanted);
+    assert_eq!(pair.store.get(&name, ByteRange::Full).await.unwrap(), descriptor("aa", 2));
+    // Of another repository, however alike.
+    pair.store.put(&name, descriptor("ab", 2)).await.unwrap();
+    for range in [ByteRange::Full, ByteRange::Span { offset: 0, length: 1 << 16 }] {
+        is_wrong_pair(pair.both.get(&name, range).await, "different repositories");
+    }
+}
+
+#[tokio::test]
+async fn what_is_decided_while_copies_are_looked_at_keeps_its_copy() {
+    for at_store in [true, false] {
+        let pair = Arc::new(Pair::new());
+        pair.put("format").await;
+        pair.put("r/default/chain/first").await;
+        let slow = if at_store { &pair.store } else { &pair.arbiter };
+        slow.heal();
+        slow.inject(Rule::new(Effect::Hold).on(&[Operation::List]).below("r/"));
+        let before = slow.injected();
+        let repairing = pair.clone();
+        let repair = tokio::spawn(async move { repairing.both.repair_mirror().await });
+        while slow.injected() == before {
+            tokio::task::yield_now().await;
+        }
+        pair.put("r/default/chain/second").await;
+        pair.both.delete(&key("r/default/chain/first")).await.unwrap();
+        slow.heal();
+        repair.await.unwrap().unwrap();
+        let left = ["format", "r/default/chain/second"];
+        assert_eq!(names(&*pair.store).await, left, "slow store: {at_store}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_the_same_size_that_is_not_the_last_is_found() {
+    let pair = Pair::new();
+    pair.put("format").await;
+    for name in ["h/default/chain/point", "lock", "keys/slot"] {
+        pair.both.put(&key(name), Bytes::from("aaaa")).await.unwrap();
+    }
+    pair.store.heal();
+    pair.store.inject(Rule::new(Effect::Fail(ErrorKind::Unavailable)).on(Operation::WRITES));
+    for name in ["h/default/chain/point", "lock", "keys/slot"] {
+        pair.both.put(&key(name), Bytes::from("bbbb")).await.unwrap();
+    }
+    pair.store.heal();
+    let wanted = Repaired { copied: 3, removed: 0 };
+    assert_eq!(pair.both.repair_mirror().await.unwrap(), wanted);
+    for name in ["h/default/chain/point", "lock", "keys/slot"] {
+        assert_eq!(pair.store.get(&key(name), ByteRange::Full).await.unwrap(), "bbbb");
+    }
+    assert_eq!(pair.both.repair_mirror().await.unwrap(), Repaired::default());
+}
+
 fn is_wrong_pair(outcome: Result<impl std::fmt::Debug, DestinationError>, words: &str) {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error}");

@@ -213,3 +213,53 @@ async fn the_user_s_own_folder_is_where_a_tilde_leads() {
     assert!(home.join("a").is_file());
     std::fs::remove_dir_all(home).unwrap();
 }
+
+/// A file system of one MiB in a folder; unmounted when dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    /// None where nothing may be mounted.
+    fn mount(folder: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir(&folder).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&folder);
+        if !mount.status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: mounting a small file system needs root");
+            return None;
+        }
+        Some(Self(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_is_told_from_one_that_refuses() {
+    let Some(lab) = Lab::find() else { return };
+    let Some(_small) = Small::mount(lab.folder().join("small")) else { return };
+    let store = lab.open(&lab.url("small")).await;
+    assert!(store.fills_up());
+    // A refusal that has nothing to do with room.
+    store.put(&key("y"), Bytes::new()).await.unwrap();
+    let refused = store.put(&key("y/z"), Bytes::new()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Other, "{refused}");
+    store.put(&key("ballast"), Bytes::from(vec![0; 200_000])).await.unwrap();
+    let large = store.put_new(&key("d/large"), large()).await.unwrap_err();
+    assert_eq!(large.kind(), ErrorKind::NoSpace, "{large}");
+    let mut full = None;
+    for number in 0..1000 {
+        let body = Bytes::from(vec![0; 4096]);
+        if let Err(error) = store.put_new(&key(&format!("t/{number:03}/x")), body).await {
+            full = Some(error);
+            break;
+        }
+    }
+    let full = full.expect("it fills up");
+    assert_eq!(full.kind(), ErrorKind::NoSpace, "{full}");
+    store.delete(&key("ballast")).await.unwrap();
+    store.put_new(&key("g/plan"), Bytes::from_static(b"plan")).await.unwrap();
+}

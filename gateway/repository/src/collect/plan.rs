@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use sluice_destination::Key;
 
+use crate::collect::budget;
 use crate::collect::mark::Marking;
 use crate::collect::marks::{Marks, Row};
 use crate::collect::roots::Roots;
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
 use crate::error::Result;
-use crate::format::collection::{Sentence, Verdict};
+use crate::format::collection::{MAX_VERDICTS, Sentence, Verdict};
 use crate::format::id::{CollectionPart, PackId, generation_key, next_generation};
 use crate::lock::ms_of;
 use crate::repository::{Repository, Shared};
@@ -57,6 +58,8 @@ pub struct CollectionPlan {
     pub locked_bytes: u64,
     /// When the first and the last of these locks end, in ms since 1970.
     pub locked_until: Option<(u64, u64)>,
+    /// Packs that would go as well, and are left to the next collections: a list has an end.
+    pub later_packs: u64,
     /// Bytes that would become free.
     pub freed: u64,
     /// Bytes that compaction would read and write.
@@ -124,8 +127,11 @@ impl Shared {
         let owners = roots.owners();
         let there = marks.rows().iter().filter(|row| !owners.contains(&row.pack.session()));
         let judged = there.filter_map(|row| Some((judge(row, options)?, *row))).collect();
-        let (verdicts, locked) = self.part_locked(judged).await?;
+        let (mut verdicts, locked) = self.part_locked(judged).await?;
+        let most = options.most_named.min(MAX_VERDICTS);
+        let later = budget::fit(&mut verdicts, &self.tainted_before().await?, most);
         let mut plan = self.describe(number, &marks, &roots, &verdicts);
+        plan.later_packs = later;
         for (row, until) in locked {
             plan.locked_packs += 1;
             plan.locked_bytes += u64::from(row.size.saturating_sub(row.live));

@@ -3,10 +3,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
-use sluice_destination::{
-    ByteRange, ErrorKind as DestinationKind, Key, MAX_PAGE, ObjectMeta, list_all,
-};
+use sluice_destination::{ErrorKind as DestinationKind, Key, MAX_PAGE, ObjectMeta, list_all};
 
+use crate::bounded::get_record;
 use crate::collect::marks::Marks;
 use crate::doctor::repair::advise;
 use crate::error::Result;
@@ -152,7 +151,7 @@ impl Shared {
     }
 
     async fn get_if_there(&self, key: &Key) -> Result<Option<bytes::Bytes>> {
-        match self.destination.get(key, ByteRange::Full).await {
+        match get_record(&*self.destination, key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => Ok(None),
             other => Ok(Some(other?)),
         }

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use sluice_destination::{Key, list_all};
 
+use crate::collect::budget;
 use crate::collect::compact::Moved;
 use crate::collect::mark::Marking;
 use crate::collect::marks::Marks;
 use crate::collect::plan::{CollectionPlan, Drafted};
 use crate::collect::roots::{Open, Roots};
 use crate::collect::{CollectOptions, CollectPhase, CollectProgress};
-use crate::doctor::repair::advise;
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::collection::{Sentence, Verdict};
+use crate::format::collection::{MAX_VERDICTS, Sentence, Verdict};
 use crate::format::id::{
     COLLECTIONS_PREFIX, CollectionPart, PackId, PackKind, SessionId, commit_key, generation_key,
     next_generation, parse_collection_key, segments_prefix,
@@ -344,21 +344,21 @@ impl Run<'_> {
     /// a late request may bring it back and another remove it again; and what was tainted before,
     /// while it is there, or such requests may come.
     async fn tainted(&self, marks: &Marks, verdicts: &[Verdict]) -> Result<Vec<Verdict>> {
-        let before = match self.shared.collections().await?.done {
-            0 => None,
-            number => self.shared.tainted_by(number).await.map_err(advise)?,
-        };
-        let today = self.shared.today();
-        let mut tainted: Vec<Verdict> = before.unwrap_or_default();
-        tainted.retain(|one| {
-            today.saturating_sub(one.day) <= TAINTED_DAYS
-                || size_of(marks, one.kind, one.pack, one.generation).is_some()
-        });
-        let sentence = Sentence::Tainted;
+        let (today, sentence) = (self.shared.today(), Sentence::Tainted);
+        let mut tainted = self.shared.tainted_before().await?;
         tainted.extend(verdicts.iter().map(|one| Verdict { sentence, day: today, ..*one }));
-        tainted.sort_unstable();
-        tainted.dedup();
-        Ok(tainted)
+        budget::once(&mut tainted);
+        let is_new = |one: &Verdict| today.saturating_sub(one.day) <= TAINTED_DAYS;
+        let (mut tainted, mut old): (Vec<_>, Vec<_>) = tainted.into_iter().partition(is_new);
+        old.retain(|one| is_there(marks, one));
+        // Old ones may be there for ever. They leave room, or nothing could be condemned any more.
+        let most = self.options.most_named.min(MAX_VERDICTS);
+        if old.len() > most / 2 {
+            old = budget::shorten(old, most / 4);
+        }
+        tainted.append(&mut old);
+        // Longer only by lists of before there was a budget.
+        Ok(budget::shorten(tainted, most))
     }
 
     /// Puts the next generation of a pack and removes this one. A backup may have locked it since
@@ -441,6 +441,15 @@ fn size_of(marks: &Marks, kind: PackKind, pack: PackId, generation: u32) -> Opti
     let rows = marks.rows();
     let at = rows.binary_search_by_key(&(kind, pack), |row| (row.kind, row.pack)).ok()?;
     (rows[at].generation == generation).then_some(rows[at].size)
+}
+
+/// Whether anything is there that a verdict names.
+fn is_there(marks: &Marks, one: &Verdict) -> bool {
+    if one.sentence != Sentence::TaintedUpTo {
+        return size_of(marks, one.kind, one.pack, one.generation).is_some();
+    }
+    let at = marks.rows().partition_point(|row| row.kind < one.kind);
+    marks.rows().get(at).is_some_and(|row| row.kind == one.kind && row.pack <= one.pack)
 }
 
 impl From<&Open> for Waiting {

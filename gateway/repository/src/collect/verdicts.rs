@@ -1,11 +1,12 @@
 //! The records of collections on the destination.
 
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, list_all};
 
+use crate::bounded::get_record;
 use crate::doctor::repair::advise;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::collection::{
-    self, PlanRecord, Sentence, Verdict, VerdictsRecord, collection_object,
+    self, MAX_VERDICTS, PlanRecord, Sentence, Verdict, VerdictsRecord, collection_object,
 };
 use crate::format::header::Kind;
 use crate::format::id::{COLLECTIONS_PREFIX, CollectionPart, collection_key, parse_collection_key};
@@ -117,6 +118,14 @@ impl Shared {
         Ok(Some(tainted))
     }
 
+    /// What the collections that are over left tainted.
+    pub(crate) async fn tainted_before(&self) -> Result<Vec<Verdict>> {
+        match self.collections().await?.done {
+            0 => Ok(Vec::new()),
+            number => Ok(self.tainted_by(number).await.map_err(advise)?.unwrap_or_default()),
+        }
+    }
+
     /// The day it is, since 1970.
     pub(crate) fn today(&self) -> u16 {
         u16::try_from(self.clock.now_ms() / DAY_MS).unwrap_or(u16::MAX)
@@ -129,7 +138,7 @@ impl Shared {
         part: CollectionPart,
     ) -> Result<Option<Vec<Verdict>>> {
         let key = collection_key(number, part);
-        let bytes = match self.destination.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&*self.destination, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -149,20 +158,42 @@ impl Shared {
         let part = CollectionPart::Condemned;
         let verdicts = match self.read_verdicts(number, part).await.map_err(advise)? {
             Some(theirs) => theirs,
-            None => self.put_verdicts(number, part, verdicts).await?,
+            None => self.put_what_fits(number, part, verdicts).await?,
         };
         let is_over = self.collections().await?.done >= number;
         Ok((!is_over).then_some(verdicts))
     }
 
+    /// Puts as many of the verdicts as a full destination takes: the rest has room once these are
+    /// carried out.
+    async fn put_what_fits(
+        &self,
+        number: u64,
+        part: CollectionPart,
+        mut verdicts: Vec<Verdict>,
+    ) -> Result<Vec<Verdict>> {
+        const FULL: ErrorKind = ErrorKind::Destination(DestinationKind::NoSpace);
+        loop {
+            let half = verdicts.len() / 2;
+            match self.put_verdicts(number, part, verdicts.clone()).await {
+                Err(error) if error.kind() == FULL && half > 0 => verdicts.truncate(half),
+                other => return other,
+            }
+        }
+    }
+
     /// Puts the verdicts of a part of a collection, unless they are there; returns those that
-    /// count.
+    /// count. No more than [`MAX_VERDICTS`], or nobody could read them.
     pub(crate) async fn put_verdicts(
         &self,
         number: u64,
         part: CollectionPart,
         verdicts: Vec<Verdict>,
     ) -> Result<Vec<Verdict>> {
+        if verdicts.len() > MAX_VERDICTS {
+            let text = format!("{} packs are more than a list takes", verdicts.len());
+            return Err(RepositoryError::new(ErrorKind::Invalid, text));
+        }
         let written_ms = self.clock.now_ms();
         let encoded = collection::encode(&verdicts);
         let record = VerdictsRecord { number, written_ms, verdicts: encoded };
@@ -199,5 +230,46 @@ fn kind(part: CollectionPart) -> Kind {
         CollectionPart::Plan | CollectionPart::Alive => Kind::Plan,
         CollectionPart::Condemned => Kind::Condemned,
         CollectionPart::Done => Kind::Collected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_destination::memory::MemoryDestination;
+
+    use super::*;
+    use crate::format::id::{PackId, PackKind};
+    use crate::{Clock, InitOptions, KdfCost, Repository, Settings, Unlock};
+
+    #[tokio::test]
+    async fn the_longest_list_can_be_read_and_a_longer_one_is_never_written() {
+        let options = InitOptions {
+            unlock: Unlock::Open,
+            recovery: false,
+            kdf: KdfCost::default(),
+            lock: None,
+        };
+        let (place, settings) = (Arc::new(MemoryDestination::new()), Settings::default());
+        let made = Repository::init(place, Clock::system(), options, settings).await;
+        let repository = made.unwrap().0;
+        let mut verdicts: Vec<Verdict> = (0..MAX_VERDICTS as u128)
+            .map(|number| Verdict {
+                kind: PackKind::Data,
+                pack: PackId(number.to_be_bytes()),
+                generation: 0,
+                sentence: Sentence::Tainted,
+                day: 1,
+            })
+            .collect();
+        let (shared, part) = (&repository.shared, CollectionPart::Done);
+        shared.put_verdicts(1, part, verdicts.clone()).await.unwrap();
+        let read = shared.read_verdicts(1, part).await.unwrap().expect("it is there");
+        assert!(read == verdicts);
+        verdicts.push(verdicts[0]);
+        let error = shared.put_verdicts(2, part, verdicts).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(shared.collections().await.unwrap().done, 1);
     }
 }

@@ -17,9 +17,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use sluice_destination::{Key, ObjectMeta, list_all};
 
 use super::{Flawed, PARALLEL, read, record_of};
+use crate::collect::budget::shorten;
 use crate::crypto::random;
 use crate::error::{ErrorKind, RepositoryError, Result};
-use crate::format::collection::{Sentence, Verdict};
+use crate::format::collection::{MAX_VERDICTS, Sentence, Verdict};
 use crate::format::flipped::unflipped;
 use crate::format::id::{
     COLLECTIONS_PREFIX, CollectionPart, PackKind, SessionId, parse_collection_key,
@@ -34,11 +35,17 @@ pub struct RepairOptions {
     pub min_age: Duration,
     /// Only tell what would be done. Ages are then told by this machine's clock.
     pub dry_run: bool,
+    /// Most packs that its lists name one by one; below half of [`MAX_VERDICTS`].
+    pub most_named: usize,
 }
 
 impl Default for RepairOptions {
     fn default() -> Self {
-        Self { min_age: Duration::from_secs(24 * 3600), dry_run: false }
+        Self {
+            min_age: Duration::from_secs(24 * 3600),
+            dry_run: false,
+            most_named: MAX_VERDICTS / 2,
+        }
     }
 }
 
@@ -69,7 +76,8 @@ pub struct Repaired {
 /// A record that cannot be read.
 struct Damaged {
     object: ObjectMeta,
-    bytes: Bytes,
+    /// Of its bytes, which may be many.
+    digest: [u8; 32],
     problem: String,
 }
 
@@ -156,7 +164,8 @@ impl Shared {
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 let text = error.to_string();
                 let problem = text.split_once(" is damaged: ").map_or(&*text, |(_, what)| what);
-                Ok(Some(Damaged { object, bytes, problem: problem.to_owned() }))
+                let digest = *blake3::hash(&bytes).as_bytes();
+                Ok(Some(Damaged { object, digest, problem: problem.to_owned() }))
             }
             Err(error) => Err(error),
             Ok(_) => Ok(None),
@@ -171,7 +180,8 @@ impl Shared {
         dry_run: bool,
     ) -> Result<bool> {
         let Some((kind, id)) = record_of(&damaged.object.key) else { return Ok(false) };
-        let (shared, bytes) = (self.clone(), damaged.bytes.clone());
+        let Some(bytes) = self.unchanged(damaged).await? else { return Ok(false) };
+        let shared = self.clone();
         let tried = move || unflipped(&bytes, &shared.keys, kind, shared.id, &id);
         let Some(sound) = self.pool.run(tried).await? else { return Ok(false) };
         let unchanged = self.is_unchanged(damaged).await?;
@@ -182,7 +192,13 @@ impl Shared {
     }
 
     async fn is_unchanged(&self, damaged: &Damaged) -> Result<bool> {
-        Ok(read(&*self.destination, &damaged.object.key).await?.as_ref() == Some(&damaged.bytes))
+        Ok(self.unchanged(damaged).await?.is_some())
+    }
+
+    /// The bytes of a damaged record, if nobody has written it since.
+    async fn unchanged(&self, damaged: &Damaged) -> Result<Option<Bytes>> {
+        let bytes = read(&*self.destination, &damaged.object.key).await?;
+        Ok(bytes.filter(|bytes| *blake3::hash(bytes).as_bytes() == damaged.digest))
     }
 
     /// The time by the destination's clock, of a fresh object.
@@ -254,6 +270,8 @@ impl Shared {
         }));
         tainted.sort_unstable();
         tainted.dedup();
+        // Half of what a list takes, so that collections can condemn something beside it.
+        let tainted = shorten(tainted, options.most_named.min(MAX_VERDICTS / 2));
         self.put_verdicts(number, CollectionPart::Done, tainted).await?;
         // Told last: until then the next repair goes on.
         for damaged in lists {
@@ -277,8 +295,10 @@ impl Shared {
         }
         let (sentence, today) = (Sentence::Tainted, self.today());
         for one in &mut all {
-            let day = if one.sentence == sentence { one.day } else { today };
-            *one = Verdict { sentence, day, ..*one };
+            match one.sentence {
+                Sentence::Tainted | Sentence::TaintedUpTo => {}
+                _ => *one = Verdict { sentence, day: today, ..*one },
+            }
         }
         Ok(all)
     }

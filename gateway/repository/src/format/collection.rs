@@ -8,6 +8,9 @@ use super::{FormatError, Parsed, take, u32_at};
 /// Length of an encoded generation of a pack in bytes.
 const ENTRY_LEN: usize = 24;
 
+/// The most verdicts one record takes: 66 MB, below the limit of a record.
+pub const MAX_VERDICTS: usize = 2_750_000;
+
 /// What is to become of a pack, or what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sentence {
@@ -18,6 +21,8 @@ pub enum Sentence {
     /// It was condemned by an earlier collection: nothing new may reference it, whether it is there
     /// or comes back.
     Tainted,
+    /// The same of all packs of its kind up to and with this one, in every generation.
+    TaintedUpTo,
 }
 
 /// A generation of a pack, and what is to become of it.
@@ -79,6 +84,7 @@ pub fn encode(verdicts: &[Verdict]) -> Vec<u8> {
             Sentence::Dead => 0,
             Sentence::Compact => 1,
             Sentence::Tainted => 2,
+            Sentence::TaintedUpTo => 3,
         };
         bytes.extend_from_slice(&[kind, sentence]);
         bytes.extend_from_slice(&one.day.to_le_bytes());
@@ -106,6 +112,7 @@ pub fn decode(bytes: &[u8]) -> Parsed<Vec<Verdict>> {
                 0 => Sentence::Dead,
                 1 => Sentence::Compact,
                 2 => Sentence::Tainted,
+                3 => Sentence::TaintedUpTo,
                 other => return Err(FormatError::Newer(format!("sentence {other}"))),
             };
             let pack = PackId(take(entry, 0)?);
@@ -128,13 +135,14 @@ mod tests {
 
     #[test]
     fn verdicts_come_back_as_they_were() {
-        let sentences = [Sentence::Dead, Sentence::Compact, Sentence::Tainted];
-        let verdicts: Vec<Verdict> = (0..6)
+        let sentences =
+            [Sentence::Dead, Sentence::Compact, Sentence::Tainted, Sentence::TaintedUpTo];
+        let verdicts: Vec<Verdict> = (0..8)
             .map(|n| Verdict {
                 kind: if n % 2 == 0 { PackKind::Data } else { PackKind::Meta },
                 pack: PackId([n; 16]),
                 generation: u32::from(n),
-                sentence: sentences[usize::from(n) % 3],
+                sentence: sentences[usize::from(n) % 4],
                 day: u16::from(n) << 8,
             })
             .collect();

@@ -4,9 +4,10 @@
 //! write to the destination can wrap a key of their own for it. Slots that give the same key are
 //! alike. Where they do not, the right one opens what is sealed in the repository.
 
-use sluice_destination::{ByteRange, Destination};
+use sluice_destination::Destination;
 
 use super::Opened;
+use crate::bounded::get_record;
 use crate::crypto::KeyRing;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::{RepositoryId, commits_prefix, parse_point_key};
@@ -28,7 +29,7 @@ pub(super) async fn the_right_one(
     let rings: Vec<KeyRing> = found.iter().map(|one| KeyRing::new(&one.secrets.master)).collect();
     for object in destination.list(&commits_prefix(), None, WITNESSES).await?.objects {
         let Some((_, point)) = parse_point_key(&object.key) else { continue };
-        let bytes = match destination.get(&object.key, ByteRange::Full).await {
+        let bytes = match get_record(destination, &object.key).await {
             Ok(bytes) => bytes,
             Err(error) if error.is_retryable() => return Err(error.into()),
             Err(_) => continue,

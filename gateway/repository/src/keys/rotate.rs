@@ -14,10 +14,10 @@
 //! ones; those are passed over, and `key list` shows their epoch.
 
 use bytes::Bytes;
-use sluice_destination::ByteRange;
 use zeroize::Zeroizing;
 
 use super::{Slots, name_of, newest_epoch, read_slots, try_slot};
+use crate::bounded::is_exactly;
 use crate::crypto::{EpochSecret, MAX_EPOCHS, Secrets, random};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
@@ -212,9 +212,9 @@ impl Repository {
             return Ok(());
         };
         // After a lost answer the record may be there: its bytes tell whose it is.
-        match shared.destination.get(&key, ByteRange::Full).await {
-            Ok(there) if there == sealed => Ok(()),
-            Ok(_) => Err((overtaken(), true)),
+        match is_exactly(&*shared.destination, &key, &sealed).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err((overtaken(), true)),
             // Not there yet is not never: a put that timed out may still happen, and then the
             // new slots are the ones that open.
             Err(_) => Err((error.into(), false)),

@@ -5,9 +5,10 @@
 //! voucher ([`Voucher`]) tells; slots of earlier programs have none until
 //! [`Repository::vouch`] makes them anew.
 
-use sluice_destination::{ByteRange, Key};
+use sluice_destination::Key;
 
 use super::{ListedSlot, no_slot};
+use crate::bounded::is_exactly;
 use crate::crypto::random;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::keyslot::{KeySlot, Voucher};
@@ -143,8 +144,8 @@ impl Repository {
         let new = self.add_slot(slot.clone(), &secrets).await?;
         // The old one goes only once the new one is known to be there as it was meant.
         let key = Key::new(format!("keys/{new}"))?;
-        let there = shared.destination.get(&key, ByteRange::Full).await?;
-        if there != slot.vouched(shared.id, &new, &secrets).encode() {
+        let written = slot.vouched(shared.id, &new, &secrets).encode();
+        if !is_exactly(&*shared.destination, &key, &written).await? {
             return Err(RepositoryError::damaged(key, "it is not what was written"));
         }
         Ok(Some(new))

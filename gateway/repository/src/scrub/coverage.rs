@@ -1,9 +1,8 @@
 //! The packs there are, each with the day it was last read back.
 
-use sluice_destination::{
-    ByteRange, Destination, ErrorKind as DestinationKind, Key, MAX_PAGE, list_all,
-};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, MAX_PAGE, list_all};
 
+use crate::bounded::get_record;
 use crate::error::Result;
 use crate::format::coverage::{Coverage, PackObject};
 use crate::format::id::{COVERAGE_PREFIX, PackId, PackKind, RepositoryId, coverage_key};
@@ -166,7 +165,7 @@ async fn read_coverage(destination: &dyn Destination, id: RepositoryId) -> Resul
     let mut coverage = Coverage::default();
     for object in list_all(destination, COVERAGE_PREFIX).await? {
         let Ok(number) = object.key.as_str()[COVERAGE_PREFIX.len()..].parse() else { continue };
-        let bytes = match destination.get(&object.key, ByteRange::Full).await {
+        let bytes = match get_record(destination, &object.key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => continue,
             other => other?,
         };

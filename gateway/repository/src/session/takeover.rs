@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{ErrorKind as DestinationKind, Key, list_all};
 
 use super::{BackupSession, HARVEST, OtherSession, SILENT, is_dead};
+use crate::bounded::get_record;
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
 use crate::format::id::{PackId, PackKind, SessionId, session_key};
@@ -59,7 +60,7 @@ impl BackupSession {
     async fn read_session(&self, key: &Key) -> Result<Option<SessionRecord>> {
         let id = key.as_str().trim_start_matches("s/");
         let Ok(id) = SessionId::parse(id) else { return Ok(None) };
-        let bytes = match self.shared.destination.get(key, ByteRange::Full).await {
+        let bytes = match get_record(&*self.shared.destination, key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };

@@ -10,11 +10,17 @@ use crate::{ByteRange, Destination, DestinationError, ErrorKind, Key, Result, li
 /// What [`Arbiter::repair_mirror`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// Objects that were missing on the store, or of another size, and have been copied.
+    /// Objects that were missing on the store, or not the same, and have been copied.
     pub copied: u64,
     /// Copies of what the arbiter does not have any more, which have been removed.
     pub removed: u64,
 }
+
+/// What is put once and never replaced, and may be many objects: their sizes tell enough.
+const FINAL: [&str; 2] = ["r/", "t/"];
+
+/// How often an object is copied that changes meanwhile.
+const ATTEMPTS: usize = 8;
 
 impl Arbiter {
     /// Makes the store's copies those of the arbiter's objects: what a failed copy left out is
@@ -26,31 +32,71 @@ impl Arbiter {
     pub async fn repair_mirror(&self) -> Result<Repaired> {
         let mut repaired = Repaired::default();
         let descriptor = Key::new(DESCRIPTOR)?;
-        let body = match self.get(&descriptor, ByteRange::Full).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let context = format!("{} holds no repository", self.arbiter.location());
-                return Err(DestinationError::caused(ErrorKind::InvalidConfig, context, error));
+        if let Err(error) = self.get(&descriptor, ByteRange::Full).await {
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
             }
-            outcome => outcome?,
-        };
+            let context = format!("{} holds no repository", self.arbiter.location());
+            return Err(DestinationError::caused(ErrorKind::InvalidConfig, context, error));
+        }
         for prefix in MIRRORED {
-            let truth = sizes(&*self.arbiter, prefix).await?;
+            // In this order: what is decided between the two is no copy that is left over.
             let copies = sizes(&*self.store, prefix).await?;
-            for key in truth.iter().filter(|(key, size)| copies.get(key) != Some(size)) {
-                let body = self.arbiter.get(key.0, ByteRange::Full).await?;
-                self.store.put(key.0, body).await?;
-                repaired.copied += 1;
+            let truth = sizes(&*self.arbiter, prefix).await?;
+            for (key, size) in &truth {
+                if copies.get(key) != Some(size) || !self.is_same(key).await? {
+                    repaired.copied += u64::from(self.copy_again(key).await?);
+                }
             }
             let gone: Vec<_> = copies.into_keys().filter(|key| !truth.contains_key(key)).collect();
             self.store.delete_many(&gone).await?;
             repaired.removed += gone.len() as u64;
+            for key in &gone {
+                // Somebody may have put it meanwhile.
+                if !is_missing(&*self.arbiter, key).await? {
+                    self.copy_again(key).await?;
+                }
+            }
         }
         // Last, as when a repository is made: a store with it holds all the rest.
-        if is_missing(&*self.store, &descriptor).await? {
-            self.store.put(&descriptor, body).await?;
-            repaired.copied += 1;
+        if !self.is_same(&descriptor).await? {
+            repaired.copied += u64::from(self.copy_again(&descriptor).await?);
         }
         Ok(repaired)
+    }
+
+    /// Whether an object and its copy, which is of the same size, are the same. Those that are
+    /// replaced can differ: the copy of the last change may have failed.
+    async fn is_same(&self, key: &Key) -> Result<bool> {
+        if FINAL.iter().any(|prefix| key.as_str().starts_with(prefix)) {
+            return Ok(true);
+        }
+        let copy = get_if_there(&*self.store, key).await?;
+        Ok(copy == get_if_there(&*self.arbiter, key).await?)
+    }
+
+    /// Copies an object until the copy is what the arbiter has, also after it was copied: others
+    /// may replace or remove it at the same time. Returns whether it is still there.
+    async fn copy_again(&self, key: &Key) -> Result<bool> {
+        let mut copied = None;
+        for _ in 0..ATTEMPTS {
+            let truth = get_if_there(&*self.arbiter, key).await?;
+            match truth {
+                Some(body) if copied.as_ref() == Some(&body) => return Ok(true),
+                Some(body) => {
+                    self.store.put(key, body.clone()).await?;
+                    copied = Some(body);
+                }
+                None => {
+                    if copied.is_some() {
+                        self.store.delete(key).await?;
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        // Whoever replaces it so often copies it, too.
+        Ok(true)
     }
 
     /// Copies an object to the store; a failure is a warning.
@@ -88,6 +134,13 @@ async fn is_missing(destination: &dyn Destination, key: &Key) -> Result<bool> {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),
+    }
+}
+
+async fn get_if_there(destination: &dyn Destination, key: &Key) -> Result<Option<Bytes>> {
+    match destination.get(key, ByteRange::Full).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 
