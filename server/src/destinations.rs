@@ -219,9 +219,13 @@ pub(crate) async fn check_task(
     }
     fits_projects(url, variables.keys()).map_err(|why| refused(StatusCode::CONFLICT, &why))?;
     let is_set = |name: &&str| variables.get(*name).is_some_and(|value| !value.is_empty());
-    if url.starts_with("s3://") && !S3_KEYS.iter().all(|name| is_set(&name)) {
-        let why = format!("a destination without {}", S3_KEYS.join(" and "));
-        return Err(refused(StatusCode::CONFLICT, &format!("{why} is not for a project to name")));
+    if url.starts_with("s3://") && !S3_KEYS.iter().all(is_set) {
+        let keys = S3_KEYS.join(" and ");
+        let text = format!(
+            "this destination has no keys, and those of a node are not for a project to use: set \
+             {keys} as its secrets"
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "destination-not-allowed", text));
     }
     Ok(false)
 }

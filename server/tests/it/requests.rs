@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_catalog::{Catalog, Claim, Claimed, Project, claimed, token_hash};
 use sluice_node_api::Client;
+use sluice_repository::Clock;
 use sluice_server::{Config, Server};
 
 use crate::support::{Lab, PASSWORD, config, make, status};
@@ -195,7 +196,7 @@ async fn of_a_server_that_was_killed_it_is_known_whether_it_did_what_was_asked()
     let admin = lab.administrator().await;
     let other = catalog(&lab).await;
     let me: Value = admin.get("/api/v1/me").await.unwrap();
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let now = Clock::system().now_ms();
     // What servers leave that are killed in the middle.
     for (key, begun, done) in [("done", now, true), ("at-it", now, false), ("dead", 0, false)] {
         let body = json!({"name": key, "spec": {}});
