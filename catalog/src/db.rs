@@ -37,6 +37,13 @@ impl Catalog {
     /// [`ErrorKind::Invalid`] for another URL, [`ErrorKind::Unavailable`] when the database does
     /// not answer, [`ErrorKind::Damaged`] when a newer release has written it.
     pub async fn open(url: &str) -> Result<Self> {
+        let catalog = Self::connect(url).await?;
+        schema::migrate(&catalog).await?;
+        Ok(catalog)
+    }
+
+    /// Opens a database as it is.
+    pub(crate) async fn connect(url: &str) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
         if !sqlite && !url.starts_with("postgres:") && !url.starts_with("postgresql:") {
@@ -61,9 +68,7 @@ impl Catalog {
         })?;
         // SQLite would otherwise find out in the middle of a transaction that it cannot write.
         let begin = if sqlite { "BEGIN IMMEDIATE" } else { BEGIN };
-        let catalog = Self { pool, begin };
-        schema::migrate(&catalog).await?;
-        Ok(catalog)
+        Ok(Self { pool, begin })
     }
 
     /// Begins to change something. What is not committed did not happen.

@@ -1,5 +1,6 @@
 //! What becomes of the transactions of a request: usually what they say, but a rehearsal commits
-//! nothing, and what a second person has agreed to is committed with the agreement, once.
+//! nothing, and what a second person has agreed to is committed with the agreement, once. A request
+//! that may be sent twice says in its own transaction that it was done.
 //!
 //! Handlers do not know of it: they begin and commit as always. So a request that was kept runs
 //! later through the very code that it would have run through at once.
@@ -27,8 +28,26 @@ enum Fate {
     Approved(Consent),
 }
 
+/// Who does a request that may be sent twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Who sent it.
+    pub actor: String,
+    /// Its key.
+    pub key: String,
+    /// Different for each attempt.
+    pub id: String,
+}
+
 tokio::task_local! {
     static FATE: Fate;
+    static CLAIM: Claim;
+}
+
+/// Runs something that a claim was made for ([`crate::Tx::claim`]): its transactions say that it
+/// was done, and are not committed once somebody else has taken it over.
+pub async fn claimed<F: Future>(claim: Claim, work: F) -> F::Output {
+    CLAIM.scope(claim, work).await
 }
 
 /// Runs something whose transactions are all undone at their end.
@@ -45,8 +64,12 @@ pub async fn approved<F: Future>(consent: Consent, work: F) -> F::Output {
 /// Whether to commit.
 pub(crate) async fn seal(tx: &mut Tx) -> Result<bool> {
     match FATE.try_with(Clone::clone) {
-        Err(_) => Ok(true),
-        Ok(Fate::Rehearsed) => Ok(false),
-        Ok(Fate::Approved(consent)) => tx.settle(&consent).await.map(|()| true),
+        Err(_) => {}
+        Ok(Fate::Rehearsed) => return Ok(false),
+        Ok(Fate::Approved(consent)) => tx.settle(&consent).await?,
     }
+    if let Ok(claim) = CLAIM.try_with(Clone::clone) {
+        tx.done(&claim).await?;
+    }
+    Ok(true)
 }

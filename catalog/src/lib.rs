@@ -40,7 +40,7 @@ mod visible;
 pub use audit::{AuditEntry, AuditRow, ChainFlaw};
 pub use db::{Catalog, Part, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
-pub use fate::{Consent, approved, rehearsed};
+pub use fate::{Claim, Consent, approved, claimed, rehearsed};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PasskeyId,
     PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId,
@@ -81,6 +81,7 @@ pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, Usa
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record};
 pub use seal::{Sealed, Sealer};
+pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};

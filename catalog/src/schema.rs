@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0013-visible-to.sql"),
     include_str!("../migrations/0014-passkeys.sql"),
     include_str!("../migrations/0015-lists.sql"),
+    include_str!("../migrations/0017-trusted-destinations.sql"),
 ];
 
 const SETTINGS: &str =
@@ -27,6 +28,10 @@ const SETTINGS: &str =
 
 /// Runs what has not run yet, each with its note in one transaction.
 pub(crate) async fn migrate(catalog: &Catalog) -> Result<()> {
+    migrate_by(catalog, MIGRATIONS).await
+}
+
+async fn migrate_by(catalog: &Catalog, scripts: &[&'static str]) -> Result<()> {
     let mut tx = catalog.begin().await?;
     if !exists(&mut tx).await {
         // Several servers may find that at the same time; one of them makes it.
@@ -45,11 +50,11 @@ pub(crate) async fn migrate(catalog: &Catalog) -> Result<()> {
     tx.run(sqlx::query(first)).await?;
     tx.lock("schema").await?;
     let done = version(&mut tx).await?;
-    if done > MIGRATIONS.len() {
+    if done > scripts.len() {
         let text = "a newer release has used this database; use that release";
         return Err(CatalogError::new(ErrorKind::Damaged, text));
     }
-    for (number, script) in MIGRATIONS.iter().enumerate().skip(done) {
+    for (number, script) in scripts.iter().enumerate().skip(done) {
         for statement in statements(script) {
             tx.run(sqlx::query(statement)).await?;
         }
@@ -88,5 +93,41 @@ mod tests {
                 assert!(!code.iter().any(|line| line.contains(word)), "{word}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn destinations_that_only_the_system_could_write_are_trusted_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.sqlite").display());
+        let catalog = Catalog::connect(&url).await.unwrap();
+        let at = MIGRATIONS.iter().position(|text| text.contains("TABLE trusted_destinations"));
+        migrate_by(&catalog, &MIGRATIONS[..at.unwrap()]).await.unwrap();
+        let mut tx = catalog.begin().await.unwrap();
+        let ids = [1, 2, 3, 4].map(crate::DestinationId::new);
+        for (id, project) in ids.iter().zip(["", "p", "", ""]) {
+            let sql =
+                "INSERT INTO destinations VALUES ($1, $2, $1, 1, 1, 1, '{\"url\":\"/r\"}', '')";
+            let insert = sqlx::query(sql).bind(id.to_string()).bind(project);
+            tx.run(insert).await.unwrap();
+        }
+        let user = tx.add_user("otto", "hash", 1).await.unwrap();
+        for (id, role) in [(ids[2], "operator"), (ids[3], "manager")] {
+            let sql = "INSERT INTO resource_bindings VALUES ($1, $2, 'destination', $3)";
+            let bind = sqlx::query(sql).bind(user.id.to_string()).bind(role).bind(id.to_string());
+            tx.run(bind).await.unwrap();
+        }
+        let sql = "INSERT INTO idempotency VALUES ('a', 'k', 'h', 201, '{\"token\":\"t\"}', 1)";
+        tx.run(sqlx::query(sql)).await.unwrap();
+        tx.commit().await.unwrap();
+        migrate(&catalog).await.unwrap();
+        let mut tx = catalog.read().await.unwrap();
+        let mut trusted = Vec::new();
+        for id in ids {
+            trusted.push(tx.destination_is_trusted(id).await.unwrap());
+        }
+        // Of the last two, somebody without a role in the system may change one.
+        assert_eq!(trusted, [true, false, true, false]);
+        let kept = tx.all(sqlx::query("SELECT actor FROM idempotency")).await.unwrap();
+        assert!(kept.is_empty(), "answers of before may hold tokens");
     }
 }

@@ -1,6 +1,7 @@
 //! What the database is asked beside records: access, nodes, policies, tasks, restore points.
 
 mod access;
+pub(crate) mod answers;
 mod approvals;
 pub(crate) mod certificates;
 mod copies;

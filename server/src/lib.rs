@@ -53,6 +53,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod watchers;
 
 pub use api::openapi;
 pub use self_backup::{CATALOG, INSTANCE, KEYS, restore_state};

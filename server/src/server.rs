@@ -28,7 +28,6 @@ use zeroize::Zeroizing;
 
 use crate::api::policies::init_task;
 use crate::certificates::certify;
-use crate::idempotency::UnderWay;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
@@ -37,6 +36,7 @@ use crate::problem::Problem;
 use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
+use crate::watchers::Watchers;
 use crate::{api, authority, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
@@ -180,7 +180,7 @@ impl Server {
             waiters: Mutex::new(Vec::new()),
             reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
-            under_way: UnderWay::default(),
+            watchers: Watchers::default(),
             providers: oidc::Memory::default(),
             fingerprint: tls.fingerprint,
             authority,

@@ -10,13 +10,13 @@ use sluice_webauthn::RelyingParty;
 use tokio::sync::Notify;
 
 use crate::authority::Authority;
-use crate::idempotency::UnderWay;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::passkeys::NoPasskeys;
 use crate::queue::Waiter;
 use crate::reports::Reports;
+use crate::watchers::Watchers;
 
 /// What all requests share. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ pub(crate) struct Inner {
     /// What nodes tell here.
     pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,
-    pub(crate) under_way: UnderWay,
+    pub(crate) watchers: Watchers,
     /// What identity providers have told of themselves.
     pub(crate) providers: oidc::Memory,
     pub(crate) fingerprint: Fingerprint,

@@ -40,6 +40,15 @@ impl Tx {
         self.run(delete.bind(owner.to_owned())).await.map(drop)
     }
 
+    /// Removes one secret of `owner`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn remove_secret(&mut self, owner: &str, name: &str) -> Result<()> {
+        let delete = sqlx::query("DELETE FROM secrets WHERE owner = $1 AND name = $2");
+        self.run(delete.bind(owner.to_owned()).bind(name.to_owned())).await.map(drop)
+    }
+
     /// Opens the secrets of `owner`.
     ///
     /// # Errors

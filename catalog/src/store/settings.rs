@@ -1,6 +1,6 @@
-//! Single values, and answers to requests that may be sent twice.
+//! Single values.
 
-use crate::db::{Columns, Tx, number};
+use crate::db::{Columns, Tx};
 use crate::error::Result;
 
 impl Tx {
@@ -32,50 +32,5 @@ impl Tx {
     pub async fn remove_setting(&mut self, name: &str) -> Result<bool> {
         let delete = sqlx::query("DELETE FROM settings WHERE name = $1");
         Ok(self.run(delete.bind(format!("value-{name}"))).await? > 0)
-    }
-
-    /// What was answered to this actor's request of that key: hash of the request, status, text.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn answered(
-        &mut self,
-        actor: &str,
-        key: &str,
-    ) -> Result<Option<(String, u16, String)>> {
-        let sql = "SELECT request_hash, status, answer FROM idempotency \
-                   WHERE actor = $1 AND idempotency_key = $2";
-        let select = sqlx::query(sql).bind(actor.to_owned()).bind(key.to_owned());
-        let Some(row) = self.maybe(select).await? else { return Ok(None) };
-        let status = u16::try_from(row.count("status")?).unwrap_or(500);
-        Ok(Some((row.text("request_hash")?, status, row.text("answer")?)))
-    }
-
-    /// Remembers what was answered, and forgets what is older than `forget_before_ms`.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Conflict`] when the same was answered at the same time.
-    pub async fn remember_answer(
-        &mut self,
-        actor: &str,
-        key: &str,
-        answer: (&str, u16, &str),
-        now_ms: u64,
-        forget_before_ms: u64,
-    ) -> Result<()> {
-        let forget = sqlx::query("DELETE FROM idempotency WHERE created_ms < $1");
-        self.run(forget.bind(number(forget_before_ms))).await?;
-        let sql = "INSERT INTO idempotency \
-                   (actor, idempotency_key, request_hash, status, answer, created_ms) \
-                   VALUES ($1, $2, $3, $4, $5, $6)";
-        let (request_hash, status, text) = answer;
-        let insert = sqlx::query(sql)
-            .bind(actor.to_owned())
-            .bind(key.to_owned())
-            .bind(request_hash.to_owned())
-            .bind(i64::from(status))
-            .bind(text.to_owned())
-            .bind(number(now_ms));
-        self.run(insert).await.map(drop)
     }
 }

@@ -1,8 +1,8 @@
-//! Sources that somebody of the system has allowed, wherever they are.
+//! Sources and destinations that somebody of the system has allowed, wherever they are.
 
 use crate::db::{Columns, Tx};
 use crate::error::Result;
-use crate::id::InstanceId;
+use crate::id::{DestinationId, InstanceId};
 
 impl Tx {
     /// Notes whether the source of an instance was named by somebody who may name any path.
@@ -28,5 +28,31 @@ impl Tx {
         let sql = "SELECT instance_id FROM trusted_sources WHERE instance_id = $1";
         let row = self.maybe(sqlx::query(sql).bind(instance.to_string())).await?;
         row.map(|row| row.text("instance_id")).transpose().map(|found| found.is_some())
+    }
+
+    /// Notes whether a destination was written by somebody who may name any folder, file and
+    /// identity of nodes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn trust_destination(&mut self, id: DestinationId, trusted: bool) -> Result<()> {
+        let sql = match trusted {
+            true => {
+                "INSERT INTO trusted_destinations (destination_id) VALUES ($1) \
+                 ON CONFLICT (destination_id) DO NOTHING"
+            }
+            false => "DELETE FROM trusted_destinations WHERE destination_id = $1",
+        };
+        self.run(sqlx::query(sql).bind(id.to_string())).await.map(drop)
+    }
+
+    /// Whether a destination was written by somebody who may name any folder, file and identity
+    /// of nodes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn destination_is_trusted(&mut self, id: DestinationId) -> Result<bool> {
+        let sql = "SELECT destination_id FROM trusted_destinations WHERE destination_id = $1";
+        Ok(self.maybe(sqlx::query(sql).bind(id.to_string())).await?.is_some())
     }
 }

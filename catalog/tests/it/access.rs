@@ -9,7 +9,7 @@ on_both! {
     a_session_is_somebody_until_it_ends
     tokens_last_until_removed
     a_join_token_is_used_up
-    requests_are_answered_once
+    single_values_are_set_and_removed
     a_zero_byte_is_the_callers_mistake
     a_second_factor_is_used_up_step_by_step
     what_a_group_may_do_its_members_may
@@ -76,14 +76,8 @@ async fn a_join_token_is_used_up(Lab { catalog, .. }: Lab) {
     assert_eq!((seen.last_seen_ms, seen.running), (77, 0));
 }
 
-async fn requests_are_answered_once(Lab { catalog, .. }: Lab) {
+async fn single_values_are_set_and_removed(Lab { catalog, .. }: Lab) {
     let mut tx = catalog.begin().await.unwrap();
-    tx.remember_answer("anna", "k", ("h", 201, "{}"), 10, 0).await.unwrap();
-    let found = tx.answered("anna", "k").await.unwrap();
-    assert_eq!(found, Some(("h".to_owned(), 201, "{}".to_owned())));
-    assert_eq!(tx.answered("otto", "k").await.unwrap(), None);
-    tx.remember_answer("otto", "k", ("h", 201, "{}"), 20, 15).await.unwrap();
-    assert_eq!(tx.answered("anna", "k").await.unwrap(), None, "it is forgotten in time");
     assert_eq!(tx.setting("a").await.unwrap(), None);
     tx.set_setting("a", "1").await.unwrap();
     tx.set_setting("a", "2").await.unwrap();

@@ -1,6 +1,7 @@
 //! The catalog on both databases: every test runs on SQLite and on a real PostgreSQL.
 
 mod access;
+mod answers;
 mod approvals;
 mod grants;
 mod history;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId, Page,
     PointId, PolicyId, Progress, ProjectId, Task, TaskFilter, TaskId, TaskState, Tx,
+    Visible,
 };
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::queue::Hold;
@@ -24,16 +25,19 @@ use crate::api::policies::EVERYTHING;
 use crate::api::policies::check_usable;
 use crate::api::query::{LogQuery, TaskQuery};
 use crate::api::{Body, List, Path, Query};
-use crate::auth::Actor;
+use crate::auth::{self, Actor};
 use crate::dispatch::backup_spec;
 use crate::ledger;
 use crate::problem::{Problem, Result};
 use crate::queue;
 use crate::quota::{self, Quotas};
 use crate::state::Shared;
+use crate::watchers::Watcher;
 
 /// How often a watched task is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often is looked whether somebody may still watch.
+const JUDGE: Duration = Duration::from_secs(10);
 /// Attempts of a task that was started by hand.
 const ATTEMPTS: u32 = 2;
 
@@ -362,6 +366,9 @@ pub(crate) async fn log(
 }
 
 /// Watch a task: an event `task` whenever something of it changes, until it has ended
+///
+/// The stream ends with the session or token that it was asked for with, and with the right to see
+/// the task. A user has sixteen at a time.
 #[utoipa::path(get, path = "/api/v1/tasks/{id}/events", tag = "task", operation_id = "watch-task",
     params(("id" = TaskId, Path)), responses(
     (status = 200, content_type = "text/event-stream"),
@@ -370,32 +377,61 @@ pub(crate) async fn events(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<TaskId>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
     actor.require_anywhere(Permission::Read)?;
+    let place = shared.watchers.enter(actor.user.id)?;
     let visible = actor.visible();
     shared.catalog.read().await?.task(id, &visible).await?;
-    let begin = (shared, visible, 0, false);
-    let stream = futures::stream::unfold(begin, move |(shared, visible, seen, ended)| async move {
-        if ended {
+    let asked = (headers, uri.path().to_owned());
+    let judged = Instant::now();
+    let watch = Watch { shared, id, asked, visible, judged, seen: 0, ended: false, _place: place };
+    Ok(Sse::new(futures::stream::unfold(watch, Watch::next)).keep_alive(KeepAlive::default()))
+}
+
+/// A stream of events about a task.
+struct Watch {
+    shared: Shared,
+    id: TaskId,
+    /// What was shown, and for which path.
+    asked: (HeaderMap, String),
+    /// What whoever watches may know of.
+    visible: Visible,
+    /// When that was found out.
+    judged: Instant,
+    /// The revision that was told last.
+    seen: u64,
+    ended: bool,
+    _place: Watcher,
+}
+
+impl Watch {
+    /// The next event; nothing when the task has ended, or whoever watches is not to know more.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        if self.ended {
             return None;
         }
         loop {
-            let found = match shared.catalog.read().await {
-                Ok(mut tx) => tx.task(id, &visible).await,
-                Err(error) => Err(error),
-            };
-            match found {
-                Ok(task) if task.revision > seen => {
-                    let (revision, last) = (task.revision, task.state.is_final());
-                    let event = Event::default().event("task").id(revision.to_string());
-                    let event = event.json_data(TaskView::from(task)).unwrap_or_default();
-                    return Some((Ok(event), (shared, visible, revision, last)));
-                }
-                Ok(_) => tokio::time::sleep(LOOK).await,
-                // It is gone, or the database is: whoever watches asks again.
-                Err(_) => return None,
+            // It is gone, or the database is, or the rights are: whoever watches asks again.
+            let task = self.task().await.ok()?;
+            if task.revision > self.seen {
+                (self.seen, self.ended) = (task.revision, task.state.is_final());
+                let event = Event::default().event("task").id(self.seen.to_string());
+                let event = event.json_data(TaskView::from(task)).unwrap_or_default();
+                return Some((Ok(event), self));
             }
+            tokio::time::sleep(LOOK).await;
         }
-    });
-    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+    }
+
+    async fn task(&mut self) -> Result<Task> {
+        if self.judged.elapsed() >= JUDGE {
+            let (headers, path) = &self.asked;
+            let actor = auth::actor(&self.shared, headers, path).await?;
+            actor.require_anywhere(Permission::Read)?;
+            (self.visible, self.judged) = (actor.visible(), Instant::now());
+        }
+        Ok(self.shared.catalog.read().await?.task(self.id, &self.visible).await?)
+    }
 }

@@ -27,3 +27,4 @@ mod schedules;
 mod support;
 mod usage;
 mod visibility;
+mod watching;

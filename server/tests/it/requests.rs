@@ -2,6 +2,9 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use sluice_catalog::{Catalog, Claim, Claimed, Project, claimed, token_hash};
+use sluice_node_api::Client;
+use sluice_repository::Clock;
 use sluice_server::{Config, Server};
 
 use crate::support::{Lab, PASSWORD, config, make, status};
@@ -140,6 +143,107 @@ async fn a_request_with_a_key_is_done_once() {
     assert_eq!(status(&told), 422);
     let all: Value = admin.get("/api/v1/projects").await.unwrap();
     assert_eq!(all["items"].as_array().unwrap().len(), 1);
+    for name in ["etag", "content-type"] {
+        assert_eq!(first.headers[name], second.headers[name], "{name}");
+    }
+}
+
+/// The database of a server, as another server would have it open.
+async fn catalog(lab: &Lab) -> Catalog {
+    let file = lab.folder.path().join("catalog.sqlite");
+    Catalog::open(&format!("sqlite:{}", file.display())).await.unwrap()
+}
+
+async fn projects(admin: &Client) -> Vec<Value> {
+    let all: Value = admin.get("/api/v1/projects").await.unwrap();
+    all["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_request_with_a_key_goes_on_when_whoever_sent_it_is_gone() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let other = catalog(&lab).await;
+    // The server must have got it before its sender goes, and nobody can see that it has: what is
+    // sent in vain is sent again, with more patience.
+    for attempt in 1..=5 {
+        let (name, key) = (format!("p{attempt}"), format!("k{attempt}"));
+        let body = json!({"name": name, "spec": {}});
+        let headers = [("idempotency-key", &*key)];
+        let send = || admin.send(Method::POST, "/api/v1/projects", Some(&body), &headers);
+        // Nobody else can write now.
+        let writing = other.begin().await.unwrap();
+        let patience = Duration::from_millis(300 * attempt);
+        assert!(tokio::time::timeout(patience, send()).await.is_err());
+        drop(writing);
+        for _ in 0..100 {
+            let there = projects(&admin).await.into_iter().find(|one| one["name"] == *name);
+            if let Some(made) = there {
+                let again = send().await.unwrap();
+                assert_eq!((again.status, &again.body["id"]), (201, &made["id"]));
+                assert_eq!(projects(&admin).await.len(), 1);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    panic!("what was asked for is never done");
+}
+
+#[tokio::test]
+async fn of_a_server_that_was_killed_it_is_known_whether_it_did_what_was_asked() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let other = catalog(&lab).await;
+    let me: Value = admin.get("/api/v1/me").await.unwrap();
+    let now = Clock::system().now_ms();
+    // What servers leave that are killed in the middle.
+    for (key, begun, done) in [("done", now, true), ("at-it", now, false), ("dead", 0, false)] {
+        let body = json!({"name": key, "spec": {}});
+        let claim = Claim {
+            actor: me["id"].as_str().unwrap().to_owned(),
+            key: key.to_owned(),
+            id: "another server".to_owned(),
+        };
+        let hash = token_hash(&format!("POST /api/v1/projects\n{body}"));
+        let begun = if begun == 0 { now - 120_000 } else { begun };
+        let mut tx = other.begin().await.unwrap();
+        assert_eq!(tx.claim(&claim, &hash, begun, (0, 0)).await.unwrap(), Claimed::Mine);
+        tx.commit().await.unwrap();
+        if done {
+            let work = async {
+                let mut tx = other.begin().await.unwrap();
+                tx.insert(None, key, Project::default(), now).await.unwrap();
+                tx.commit().await.unwrap();
+            };
+            claimed(claim, work).await;
+        }
+        let headers = [("idempotency-key", key)];
+        let told = admin.send(Method::POST, "/api/v1/projects", Some(&body), &headers).await;
+        let told = told.map(|answer| answer.status).map_err(|error| error.code().to_owned());
+        let expected = match key {
+            "done" => Err("answer-lost".to_owned()),
+            "at-it" => Err("under-way".to_owned()),
+            _ => Ok(201),
+        };
+        assert_eq!(told, expected, "{key}");
+    }
+    let names: Vec<_> = projects(&admin).await.iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["done", "dead"]);
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_its_key_free() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let shop = json!({"name": "shop", "spec": {}});
+    let first = make(&admin, "projects", shop.clone()).await;
+    let key = [("idempotency-key", "k")];
+    let send = async || admin.send(Method::POST, "/api/v1/projects", Some(&shop), &key).await;
+    assert_eq!(status(&send().await), 409);
+    let path = format!("/api/v1/projects/{first}");
+    admin.send(Method::DELETE, &path, None, &[]).await.unwrap();
+    assert_eq!(send().await.unwrap().status, 201);
 }
 
 #[tokio::test]
