@@ -23,6 +23,7 @@ use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::destinations;
 use crate::dispatch::{kept, periods};
 use crate::ledger;
 use crate::node_configs::Configs;
@@ -146,14 +147,15 @@ pub(crate) fn at(policy: &Policy, place: usize) -> Option<(DestinationId, &CopyR
     all.into_iter().nth(place.checked_sub(before)?)
 }
 
-/// Completes what a node is told of a copy: where it reads, with what, and what is kept.
+/// Completes what a node is told of a copy: where it reads, with what, and what is kept. Returns
+/// the variables, and whether the node may use its own identity there.
 pub(crate) async fn complete(
     shared: &Shared,
     tx: &mut Tx,
     task: &Task,
     spec: &mut TaskSpec,
-) -> Result<BTreeMap<String, String>> {
-    let TaskSpec::Copy { from: url, keep, .. } = spec else { return Ok(BTreeMap::new()) };
+) -> Result<(BTreeMap<String, String>, bool)> {
+    let TaskSpec::Copy { from: url, keep, .. } = spec else { return Ok((BTreeMap::new(), true)) };
     let (Some(instance), Some(from), Some(to)) =
         (task.new.instance, task.from, task.new.destination)
     else {
@@ -172,13 +174,15 @@ pub(crate) async fn complete(
     *keep = kept(tx, instance, to).await?.map(periods).unwrap_or_default();
     let source = tx.get::<Destination>(from, &EVERYTHING).await?.body;
     *url = source.url;
+    let mut own = source.environment;
+    for (name, secret) in tx.secrets(&shared.sealer, &from.to_string()).await? {
+        own.insert(name, secret.to_string());
+    }
+    let identity = destinations::check_task(tx, from, url, &own).await?;
     // With this one, none is looked for among the usual variables.
     let mut variables = BTreeMap::from([(format!("{OTHER}OWN"), "1".to_owned())]);
-    variables.extend(source.environment.into_iter().map(|(name, value)| (other(&name), value)));
-    for (name, secret) in tx.secrets(&shared.sealer, &from.to_string()).await? {
-        variables.insert(other(&name), secret.to_string());
-    }
-    Ok(variables)
+    variables.extend(own.into_iter().map(|(name, value)| (other(&name), value)));
+    Ok((variables, identity))
 }
 
 /// What a variable is called when it is of the destination that is read.

@@ -23,6 +23,7 @@ use crate::api::{Body, Path};
 use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
 use crate::copies;
+use crate::destinations;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -125,16 +126,20 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         let line = format!("{} is read at {name}", point.new.point);
         tx.log(task.id, task.attempt, &[("info".to_owned(), line)], shared.now()).await?;
     }
-    let others = copies::complete(shared, tx, task, &mut spec).await?;
+    if let TaskSpec::Replicate { .. } = &spec {
+        destinations::check_replica(task)?;
+    }
+    let (others, mut identity) = copies::complete(shared, tx, task, &mut spec).await?;
     let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
     let mut environment: BTreeMap<String, String> = destination.environment;
-    let mut owners = vec![id.to_string()];
-    if let TaskSpec::Mount { mount } = &spec {
-        owners.push(mount.id.clone());
-    }
     let mut secret_names = Vec::new();
-    for owner in owners {
-        for (name, secret) in tx.secrets(&shared.sealer, &owner).await? {
+    for (name, secret) in tx.secrets(&shared.sealer, &id.to_string()).await? {
+        secret_names.push(name.clone());
+        environment.insert(name, secret.to_string());
+    }
+    identity &= destinations::check_task(tx, id, &destination.url, &environment).await?;
+    if let TaskSpec::Mount { mount } = &spec {
+        for (name, secret) in tx.secrets(&shared.sealer, &mount.id).await? {
             secret_names.push(name.clone());
             environment.insert(name, secret.to_string());
         }
@@ -142,7 +147,14 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     secret_names.extend(others.keys().cloned());
     environment.extend(others);
     let url = destination.url;
-    let mut work = Work { spec, url, environment, secret_names, folders: Vec::new(), hooks: None };
+    let mut work = Work {
+        spec,
+        url,
+        environment,
+        secret_names,
+        no_identity: !identity,
+        ..Work::without_repository()
+    };
     node_configs::apply(tx, node, task, &mut work).await?;
     Ok(work)
 }

@@ -27,6 +27,7 @@ mod authority;
 mod certificate;
 mod certificates;
 mod copies;
+mod destinations;
 mod dispatch;
 pub mod figures;
 mod hooks;

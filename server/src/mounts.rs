@@ -21,6 +21,7 @@ use sluice_node_api::{
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
 use crate::auth::NodeActor;
+use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -332,13 +333,13 @@ pub(crate) async fn compare(
 
 /// The secrets that a mount is started with: those of its destination, and its own.
 async fn secrets(shared: &Shared, tx: &mut Tx, mount: &Mount) -> Result<BTreeMap<String, String>> {
-    let mut all = BTreeMap::new();
-    for owner in [mount.new.destination.to_string(), mount.id.to_string()] {
-        for (name, secret) in tx.secrets(&shared.sealer, &owner).await? {
-            all.insert(name, secret.to_string());
-        }
+    let destination = mount.new.destination;
+    let mut all = tx.secrets(&shared.sealer, &destination.to_string()).await?;
+    if !tx.destination_is_trusted(destination).await? {
+        all.retain(|name, _| destinations::is_for_projects(name));
     }
-    Ok(all)
+    all.extend(tx.secrets(&shared.sealer, &mount.id.to_string()).await?);
+    Ok(all.into_iter().map(|(name, secret)| (name, secret.to_string())).collect())
 }
 
 /// Looks after mounts whose task has ended unheard, whose lease is over, or whose node is no more.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::server::{ServerError, write_private};
 use crate::state::Shared;
@@ -217,6 +218,7 @@ async fn back_up(shared: &Shared, wanted: &SelfBackup) -> Result<String, String>
 /// The repository and what opens it.
 async fn place(shared: &Shared, id: DestinationId) -> Result<(String, BTreeMap<String, String>)> {
     let mut tx = shared.catalog.read().await?;
+    destinations::check_own(&mut tx, id).await?;
     let destination = tx.get::<Destination>(id, &EVERYTHING).await?.body;
     let mut environment = destination.environment;
     for (name, secret) in tx.secrets(&shared.sealer, &id.to_string()).await? {

@@ -281,6 +281,7 @@ impl Server {
             visible_to: None,
         };
         let record = tx.insert(None, name, body, now).await.map_err(failed)?;
+        tx.trust_destination(record.id, true).await.map_err(failed)?;
         let secrets = [("SLUICE_PASSPHRASE".to_owned(), passphrase)].into();
         let owner = record.id.to_string();
         tx.set_secrets(&self.shared.sealer, &owner, &secrets).await.map_err(failed)?;

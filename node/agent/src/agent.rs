@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::command::{Step, steps};
 use crate::credentials::Credentials;
 use crate::hooks;
+use crate::identity;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
@@ -225,6 +226,10 @@ impl Agent {
         shutdown: &CancellationToken,
     ) -> Option<Finished> {
         let mut last = nothing_to_do();
+        let own_variables = match identity::variables(&lease.work, &self.config.folder) {
+            Ok(variables) => variables,
+            Err(message) => return Some(failed(message, true)),
+        };
         for step in steps {
             let mut words = Vec::new();
             if !lease.work.url.is_empty() {
@@ -233,7 +238,8 @@ impl Agent {
             words.extend(step.words);
             let config = &self.config;
             let environment = &lease.work.environment;
-            let started = Process::start(&config.executable, &config.folder, &words, environment);
+            let place = (&*config.executable, &*config.folder);
+            let started = Process::start_as(place, &words, environment, &own_variables);
             let mut process = match started {
                 Ok(process) => process,
                 Err(message) => return Some(failed(message, true)),

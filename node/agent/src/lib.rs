@@ -16,6 +16,7 @@
 //! * A node that has not been heard for the length of a lease kills the task itself: the server
 //!   gives it to another one then, and two would do the same work.
 //! * Secrets are variables of the process, in memory only.
+//! * What goes where a project has said gets nothing that this machine is known by.
 //! * Mounts outlive their tasks: who keeps them is given by the executable ([`Mounts`]). What it
 //!   has is told to the server every few seconds, and what the server wants otherwise is done.
 
@@ -23,6 +24,7 @@ mod agent;
 mod command;
 mod credentials;
 mod hooks;
+mod identity;
 mod metrics;
 mod mounts;
 mod process;
@@ -30,5 +32,6 @@ mod sources;
 
 pub use agent::{Agent, Config};
 pub use credentials::Credentials;
+pub use identity::variables as own_variables;
 pub use metrics::{Metrics, tell};
 pub use mounts::{Mounts, Refused};

@@ -61,6 +61,16 @@ impl Process {
         words: &[String],
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, String> {
+        Self::start_as((executable, folder), words, environment, &BTreeMap::new())
+    }
+
+    /// The same, with variables that are for this node to say.
+    pub(crate) fn start_as(
+        (executable, folder): (&Path, &Path),
+        words: &[String],
+        environment: &BTreeMap<String, String>,
+        own: &BTreeMap<String, String>,
+    ) -> Result<Self, String> {
         if let Some(name) = environment.keys().find(|name| !is_for_tasks(name)) {
             return Err(format!(
                 "{name} is no variable for a task; see the destination's settings"
@@ -71,7 +81,7 @@ impl Process {
         for name in ["PATH", "HOME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
-        command.envs(environment).env("SLUICE_LEASH", "1");
+        command.envs(environment).envs(own).env("SLUICE_LEASH", "1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for the agent.
         command.process_group(0).kill_on_drop(true);
@@ -246,6 +256,32 @@ mod tests {
             (finished.outcome, &finished.document["answer"]),
             (Outcome::Warnings, &42.into())
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_node_says_goes_before_what_a_server_and_this_machine_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("shell");
+        let text =
+            "#!/bin/sh\nprintf '{\"home\":\"%s\",\"gcs\":\"%s\"}' $HOME $SLUICE_GCS_METADATA\n";
+        std::fs::write(&script, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&script, mode).unwrap();
+        let of = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let (told, own) = (
+            of(&[("SLUICE_GCS_METADATA", "1")]),
+            of(&[("SLUICE_GCS_METADATA", "0"), ("HOME", "/h")]),
+        );
+        let mut process = Process::start_as((&script, folder.path()), &[], &told, &own).unwrap();
+        let status = loop {
+            if let Event::Ended(status) = process.next().await {
+                break status;
+            }
+        };
+        let document = process.finished(status).await.document;
+        assert_eq!((&document["home"], &document["gcs"]), (&"/h".into(), &"0".into()));
     }
 
     fn start_shell(folder: &tempfile::TempDir, words: &[String]) -> Process {

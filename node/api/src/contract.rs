@@ -120,6 +120,10 @@ pub struct Work {
     /// Commands around a backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookOrders>,
+    /// Whether its process gets nothing that this machine is known by: it goes where somebody has
+    /// said who may not say that of the machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_identity: bool,
 }
 
 impl Work {
@@ -132,6 +136,7 @@ impl Work {
             secret_names: Vec::new(),
             folders: Vec::new(),
             hooks: None,
+            no_identity: false,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::access::Permission;
 use crate::api::records::View;
 use crate::api::{Body, Hidden, List, Path};
 use crate::auth::Actor;
+use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::restore_tests;
 use crate::state::Shared;
@@ -125,6 +126,7 @@ pub(crate) async fn secrets(
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<Destination>(id, &actor.visible()).await?;
     actor.require(Permission::Manage, &record)?;
+    destinations::check_secrets(&mut tx, id, &actor, new.secrets.keys()).await?;
     let secrets = new.secrets.into_iter().map(|(name, secret)| (name, secret.0)).collect();
     tx.set_secrets(&shared.sealer, &id.to_string(), &secrets).await?;
     let names: Vec<&String> = secrets.keys().collect();

@@ -12,6 +12,7 @@ use crate::access::{Permission, granted};
 use crate::api::policies::{check_destination, check_policy};
 use crate::api::{List, PageQuery};
 use crate::auth::Actor;
+use crate::destinations as allowed;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -193,6 +194,15 @@ impl Rules for Destination {
 
     async fn fits(&self, _: &mut Tx, _: Option<ProjectId>, _: &Actor) -> Result<()> {
         check_destination(self)
+    }
+
+    async fn named(
+        record: &Record<Self>,
+        before: Option<&serde_json::Value>,
+        actor: &Actor,
+        tx: &mut Tx,
+    ) -> Result<()> {
+        allowed::named(tx, record, before, actor).await
     }
 }
 

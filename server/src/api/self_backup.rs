@@ -15,6 +15,7 @@ use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::Actor;
+use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::self_backup::{SelfBackup, SelfBackupState};
 use crate::state::Shared;
@@ -62,6 +63,7 @@ pub(crate) async fn put(
     wanted.check()?;
     let mut tx = shared.catalog.begin().await?;
     tx.get::<Destination>(wanted.destination, &EVERYTHING).await?;
+    destinations::check_own(&mut tx, wanted.destination).await?;
     wanted.store(&mut tx).await?;
     SelfBackupState::hurry(&mut tx).await?;
     let entry = actor.did("self-backup.set", wanted.destination, None, json!(wanted));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId, Page,
-    PointId, PolicyId, Progress, ProjectId, Task, TaskFilter, TaskId, TaskState, Tx,
+    PointId, PolicyId, Progress, ProjectId, Record, Task, TaskFilter, TaskId, TaskState, Tx,
     Visible,
 };
 use sluice_node_api::TaskSpec;
@@ -26,6 +26,7 @@ use crate::api::policies::check_usable;
 use crate::api::query::{LogQuery, TaskQuery};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::{self, Actor};
+use crate::destinations;
 use crate::dispatch::backup_spec;
 use crate::ledger;
 use crate::problem::{Problem, Result};
@@ -220,7 +221,8 @@ async fn prepared(
             TaskSpec::Verify { point: None, data }
         }
         Start::Prune { destination, keep } => {
-            own(tx, actor, &mut task, destination, Permission::Manage).await?;
+            let found = own(tx, actor, &mut task, destination, Permission::Manage).await?;
+            destinations::check_shared(tx, actor, &found, Permission::Manage).await?;
             let known = ["last", "hourly", "daily", "weekly", "monthly", "yearly"];
             let fits = keep.keys().all(|period| known.contains(&period.as_str()))
                 && keep.values().any(|many| *many > 0);
@@ -231,16 +233,21 @@ async fn prepared(
             TaskSpec::Prune { instance: None, keep }
         }
         Start::Collect { destination } => {
-            own(tx, actor, &mut task, destination, Permission::Operate).await?;
+            let found = own(tx, actor, &mut task, destination, Permission::Operate).await?;
+            destinations::check_shared(tx, actor, &found, Permission::Operate).await?;
             TaskSpec::Collect {}
         }
         Start::Replicate { destination, to } => {
             own(tx, actor, &mut task, destination, Permission::Manage).await?;
+            destinations::check_target(actor)?;
             TaskSpec::Replicate { to }
         }
     };
     task.kind = spec.kind().to_owned();
     task.spec = serde_json::to_value(&spec).unwrap_or_default();
+    if let TaskSpec::Replicate { .. } = spec {
+        task.spec[destinations::TARGET] = Value::Bool(true);
+    }
     Ok(task)
 }
 
@@ -251,11 +258,11 @@ async fn own(
     task: &mut NewTask,
     id: DestinationId,
     permission: Permission,
-) -> Result<()> {
+) -> Result<Record<Destination>> {
     let destination = tx.get::<Destination>(id, &actor.visible()).await?;
     actor.require(permission, &destination)?;
     (task.project, task.destination) = (destination.project, Some(id));
-    Ok(())
+    Ok(destination)
 }
 
 /// Start a task

@@ -31,6 +31,7 @@ mod overlay;
 mod plans;
 mod policy_copies;
 mod policy_hooks;
+mod project_destinations;
 mod quota;
 mod reconnect;
 mod removal;

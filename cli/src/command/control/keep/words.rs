@@ -123,6 +123,8 @@ pub(super) fn described(
         let own = std::env::var(name).ok().map(|value| (name.to_owned(), value));
         environment.extend(own);
     }
+    let instead = sluice_node::own_variables(work, &place.state);
+    environment.extend(instead.map_err(|message| Refused { message, retryable: true })?);
     if order.protocol == "http" {
         environment.insert(STATE_HOME.to_owned(), text(&place.state)?);
     }
@@ -205,6 +207,7 @@ mod tests {
             environment: environment.map(|(name, value)| (name.into(), value.into())).into(),
             secret_names: vec!["SLUICE_PASSPHRASE".into()],
             hooks: None,
+            no_identity: false,
             folders: vec![],
         };
         let place = place("127.0.0.1");
@@ -217,6 +220,20 @@ mod tests {
         assert_eq!(secrets["SLUICE_PASSPHRASE"], "horse");
         let stored: Spec = serde_json::from_value(spec).unwrap();
         assert_eq!(stored.kind, "nbd");
+    }
+
+    #[test]
+    fn a_mount_of_what_a_project_has_named_is_not_known_as_its_machine() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place { state: state.path().to_owned(), ..place("127.0.0.1") };
+        let mut work = Work { url: "s3://bucket".into(), ..Work::without_repository() };
+        let home = |work: &Work| {
+            let (spec, _) = described(&order("nbd"), work, &place).unwrap();
+            spec["environment"]["HOME"].as_str().map(PathBuf::from)
+        };
+        assert_eq!(home(&work), std::env::var_os("HOME").map(PathBuf::from));
+        work.no_identity = true;
+        assert!(home(&work).unwrap().starts_with(state.path()));
     }
 
     #[test]
