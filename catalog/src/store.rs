@@ -4,6 +4,7 @@ mod access;
 mod approvals;
 pub(crate) mod certificates;
 mod copies;
+mod ended;
 mod grants;
 pub(crate) mod groups;
 mod history;

@@ -4,6 +4,7 @@ mod access;
 mod approvals;
 mod grants;
 mod history;
+mod leases;
 mod mounts;
 mod passkeys;
 mod plans;

@@ -7,6 +7,7 @@ mod certificates;
 mod copies;
 mod device;
 mod hostile;
+mod large;
 mod ldap;
 mod lease;
 mod ledger;

@@ -54,7 +54,7 @@ fn backup(place: &Place, state: &str) -> Value {
     wait_until(&format!("a backup that is {state}"), || find().is_some());
     let found = find().unwrap();
     place.ok(&["policy", "remove", "shop/often"]);
-    found
+    place.ok(&["task", "show", found["id"].as_str().unwrap()]).json()
 }
 
 fn log_of(place: &Place, task: &Value) -> String {
