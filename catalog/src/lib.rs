@@ -76,7 +76,7 @@ pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
 };
-pub use model::task::{InLine, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
+pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Record};

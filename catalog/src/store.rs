@@ -5,6 +5,7 @@ pub(crate) mod answers;
 mod approvals;
 pub(crate) mod certificates;
 mod copies;
+mod ended;
 mod grants;
 pub(crate) mod groups;
 mod history;

@@ -1,10 +1,12 @@
 //! What nodes are told, and what becomes of their reports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::routing::post;
 use axum::{Json, Router};
 use jiff::Timestamp;
@@ -26,6 +28,7 @@ use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
 use crate::copies;
 use crate::destinations;
+use crate::documents;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -37,6 +40,9 @@ use crate::state::Shared;
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
+/// The most that a report may have, in bytes: a document that a node takes from a command, and as
+/// much of a log as it keeps.
+const LARGEST_REPORT: usize = 32 << 20;
 /// Attempts of a prune that follows a backup.
 const PRUNE_ATTEMPTS: u32 = 3;
 
@@ -47,7 +53,12 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/api/node/v1/certificate", post(certificates::certificate))
         .route("/api/node/v1/hello", post(hello))
         .route("/api/node/v1/lease", post(lease))
-        .route("/api/node/v1/tasks/{id}/report", post(report))
+        .route(
+            "/api/node/v1/tasks/{id}/report",
+            post(report)
+                .layer::<_, Infallible>(from_fn(reports::few_large))
+                .layer(DefaultBodyLimit::max(LARGEST_REPORT)),
+        )
         .route("/api/node/v1/mounts", post(mounts::compare))
 }
 
@@ -80,15 +91,18 @@ async fn lease(
     let kinds = ask.and_then(|ask| ask.kinds).map(|kinds| kinds.into_iter().collect());
     let (answer, mut told) = oneshot::channel();
     let waiter = Waiter { node, kinds, answer };
+    let begun = Instant::now();
     shared.waiters.lock().unwrap_or_else(|e| e.into_inner()).push(waiter);
     shared.work.notify_one();
-    match tokio::time::timeout(LEASE_WAIT, &mut told).await {
-        Ok(lease) => Ok(Json(lease.ok())),
+    let lease = match tokio::time::timeout(LEASE_WAIT, &mut told).await {
+        Ok(lease) => lease.ok(),
         Err(_) => {
             told.close();
-            Ok(Json(told.try_recv().ok()))
+            told.try_recv().ok()
         }
-    }
+    };
+    let waited_ms = u64::try_from(begun.elapsed().as_millis()).ok();
+    Ok(Json(lease.map(|lease| Lease { waited_ms, ..lease })))
 }
 
 /// What a node needs for a task: the repository and its secrets.
@@ -204,8 +218,8 @@ pub(crate) async fn finish(
     };
     let mut retry = retry_at(lease, class, now);
     let mut message = finished.message.clone();
+    let task = tx.task(lease.0, &EVERYTHING).await?;
     if state == TaskState::Failed {
-        let task = tx.task(lease.0, &EVERYTHING).await?;
         // What fails here may be found elsewhere, and at once.
         if copies::has_another(tx, &task).await? {
             retry = Some(now);
@@ -215,16 +229,18 @@ pub(crate) async fn finish(
         }
     }
     let stripped = restore_tests::without_evidence(&finished.document);
-    let state = tx.finish(lease, state, &stripped, &message, retry, now).await?;
+    let kept = documents::kept(&task.new.kind, stripped);
+    let state = tx.finish(lease, state, &kept, &message, retry, now).await?;
+    let task = tx.task(lease.0, &EVERYTHING).await?;
     if state.is_final() {
-        let task = tx.task(lease.0, &EVERYTHING).await?;
         mounts::task_ended(tx, &task, now).await?;
         restore_tests::task_ended(tx, &task, &finished.document, now).await?;
     }
     if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
         return Ok(());
     }
-    let task = tx.task(lease.0, &EVERYTHING).await?;
+    // What follows from it follows from all that was told.
+    let task = Task { result: finished.document.clone(), ..task };
     ledger::moved(tx, &task, now).await?;
     match task.new.kind.as_str() {
         "backup" | "commit" => backed_up(tx, &task, now).await,

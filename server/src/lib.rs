@@ -12,8 +12,9 @@
 //! * Whoever may not see a project is told that it is not there, by 404; whoever sees something
 //!   and may not do something with it gets 403.
 //! * A change, its audit entry and the tasks that follow from it are one transaction.
-//! * Nothing lives in memory only, but the count of failed logins, requests under way, and what
-//!   policies say: a server that is killed comes back where it was.
+//! * Nothing lives in memory only, but the count of failed logins, requests under way, what
+//!   policies say, and for how long nodes were silent: a server that is killed comes back where it
+//!   was.
 //! * There is no password that was not set by somebody: the first start prints a setup token, and
 //!   nothing else works until it was used.
 
@@ -29,10 +30,13 @@ mod certificates;
 mod copies;
 mod destinations;
 mod dispatch;
+mod documents;
 pub mod figures;
+mod history;
 mod hooks;
 mod idempotency;
 mod identity;
+mod leases;
 mod ledger;
 mod limiter;
 mod metrics;

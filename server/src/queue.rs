@@ -45,13 +45,22 @@ const UNMOUNT: &str = "unmount";
 pub(crate) const SETTING: &str = "dispatch";
 
 /// How many tasks run at a time, and how waiting counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Rules {
     /// How many at a time.
     pub(crate) limits: Limits,
     /// How waiting counts.
     pub(crate) fairness: Fairness,
+    /// So many days after its end a task is removed, with its log; 0 keeps all.
+    pub(crate) history_days: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        let (limits, fairness) = (Limits::default(), Fairness::default());
+        Self { limits, fairness, history_days: 400 }
+    }
 }
 
 impl Rules {
@@ -121,7 +130,7 @@ async fn turn(shared: &Shared) -> Result<()> {
 
 async fn given(shared: &Shared, waiters: &mut Vec<Waiter>) -> Result<()> {
     let now = shared.now();
-    if waiters.is_empty() || !shared.catalog.read().await?.needs_attention(now).await?.0 {
+    if waiters.is_empty() || !shared.catalog.read().await?.any_waiting(now).await? {
         return Ok(());
     }
     let mut tx = shared.catalog.begin().await?;
@@ -168,7 +177,7 @@ async fn leased(
     match work(shared, tx, &task, node).await {
         Ok(work) => {
             let attempt = task.attempt;
-            Ok(Some(Lease { task: id.to_string(), attempt, lease_ms, work }))
+            Ok(Some(Lease { task: id.to_string(), attempt, lease_ms, waited_ms: None, work }))
         }
         Err(problem) if problem.status < 500 => {
             let lease = (id, node, task.attempt);
@@ -211,7 +220,7 @@ pub(crate) async fn decide(
     let running: Vec<Running> =
         running.iter().filter_map(|task| runs(task, source(task), waiters)).collect();
     let nodes = nodes(&records, &seen, &running, waiters, now);
-    let Rules { limits, fairness } = &rules;
+    let Rules { limits, fairness, .. } = &rules;
     let queue =
         Queue { waiting: &waiting, running: &running, nodes: &nodes, limits, fairness: *fairness };
     Ok(queue.decide(moment(now)))

@@ -12,13 +12,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use sluice_catalog::{NodeId, Progress, TaskId, Tx};
 use sluice_node_api::{Report, Reported};
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::allowance;
 use crate::dispatch;
@@ -27,6 +31,28 @@ use crate::state::Shared;
 
 /// What is written down in one transaction, at most: others want to write as well.
 const MOST: usize = 256;
+
+/// A report is large that has more, in bytes. Nearly none is.
+const SMALL: u64 = 1 << 20;
+/// Large reports that are heard at a time: as a document in memory each is some times as large.
+static LARGE: Semaphore = Semaphore::const_new(2);
+/// How long one may take, with its time in line; then its node tells it again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Hears few large reports at a time.
+pub(crate) async fn few_large(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length <= SMALL) {
+        return next.run(request).await;
+    }
+    let heard = async {
+        let _place = LARGE.acquire().await;
+        next.run(request).await
+    };
+    let heard = tokio::time::timeout(PATIENCE, heard).await;
+    heard.unwrap_or_else(|_| lost().into_response())
+}
 
 /// What a node tells.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
 use crate::watchers::Watchers;
-use crate::{api, authority, notify, queue, self_backup, ticker, tls};
+use crate::{api, authority, history, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
@@ -169,9 +169,6 @@ impl Server {
         let clock = Clock::system();
         let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
         let setup = setup_token(&catalog, state, config.new_setup_token).await?;
-        let mut tx = catalog.begin().await.map_err(failed)?;
-        tx.extend_leases(clock.now_ms() + lease_ms).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
         let shared = Shared(Arc::new(Inner {
             catalog,
             sealer,
@@ -295,6 +292,7 @@ impl Server {
         let queue = tokio::spawn(queue::run(self.shared.clone(), shutdown.clone()));
         let telling = tokio::spawn(notify::run(self.shared.clone(), shutdown.clone()));
         let own = tokio::spawn(self_backup::run(self.shared.clone(), shutdown.clone()));
+        let history = tokio::spawn(history::run(self.shared.clone(), shutdown.clone()));
         let service = api::service(self.shared.clone());
         let told = metrics::tell(self.shared.clone());
         let readers = self.readers.map(|socket| tokio::spawn(node_metrics::serve(socket, told)));
@@ -329,7 +327,7 @@ impl Server {
             tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
                 .await;
         sessions.shutdown().await;
-        let _ = tokio::join!(ticker, queue, own, telling);
+        let _ = tokio::join!(ticker, queue, own, history, telling);
         self.shared.catalog.close().await;
     }
 }

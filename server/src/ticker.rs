@@ -8,13 +8,14 @@ mod slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{Missed, NewTask, Page, Policy, Record, Rule, Tx};
+use sluice_catalog::{LeaseMark, Missed, NewTask, Page, Policy, Record, Rule, Tx};
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
 use crate::copies;
 use crate::dispatch::backup_spec;
+use crate::leases::Leases;
 use crate::mounts;
 use crate::plans;
 use crate::problem::Result;
@@ -36,6 +37,7 @@ pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut planner = Planner::default();
+    let mut leases = Leases::new(Duration::from_millis(shared.lease_ms));
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -46,7 +48,7 @@ pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
             shared.metrics.database.observe(begun.elapsed());
         }
         let begun = Instant::now();
-        let ticked = tick(&shared, &mut planner).await;
+        let ticked = tick(&shared, &mut planner, &mut leases).await;
         shared.metrics.ticks.observe(begun.elapsed());
         if let Err(problem) = ticked {
             tracing::error!("the scheduler cannot work: {}", problem.detail);
@@ -162,15 +164,16 @@ pub(crate) fn next_times(policy: &Policy, now: u64) -> Vec<(String, u64)> {
 }
 
 /// One look.
-async fn tick(shared: &Shared, planner: &mut Planner) -> Result<()> {
+async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Result<()> {
     let now = shared.now();
     let mut tx = shared.catalog.read().await?;
-    let (_, lost) = tx.needs_attention(now).await?;
+    let marks = tx.leases().await?;
     let late = tx.any_window_over(now).await?;
     let changes = tx.policy_changes().await?;
     drop(tx);
-    if lost || late {
-        expire(shared, now).await?;
+    let over = leases.over(marks, Instant::now());
+    if late || !over.is_empty() {
+        expire(shared, &over, now).await?;
     }
     mounts::settle(shared, now).await?;
     restore_tests::settle(shared, now).await?;
@@ -190,8 +193,8 @@ async fn tick(shared: &Shared, planner: &mut Planner) -> Result<()> {
     Ok(())
 }
 
-/// Ends what found no place in time, and takes back leases that ran out.
-async fn expire(shared: &Shared, now: u64) -> Result<()> {
+/// Ends what found no place in time, and takes back the leases that are over.
+async fn expire(shared: &Shared, over: &[LeaseMark], now: u64) -> Result<()> {
     let mut tx = shared.catalog.begin().await?;
     for task in tx.end_late(LATE, now).await? {
         let Some(policy) = task.new.policy else { continue };
@@ -212,7 +215,7 @@ async fn expire(shared: &Shared, now: u64) -> Result<()> {
         };
         tx.add_missed(&missed).await?;
     }
-    for task in tx.reclaim(now).await? {
+    for task in tx.reclaim(over, now).await? {
         tracing::warn!(task = %task.id, state = task.state.word(), "{}", task.message);
     }
     tx.commit().await?;

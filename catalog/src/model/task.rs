@@ -121,7 +121,8 @@ pub struct Task {
     pub node: Option<NodeId>,
     /// How often it was started; the fence of reports.
     pub attempt: u32,
-    /// Until when the node may go without a word, in milliseconds since 1970.
+    /// Until when the node may go without a word, by the clock of the server that heard it last,
+    /// in milliseconds since 1970.
     pub lease_until_ms: u64,
     /// When it was added, in milliseconds since 1970.
     pub created_ms: u64,
@@ -135,7 +136,7 @@ pub struct Task {
     pub revision: u64,
     /// How far the work is.
     pub progress: Progress,
-    /// What came of it.
+    /// What came of it; null in lists.
     pub result: serde_json::Value,
     /// Why it is in this state, in one line.
     pub message: String,
@@ -149,6 +150,17 @@ impl Task {
             (None, destination) => destination.map(Resource::Destination),
         }
     }
+}
+
+/// How a lease stands: whatever its node says, and whoever gets the task next, changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseMark {
+    /// The task.
+    pub task: TaskId,
+    /// The fence of reports.
+    pub attempt: u32,
+    /// The end that its last renewal gave it, by the clock of the server that heard it.
+    pub until_ms: u64,
 }
 
 /// A task that waits or runs, as far as it matters for who goes first.

@@ -9,7 +9,7 @@ use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{NodeId, TaskId};
 use crate::listed::Listed;
-use crate::model::task::{NewTask, Progress, Task, TaskFilter, TaskState};
+use crate::model::task::{LeaseMark, NewTask, Progress, Task, TaskFilter, TaskState};
 use crate::record::Page;
 use crate::visible::{OF_TASK, Visible};
 
@@ -18,8 +18,14 @@ const COLUMNS: &str = "id, project_id, instance_id, policy_id, destination_id, k
     not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
     progress, result, message, from_id";
 
+/// The same without what came of it: lists of a thousand have no place for so many documents.
+const LISTED: &str = "id, project_id, instance_id, policy_id, destination_id, kind, state, \
+    priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
+    not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
+    progress, 'null' AS result, message, from_id";
+
 /// How many lost tasks are taken back at a time.
-const LOOKED_AT: i64 = 500;
+const LOOKED_AT: usize = 500;
 
 impl Task {
     fn read(row: &AnyRow) -> Result<Self> {
@@ -101,8 +107,8 @@ impl Tx {
             .ok_or_else(|| CatalogError::not_found(format_args!("task {id}")))
     }
 
-    /// The tasks that the caller may know of, newest first. `page.after` is the oldest one shown
-    /// so far.
+    /// The tasks that the caller may know of, newest first, without what came of them.
+    /// `page.after` is the oldest one shown so far.
     ///
     /// # Errors
     /// Those of the database.
@@ -112,23 +118,36 @@ impl Tx {
         filter: &TaskFilter,
         page: &Page,
     ) -> Result<Vec<Task>> {
-        let list = Listed::newest("tasks", COLUMNS)
+        let list = Listed::newest("tasks", LISTED)
             .with("state", filter.state.map_or("", TaskState::word).to_owned())
             .of("instance_id", text_of(filter.instance));
         let rows = self.page(list, (visible, &OF_TASK), page).await?;
         rows.iter().map(Task::read).collect()
     }
 
-    /// Whether a task waits, or a lease has run out. Cheap, and takes no lock.
+    /// Whether a task waits. Cheap, and takes no lock.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn needs_attention(&mut self, now_ms: u64) -> Result<(bool, bool)> {
+    pub async fn any_waiting(&mut self, now_ms: u64) -> Result<bool> {
         let waits = "SELECT id FROM tasks WHERE state = 'queued' AND not_before_ms <= $1 LIMIT 1";
-        let lost = "SELECT id FROM tasks WHERE state = 'running' AND lease_until_ms < $1 LIMIT 1";
-        let waits = self.maybe(sqlx::query(waits).bind(number(now_ms))).await?.is_some();
-        let lost = self.maybe(sqlx::query(lost).bind(number(now_ms))).await?.is_some();
-        Ok((waits, lost))
+        Ok(self.maybe(sqlx::query(waits).bind(number(now_ms))).await?.is_some())
+    }
+
+    /// The leases that nodes have. Takes no lock.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn leases(&mut self) -> Result<Vec<LeaseMark>> {
+        let sql = "SELECT id, attempt, lease_until_ms FROM tasks WHERE state = 'running'";
+        let read = |row: &AnyRow| {
+            Ok(LeaseMark {
+                task: row.id("id")?,
+                attempt: u32::try_from(row.count("attempt")?).unwrap_or(u32::MAX),
+                until_ms: row.count("lease_until_ms")?,
+            })
+        };
+        self.each(sqlx::query(sql), read).await
     }
 
     /// Gives a node the lease of a task. Returns nothing when it does not wait any more.
@@ -158,7 +177,8 @@ impl Tx {
         }
     }
 
-    /// Lengthens a lease and notes how far the work is. Returns the task as it was before.
+    /// Lengthens a lease and notes how far the work is; its [`LeaseMark`] is another one then,
+    /// also when the clock went back. Returns the task as it was before.
     ///
     /// # Errors
     /// [`ErrorKind::Stale`] when the lease is not the node's any more: it must stop.
@@ -175,7 +195,7 @@ impl Tx {
         let sql = "UPDATE tasks SET lease_until_ms = $1, progress = $2, revision = revision + $3 \
                    WHERE id = $4";
         let update = sqlx::query(sql)
-            .bind(number(until_ms.max(task.lease_until_ms)))
+            .bind(number(until_ms + u64::from(until_ms == task.lease_until_ms)))
             .bind(document(progress.unwrap_or(&task.progress)))
             .bind(i64::from(changed))
             .bind(id.to_string());
@@ -251,18 +271,23 @@ impl Tx {
         self.task(id, &Visible::All).await
     }
 
-    /// Takes back the leases that ran out: their tasks wait again, or end when they have no
-    /// attempt left. Returns them as they are now.
+    /// Takes back leases that are over, those of which nothing was heard meanwhile: their tasks
+    /// wait again, or end when they have no attempt left. Returns them as they are now.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn reclaim(&mut self, now_ms: u64) -> Result<Vec<Task>> {
+    pub async fn reclaim(&mut self, over: &[LeaseMark], now_ms: u64) -> Result<Vec<Task>> {
         self.lock("lock-dispatch").await?;
         let sql = format!(
-            "SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND lease_until_ms < $1 \
-             ORDER BY id LIMIT {LOOKED_AT}"
+            "SELECT {COLUMNS} FROM tasks WHERE id = $1 AND state = 'running' AND attempt = $2 \
+             AND lease_until_ms = $3"
         );
-        let rows = self.all(query(sql).bind(number(now_ms))).await?;
+        let mut rows = Vec::new();
+        for mark in over.iter().take(LOOKED_AT) {
+            let select = query(sql.clone()).bind(mark.task.to_string());
+            let select = select.bind(i64::from(mark.attempt)).bind(number(mark.until_ms));
+            rows.extend(self.maybe(select).await?);
+        }
         let message = "the node that ran it was not heard of any more";
         self.take_back(&rows, message, now_ms).await
     }
@@ -276,16 +301,6 @@ impl Tx {
         let sql = format!("SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND node_id = $1");
         let rows = self.all(query(sql).bind(node.to_string())).await?;
         self.take_back(&rows, "the node that ran it was started again", now_ms).await
-    }
-
-    /// Lengthens all leases: a server that was away could not hear the nodes.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn extend_leases(&mut self, until_ms: u64) -> Result<u64> {
-        let sql = "UPDATE tasks SET lease_until_ms = $1 \
-                   WHERE state = 'running' AND lease_until_ms < $1";
-        self.run(sqlx::query(sql).bind(number(until_ms))).await
     }
 
     async fn take_back(

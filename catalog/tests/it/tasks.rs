@@ -1,7 +1,7 @@
 use serde_json::json;
 use sluice_catalog::{
-    Capabilities, Catalog, DestinationId, ErrorKind, InstanceId, NewTask, Node, Page, Progress,
-    Record, TaskFilter, TaskId, TaskState, Visible,
+    Capabilities, Catalog, DestinationId, ErrorKind, InstanceId, LeaseMark, NewPoint, NewTask,
+    Node, Page, Progress, Record, TaskFilter, TaskId, TaskState, Visible,
 };
 
 use crate::support::{Lab, on_both};
@@ -11,6 +11,9 @@ on_both! {
     a_task_that_found_no_place_in_its_window_ends
     a_due_task_is_added_once
     a_lost_lease_is_taken_over_and_the_first_holder_refused
+    a_lease_is_renewed_also_by_a_clock_that_went_back
+    a_list_leaves_out_what_came_of_tasks
+    what_ended_long_ago_goes_with_its_log_and_leaves_points
     a_failed_task_is_tried_again_until_its_attempts_are_used_up
     cancelling_ends_what_waits_and_asks_what_runs
     many_nodes_never_get_the_same_task
@@ -34,7 +37,7 @@ pub fn backup() -> NewTask {
     }
 }
 
-async fn node(catalog: &Catalog, name: &str) -> Record<Node> {
+pub async fn node(catalog: &Catalog, name: &str) -> Record<Node> {
     let capabilities = Capabilities { kinds: vec!["backup".into()], ..Capabilities::default() };
     let mut tx = catalog.begin().await.unwrap();
     let node = Node { capabilities, ..Node::default() };
@@ -142,12 +145,16 @@ async fn a_lost_lease_is_taken_over_and_the_first_holder_refused(Lab { catalog, 
     let id = add(&catalog, &backup()).await;
     assert_eq!(lease(&catalog, &one, 100).await, Some(id));
     let mut tx = catalog.begin().await.unwrap();
-    assert!(tx.reclaim(110).await.unwrap().is_empty(), "the lease still holds");
+    let given = tx.leases().await.unwrap();
+    assert_eq!(given, [LeaseMark { task: id, attempt: 1, until_ms: 110 }]);
     let progress = Progress { done: 5, ..Progress::default() };
     assert!(!tx.renew(id, one.id, 1, Some(&progress), 120).await.unwrap().cancel_requested);
-    assert!(tx.reclaim(115).await.unwrap().is_empty(), "it was renewed");
-    let back = tx.reclaim(121).await.unwrap();
+    assert!(tx.reclaim(&given, 115).await.unwrap().is_empty(), "it was renewed");
+    let renewed = tx.leases().await.unwrap();
+    let back = tx.reclaim(&renewed, 121).await.unwrap();
     assert_eq!((back[0].id, back[0].state), (id, TaskState::Queued));
+    assert!(tx.leases().await.unwrap().is_empty());
+    assert!(tx.reclaim(&renewed, 121).await.unwrap().is_empty(), "another server was faster");
     tx.commit().await.unwrap();
     assert_eq!(lease(&catalog, &two, 121).await, Some(id));
     let mut tx = catalog.begin().await.unwrap();
@@ -194,8 +201,77 @@ async fn cancelling_ends_what_waits_and_asks_what_runs(Lab { catalog, .. }: Lab)
     let unheard = add_within(&mut tx).await;
     tx.lease(unheard, mover.id, 13, 20).await.unwrap().unwrap();
     tx.cancel(unheard, 14).await.unwrap();
-    let back = tx.reclaim(21).await.unwrap();
+    let leases = tx.leases().await.unwrap();
+    let back = tx.reclaim(&leases, 21).await.unwrap();
     assert_eq!((back[0].id, back[0].state), (unheard, TaskState::Cancelled));
+}
+
+async fn a_lease_is_renewed_also_by_a_clock_that_went_back(Lab { catalog, .. }: Lab) {
+    let mover = node(&catalog, "mover").await;
+    let id = add(&catalog, &backup()).await;
+    assert_eq!(lease(&catalog, &mover, 1000).await, Some(id));
+    let mut tx = catalog.begin().await.unwrap();
+    let mut known = tx.leases().await.unwrap();
+    // Twice at the same moment is twice, too.
+    for until in [500, 500] {
+        tx.renew(id, mover.id, 1, None, until).await.unwrap();
+        let now = tx.leases().await.unwrap();
+        assert!(now != known && now[0].until_ms <= 501, "{now:?}");
+        assert!(tx.reclaim(&known, 2000).await.unwrap().is_empty());
+        known = now;
+    }
+}
+
+async fn a_list_leaves_out_what_came_of_tasks(Lab { catalog, .. }: Lab) {
+    let mover = node(&catalog, "mover").await;
+    let id = add(&catalog, &backup()).await;
+    assert_eq!(lease(&catalog, &mover, 10).await, Some(id));
+    let mut tx = catalog.begin().await.unwrap();
+    let document = json!({"kept": 5});
+    let done = TaskState::Succeeded;
+    tx.finish((id, mover.id, 1), done, &document, "fine", None, 11).await.unwrap();
+    assert_eq!(tx.task(id, &Visible::All).await.unwrap().result, document);
+    let listed = tx.tasks(&Visible::All, &TaskFilter::default(), &Page::default()).await.unwrap();
+    assert_eq!((&listed[0].message[..], &listed[0].result), ("fine", &json!(null)));
+}
+
+async fn what_ended_long_ago_goes_with_its_log_and_leaves_points(Lab { catalog, .. }: Lab) {
+    let mover = node(&catalog, "mover").await;
+    let (instance, destination) = (InstanceId::new(1), DestinationId::new(2));
+    let mut tx = catalog.begin().await.unwrap();
+    let mut ids = Vec::new();
+    // The last two are too young, or have not ended.
+    for at in (0..1203u64).chain([5000, 5001]) {
+        let id = tx.add_task(&backup(), at).await.unwrap().unwrap();
+        tx.lease(id, mover.id, at, at + 10).await.unwrap().unwrap();
+        tx.log(id, 1, &[("info".to_owned(), "read".to_owned())], at).await.unwrap();
+        if at != 5001 {
+            let done = TaskState::Succeeded;
+            tx.finish((id, mover.id, 1), done, &json!(1), "", None, at).await.unwrap();
+        }
+        ids.push(id);
+    }
+    let point = NewPoint {
+        destination,
+        task: Some(ids[0]),
+        point: "shop.web@k1".into(),
+        taken_ms: 1,
+        image_bytes: 1,
+        new_bytes: 1,
+        stored_bytes: 1,
+    };
+    tx.add_point(instance, None, &point, 1).await.unwrap();
+    let mut parts = 1;
+    while tx.forget_ended(5000).await.unwrap() {
+        parts += 1;
+    }
+    assert_eq!(parts, 3, "a part at a time");
+    let left = tx.tasks(&Visible::All, &TaskFilter::default(), &Page::default()).await.unwrap();
+    assert_eq!(left.iter().map(|task| task.id).collect::<Vec<_>>(), [ids[1204], ids[1203]]);
+    assert!(tx.log_lines(ids[7], 0, 10).await.unwrap().is_empty());
+    assert_eq!(tx.log_lines(ids[1203], 0, 10).await.unwrap().len(), 1);
+    let points = tx.points(&Visible::All, Some(instance), &Page::default()).await.unwrap();
+    assert_eq!((points.len(), points[0].new.task), (1, Some(ids[0])));
 }
 
 async fn add_within(tx: &mut sluice_catalog::Tx) -> TaskId {

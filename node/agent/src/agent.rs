@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{Step, steps};
 use crate::credentials::Credentials;
+use crate::documents;
 use crate::hooks;
 use crate::identity;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
 use crate::sources;
+use crate::tenure::Tenure;
 
 /// How often a task is reported on, unless its lease is shorter.
 const REPORT: Duration = Duration::from_secs(2);
@@ -30,8 +32,14 @@ const PAUSE: Duration = Duration::from_secs(2);
 const SHUT_OUT: Duration = Duration::from_secs(5);
 /// How long the end of a task is told to a server that does not answer.
 const INSIST: Duration = Duration::from_secs(15 * 60);
+/// How long a process may take to end when it is asked to.
+const ENDING: Duration = Duration::from_secs(20);
+/// What a server answers that takes no report of that size.
+const TOO_LARGE: u16 = 413;
 /// Lines of the log in one report.
 const LINES: usize = 500;
+/// Bytes of them: what a report may have is bounded, and it has other things to say.
+const LOG_BYTES: usize = 256 << 10;
 
 /// How a node works.
 #[derive(Clone)]
@@ -74,6 +82,22 @@ pub(crate) enum Stop {
     Cancelled,
     Lost,
     Shutdown,
+}
+
+impl Stop {
+    /// How long what runs may take to end: a task that is another node's has no time.
+    pub(crate) fn patience(&self, lease: &Tenure) -> Duration {
+        match self {
+            Self::Lost => lease.patience(),
+            Self::Cancelled | Self::Shutdown => ENDING,
+        }
+    }
+}
+
+/// The task was not renewed in time.
+pub(crate) fn unheard(lease: &Tenure) -> Stop {
+    tracing::warn!(task = %lease.task, "the server was not heard for too long");
+    Stop::Lost
 }
 
 impl Agent {
@@ -143,12 +167,15 @@ impl Agent {
     async fn pull(self: Arc<Self>, kinds: Vec<String>, shutdown: CancellationToken) {
         let ask = Ask { kinds: Some(kinds) };
         loop {
-            let asked = tokio::select! {
+            let asked = Instant::now();
+            let answered = tokio::select! {
                 () = shutdown.cancelled() => return,
-                asked = self.client.post::<Option<Lease>>("/api/node/v1/lease", &ask) => asked,
+                answer = self.client.post::<Option<Lease>>("/api/node/v1/lease", &ask) => answer,
             };
-            match asked {
-                Ok(Some(lease)) => Box::pin(self.perform(lease, &shutdown)).await,
+            match answered {
+                Ok(Some(lease)) => {
+                    Box::pin(self.perform(Tenure::new(lease, asked), &shutdown)).await;
+                }
                 // The server has waited already.
                 Ok(None) => {}
                 Err(error) => {
@@ -165,7 +192,7 @@ impl Agent {
     }
 
     /// Does a task and tells the server what came of it.
-    async fn perform(&self, lease: Lease, shutdown: &CancellationToken) {
+    async fn perform(&self, lease: Tenure, shutdown: &CancellationToken) {
         tracing::info!(task = %lease.task, kind = lease.work.spec.kind(), "begins");
         let mut run = self.metrics.begins(lease.work.spec.kind());
         let encrypted = lease
@@ -183,7 +210,7 @@ impl Agent {
             return self.conclude(&lease, finished, lines).await;
         }
         let allowed = sources::check(&lease.work, &self.config.folders, &self.config.commands);
-        let finished =
+        let mut finished =
             match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
                 Ok(steps) if hooks::surrounds(&lease.work) => {
                     self.perform_around(&lease, steps, &mut lines, shutdown).await
@@ -192,23 +219,34 @@ impl Agent {
                 Err(message) => Some(failed(message, false)),
             };
         run.ended(outcome(finished.as_ref()));
+        if let Some(finished) = &mut finished {
+            let document = std::mem::take(&mut finished.document);
+            finished.document = documents::told(lease.work.spec.kind(), document);
+        }
         self.conclude(&lease, finished, lines).await;
     }
 
     /// Tells the server the end of a task; nobody waits for that of a task that was lost.
-    async fn conclude(&self, lease: &Lease, finished: Option<Finished>, lines: Vec<LogEntry>) {
+    async fn conclude(&self, lease: &Tenure, finished: Option<Finished>, lines: Vec<LogEntry>) {
         let Some(finished) = finished else { return };
         tracing::info!(task = %lease.task, outcome = ?finished.outcome, "ended");
-        let report = Report {
+        let mut report = Report {
             attempt: lease.attempt,
             log: lines,
             finished: Some(finished),
             ..Report::default()
         };
+        let mut shortened = false;
         let begun = Instant::now();
         while begun.elapsed() < INSIST {
             match self.report(lease, &report).await {
                 Ok(_) => return,
+                Err(error) if error.status() == Some(TOO_LARGE) && !shortened => {
+                    tracing::warn!(task = %lease.task, "its result is too large to be told");
+                    shortened = true;
+                    report.log.clear();
+                    report.finished = Some(too_large());
+                }
                 Err(error) if error.status().is_some_and(|status| status < 500) => {
                     tracing::warn!(task = %lease.task, "the end was not wanted: {error}");
                     return;
@@ -220,7 +258,7 @@ impl Agent {
 
     pub(crate) async fn perform_steps(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         steps: Vec<Step>,
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
@@ -248,7 +286,7 @@ impl Agent {
             let status = match self.watch(lease, &mut process, &mut own, shutdown).await {
                 Ok(status) => status,
                 Err(stop) => {
-                    process.stop().await;
+                    process.stop(stop.patience(lease)).await;
                     lines.append(&mut own);
                     return match stop {
                         Stop::Cancelled => Some(cancelled()),
@@ -273,13 +311,12 @@ impl Agent {
     /// Listens to a process and reports, until it ends or is to be ended.
     pub(crate) async fn watch(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         process: &mut Process,
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
     ) -> Result<Option<std::process::ExitStatus>, Stop> {
         let mut ticks = tokio::time::interval(beat(lease));
-        let mut heard = Instant::now();
         let (mut progress, mut allowance) = (None, None);
         loop {
             tokio::select! {
@@ -289,8 +326,9 @@ impl Agent {
                     Event::Ended(status) => return Ok(status),
                 },
                 () = shutdown.cancelled() => return Err(Stop::Shutdown),
+                () = lease.ends() => return Err(unheard(lease)),
                 _ = ticks.tick() => {
-                    let told = self.tell(lease, &mut progress, lines, &mut heard).await?;
+                    let told = self.tell(lease, &mut progress, lines).await?;
                     if let Some(bytes) = told.filter(|_| told != allowance) {
                         process.allow(bytes).await;
                         allowance = told;
@@ -304,10 +342,9 @@ impl Agent {
     /// backup may store.
     pub(crate) async fn tell(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         progress: &mut Option<Value>,
         lines: &mut Vec<LogEntry>,
-        heard: &mut Instant,
     ) -> Result<Option<u64>, Stop> {
         let report = Report {
             attempt: lease.attempt,
@@ -315,12 +352,13 @@ impl Agent {
             log: std::mem::take(lines),
             finished: None,
         };
-        match self.report(lease, &report).await {
+        let answered = tokio::select! {
+            answered = self.report(lease, &report) => answered,
+            () = lease.ends() => return Err(unheard(lease)),
+        };
+        match answered {
             Ok(Reported { cancel: true, .. }) => return Err(Stop::Cancelled),
-            Ok(Reported { allowance, .. }) => {
-                *heard = Instant::now();
-                return Ok(allowance);
-            }
+            Ok(Reported { allowance, .. }) => return Ok(allowance),
             Err(error) if error.status() == Some(409) => {
                 tracing::warn!(task = %lease.task, "another node has it now");
                 return Err(Stop::Lost);
@@ -329,29 +367,35 @@ impl Agent {
                 tracing::warn!(task = %lease.task, "it is ended: {error}");
                 return Err(Stop::Lost);
             }
+            // Told again, they would end the lease.
+            Err(error) if error.status() == Some(TOO_LARGE) => {
+                let line = "lines of this log were too large to be told".to_owned();
+                *lines = vec![LogEntry { level: "warning".into(), line }];
+            }
             // What was not heard is told again.
             Err(_) => *lines = report.log,
-        }
-        if heard.elapsed() > Duration::from_millis(lease.lease_ms) {
-            tracing::warn!(task = %lease.task, "the server was not heard for too long");
-            return Err(Stop::Lost);
         }
         Ok(None)
     }
 
     pub(crate) async fn report(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         report: &Report,
     ) -> Result<Reported, ClientError> {
         let path = format!("/api/node/v1/tasks/{}/report", lease.task);
         // A report that hangs must not hide that the lease is over.
         let patience = Duration::from_millis(lease.lease_ms / 2);
+        let asked = Instant::now();
         let sent = self.client.post(&path, report);
-        tokio::time::timeout(patience, sent).await.unwrap_or_else(|elapsed| {
+        let answered = tokio::time::timeout(patience, sent).await.unwrap_or_else(|elapsed| {
             let server = self.client.server().to_owned();
             Err(ClientError::Unreachable { server, source: elapsed.into() })
-        })
+        });
+        if answered.is_ok() {
+            lease.renewed(asked);
+        }
+        answered
     }
 }
 
@@ -372,21 +416,31 @@ fn is_shut_out(error: &ClientError) -> bool {
 }
 
 /// How often a task is reported on.
-pub(crate) fn beat(lease: &Lease) -> Duration {
+pub(crate) fn beat(lease: &Tenure) -> Duration {
     REPORT.min(Duration::from_millis(lease.lease_ms) / 4).max(Duration::from_millis(10))
 }
 
 /// Keeps the newest lines while nobody listens.
 pub(crate) fn keep(lines: &mut Vec<LogEntry>, entry: LogEntry) {
-    if lines.len() >= LINES {
-        lines.remove(0);
-    }
     lines.push(entry);
+    let (mut many, mut bytes) = (0, 0);
+    let fits = |entry: &&LogEntry| {
+        many += 1;
+        bytes += entry.line.len();
+        many <= LINES && bytes <= LOG_BYTES
+    };
+    let kept = lines.iter().rev().take_while(fits).count();
+    lines.drain(..lines.len() - kept);
 }
 
 fn nothing_to_do() -> Finished {
     let message = "there was nothing to do".to_owned();
     Finished { outcome: Outcome::Succeeded, document: Value::Null, message, retryable: false }
+}
+
+/// What a server is told that takes no more.
+fn too_large() -> Finished {
+    failed("what it did is done, but its result is too large to be told".to_owned(), false)
 }
 
 pub(crate) fn failed(message: String, retryable: bool) -> Finished {
@@ -397,3 +451,6 @@ pub(crate) fn cancelled() -> Finished {
     let message = "it was cancelled".to_owned();
     Finished { outcome: Outcome::Cancelled, document: Value::Null, message, retryable: false }
 }
+
+#[cfg(test)]
+mod tests;

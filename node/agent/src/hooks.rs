@@ -13,14 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_node_api::{
-    Finished, HookOrder, HookOrders, Lease, LogEntry, Outcome, Report, TaskSpec, Work,
-};
+use sluice_node_api::{Finished, HookOrder, HookOrders, LogEntry, Outcome, Report, TaskSpec, Work};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Stop, beat, cancelled, failed, keep};
 use crate::command::Step;
 use crate::process::{Event, Process, Said};
+use crate::tenure::Tenure;
 
 /// The folder of notes, in that of the node.
 const NOTES: &str = "hooks";
@@ -139,7 +138,7 @@ impl Agent {
     /// Does a task with the commands around it.
     pub(crate) async fn perform_around(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         steps: Vec<Step>,
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
@@ -181,7 +180,7 @@ impl Agent {
     /// whether anything warned.
     async fn before(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         orders: &HookOrders,
         lines: &mut Vec<LogEntry>,
         shutdown: &CancellationToken,
@@ -196,7 +195,7 @@ impl Agent {
             let end = match self.watch(lease, &mut process, lines, shutdown).await {
                 Ok(status) => ended(process.finished(status).await),
                 Err(stop) => {
-                    process.stop().await;
+                    process.stop(stop.patience(lease)).await;
                     let end = match stop {
                         Stop::Cancelled => Some(cancelled()),
                         Stop::Shutdown => Some(failed("the node was stopped".into(), true)),
@@ -227,7 +226,7 @@ impl Agent {
         &self,
         orders: &HookOrders,
         (word, point): (&str, &str),
-        lease: Option<&Lease>,
+        lease: Option<&Tenure>,
         lines: &mut Vec<LogEntry>,
     ) -> Option<String> {
         let mut variables = orders.variables.clone();
@@ -266,7 +265,7 @@ impl Agent {
     /// Listens to a process until it ends by itself.
     async fn watch_to_the_end(
         &self,
-        lease: Option<&Lease>,
+        lease: Option<&Tenure>,
         process: &mut Process,
         lines: &mut Vec<LogEntry>,
     ) -> Option<std::process::ExitStatus> {

@@ -13,8 +13,8 @@
 //! * A task is a process of the same executable: it can hang or crash alone, and be killed alone.
 //! * *The pipe is the leash*: a process ends when its standard input does, so nothing runs on
 //!   when the agent was killed.
-//! * A node that has not been heard for the length of a lease kills the task itself: the server
-//!   gives it to another one then, and two would do the same work.
+//! * A node that has not been heard for the length of a lease has ended the task itself by then:
+//!   the server gives it to another one afterwards, and two would do the same work.
 //! * Secrets are variables of the process, in memory only.
 //! * What goes where a project has said gets nothing that this machine is known by.
 //! * Mounts outlive their tasks: who keeps them is given by the executable ([`Mounts`]). What it
@@ -23,12 +23,14 @@
 mod agent;
 mod command;
 mod credentials;
+mod documents;
 mod hooks;
 mod identity;
 mod metrics;
 mod mounts;
 mod process;
 mod sources;
+mod tenure;
 
 pub use agent::{Agent, Config};
 pub use credentials::Credentials;

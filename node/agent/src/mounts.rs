@@ -7,13 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use sluice_node_api::{
-    Finished, Held, Lease, MountOrder, MountOrders, MountReport, Outcome, TaskSpec, Work,
+    Finished, Held, MountOrder, MountOrders, MountReport, Outcome, TaskSpec, Work,
 };
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, Stop, beat, cancelled, failed};
+use crate::agent::{Agent, Stop, beat, cancelled, failed, unheard};
 use crate::process::is_for_tasks;
+use crate::tenure::Tenure;
 
 /// How often the server is told which mounts there are.
 const STEP: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ impl Agent {
     /// Makes or ends a mount, and reports meanwhile.
     pub(crate) async fn perform_mount(
         &self,
-        lease: &Lease,
+        lease: &Tenure,
         mounts: Arc<dyn Mounts>,
         shutdown: &CancellationToken,
     ) -> Option<Finished> {
@@ -80,7 +80,6 @@ impl Agent {
         };
         let mut doing = std::pin::pin!(doing);
         let mut ticks = tokio::time::interval(beat(lease));
-        let mut heard = Instant::now();
         let (mut nothing, mut lines) = (None, Vec::new());
         loop {
             tokio::select! {
@@ -91,8 +90,12 @@ impl Agent {
                 () = shutdown.cancelled() => {
                     return Some(failed("the node was stopped".into(), true));
                 }
+                () = lease.ends() => {
+                    unheard(lease);
+                    return None;
+                }
                 _ = ticks.tick() => {
-                    match self.tell(lease, &mut nothing, &mut lines, &mut heard).await {
+                    match self.tell(lease, &mut nothing, &mut lines).await {
                         Ok(_) => {}
                         Err(Stop::Cancelled) => return Some(cancelled()),
                         Err(Stop::Lost | Stop::Shutdown) => return None,

@@ -17,8 +17,6 @@ const LARGEST_OUTPUT: usize = 16 << 20;
 const LONGEST_LINE: u64 = 64 << 10;
 /// Lines that wait for the next report; a command that prints more waits for it too.
 const LINES: usize = 256;
-/// How long a process may take to end when it is asked to.
-const GRACE: Duration = Duration::from_secs(20);
 
 /// What a process says while it runs.
 pub(crate) enum Said {
@@ -41,7 +39,7 @@ pub(crate) struct Process {
     child: Child,
     /// The leash.
     stdin: Option<ChildStdin>,
-    output: tokio::task::JoinHandle<String>,
+    output: tokio::task::JoinHandle<Printed>,
     said: mpsc::Receiver<Said>,
 }
 
@@ -97,7 +95,7 @@ impl Process {
         let output = tokio::spawn(async move {
             match stdout {
                 Some(stdout) => read_output(BufReader::new(stdout), sender).await,
-                None => String::new(),
+                None => Printed::default(),
             }
         });
         Ok(Self { child, stdin, output, said })
@@ -118,10 +116,10 @@ impl Process {
         }
     }
 
-    /// Asks it to end, and kills it when that takes too long.
-    pub(crate) async fn stop(&mut self) {
+    /// Asks it to end, and kills it when that takes longer than `patience`.
+    pub(crate) async fn stop(&mut self, patience: Duration) {
         self.stdin = None;
-        let killed = tokio::time::timeout(GRACE, async {
+        let killed = tokio::time::timeout(patience, async {
             // Whoever listens to nobody must not fill the pipes.
             loop {
                 tokio::select! {
@@ -140,8 +138,8 @@ impl Process {
 
     /// What came of it, once it has ended with `status`.
     pub(crate) async fn finished(self, status: Option<ExitStatus>) -> Finished {
-        let output = self.output.await.unwrap_or_default();
-        let document = last_document(&output);
+        let printed = self.output.await.unwrap_or_default();
+        let document = last_document(&printed.text);
         let error = &document["error"];
         let mut message = error["message"].as_str().unwrap_or_default().to_owned();
         for cause in error["causes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -160,8 +158,21 @@ impl Process {
             let ended = status.map_or("was killed".to_owned(), |s| format!("ended with {s}"));
             message = format!("the process of the task {ended}");
         }
+        if printed.cut && outcome != Outcome::Failed {
+            let message = "what it did is done, but it printed more than can be read".to_owned();
+            let document = Value::Null;
+            return Finished { outcome: Outcome::Failed, document, message, retryable: false };
+        }
         Finished { outcome, document, message, retryable }
     }
+}
+
+/// What a process has printed.
+#[derive(Debug, Default)]
+struct Printed {
+    text: String,
+    /// Whether there was more.
+    cut: bool,
 }
 
 /// Lines of standard error are the log.
@@ -186,20 +197,22 @@ async fn read_log(mut from: impl AsyncBufReadExt + Unpin, to: mpsc::Sender<Said>
 }
 
 /// Lines of progress are told, everything else is the document.
-async fn read_output(mut from: impl AsyncBufReadExt + Unpin, to: mpsc::Sender<Said>) -> String {
-    let mut document = String::new();
+async fn read_output(mut from: impl AsyncBufReadExt + Unpin, to: mpsc::Sender<Said>) -> Printed {
+    let mut printed = Printed::default();
     loop {
         let mut line = Vec::new();
         let read = (&mut from).take(LARGEST_OUTPUT as u64).read_until(b'\n', &mut line).await;
         if read.is_err() || line.is_empty() {
-            return document;
+            return printed;
         }
         let value = serde_json::from_slice::<Value>(&line).ok();
         if let Some(value) = value.filter(|value| value["type"] == "progress") {
             // A line that finds no room is followed by another.
             let _ = to.try_send(Said::Progress(value));
-        } else if document.len() + line.len() <= LARGEST_OUTPUT {
-            document.push_str(&String::from_utf8_lossy(&line));
+        } else if printed.text.len() + line.len() <= LARGEST_OUTPUT {
+            printed.text.push_str(&String::from_utf8_lossy(&line));
+        } else {
+            printed.cut = true;
         }
     }
 }
@@ -219,6 +232,23 @@ mod tests {
         assert_eq!(last_document("{\"a\": 1}\n{\n  \"b\": 2\n}\n")["b"], 2);
         assert_eq!(last_document(""), Value::Null);
         assert_eq!(last_document("rubbish"), Value::Null);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_was_cut_off_is_no_success() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("program");
+        std::fs::write(&script, "printf '{\"all\": \"%017000000d\"}' 1\n").unwrap();
+        let words = [script.to_str().unwrap().to_owned()];
+        let mut process = start_shell(&folder, &words);
+        let status = loop {
+            if let Event::Ended(status) = process.next().await {
+                break status;
+            }
+        };
+        let finished = process.finished(status).await;
+        assert_eq!((finished.outcome, finished.retryable), (Outcome::Failed, false));
+        assert!(finished.message.contains("more than can be read"), "{}", finished.message);
     }
 
     #[test]

@@ -97,6 +97,10 @@ pub struct Lease {
     pub attempt: u32,
     /// The lease ends when the server has heard nothing for so long, in milliseconds.
     pub lease_ms: u64,
+    /// How long the server kept the node waiting before it gave the task away, in milliseconds:
+    /// the lease has begun no earlier than so long after the node asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
     /// What to do.
     pub work: Work,
 }

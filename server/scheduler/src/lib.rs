@@ -11,8 +11,6 @@
 //!  policies, resources, marks --> plan --> tasks to make, windows that were missed
 //!                                   |
 //!  waiting tasks, nodes, limits --> queue --> which task starts on which node
-//!                                               |
-//!  events of nodes and people  ------------> task --> next state, or why not
 //! ```
 //!
 //! [`calendar`] says when, [`retry`] when again, and [`quota`] whether at all; [`metering`] adds up
@@ -24,12 +22,10 @@
 //!
 //! 1. [`Plan::decide`](plan::Plan::decide); store tasks (each with its unique
 //!    [`key`](plan::NewTask::key)), what was missed, and marks, in one transaction.
-//! 2. [`Tick`](task::Event::Tick) for every task that a node has.
-//! 3. [`Queue::decide`](queue::Queue::decide); [`Expire`](task::Event::Expire) for what expired,
-//!    [`Assign`](task::Event::Assign) for what starts, stored if the task is still as it was read.
+//! 2. [`Queue::decide`](queue::Queue::decide); end what expired, and give nodes that ask for work
+//!    what starts, stored if the task is still as it was read.
 //!
-//! Nodes that ask for work are given what was assigned to them, with its token. After a start, the
-//! server gives [`ServerBack`](task::Event::ServerBack) to every task before the first tick.
+//! The life of a task from there on, with its leases, is kept by whoever stores tasks.
 //!
 //! ```
 //! use sluice_scheduler::calendar::Schedule;
@@ -56,7 +52,6 @@ pub mod quota;
 pub mod recovery;
 pub mod retention;
 pub mod retry;
-pub mod task;
 pub mod time;
 pub mod work;
 

@@ -65,7 +65,7 @@ pub(crate) struct TaskView {
     cancel_requested: bool,
     revision: u64,
     progress: Progress,
-    /// The document that the command printed.
+    /// What is kept of the document that the command printed, when one task is read; null in lists.
     result: Value,
     /// Why it is in this state.
     message: String,

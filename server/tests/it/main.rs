@@ -8,6 +8,7 @@ mod copies;
 mod destinations;
 mod device;
 mod hostile;
+mod large;
 mod ldap;
 mod lease;
 mod ledger;

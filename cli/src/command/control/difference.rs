@@ -99,6 +99,7 @@ fn default_number(key: &str) -> u64 {
         "cpus" | "attempts" => 1,
         "timeout_seconds" => 300,
         "limit_seconds" => 600,
+        "history_days" => 400,
         "lease_seconds" => 28_800,
         "session_minutes" => 720,
         _ => 0,

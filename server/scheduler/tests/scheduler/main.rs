@@ -1,8 +1,7 @@
 //! Simulated years: calendars against a clock that is read minute by minute, planning and queues
-//! under load, tasks under every order of events.
+//! under load.
 
 mod calendar_model;
 mod pile_up;
 mod pile_up_sim;
 mod plan_model;
-mod task_model;

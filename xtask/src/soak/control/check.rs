@@ -19,7 +19,7 @@ pub(super) fn everything(world: &World) -> Result<String> {
     let ended = promises(world, &tasks)?;
     tell_failures(&tasks);
     let points = repository(world)?;
-    let made = one_point_each(&tasks, &points)?;
+    let made = one_point_each(world, &tasks, &points)?;
     content(world, &tasks, &points)?;
     plane.repository(&["verify", "--data", "-q"])?;
     mirror(world, &tasks, &points)?;
@@ -101,13 +101,19 @@ fn good(task: &Value) -> bool {
 }
 
 /// A backup that was done made one point, that no other made; no task made two.
-fn one_point_each(tasks: &[Value], points: &BTreeMap<String, Value>) -> Result<usize> {
-    let mut makers: BTreeMap<&str, &str> = BTreeMap::new();
+fn one_point_each(
+    world: &World,
+    tasks: &[Value],
+    points: &BTreeMap<String, Value>,
+) -> Result<usize> {
+    let mut makers: BTreeMap<String, &str> = BTreeMap::new();
     let mut made = 0;
     for task in tasks.iter().filter(|task| task["kind"] == "backup" && good(task)) {
-        let point = task["result"]["point"]["point"].as_str();
-        let point = point.with_context(|| format!("a backup made no point: {task}"))?;
-        if let Some(other) = makers.insert(point, word(task, "id")) {
+        // Lists leave out what came of tasks.
+        let shown = world.plane.get(&format!("tasks/{}", word(task, "id")))?;
+        let point = shown["result"]["point"]["point"].as_str();
+        let point = point.with_context(|| format!("a backup made no point: {shown}"))?;
+        if let Some(other) = makers.insert(point.to_owned(), word(task, "id")) {
             bail!("{point} is of two tasks, {other} and {}", word(task, "id"));
         }
         made += 1;

@@ -128,25 +128,30 @@ impl Plane {
 
     /// Everything of a list of the API.
     pub(super) fn list(&self, path: &str) -> Result<Vec<Value>> {
-        let login: Value = serde_json::from_slice(&std::fs::read(self.folder.join("login.json"))?)?;
-        let token = login["token"].as_str().context("the login has no token")?;
-        let config = self.folder.join("curl");
-        std::fs::write(&config, format!("header = \"Authorization: Bearer {token}\"\n"))?;
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
-            let url = format!("https://127.0.0.1:{}/api/v1/{path}?limit=1000{after}", self.port);
-            let mut curl = Command::new("curl");
-            let output = curl.args(["-sSfk", "-K"]).arg(&config).arg(&url).output()?;
-            if !output.status.success() {
-                bail!("{url}: {}", String::from_utf8_lossy(&output.stderr));
-            }
-            let part: Value = serde_json::from_slice(&output.stdout)?;
+            let part = self.get(&format!("{path}?limit=1000{after}"))?;
             all.extend(part["items"].as_array().context("no list")?.iter().cloned());
             match part["next"].as_str() {
                 Some(next) => after = format!("&after={next}"),
                 None => return Ok(all),
             }
         }
+    }
+
+    /// What the API answers.
+    pub(super) fn get(&self, path: &str) -> Result<Value> {
+        let login: Value = serde_json::from_slice(&std::fs::read(self.folder.join("login.json"))?)?;
+        let token = login["token"].as_str().context("the login has no token")?;
+        let config = self.folder.join("curl");
+        std::fs::write(&config, format!("header = \"Authorization: Bearer {token}\"\n"))?;
+        let url = format!("https://127.0.0.1:{}/api/v1/{path}", self.port);
+        let mut curl = Command::new("curl");
+        let output = curl.args(["-sSfk", "-K"]).arg(&config).arg(&url).output()?;
+        if !output.status.success() {
+            bail!("{url}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     fn place(&self, part: Part) -> &Mutex<Option<Child>> {
