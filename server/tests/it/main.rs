@@ -24,6 +24,7 @@ mod requests;
 mod resources;
 mod retention;
 mod schedules;
+mod strangers;
 mod support;
 mod usage;
 mod visibility;
