@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0013-visible-to.sql"),
     include_str!("../migrations/0014-passkeys.sql"),
     include_str!("../migrations/0015-lists.sql"),
+    include_str!("../migrations/0018-limits-that-hold.sql"),
 ];
 
 const SETTINGS: &str =

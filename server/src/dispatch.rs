@@ -22,6 +22,7 @@ use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
+use crate::complaint::go_on;
 use crate::copies;
 use crate::ledger;
 use crate::mounts;
@@ -255,11 +256,15 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     tx.add_point(instance, task.new.project, &new, now).await?;
     ledger::grown(tx, instance, &new, task, now).await?;
     allowance::became_point(tx, task).await?;
-    copies::after_backup(tx, task, now).await?;
+    // The point is there, whatever hinders what follows from it.
+    let copied = copies::after_backup(tx, task, now).await;
+    go_on(&format!("copies of instance {instance}"), copied)?;
     if task.new.policy.is_none() {
         return Ok(());
     }
-    let Some(keep) = kept(tx, instance, destination).await? else { return Ok(()) };
+    let keep = kept(tx, instance, destination).await;
+    let keep = go_on(&format!("the retention of instance {instance}"), keep)?.flatten();
+    let Some(keep) = keep else { return Ok(()) };
     let Some(chain) = name.split('@').next() else { return Ok(()) };
     let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(keep) };
     let prune = NewTask {

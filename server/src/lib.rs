@@ -26,6 +26,7 @@ mod auth;
 mod authority;
 mod certificate;
 mod certificates;
+mod complaint;
 mod copies;
 mod dispatch;
 pub mod figures;

@@ -9,6 +9,7 @@ mod passkeys;
 mod plans;
 mod points;
 mod providers;
+mod races;
 mod records;
 mod snapshot;
 mod support;

@@ -189,6 +189,8 @@ pub(crate) async fn check_grants(tx: &mut Tx, grants: &[Grant]) -> Result<()> {
 
 /// Somebody must be left who can let others in.
 pub(crate) async fn keep_one(tx: &mut Tx) -> Result<()> {
+    // Two who remove each other at once would both find the other still there.
+    tx.change_access_alone().await?;
     if tx.count_administrators().await? == 0 {
         let text = "nobody would be left who administers the system";
         return Err(Problem::new(StatusCode::CONFLICT, "last-administrator", text));

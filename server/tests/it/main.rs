@@ -5,6 +5,7 @@ mod approvals;
 mod assign;
 mod certificates;
 mod copies;
+mod damage;
 mod device;
 mod hostile;
 mod ldap;
