@@ -24,6 +24,7 @@ use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
 use crate::complaint::go_on;
 use crate::copies;
+use crate::front_end;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -179,7 +180,7 @@ pub(crate) async fn finish(
     finished: &Finished,
     now: u64,
 ) -> Result<()> {
-    let state = match finished.outcome {
+    let mut state = match finished.outcome {
         Outcome::Succeeded => TaskState::Succeeded,
         Outcome::Warnings => TaskState::Warnings,
         Outcome::Failed => TaskState::Failed,
@@ -200,6 +201,11 @@ pub(crate) async fn finish(
         if let Some(why) = allowance::refused(tx, &task, finished, now).await? {
             message = why;
         }
+    }
+    if matches!(state, TaskState::Failed | TaskState::Cancelled)
+        && let Some(why) = front_end::refused(tx, lease.0).await?
+    {
+        (state, message) = (TaskState::Failed, why);
     }
     let stripped = restore_tests::without_evidence(&finished.document);
     let state = tx.finish(lease, state, &stripped, &message, retry, now).await?;

@@ -30,6 +30,7 @@ mod complaint;
 mod copies;
 mod dispatch;
 pub mod figures;
+mod front_end;
 mod hashing;
 mod hooks;
 mod idempotency;
