@@ -227,8 +227,8 @@ impl Tx {
         Ok(Record { id, project, project_name, name, revision, created_ms, updated_ms, body })
     }
 
-    /// Keeps a project from being removed until this transaction ends, and waits for whoever removes
-    /// it: a record that is added to it, and its removal, come one after the other.
+    /// Keeps a project from being removed until this transaction ends, and waits for whoever
+    /// removes it: a record that is added to it, and its removal, come one after the other.
     async fn hold_project(&mut self, id: ProjectId) -> Result<()> {
         let sql = "UPDATE projects SET revision = revision WHERE id = $1";
         match self.run(sqlx::query(sql).bind(id.to_string())).await? {

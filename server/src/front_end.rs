@@ -1,8 +1,8 @@
 //! Whether what a backup protects fits a hard limit of protected bytes.
 //!
 //! ```text
-//!   report: total ──► counts from now on, for as long as the task runs ──► within the limit: goes on
-//!                                                                     └──► above: cancelled, failed
+//!   report: total ──► counts while the task runs ──┬──► within the limit: goes on
+//!                                                  └──► above: cancelled, failed
 //! ```
 //!
 //! How large the disks of an instance are is known only to the node that opens them: before its

@@ -99,8 +99,9 @@ impl Planned {
 }
 
 impl Planner {
-    /// Reads all policies that can be read, and gives new schedules their first mark: they owe nothing for the
-    /// past. A mark more than one occurrence ahead was made by a clock that was wrong.
+    /// Reads all policies that can be read, and gives new schedules their first mark: they owe
+    /// nothing for the past. A mark more than one occurrence ahead was made by a clock that was
+    /// wrong.
     async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
         let mut tx = shared.catalog.read().await?;
         let marks = tx.marks().await?;

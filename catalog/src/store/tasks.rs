@@ -288,8 +288,8 @@ impl Tx {
         self.run(sqlx::query(sql).bind(number(until_ms))).await
     }
 
-    /// Notes how large what a running backup protects is: it counts for [`Tx::in_use`] as long as the
-    /// backup runs.
+    /// Notes how large what a running backup protects is: it counts for [`Tx::in_use`] as long as
+    /// the backup runs.
     ///
     /// # Errors
     /// Those of the database.

@@ -33,8 +33,8 @@ async fn many_logins_at_once_take_the_memory_of_few() {
     let told = join_all((0..48).map(one)).await;
     assert!(told.iter().all(|status| [401, 429].contains(status)), "{told:?}");
     assert!(told.contains(&401), "somebody was heard: {told:?}");
-    // Each hash takes 19 MiB while it is made: all at once, they would take 912. Threads keep some of
-    // what they had, and connections take their part.
+    // Each hash takes 19 MiB while it is made: all at once, they would take 912. Threads keep some
+    // of what they had, and connections take their part.
     let grown = most_memory() - before;
     assert!(grown < 600, "{grown} MiB");
     lab.login("admin").await;
