@@ -79,7 +79,7 @@ pub use model::restore_test::{
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
-pub use record::{Kind, Page, Record};
+pub use record::{Kind, Page, Readable, Record};
 pub use seal::{Sealed, Sealer};
 pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;

@@ -99,6 +99,25 @@ impl<K: Kind> Record<K> {
     }
 }
 
+/// A part of a list, of which not everything could be read.
+pub struct Readable<K: Kind> {
+    /// What could.
+    pub records: Vec<Record<K>>,
+    /// Id and name of what could not, and why.
+    pub unreadable: Vec<(String, String, CatalogError)>,
+    /// The last of both: where the next part begins; nothing behind the end.
+    pub last: Option<String>,
+}
+
+impl<K: Kind> std::fmt::Debug for Readable<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { records, unreadable, last } = self;
+        let mut told = f.debug_struct("Readable");
+        told.field("records", &records.len()).field("unreadable", unreadable);
+        told.field("last", last).finish()
+    }
+}
+
 /// A part of a list, in the order in which records were made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -176,6 +195,9 @@ impl Tx {
     ) -> Result<Record<K>> {
         K::check_name(name)?;
         body.check()?;
+        if let Some(project) = project {
+            self.hold_project(project).await?;
+        }
         let id = K::Id::new(now_ms);
         let (column, value) = if K::SHARED { (", visible_to", ", $6") } else { ("", "") };
         let sql = format!(
@@ -203,6 +225,16 @@ impl Tx {
         let (name, project_name) = (name.to_owned(), self.name_of_project(project).await?);
         let revision = 1;
         Ok(Record { id, project, project_name, name, revision, created_ms, updated_ms, body })
+    }
+
+    /// Keeps a project from being removed until this transaction ends, and waits for whoever
+    /// removes it: a record that is added to it, and its removal, come one after the other.
+    async fn hold_project(&mut self, id: ProjectId) -> Result<()> {
+        let sql = "UPDATE projects SET revision = revision WHERE id = $1";
+        match self.run(sqlx::query(sql).bind(id.to_string())).await? {
+            0 => Err(CatalogError::not_found(format_args!("project {id}"))),
+            _ => Ok(()),
+        }
     }
 
     async fn name_of_project(&mut self, project: Option<ProjectId>) -> Result<Option<String>> {
@@ -262,14 +294,46 @@ impl Tx {
         shared: Option<&'static str>,
         page: &Page,
     ) -> Result<Vec<Record<K>>> {
+        let rows = self.rows_of::<K>(visible, shared, page).await?;
+        rows.iter().map(Record::read).collect()
+    }
+
+    async fn rows_of<K: Kind>(
+        &mut self,
+        visible: &Visible,
+        shared: Option<&'static str>,
+        page: &Page,
+    ) -> Result<Vec<AnyRow>> {
         let own = [(K::WORD, "id")];
         let columns = match K::TABLE {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
             _ => Whose { project: "project_id", shared, resources: &own },
         };
         let list = Listed::oldest(K::TABLE, COLUMNS).reading(Record::<K>::select());
-        let rows = self.page(list, (visible, &columns), page).await?;
-        rows.iter().map(Record::read).collect()
+        self.page(list, (visible, &columns), page).await
+    }
+
+    /// A part of a list as [`Tx::list`] tells it, with those that cannot be read apart: what was
+    /// damaged, or written by a release that knows more. Whoever does something for each record
+    /// does it for the others.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list_readable<K: Kind>(
+        &mut self,
+        visible: &Visible,
+        page: &Page,
+    ) -> Result<Readable<K>> {
+        let rows = self.rows_of::<K>(visible, K::SHARED.then_some("visible_to"), page).await?;
+        let last = rows.last().map(|row| row.text("id")).transpose()?;
+        let mut part = Readable { records: Vec::new(), unreadable: Vec::new(), last };
+        for row in rows {
+            match Record::read(&row) {
+                Ok(record) => part.records.push(record),
+                Err(error) => part.unreadable.push((row.text("id")?, row.text("name")?, error)),
+            }
+        }
+        Ok(part)
     }
 
     /// Stores a changed name or body. `record.revision` is the one the change is based on; it
@@ -362,6 +426,11 @@ impl Tx {
             "instances" => &[("points", "instance_id")],
             _ => &[],
         };
+        if K::TABLE == "projects" {
+            // What is being added to it is there then, and nothing more is added.
+            let sql = "UPDATE projects SET revision = revision WHERE id = $1";
+            self.run(sqlx::query(sql).bind(record.id.to_string())).await?;
+        }
         for (table, column) in tables {
             let gone = if *table == "points" { "AND removed_ms IS NULL " } else { "" };
             // Ids stand in documents as they are, and nowhere within something else.

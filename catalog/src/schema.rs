@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0015-lists.sql"),
     include_str!("../migrations/0016-history.sql"),
     include_str!("../migrations/0017-trusted-destinations.sql"),
+    include_str!("../migrations/0018-limits-that-hold.sql"),
 ];
 
 const SETTINGS: &str =

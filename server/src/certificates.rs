@@ -14,6 +14,7 @@ use crate::api::Body;
 use crate::api::policies::EVERYTHING;
 use crate::auth::{NodeActor, bearer};
 use crate::authority::Shown;
+use crate::places::Stranger;
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 
@@ -51,7 +52,12 @@ impl FromRequestParts<Shared> for NodeActor {
                 }
                 node
             }
-            (None, Some(node)) => node,
+            (None, Some(node)) => {
+                if let Some(stranger) = parts.extensions.get::<Stranger>() {
+                    stranger.is_known();
+                }
+                node
+            }
             (None, None) => return Err(Problem::unauthorized()),
         };
         let record = shared.catalog.read().await?.get::<Node>(node, &EVERYTHING).await?;

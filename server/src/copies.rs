@@ -23,6 +23,7 @@ use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::go_on;
 use crate::destinations;
 use crate::dispatch::{kept, periods};
 use crate::ledger;
@@ -132,7 +133,8 @@ pub(crate) async fn due(
             not_before_ms: now,
             due_key: Some(format!("{}/{key}/{}/{at}", policy.id, instance.id)),
         };
-        add(tx, order, now).await?;
+        let added = add(tx, order, now).await;
+        go_on(&format!("the copy of instance {}", instance.id), added)?;
     }
     Ok(())
 }

@@ -26,9 +26,11 @@ use crate::api::policies::EVERYTHING;
 use crate::api::{Body, Path};
 use crate::auth::NodeActor;
 use crate::certificates::{self, capabilities};
+use crate::complaint::go_on;
 use crate::copies;
 use crate::destinations;
 use crate::documents;
+use crate::front_end;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -206,7 +208,7 @@ pub(crate) async fn finish(
     finished: &Finished,
     now: u64,
 ) -> Result<()> {
-    let state = match finished.outcome {
+    let mut state = match finished.outcome {
         Outcome::Succeeded => TaskState::Succeeded,
         Outcome::Warnings => TaskState::Warnings,
         Outcome::Failed => TaskState::Failed,
@@ -227,6 +229,11 @@ pub(crate) async fn finish(
         if let Some(why) = allowance::refused(tx, &task, finished, now).await? {
             message = why;
         }
+    }
+    if matches!(state, TaskState::Failed | TaskState::Cancelled)
+        && let Some(why) = front_end::refused(tx, lease.0).await?
+    {
+        (state, message) = (TaskState::Failed, why);
     }
     let stripped = restore_tests::without_evidence(&finished.document);
     let kept = documents::kept(&task.new.kind, stripped);
@@ -285,11 +292,15 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     tx.add_point(instance, task.new.project, &new, now).await?;
     ledger::grown(tx, instance, &new, task, now).await?;
     allowance::became_point(tx, task).await?;
-    copies::after_backup(tx, task, now).await?;
+    // The point is there, whatever hinders what follows from it.
+    let copied = copies::after_backup(tx, task, now).await;
+    go_on(&format!("copies of instance {instance}"), copied)?;
     if task.new.policy.is_none() {
         return Ok(());
     }
-    let Some(keep) = kept(tx, instance, destination).await? else { return Ok(()) };
+    let keep = kept(tx, instance, destination).await;
+    let keep = go_on(&format!("the retention of instance {instance}"), keep)?.flatten();
+    let Some(keep) = keep else { return Ok(()) };
     let Some(chain) = name.split('@').next() else { return Ok(()) };
     let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(keep) };
     let prune = NewTask {

@@ -21,6 +21,7 @@ use sluice_node_api::{
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
 use crate::auth::NodeActor;
+use crate::complaint::go_on;
 use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -364,7 +365,12 @@ pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
     }
     let mut tx = shared.catalog.begin().await?;
     for mount in found {
-        settle_one(&mut tx, &mount, silent(&mount).is_some(), now).await?;
+        let part = tx.begin_part().await?;
+        let settled = settle_one(&mut tx, &mount, silent(&mount).is_some(), now).await;
+        match go_on(&format!("the mount {}", mount.id), settled)? {
+            Some(()) => tx.end_part(part).await?,
+            None => tx.undo_part(part).await?,
+        }
     }
     tx.commit().await?;
     shared.work.notify_one();

@@ -3,19 +3,20 @@
 //! A node has the configuration it was assigned, or the one that is called `default`. What a node
 //! says of itself narrows it: the smaller number counts, and destinations must be in both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use axum::http::StatusCode;
 use serde_json::Value;
 use sluice_catalog::{
-    Instance, Node, NodeConfig, NodeConfigId, NodeId, Page, Project, Record, Source, Task, Tx,
-    lies_in,
+    Instance, Node, NodeConfig, NodeConfigId, NodeId, NodeState, Page, Project, Record, Source,
+    Task, Tx, lies_in,
 };
 use sluice_node_api::Work;
 
 use crate::access::{Permission, granted};
 use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
+use crate::complaint::complain;
 use crate::hooks;
 use crate::problem::{Problem, Result};
 
@@ -29,18 +30,28 @@ const STAGING: &str = "SLUICE_CACHE_DIR";
 /// All configurations, to look up those of many nodes.
 pub(crate) struct Configs {
     by_id: HashMap<NodeConfigId, NodeConfig>,
+    /// What these allow is not known: their nodes get nothing to do.
+    unreadable: HashSet<NodeConfigId>,
     default: Option<NodeConfigId>,
 }
 
 impl Configs {
     pub(crate) async fn load(tx: &mut Tx) -> Result<Self> {
-        let (mut by_id, mut default) = (HashMap::new(), None);
+        let (mut by_id, mut unreadable, mut default) = (HashMap::new(), HashSet::new(), None);
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = tx.list::<NodeConfig>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last() else { return Ok(Self { by_id, default }) };
-            page.after = Some(last.id.to_string());
-            for record in part {
+            let part = tx.list_readable::<NodeConfig>(&EVERYTHING, &page).await?;
+            let Some(last) = part.last else { return Ok(Self { by_id, unreadable, default }) };
+            page.after = Some(last);
+            for (id, name, error) in part.unreadable {
+                complain(&format!("the node configuration {name}"), &error.to_string());
+                let id = id.parse()?;
+                if name == DEFAULT {
+                    default = Some(id);
+                }
+                unreadable.insert(id);
+            }
+            for record in part.records {
                 if record.name == DEFAULT {
                     default = Some(record.id);
                 }
@@ -54,8 +65,16 @@ impl Configs {
         self.by_id.get(&node.config.or(self.default)?)
     }
 
+    /// Whether what a node may do cannot be read.
+    fn is_unknown(&self, node: &Node) -> bool {
+        node.config.or(self.default).is_some_and(|id| self.unreadable.contains(&id))
+    }
+
     /// A node with what its configuration says of it.
     pub(crate) fn narrow(&self, mut node: Node) -> Node {
+        if self.is_unknown(&node) && node.state == NodeState::Enabled {
+            node.state = NodeState::Draining;
+        }
         let Some(config) = self.of(&node) else { return node };
         node.slots = node.slots.into_iter().chain(config.slots).min();
         for (kind, most) in &config.slots_by_kind {
@@ -74,6 +93,9 @@ impl Configs {
 pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Work) -> Result<()> {
     let record = tx.get::<Node>(node, &EVERYTHING).await?;
     let configs = Configs::load(tx).await?;
+    if configs.is_unknown(&record.body) {
+        return Err(Problem::invalid("the configuration of this node cannot be read"));
+    }
     let config = configs.of(&record.body).cloned().unwrap_or_default();
     if let Some(threads) = config.threads_by_kind.get(&task.new.kind) {
         work.environment.insert(THREADS.to_owned(), threads.to_string());
@@ -193,7 +215,7 @@ pub(crate) async fn named(
         }
     }
     let mut refused = None;
-    for (name, node) in &nodes {
+    for (name, node) in nodes.iter().filter(|(_, node)| !configs.is_unknown(node)) {
         let config = configs.of(node).cloned().unwrap_or_default();
         let lists = folders(tx, &config, instance).await?;
         match outside(&instance.body.source, &lists) {
@@ -215,7 +237,7 @@ mod tests {
 
     fn configs(config: NodeConfig) -> (Configs, NodeConfigId) {
         let id = NodeConfigId::new(1);
-        (Configs { by_id: [(id, config)].into(), default: None }, id)
+        (Configs { by_id: [(id, config)].into(), unreadable: HashSet::new(), default: None }, id)
     }
 
     #[test]

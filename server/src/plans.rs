@@ -28,6 +28,7 @@ use utoipa::ToSchema;
 use crate::access::Permission;
 use crate::api::policies::{EVERYTHING, check_calendars};
 use crate::auth::Actor;
+use crate::complaint::go_on;
 use crate::problem::{Problem, Result};
 use crate::restore_tests;
 use crate::state::Shared;
@@ -280,7 +281,8 @@ pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
         let mut tx = shared.catalog.begin().await?;
         // Of several servers, one brings it on.
         tx.decide_alone().await?;
-        let mut run = tx.plan_run(id, &EVERYTHING).await?;
+        let read = tx.plan_run(id, &EVERYTHING).await.map_err(Problem::from);
+        let Some(mut run) = go_on(&format!("the plan run {id}"), read)? else { continue };
         if run.state != PlanRunState::Running {
             continue;
         }
@@ -292,7 +294,7 @@ pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
                 shared.work.notify_one();
             }
             // One run that cannot go on does not hold up the others.
-            Err(problem) => tracing::error!(run = %id, "it cannot go on: {}", problem.detail),
+            Err(problem) => drop(go_on::<()>(&format!("the plan run {id}"), Err(problem))?),
         }
     }
     Ok(())

@@ -43,6 +43,11 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", text)
     }
 
+    /// Whether the database does not answer now: that is no matter of one record.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluice_catalog::{
-    InLine, Node, NodeId, NodeLiveness, NodeState, Page, Record, TaskId, TaskState, Tx,
+    ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Page, Record, TaskId, TaskState, Tx,
 };
 use sluice_node_api::Lease;
 use sluice_scheduler::queue::{self, Demand, Fairness, Hold, Limits, Queue, Running, Waiting};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::complain;
 use crate::dispatch::work;
 use crate::mounts;
 use crate::node_configs::Configs;
@@ -173,13 +174,28 @@ async fn leased(
     now: u64,
 ) -> Result<Option<Lease>> {
     let lease_ms = shared.lease_ms;
-    let Some(task) = tx.lease(id, node, now, now + lease_ms).await? else { return Ok(None) };
+    let part = tx.begin_part().await?;
+    let task = match tx.lease(id, node, now, now + lease_ms).await {
+        Ok(Some(task)) => task,
+        Ok(None) => return tx.end_part(part).await.map(|()| None).map_err(Into::into),
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            tx.undo_part(part).await?;
+            tx.refuse(id, &error.to_string(), now).await?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    tx.end_part(part).await?;
+    let part = tx.begin_part().await?;
     match work(shared, tx, &task, node).await {
         Ok(work) => {
+            tx.end_part(part).await?;
             let attempt = task.attempt;
             Ok(Some(Lease { task: id.to_string(), attempt, lease_ms, waited_ms: None, work }))
         }
-        Err(problem) if problem.status < 500 => {
+        // A secret that cannot be opened is as much a matter of this task as one that is not there.
+        Err(problem) if !problem.is_outage() => {
+            tx.undo_part(part).await?;
             let lease = (id, node, task.attempt);
             let state = match problem.code.as_str() {
                 "moot" => TaskState::Cancelled,
@@ -247,10 +263,13 @@ pub(crate) async fn all_nodes_as_they_are(tx: &mut Tx) -> Result<Vec<Record<Node
     let mut nodes = Vec::new();
     let mut page = Page { after: None, limit: Page::LARGEST };
     loop {
-        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { return Ok(nodes) };
-        page.after = Some(last.id.to_string());
-        nodes.extend(part);
+        let part = tx.list_readable::<Node>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last else { return Ok(nodes) };
+        page.after = Some(last);
+        for (_, name, error) in part.unreadable {
+            complain(&format!("the node {name}"), &error.to_string());
+        }
+        nodes.extend(part.records);
     }
 }
 

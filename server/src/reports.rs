@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::allowance;
 use crate::dispatch;
+use crate::front_end;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -174,14 +175,17 @@ async fn one(
     let lines: Vec<_> =
         report.log.iter().map(|entry| (entry.level.clone(), entry.line.clone())).collect();
     tx.log(task, report.attempt, &lines, now).await?;
-    let allowance = match &report.progress {
-        Some(line) => allowance::under_way(tx, &renewed, line, now).await?,
-        None => None,
+    let (allowance, refused) = match &report.progress {
+        Some(line) => (
+            allowance::under_way(tx, &renewed, line, now).await?,
+            front_end::under_way(tx, &renewed, line).await?,
+        ),
+        None => (None, false),
     };
     if let Some(finished) = &report.finished {
         dispatch::finish(tx, (task, node, report.attempt), finished, now).await?;
     }
-    Ok(Reported { cancel: renewed.cancel_requested, allowance })
+    Ok(Reported { cancel: renewed.cancel_requested || refused, allowance })
 }
 
 /// A line of progress, as it is kept.

@@ -21,7 +21,7 @@ use sluice_node_api::{Identity, KeyRequest};
 use sluice_repository::Clock;
 use sluice_webauthn::{NoRelyingParty, RelyingParty};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -32,6 +32,8 @@ use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::{self, Metrics};
 use crate::passkeys::NoPasskeys;
+use crate::patience::Timely;
+use crate::places::{Place, Places};
 use crate::problem::Problem;
 use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
@@ -41,8 +43,6 @@ use crate::{api, authority, history, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
-/// Connections at a time. A node holds one for each slot that waits, and a few more.
-const CONNECTIONS: usize = 8192;
 /// How long a client may take to shake hands or to send its headers.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long answers may take once the server is to end.
@@ -296,7 +296,7 @@ impl Server {
         let service = api::service(self.shared.clone());
         let told = metrics::tell(self.shared.clone());
         let readers = self.readers.map(|socket| tokio::spawn(node_metrics::serve(socket, told)));
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::default();
         let mut sessions = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -308,16 +308,16 @@ impl Server {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!(%peer, "connection closed: there are too many");
-                continue;
+            let place = match places.take(peer) {
+                Ok(place) => place,
+                Err(full) => {
+                    tracing::warn!(%peer, "connection closed: {full}");
+                    continue;
+                }
             };
             let (tls, service) = (self.tls.clone(), service.clone());
             let (shared, shutdown) = (self.shared.clone(), shutdown.clone());
-            sessions.spawn(async move {
-                session(shared, stream, peer, tls, service, shutdown).await;
-                drop(place);
-            });
+            sessions.spawn(session(shared, stream, (peer, place), tls, service, shutdown));
         }
         drop(self.socket);
         if let Some(readers) = readers {
@@ -335,7 +335,7 @@ impl Server {
 async fn session(
     shared: Shared,
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, Place),
     tls: Tls,
     service: Router,
     shutdown: CancellationToken,
@@ -345,15 +345,21 @@ async fn session(
     let Ok(Ok(stream)) = shaken else { return };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let shown = shared.authority.judge(chain, shared.now());
+    if shown.is_some() {
+        place.stranger().is_known();
+    }
+    let (stranger, late) = (place.stranger(), CancellationToken::new());
+    let slow = late.clone();
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(stranger.clone());
         if let Some(shown) = &shown {
             request.extensions_mut().insert(shown.clone());
         }
-        let mut service = service.clone();
+        let (mut service, late) = (service.clone(), late.clone());
         async move {
             use tower_service::Service as _;
-            service.call(request.map(Body::new)).await
+            service.call(request.map(|body| Body::new(Timely::new(body, late)))).await
         }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -362,6 +368,7 @@ async fn session(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = slow.cancelled() => Ok(()),
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))

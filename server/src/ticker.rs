@@ -13,6 +13,7 @@ use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::{complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
 use crate::leases::Leases;
@@ -27,6 +28,8 @@ pub(crate) use slot::{Due, Times};
 
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
+/// What is due and cannot be made is tried again after so many milliseconds.
+pub(crate) const AGAIN_MS: u64 = 60_000;
 /// Attempts of a task that became due.
 const ATTEMPTS: u32 = 3;
 /// What a task says that found no place in time.
@@ -88,19 +91,32 @@ struct Slot {
     next: Option<u64>,
 }
 
+impl Planned {
+    /// What is due now is looked at again later; nothing of it is lost.
+    fn put_off(&mut self, now: u64) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.next.is_some_and(|next| next <= now)) {
+            slot.next = Some(now + AGAIN_MS);
+        }
+    }
+}
+
 impl Planner {
-    /// Reads all policies, and gives new schedules their first mark: they owe nothing for the
-    /// past. A mark more than one occurrence ahead was made by a clock that was wrong.
+    /// Reads all policies that can be read, and gives new schedules their first mark: they owe
+    /// nothing for the past. A mark more than one occurrence ahead was made by a clock that was
+    /// wrong.
     async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
         let mut tx = shared.catalog.read().await?;
         let marks = tx.marks().await?;
         let mut policies = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = tx.list::<Policy>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last() else { break };
-            page.after = Some(last.id.to_string());
-            policies.extend(part);
+            let part = tx.list_readable::<Policy>(&EVERYTHING, &page).await?;
+            let Some(last) = part.last else { break };
+            page.after = Some(last);
+            for (_, name, error) in part.unreadable {
+                complain(&format!("the policy {name}"), &error.to_string());
+            }
+            policies.extend(part.records);
         }
         drop(tx);
         let mut set = Vec::new();
@@ -173,12 +189,12 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     drop(tx);
     let over = leases.over(marks, Instant::now());
     if late || !over.is_empty() {
-        expire(shared, &over, now).await?;
+        go_on("the end of leases and windows", expire(shared, &over, now).await)?;
     }
-    mounts::settle(shared, now).await?;
-    restore_tests::settle(shared, now).await?;
-    plans::settle(shared, now).await?;
-    planner.plans.tick(shared, now).await?;
+    go_on("the state of mounts", mounts::settle(shared, now).await)?;
+    go_on("the end of restore tests", restore_tests::settle(shared, now).await)?;
+    go_on("the runs of plans", plans::settle(shared, now).await)?;
+    go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         *planner = Planner { plans, ..Planner::load(shared, changes, now).await? };
@@ -186,7 +202,14 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     planner.now = now;
     for planned in &mut planner.policies {
         if planned.slots.iter().any(|slot| slot.next.is_some_and(|next| next <= now)) {
-            fire(shared, planned, now).await?;
+            if let Err(problem) = fire(shared, planned, now).await {
+                // A database that is away fails all of them alike.
+                if problem.is_outage() && shared.catalog.ping().await.is_err() {
+                    return Err(problem);
+                }
+                complain(&format!("the policy {}", planned.policy.name), &problem.detail);
+                planned.put_off(now);
+            }
             shared.work.notify_one();
         }
     }
@@ -228,9 +251,11 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
     let policy = &planned.policy;
     let mut tx = shared.catalog.begin().await?;
     let mut chosen = BTreeSet::new();
-    for slot in &mut planned.slots {
+    // What was decided counts once it is stored.
+    let mut moved = Vec::new();
+    for slot in &planned.slots {
         let Some(due) = slot.times.due(slot.mark, now, slot.paused) else {
-            slot.next = slot.times.next(now);
+            moved.push((slot.mark, slot.times.next(now)));
             continue;
         };
         // Another server may have been faster, or the policy is gone.
@@ -257,10 +282,12 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
                 copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
             }
         }
-        slot.mark = due.last;
-        slot.next = slot.times.next(due.last);
+        moved.push((due.last, slot.times.next(due.last)));
     }
     tx.commit().await?;
+    for (slot, (mark, next)) in planned.slots.iter_mut().zip(moved) {
+        (slot.mark, slot.next) = (mark, next);
+    }
     Ok(())
 }
 
@@ -298,45 +325,59 @@ impl Batch<'_> {
         let span = (first.0, due.last);
         let mut quotas = quota::Quotas::default();
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
-            let policy = self.policy.id;
-            let held = match &instance.body {
-                body if body.paused => Some(MissReason::Paused),
-                body if !body.present => Some(MissReason::Absent),
-                _ => None,
+            let made = self.add_one(rule, due, &instance, &mut quotas).await;
+            let what = format!("the backup of instance {} ({})", instance.name, instance.id);
+            let missed = match go_on(&what, made)? {
+                Some(None) => continue,
+                Some(Some(reason)) => reason,
+                None => MissReason::Broken,
             };
-            if let Some(reason) = held {
-                self.missed(Some(&instance), reason, span, times).await?;
-                continue;
-            }
-            if self.tx.still_active(instance.id, policy, rule.destination).await? {
-                self.missed(Some(&instance), MissReason::StillActive, span, times).await?;
-                continue;
-            }
-            let spec = backup_spec(self.tx, &instance).await?;
-            for (at, start_by) in &due.run {
-                let task = NewTask {
-                    project: instance.project,
-                    instance: Some(instance.id),
-                    policy: Some(policy),
-                    destination: Some(rule.destination),
-                    wanted_node: instance.body.node,
-                    kind: spec.kind().to_owned(),
-                    priority: self.policy.body.priority,
-                    // Whoever else finds this due at the same time adds nothing.
-                    due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
-                    max_attempts: ATTEMPTS,
-                    not_before_ms: self.now,
-                    spec: serde_json::to_value(&spec).unwrap_or_default(),
-                };
-                let verdict = quotas.judge(self.tx, &task, self.now).await?;
-                let Some(id) = self.tx.add_task(&task, self.now).await? else { continue };
-                if let Some(start_by) = start_by {
-                    self.tx.set_start_by(id, *start_by).await?;
-                }
-                quota::tell(self.tx, id, &verdict, self.now).await?;
-            }
+            self.missed(Some(&instance), missed, span, times).await?;
         }
         Ok(())
+    }
+
+    /// Makes the tasks of one instance; or tells why there are none.
+    async fn add_one(
+        &mut self,
+        rule: &Rule,
+        due: &Due,
+        instance: &Record<sluice_catalog::Instance>,
+        quotas: &mut quota::Quotas,
+    ) -> Result<Option<MissReason>> {
+        let policy = self.policy.id;
+        match &instance.body {
+            body if body.paused => return Ok(Some(MissReason::Paused)),
+            body if !body.present => return Ok(Some(MissReason::Absent)),
+            _ => {}
+        }
+        if self.tx.still_active(instance.id, policy, rule.destination).await? {
+            return Ok(Some(MissReason::StillActive));
+        }
+        let spec = backup_spec(self.tx, instance).await?;
+        for (at, start_by) in &due.run {
+            let task = NewTask {
+                project: instance.project,
+                instance: Some(instance.id),
+                policy: Some(policy),
+                destination: Some(rule.destination),
+                wanted_node: instance.body.node,
+                kind: spec.kind().to_owned(),
+                priority: self.policy.body.priority,
+                // Whoever else finds this due at the same time adds nothing.
+                due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
+                max_attempts: ATTEMPTS,
+                not_before_ms: self.now,
+                spec: serde_json::to_value(&spec).unwrap_or_default(),
+            };
+            let verdict = quotas.judge(self.tx, &task, self.now).await?;
+            let Some(id) = self.tx.add_task(&task, self.now).await? else { continue };
+            if let Some(start_by) = start_by {
+                self.tx.set_start_by(id, *start_by).await?;
+            }
+            quota::tell(self.tx, id, &verdict, self.now).await?;
+        }
+        Ok(None)
     }
 }
 

@@ -174,6 +174,14 @@ impl Tx {
         Ok(())
     }
 
+    /// Waits until nobody else changes who may do what.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn change_access_alone(&mut self) -> Result<()> {
+        self.lock("lock-access").await
+    }
+
     /// How many people are administrators of the system and may log in with a password of this
     /// server: they get in even when no identity provider answers.
     ///

@@ -43,7 +43,8 @@ impl Tx {
     }
 
     /// The instances of a policy, by hand and by itself, that the caller may know of. A policy of a
-    /// project has instances of that project only.
+    /// project has instances of that project only. One that cannot be read is left out: the others
+    /// are protected all the same.
     ///
     /// # Errors
     /// Those of the database.
@@ -65,10 +66,13 @@ impl Tx {
         let mut found = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = self.list::<Instance>(&within, &page).await?;
-            let Some(last) = part.last() else { return Ok(found) };
-            page.after = Some(last.id.to_string());
-            found.extend(part.into_iter().filter(|instance| {
+            let part = self.list_readable::<Instance>(&within, &page).await?;
+            let Some(last) = part.last else { return Ok(found) };
+            page.after = Some(last);
+            for (id, name, error) in part.unreadable {
+                tracing::error!(instance = id, name, "no policy takes it: {error}");
+            }
+            found.extend(part.records.into_iter().filter(|instance| {
                 visible.sees(instance.project, Some(Resource::Instance(instance.id)))
                     && having.has(instance)
             }));

@@ -65,7 +65,9 @@ impl Tx {
                    WHERE state IN ('queued', 'running') AND instance_id <> '')";
         let mut sources = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {
-            if let Some(cluster) = row.json::<Instance>("body")?.cluster {
+            // One that cannot be read is no reason to start nothing: its own task will say so.
+            let read = row.json::<Instance>("body").ok();
+            if let Some(cluster) = read.and_then(|instance| instance.cluster) {
                 sources.insert(row.id("id")?, cluster);
             }
         }

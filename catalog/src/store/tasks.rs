@@ -303,6 +303,28 @@ impl Tx {
         self.take_back(&rows, "the node that ran it was started again", now_ms).await
     }
 
+    /// Notes how large what a running backup protects is: it counts for [`Tx::in_use`] as long as
+    /// the backup runs.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_size(&mut self, id: TaskId, size_bytes: u64) -> Result<()> {
+        let sql = "UPDATE tasks SET size_bytes = $1 WHERE id = $2";
+        self.run(sqlx::query(sql).bind(number(size_bytes)).bind(id.to_string())).await.map(drop)
+    }
+
+    /// Asks for the end of a task that runs, with the reason as its message until it has ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn stop_with(&mut self, id: TaskId, message: &str) -> Result<()> {
+        self.lock("lock-dispatch").await?;
+        let sql = "UPDATE tasks SET cancel_requested = 1, message = $1, revision = revision + 1 \
+                   WHERE id = $2 AND state = 'running'";
+        let update = sqlx::query(sql).bind(message.to_owned()).bind(id.to_string());
+        self.run(update).await.map(drop)
+    }
+
     async fn take_back(
         &mut self,
         rows: &[AnyRow],

@@ -121,8 +121,8 @@ impl Tx {
         self.all(select).await?.iter().map(|row| row.count("created_ms")).collect()
     }
 
-    /// What a project, or one of its instances, has in use; what backups have stored that are no
-    /// restore points is included.
+    /// What a project, or one of its instances, has in use: with what backups have stored that are
+    /// no restore points, and with the sizes that running ones have told.
     ///
     /// # Errors
     /// Those of the database.
@@ -133,11 +133,15 @@ impl Tx {
     ) -> Result<InUse> {
         let sql = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS front_end_bytes, \
                    CAST(COALESCE(SUM(stored), 0) AS BIGINT) AS stored_bytes FROM (SELECT \
-                   MAX(front_end_bytes) AS size, SUM(stored_bytes) AS stored FROM held \
-                   WHERE project_id = $1 AND ($2 = '' OR instance_id = $2) \
-                   GROUP BY instance_id UNION ALL SELECT \
-                   0 AS size, stored_bytes AS stored FROM pending \
-                   WHERE project_id = $1 AND ($2 = '' OR instance_id = $2)) AS instances";
+                   MAX(size) AS size, SUM(stored) AS stored FROM (SELECT \
+                   instance_id, front_end_bytes AS size, stored_bytes AS stored FROM held \
+                   WHERE project_id = $1 AND ($2 = '' OR instance_id = $2) UNION ALL SELECT \
+                   instance_id, 0 AS size, stored_bytes AS stored FROM pending \
+                   WHERE project_id = $1 AND ($2 = '' OR instance_id = $2) UNION ALL SELECT \
+                   instance_id, size_bytes AS size, 0 AS stored FROM tasks \
+                   WHERE state = 'running' AND kind = 'backup' AND size_bytes > 0 \
+                   AND project_id = $1 AND ($2 = '' OR instance_id = $2)) AS parts \
+                   GROUP BY instance_id) AS instances";
         let select = sqlx::query(sql).bind(project.to_string()).bind(text_of(instance));
         let Some(row) = self.maybe(select).await? else { return Ok(InUse::default()) };
         let (front_end_bytes, stored_bytes) =

@@ -11,6 +11,7 @@ mod passkeys;
 mod plans;
 mod points;
 mod providers;
+mod races;
 mod records;
 mod snapshot;
 mod support;

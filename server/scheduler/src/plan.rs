@@ -200,6 +200,8 @@ pub enum MissReason {
     Paused,
     /// The resource is no longer at its source.
     Absent,
+    /// No task could be made of it, for something that it needs cannot be read.
+    Broken,
 }
 
 impl MissReason {
@@ -212,6 +214,7 @@ impl MissReason {
             Self::StillActive => "still-active",
             Self::Paused => "paused",
             Self::Absent => "absent",
+            Self::Broken => "broken",
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::auth::Actor;
 use crate::identity::ldap::steps::{Step, Steps};
 use crate::identity::ldap::{Directory, Flaw, Typed};
 use crate::identity::{self, Person, Refusal};
+use crate::places::network;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -64,10 +65,10 @@ pub(crate) struct Tried {
 
 /// Who is slowed down by failures.
 struct Guesser {
-    /// By name and address, as with passwords of this server. A directory takes more names for
+    /// By name and network, as with passwords of this server. A directory takes more names for
     /// the same than this can know; therefore the second.
     name: String,
-    /// By whom it is there, and address.
+    /// By whom it is there, and network.
     subject: String,
 }
 
@@ -149,7 +150,7 @@ pub(crate) async fn login(
     check_login(&new.login)?;
     let provider = identity::by_name(&mut shared.catalog.read().await?, &new.provider).await?;
     let address = peer.ip().to_string();
-    let guesser = Guesser::new(&address, &provider, &new.login);
+    let guesser = Guesser::new(&network(peer), &provider, &new.login);
     let typed = Typed { name: &new.login, password: Some(new.password.0.as_str()) };
     let told = ask(&shared, &provider, &typed, &guesser, &mut Steps::default()).await?;
     let subject = told.as_ref().map(|person| person.subject.clone()).unwrap_or_default();

@@ -51,7 +51,7 @@ pub(crate) struct MissedView {
     /// The instance; none when it was all instances of the policy.
     instance: Option<InstanceId>,
     project: Option<ProjectId>,
-    /// `too-late`, `superseded`, `merged`, `still-active`, `paused` or `absent`.
+    /// `too-late`, `superseded`, `merged`, `still-active`, `paused`, `absent` or `broken`.
     reason: String,
     /// The first of them, in milliseconds since 1970.
     first_ms: u64,

@@ -11,12 +11,13 @@ use serde_json::json;
 use sluice_catalog::{PasskeyPurpose, TakenChallenge, User};
 use utoipa::ToSchema;
 
-use crate::api::provider_logins::{MOST_OF_ONE, network};
+use crate::api::provider_logins::MOST_OF_ONE;
 use crate::api::second_factor::guesser;
 use crate::api::sessions::{SessionView, about, begin_session, check_password, failed, wait};
 use crate::api::{Body, Hidden};
 use crate::passkeys::documents::{RequestOptions, UsedPasskey};
 use crate::passkeys::{Asked, Refused, ask, judge, over, party, take};
+use crate::places::network;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 

@@ -1,6 +1,6 @@
 //! Logging in by an identity provider with a browser, here or elsewhere.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 
 use axum::Json;
@@ -15,6 +15,7 @@ use crate::api::sessions::{SessionView, failed, wait};
 use crate::api::{Body, Hidden};
 use crate::identity::oidc::{Brought, Login, Pending};
 use crate::identity::{self, Person, Refusal, refused};
+use crate::places::network;
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 
@@ -122,18 +123,7 @@ pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<LoginP
 
 /// By address only: whoever logs in here has no name yet.
 fn guesser(peer: SocketAddr) -> String {
-    format!("provider {}", peer.ip())
-}
-
-/// From where somebody comes: who has an address of the sixth version has all of its network.
-pub(crate) fn network(peer: SocketAddr) -> String {
-    match peer.ip().to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
+    format!("provider {}", network(peer))
 }
 
 /// Refuses whoever has failed, or has begun and not ended, too often.
@@ -318,19 +308,5 @@ async fn let_in(
             identity::note_refusal(shared, provider, "", &address, &refusal).await?;
             Err(refusal.problem)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_of_the_sixth_version_is_one_neighbour() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("192.0.2.7:9"), "192.0.2.7");
-        assert_eq!(of("[::ffff:192.0.2.7]:9"), "192.0.2.7");
-        assert_eq!(of("[2001:db8:1:2:3::4]:9"), of("[2001:db8:1:2:ff::1]:8"));
-        assert_ne!(of("[2001:db8:1:2::1]:9"), of("[2001:db8:1:3::1]:9"));
     }
 }

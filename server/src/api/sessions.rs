@@ -17,6 +17,8 @@ use zeroize::Zeroizing;
 use crate::api::second_factor::{Shown, accepts, guesser};
 use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::{self, Actor, First};
+use crate::hashing;
+use crate::places::network;
 use crate::problem::{Problem, Result};
 use crate::rules::{AccessRules, LONGEST};
 use crate::server::SETUP;
@@ -94,10 +96,11 @@ pub(crate) async fn confirm_password(
     let (now, who) = (shared.now(), format!("again {}", actor.user.id));
     wait(shared, &who, now)?;
     let hash = actor.user.password_hash.clone();
-    let fits = password.len() <= LONGEST
-        && tokio::task::spawn_blocking(move || verify_password(&password, &hash))
-            .await
-            .unwrap_or(false);
+    let fits = password.len() <= LONGEST && {
+        let place = hashing::place(&who).await?;
+        wait(shared, &who, shared.now())?;
+        place.run(move || verify_password(&password, &hash)).await.unwrap_or(false)
+    };
     if !fits {
         failed(shared, &who, now);
         let text = "the password is wrong";
@@ -107,10 +110,10 @@ pub(crate) async fn confirm_password(
     Ok(())
 }
 
-/// Hashes where blocking is allowed.
-pub(crate) async fn hashed(password: Zeroizing<String>) -> Result<String> {
-    let hash = tokio::task::spawn_blocking(move || hash_password(&password)).await;
-    Ok(hash.map_err(|error| Problem::invalid(error.to_string()))??)
+/// Hashes where blocking is allowed; `by` is who asks for it.
+pub(crate) async fn hashed(by: &str, password: Zeroizing<String>) -> Result<String> {
+    let hash = hashing::place(by).await?.run(move || hash_password(&password)).await;
+    Ok(hash.ok_or_else(|| Problem::invalid("this password cannot be hashed"))??)
 }
 
 /// Make the first administrator
@@ -125,7 +128,7 @@ pub(crate) async fn setup(
     Body(setup): Body<Setup>,
 ) -> Result<StatusCode> {
     let now = shared.now();
-    let who = format!("setup {}", peer.ip());
+    let who = format!("setup {}", network(peer));
     wait(&shared, &who, now)?;
     AccessRules::default().check_password(&setup.password.0)?;
     let expected = shared.catalog.read().await?.setting(SETUP).await?;
@@ -134,7 +137,7 @@ pub(crate) async fn setup(
         let text = "this is not the setup token, or it was used";
         return Err(Problem::new(StatusCode::FORBIDDEN, "no-setup", text));
     }
-    let hash = hashed(setup.password.0).await?;
+    let hash = hashed(&who, setup.password.0).await?;
     let mut tx = shared.catalog.begin().await?;
     if !tx.remove_setting(SETUP).await? {
         let text = "this is not the setup token, or it was used";
@@ -182,9 +185,9 @@ pub(crate) fn check_login(login: &str) -> Result<()> {
     }
 }
 
-/// Who logs in by that name from there: nobody locks out another by guessing.
+/// Who logs in by that name from that network: nobody locks out another by guessing.
 pub(crate) fn comer(peer: SocketAddr, login: &str) -> String {
-    format!("{} {login}", peer.ip())
+    format!("{} {login}", network(peer))
 }
 
 /// An entry of the audit log about somebody's login.
@@ -213,7 +216,10 @@ pub(crate) async fn check_password(
     if password.0.len() > LONGEST {
         return Err(Problem::invalid("a password has at most 1024 bytes"));
     }
-    let fits = tokio::task::spawn_blocking(move || match hash {
+    let place = hashing::place(&network(peer)).await?;
+    // Others may have guessed for the same name while this one stood in the line.
+    wait(shared, &who, shared.now())?;
+    let fits = place.run(move || match hash {
         Some(hash) => verify_password(&password.0, &hash),
         // A name that is not there must take as long as one that is.
         None => hash_password(&password.0).is_ok_and(|_| false),
@@ -468,4 +474,17 @@ pub(crate) async fn delete_token(
     tx.audit(actor.did("token.remove", id, None, json!({})), shared.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_a_network_guesses_as_one() {
+        let from = |text: &str| comer(text.parse().unwrap(), "anna");
+        assert_eq!(from("[2001:db8::1]:5"), from("[2001:db8::2]:7"));
+        assert_ne!(from("[2001:db8::1]:5"), from("[2001:db8:0:1::1]:5"));
+        assert_ne!(from("192.0.2.1:5"), from("192.0.2.2:5"));
+    }
 }

@@ -15,6 +15,7 @@ use crate::api::policies::EVERYTHING;
 use crate::api::sessions::{confirm_password, hashed};
 use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::Actor;
+use crate::hashing;
 use crate::problem::{Problem, Result};
 use crate::rules::AccessRules;
 use crate::state::Shared;
@@ -134,7 +135,7 @@ pub(crate) async fn create(
         }
         Some(password) => {
             rules.check_password(&password.0)?;
-            Some(hashed(password.0).await?)
+            Some(hashed(&actor.id(), password.0).await?)
         }
         None => None,
     };
@@ -188,6 +189,8 @@ pub(crate) async fn check_grants(tx: &mut Tx, grants: &[Grant]) -> Result<()> {
 
 /// Somebody must be left who can let others in.
 pub(crate) async fn keep_one(tx: &mut Tx) -> Result<()> {
+    // Two who remove each other at once would both find the other still there.
+    tx.change_access_alone().await?;
     if tx.count_administrators().await? == 0 {
         let text = "nobody would be left who administers the system";
         return Err(Problem::new(StatusCode::CONFLICT, "last-administrator", text));
@@ -271,13 +274,12 @@ pub(crate) async fn set_password(
         confirm_password(&shared, &actor, current.0).await?;
     }
     let password = new.password.0.clone();
-    let used = tokio::task::spawn_blocking(move || {
-        last.iter().any(|hash| verify_password(&password, hash))
-    });
+    let place = hashing::place(&actor.id()).await?;
+    let used = place.run(move || last.iter().any(|hash| verify_password(&password, hash)));
     if used.await.unwrap_or(true) {
         return Err(Problem::invalid("this password was used before"));
     }
-    let hash = hashed(new.password.0).await?;
+    let hash = hashed(&actor.id(), new.password.0).await?;
     let mut tx = shared.catalog.begin().await?;
     tx.set_password(id, &hash).await?;
     if !own {

@@ -3,9 +3,10 @@
 use sluice_catalog::{AuditEntry, Page, Plan, PlanMode, PlanRunFilter, PlanRunState, Record, Tx};
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::{complain, go_on};
 use crate::problem::Result;
 use crate::state::Shared;
-use crate::ticker::Times;
+use crate::ticker::{AGAIN_MS, Times};
 
 /// What plans say, as of the last change.
 #[derive(Debug, Default)]
@@ -39,7 +40,10 @@ impl Planner {
         for (plan, slots) in &mut self.plans {
             for slot in slots {
                 if slot.next.is_some_and(|next| next <= now) {
-                    fire(shared, plan, slot, now).await?;
+                    let fired = fire(shared, plan, slot, now).await;
+                    if go_on(&format!("the plan {}", plan.name), fired)?.is_none() {
+                        slot.next = Some(now + AGAIN_MS);
+                    }
                 }
             }
         }
@@ -52,10 +56,13 @@ impl Planner {
         let mut plans = Vec::new();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
-            let part = tx.list::<Plan>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last() else { break };
-            page.after = Some(last.id.to_string());
-            for plan in part {
+            let part = tx.list_readable::<Plan>(&EVERYTHING, &page).await?;
+            let Some(last) = part.last else { break };
+            page.after = Some(last);
+            for (_, name, error) in part.unreadable {
+                complain(&format!("the plan {name}"), &error.to_string());
+            }
+            for plan in part.records {
                 let slots = plan.body.schedules.iter().filter_map(|one| {
                     let times = Times::of(&one.schedule)?;
                     let name = one.schedule.name.clone();

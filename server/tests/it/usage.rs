@@ -243,3 +243,49 @@ async fn backups_at_once_draw_on_what_is_left_and_one_that_needs_more_ends_with_
     ends(&place, &third, Outcome::Succeeded, document).await;
     assert_eq!(used(&place).await, 210 + 580 + 210 + 200);
 }
+
+#[tokio::test]
+async fn a_backup_that_protects_more_than_the_limit_leaves_ends_and_the_others_go_on() {
+    let place = Place::new().await;
+    quota(&place, json!({"project": {"front_end_bytes": {"hard": 10}}})).await;
+    let mut instances = vec![place.instance.clone()];
+    for name in ["db", "mail"] {
+        let spec = json!({"source": {"kind": "device", "path": "/dev/y"}});
+        let body = json!({"project": place.project, "name": name, "spec": spec});
+        instances.push(make(&place.admin, "instances", body).await);
+    }
+    let mut leases = Vec::new();
+    for instance in &instances {
+        let to = &place.destination;
+        let body = json!({"kind": "backup", "instance": instance, "destination": to});
+        let task = make(&place.admin, "tasks", body).await;
+        let lease = leased(&place).await.0;
+        assert_eq!(lease.task, task, "nobody knows yet how large they are");
+        leases.push(lease);
+    }
+    let tells = async |lease: &Lease, total: u64| {
+        let progress = Some(json!({"type": "progress", "phase": "running", "total": total}));
+        let report = Report { attempt: lease.attempt, progress, ..Report::default() };
+        let path = format!("/api/node/v1/tasks/{}/report", lease.task);
+        place.mover.post::<Reported>(&path, &report).await.unwrap().cancel
+    };
+    let [first, second, third] = leases.as_slice() else { panic!("three") };
+    assert!(!tells(first, 6).await);
+    assert!(tells(second, 6).await, "both together are 12 of 10");
+    assert!(tells(second, 6).await, "whoever missed it is told again");
+    assert!(!tells(third, 4).await, "what was refused takes no room");
+    ends(&place, second, Outcome::Cancelled, Value::Null).await;
+    let failed: Value = place.admin.get(&format!("/api/v1/tasks/{}", second.task)).await.unwrap();
+    let message = failed["message"].as_str().unwrap();
+    let expected = "quota: the project would have 12 protected bytes, above its hard limit of 10";
+    assert_eq!(failed["state"], "failed");
+    assert!(message.starts_with(expected), "{message}");
+    // What is within the limit goes on, the next day too.
+    let point = json!({"point": {"point": "shop.web@k1", "created_ms": 5,
+        "stats": {"image_bytes": 6, "stored_bytes": 1}}});
+    ends(&place, first, Outcome::Succeeded, point).await;
+    start(&place).await.unwrap();
+    let again = leased(&place).await.0;
+    assert!(!tells(&again, 6).await);
+    assert!(tells(&again, 7).await, "it has grown to what does not fit");
+}

@@ -1,0 +1,45 @@
+//! What goes wrong each second is said once a minute.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::problem::{Problem, Result};
+
+/// How long the same is not said again.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Things of which is remembered when they were said; with more, all may be said again.
+const MOST: usize = 10_000;
+
+static SAID: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
+
+/// Tells that something cannot be seen to, unless that was told just now.
+pub(crate) fn complain(what: &str, why: &str) {
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = said.get_or_insert_default();
+    if said.len() >= MOST {
+        said.clear();
+    }
+    let now = Instant::now();
+    if said.get(what).is_some_and(|last| now.duration_since(*last) < PAUSE) {
+        return;
+    }
+    said.insert(what.to_owned(), now);
+    tracing::error!("{what} cannot be seen to: {why}");
+}
+
+/// Lets the others go on without something that fails for a reason of its own. A database that does
+/// not answer now is no such reason.
+///
+/// # Errors
+/// When the database does not answer.
+pub(crate) fn go_on<T>(what: &str, done: Result<T>) -> Result<Option<T>, Problem> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(problem) if problem.is_outage() => Err(problem),
+        Err(problem) => {
+            complain(what, &problem.detail);
+            Ok(None)
+        }
+    }
+}

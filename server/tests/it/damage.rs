@@ -1,0 +1,115 @@
+//! One record that is damaged, and everything else that goes on.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sluice_catalog::{Catalog, Kind, PolicyId, Project, ProjectId, Sealer, Visible};
+use sluice_node_api::Lease;
+use zeroize::Zeroizing;
+
+use crate::retention::Place;
+use crate::support::make;
+
+/// What a policy of a later release may say.
+#[derive(Serialize, Deserialize)]
+struct Later(Value);
+
+impl Kind for Later {
+    type Id = PolicyId;
+    const TABLE: &'static str = "policies";
+    const WORD: &'static str = "policy";
+    const SHARED: bool = true;
+
+    fn check(&self) -> sluice_catalog::Result<()> {
+        Ok(())
+    }
+}
+
+/// The server's own catalog, for what no request can do.
+async fn catalog(place: &Place) -> Catalog {
+    let file = place.lab.folder.path().join("catalog.sqlite");
+    Catalog::open(&format!("sqlite:{}", file.display())).await.unwrap()
+}
+
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{what} does not come");
+}
+
+#[tokio::test]
+async fn an_instance_without_its_project_and_a_policy_of_another_release_stop_no_schedule() {
+    let place = Place::new().await;
+    let lost = make(&place.admin, "projects", json!({"name": "blog", "spec": {}})).await;
+    let spec = json!({"source": {"kind": "device", "path": "/dev/x"}, "tags": ["gold"]});
+    let body = json!({"project": lost, "name": "old", "spec": spec});
+    let orphan = make(&place.admin, "instances", body).await;
+    let catalog = catalog(&place).await;
+    let mut tx = catalog.begin().await.unwrap();
+    let project: ProjectId = lost.parse().unwrap();
+    assert!(tx.get::<Project>(project, &Visible::All).await.is_ok());
+    // Without asking whether anything is in it.
+    tx.delete::<Project>(project).await.unwrap();
+    tx.insert(None, "later", Later(json!({"mood": "good"})), 1).await.unwrap();
+    tx.commit().await.unwrap();
+    // The policy that has both, and another behind it.
+    let when = json!({"kind": "every", "seconds": 1});
+    for name in ["first", "second"] {
+        let rule = json!({"name": name, "destination": place.destination,
+            "schedules": [{"name": "often", "when": when}]});
+        let spec = json!({"assign": {"tags": ["gold"]}, "rules": [rule]});
+        make(&place.admin, "policies", json!({"name": name, "spec": spec})).await;
+    }
+    let backups = async |policy: usize| {
+        let tasks: Value = place.admin.get("/api/v1/tasks").await.unwrap();
+        let policies: std::collections::BTreeSet<_> = (tasks["items"].as_array().unwrap().iter())
+            .filter(|task| task["kind"] == "backup" && task["instance"] == place.instance.as_str())
+            .map(|task| task["policy"].to_string())
+            .collect();
+        policies.len() >= policy
+    };
+    until("a backup of both policies", async || backups(2).await).await;
+    until("word of the lost instance", async || {
+        let missed: Value = place.admin.get("/api/v1/reports/missed").await.unwrap();
+        let all = missed["items"].as_array().unwrap();
+        all.iter().any(|one| one["reason"] == "broken" && one["instance"] == orphan.as_str())
+    })
+    .await;
+    catalog.close().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_opened_fails_its_own_task_only() {
+    let place = Place::new().await;
+    let body = json!({"name": "sealed", "spec": {"url": "/sealed"}});
+    let sealed = make(&place.admin, "destinations", body).await;
+    let catalog = catalog(&place).await;
+    let mut tx = catalog.begin().await.unwrap();
+    let other = Sealer::new(&[7; 32]);
+    let secrets = [("SLUICE_PASSPHRASE".to_owned(), Zeroizing::new("x".to_owned()))].into();
+    tx.set_secrets(&other, &sealed, &secrets).await.unwrap();
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    let backup = async |to: &str| {
+        let start = json!({"kind": "backup", "instance": place.instance, "destination": to});
+        make(&place.admin, "tasks", start).await
+    };
+    let broken = backup(&sealed).await;
+    let lease: Option<Lease> = tokio::select! {
+        lease = place.mover.post("/api/node/v1/lease", &()) => lease.unwrap(),
+        () = until("the end of the one that cannot be told", async || {
+            let shown: Value =
+                place.admin.get(&format!("/api/v1/tasks/{broken}")).await.unwrap();
+            shown["state"] == "failed"
+        }) => None,
+    };
+    assert!(lease.is_none(), "nobody can do it");
+    let good = backup(&place.destination).await;
+    let lease: Option<Lease> = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
+    assert_eq!(lease.unwrap().task, good);
+}
