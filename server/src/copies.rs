@@ -92,7 +92,7 @@ pub(crate) async fn after_backup(tx: &mut Tx, task: &Task, now: u64) -> Result<(
                 policy: Some(policy.id),
                 priority: policy.body.priority,
                 between: (from, copy.destination),
-                not_before_ms: now.saturating_add(delay),
+                not_before_ms: if delay == 0 { 0 } else { now.saturating_add(delay) },
                 due_key: None,
             };
             add(tx, order, now).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn due(
             policy: Some(policy.id),
             priority: policy.body.priority,
             between: (from, copy.destination),
-            not_before_ms: now,
+            not_before_ms: 0,
             due_key: Some(format!("{}/{key}/{}/{at}", policy.id, instance.id)),
         };
         let added = add(tx, order, now).await;

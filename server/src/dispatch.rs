@@ -308,7 +308,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         due_key: None,
         wanted_node: None,
         max_attempts: PRUNE_ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(&spec).unwrap_or_default(),
         ..task.new.clone()
     };

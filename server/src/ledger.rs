@@ -100,7 +100,7 @@ pub(crate) async fn shrunk(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         priority: STAT_PRIORITY,
         due_key: Some(format!("stat/{destination}/{}", now / DAY_MS)),
         max_attempts: STAT_ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(&spec).unwrap_or_default(),
     };
     tx.add_task(&stat, now).await?;

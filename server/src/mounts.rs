@@ -62,7 +62,7 @@ fn order(mount: &Mount, now: u64) -> MountOrder {
     }
 }
 
-fn task(mount: &Mount, spec: &TaskSpec, now: u64) -> NewTask {
+fn task(mount: &Mount, spec: &TaskSpec) -> NewTask {
     let mounts = matches!(spec, TaskSpec::Mount { .. });
     NewTask {
         project: mount.new.project,
@@ -75,7 +75,7 @@ fn task(mount: &Mount, spec: &TaskSpec, now: u64) -> NewTask {
         priority: PRIORITY,
         due_key: None,
         max_attempts: ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(spec).unwrap_or_default(),
     }
 }
@@ -83,7 +83,7 @@ fn task(mount: &Mount, spec: &TaskSpec, now: u64) -> NewTask {
 /// Adds the task that makes a mount.
 pub(crate) async fn start(tx: &mut Tx, mount: &Mount, now: u64) -> Result<()> {
     let spec = TaskSpec::Mount { mount: order(mount, now) };
-    if let Some(id) = tx.add_task(&task(mount, &spec, now), now).await? {
+    if let Some(id) = tx.add_task(&task(mount, &spec), now).await? {
         tx.set_mount_task(mount.id, id).await?;
     }
     Ok(())
@@ -97,7 +97,7 @@ pub(crate) async fn release(tx: &mut Tx, mount: &Mount, why: &str, now: u64) -> 
     }
     stop_task(tx, mount.id, now).await?;
     let spec = TaskSpec::Unmount { mount: mount.id.to_string() };
-    if let Some(id) = tx.add_task(&task(mount, &spec, now), now).await? {
+    if let Some(id) = tx.add_task(&task(mount, &spec), now).await? {
         tx.set_mount_task(mount.id, id).await?;
     }
     Ok(())
@@ -159,7 +159,7 @@ pub(crate) async fn commit(tx: &mut Tx, mount: &Mount, now: u64) -> Result<TaskI
         // It is a backup of what was written.
         instance: Some(mount.new.instance),
         destination: Some(mount.new.destination),
-        ..task(mount, &spec, now)
+        ..task(mount, &spec)
     };
     let id = tx.add_task(&task, now).await?;
     id.ok_or_else(|| no("this is done already"))
@@ -175,7 +175,7 @@ async fn discard(tx: &mut Tx, mount: &Mount, now: u64) -> Result<()> {
     let task = NewTask {
         destination: Some(mount.new.destination),
         due_key: Some(format!("discard/{}", mount.id)),
-        ..task(mount, &spec, now)
+        ..task(mount, &spec)
     };
     tx.add_task(&task, now).await?;
     Ok(())

@@ -118,7 +118,7 @@ pub(crate) async fn start(
         priority: priority.unwrap_or(PRIORITY),
         due_key: None,
         max_attempts: ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(&work).unwrap_or_default(),
     };
     let task = tx.add_task(&task, now).await?;

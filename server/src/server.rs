@@ -282,7 +282,7 @@ impl Server {
         let secrets = [("SLUICE_PASSPHRASE".to_owned(), passphrase)].into();
         let owner = record.id.to_string();
         tx.set_secrets(&self.shared.sealer, &owner, &secrets).await.map_err(failed)?;
-        tx.add_task(&init_task(&record, now), now).await.map_err(failed)?;
+        tx.add_task(&init_task(&record), now).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 

@@ -367,7 +367,8 @@ impl Batch<'_> {
                 // Whoever else finds this due at the same time adds nothing.
                 due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
                 max_attempts: ATTEMPTS,
-                not_before_ms: self.now,
+                // At once, also when the clock is set back meanwhile.
+                not_before_ms: 0,
                 spec: serde_json::to_value(&spec).unwrap_or_default(),
             };
             let verdict = quotas.judge(self.tx, &task, self.now).await?;

@@ -347,7 +347,8 @@ impl Tx {
                 .bind(state.word())
                 .bind(state.is_final().then(|| number(now_ms)))
                 .bind(message.to_owned())
-                .bind(number(now_ms))
+                // At once, also when the clock is set back meanwhile.
+                .bind(0)
                 .bind(task.id.to_string());
             self.run(update).await?;
             reclaimed.push(self.task(task.id, &Visible::All).await?);

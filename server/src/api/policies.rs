@@ -132,14 +132,14 @@ pub(crate) async fn secrets(
     let names: Vec<&String> = secrets.keys().collect();
     let detail = json!({"names": names});
     tx.audit(actor.did("destination.secrets", id, record.project, detail), now).await?;
-    tx.add_task(&init_task(&record, now), now).await?;
+    tx.add_task(&init_task(&record), now).await?;
     tx.commit().await?;
     shared.work.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// A task that sees whether a repository can be used, and makes it where there is none.
-pub(crate) fn init_task(destination: &Record<Destination>, now: u64) -> NewTask {
+pub(crate) fn init_task(destination: &Record<Destination>) -> NewTask {
     NewTask {
         project: destination.project,
         instance: None,
@@ -150,7 +150,7 @@ pub(crate) fn init_task(destination: &Record<Destination>, now: u64) -> NewTask 
         priority: 90,
         due_key: None,
         max_attempts: INIT_ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(TaskSpec::Init {}).unwrap_or_default(),
     }
 }

@@ -102,7 +102,7 @@ pub(crate) async fn confirm_password(
         place.run(move || verify_password(&password, &hash)).await.unwrap_or(false)
     };
     if !fits {
-        failed(shared, &who, now);
+        failed(shared, &who, shared.now());
         let text = "the password is wrong";
         return Err(Problem::new(StatusCode::FORBIDDEN, "wrong-password", text));
     }
@@ -133,7 +133,7 @@ pub(crate) async fn setup(
     AccessRules::default().check_password(&setup.password.0)?;
     let expected = shared.catalog.read().await?.setting(SETUP).await?;
     if expected.as_deref() != Some(&token_hash(&setup.token)) {
-        failed(&shared, &who, now);
+        failed(&shared, &who, shared.now());
         let text = "this is not the setup token, or it was used";
         return Err(Problem::new(StatusCode::FORBIDDEN, "no-setup", text));
     }
@@ -229,7 +229,7 @@ pub(crate) async fn check_password(
     if let Some(user) = user.filter(|_| fits) {
         return Ok(user);
     }
-    failed(shared, &who, now);
+    failed(shared, &who, shared.now());
     let mut tx = shared.catalog.begin().await?;
     let detail = json!({"from": peer.ip().to_string()});
     tx.audit(about(&actor, "session.refused", detail), now).await?;
@@ -283,7 +283,7 @@ pub(crate) async fn login(
         Second::NotWanted => json!({}),
         Second::Right(shown) => json!({"second_factor": shown.word()}),
         Second::Wrong => {
-            failed(&shared, &comer(peer, &login), now);
+            failed(&shared, &comer(peer, &login), shared.now());
             let detail = json!({"from": peer.ip().to_string()});
             tx.audit(about(&user.login, "session.refused", detail), now).await?;
             tx.commit().await?;
@@ -332,7 +332,7 @@ async fn second_factor(
         return Err(Problem::new(StatusCode::UNAUTHORIZED, code, text));
     };
     let Some(shown) = accepts(shared, tx, user, &code.0, now).await? else {
-        failed(shared, &guesser, now);
+        failed(shared, &guesser, shared.now());
         return Ok(Second::Wrong);
     };
     shared.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&guesser);

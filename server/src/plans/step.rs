@@ -105,7 +105,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-fn task(run: &PlanRun, spec: &TaskSpec, node: NodeId, now: u64) -> NewTask {
+fn task(run: &PlanRun, spec: &TaskSpec, node: NodeId) -> NewTask {
     NewTask {
         project: run.project,
         instance: None,
@@ -116,7 +116,7 @@ fn task(run: &PlanRun, spec: &TaskSpec, node: NodeId, now: u64) -> NewTask {
         priority: PRIORITY,
         due_key: None,
         max_attempts: ATTEMPTS,
-        not_before_ms: now,
+        not_before_ms: 0,
         spec: serde_json::to_value(spec).unwrap_or_default(),
     }
 }
@@ -144,7 +144,7 @@ async fn script(
     };
     let spec = TaskSpec::Script { script: order };
     let max_attempts = script.attempts;
-    let task = NewTask { max_attempts, ..task(run, &spec, script.node, now) };
+    let task = NewTask { max_attempts, ..task(run, &spec, script.node) };
     step.task = tx.add_task(&task, now).await?;
     Ok(())
 }
@@ -232,7 +232,7 @@ async fn restore(
     let task = NewTask {
         instance: Some(point.instance),
         destination: Some(point.new.destination),
-        ..task(run, &spec, node, now)
+        ..task(run, &spec, node)
     };
     let verdict = Quotas::default().judge(tx, &task, now).await?;
     quota::allowed(&verdict)?;
