@@ -121,8 +121,8 @@ pub struct Work {
     /// Folders in which what is backed up must lie, with all links followed: in one of each list.
     #[serde(default)]
     pub folders: Vec<Vec<String>>,
-    /// Programs whose output may be backed up: these, and what lies in these folders, with all links
-    /// followed.
+    /// Programs whose output may be backed up: these, and what lies in these folders, with all
+    /// links followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<String>,
     /// Commands around a backup.
