@@ -145,6 +145,17 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
+    /// How the log on stderr is written
+    #[arg(
+        long,
+        env = "SLUICE_LOG_FORMAT",
+        hide_env_values = true,
+        value_enum,
+        default_value_t = LogFormat::Text,
+        global = true
+    )]
+    pub(crate) log_format: LogFormat,
+
     /// Show no progress
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
@@ -231,6 +242,15 @@ pub(crate) struct Global {
         global = true
     )]
     pub(crate) heartbeat: std::time::Duration,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line, for programs
+    Json,
 }
 
 /// The commands.

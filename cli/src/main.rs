@@ -85,10 +85,12 @@ fn start_logging(global: &args::Global) {
         Ok(text) if !text.is_empty() => EnvFilter::new(text),
         _ => EnvFilter::new(level),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(global.verbose > 0)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match global.log_format {
+        args::LogFormat::Json => log.json().flatten_event(true).init(),
+        args::LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            log.with_ansi(colours).with_target(global.verbose > 0).init();
+        }
+    }
 }

@@ -31,7 +31,8 @@ const READY: &str = "READY=1\n";
 const SYSTEM_SOCKET: &str = "/run/sluice/mountd.sock";
 const SOCKET: &str = "SLUICE_MOUNTD_SOCKET";
 /// What a daemon in the background keeps of the environment.
-const INHERITED: [&str; 6] = ["HOME", "PATH", "LANG", "TZ", "XDG_RUNTIME_DIR", "SLUICE_LOG"];
+const INHERITED: [&str; 7] =
+    ["HOME", "PATH", "LANG", "TZ", "XDG_RUNTIME_DIR", "SLUICE_LOG", "SLUICE_LOG_FORMAT"];
 
 /// Where a daemon is.
 #[derive(Debug)]

@@ -148,3 +148,21 @@ fn an_export_says_when_and_where_it_can_be_reached_and_ends_on_a_signal() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!place.path("s.sock").exists());
 }
+
+#[test]
+fn a_log_for_programs_is_one_json_object_a_line() {
+    let place = Place::new();
+    place.write("disk.raw", &content(1));
+    let mut command =
+        place.sluice(&["--log-format", "json", "backup", "vm", &place.at("disk.raw")]);
+    let ended = command.env("SLUICE_LOG", "trace").output().unwrap();
+    assert!(ended.status.success());
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let lines: Vec<serde_json::Value> =
+        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(!lines.is_empty(), "{said}");
+    for line in lines {
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        assert!(line["target"].is_string(), "{line}");
+    }
+}
