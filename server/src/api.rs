@@ -50,7 +50,7 @@ use zeroize::Zeroizing;
 
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{account, dispatch, idempotency, metrics};
+use crate::{account, dispatch, docs, idempotency, metrics};
 
 /// The most that a request may have, in bytes.
 const LARGEST_REQUEST: usize = 2 << 20;
@@ -250,6 +250,7 @@ pub(crate) fn service(shared: Shared) -> Router {
         .route("/readyz", get(ready))
         .merge(dispatch::router())
         .merge(account::router())
+        .merge(docs::router())
         .fallback(async || Problem::not_found("path"))
         .method_not_allowed_fallback(async || {
             let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -31,6 +31,7 @@ mod complaint;
 mod copies;
 mod destinations;
 mod dispatch;
+mod docs;
 mod documents;
 pub mod figures;
 mod front_end;

@@ -299,3 +299,25 @@ async fn the_last_administrator_stays_and_a_password_ends_sessions() {
     assert_eq!(status(&admin.get::<Value>("/api/v1/me").await), 401);
     assert_eq!(status(&program.get::<Value>("/api/v1/me").await), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_has_a_page_to_browse_it_that_asks_nobody_else() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let fetch = async |name: &str| {
+        let bytes = admin.fetch(&format!("/api/v1/docs/{name}")).await.unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    let page = fetch("").await;
+    // All that the page loads lies beside it.
+    let parts: Vec<&str> = page.split("src=\"").chain(page.split("href=\"")).collect();
+    let parts = parts.iter().filter_map(|part| part.split_once('"')).map(|(name, _)| name);
+    let parts: Vec<&str> = parts.filter(|name| name.ends_with(".js")).collect();
+    assert!(parts.len() >= 2, "{page}");
+    for part in parts {
+        assert!(part.starts_with("./"), "{part}");
+        assert!(!fetch(part.trim_start_matches("./")).await.is_empty(), "{part}");
+    }
+    let start = fetch("swagger-initializer.js").await;
+    assert!(start.contains("/api/v1/openapi.json") && !start.contains("petstore"), "{start}");
+}
