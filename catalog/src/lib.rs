@@ -49,7 +49,7 @@ pub use id::{
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::assign::{Assign, Having};
-pub use model::destination::Destination;
+pub use model::destination::{Destination, Maintenance, MaintenanceWork};
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};

@@ -43,6 +43,7 @@ mod identity;
 mod leases;
 mod ledger;
 mod limiter;
+mod maintenance;
 mod metrics;
 mod mounts;
 mod node_configs;

@@ -275,6 +275,7 @@ impl Server {
             description: "made by `sluice up`".to_owned(),
             url: url.to_owned(),
             environment: BTreeMap::new(),
+            maintenance: Vec::new(),
             visible_to: None,
         };
         let record = tx.insert(None, name, body, now).await.map_err(failed)?;

@@ -17,6 +17,7 @@ use crate::complaint::{complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
 use crate::leases::Leases;
+use crate::maintenance;
 use crate::mounts;
 use crate::plans;
 use crate::problem::Result;
@@ -68,6 +69,7 @@ struct Planner {
     changes: Option<String>,
     policies: Vec<Planned>,
     plans: plans::Planner,
+    maintenance: maintenance::Planner,
     /// When it was looked last.
     now: u64,
 }
@@ -132,7 +134,7 @@ impl Planner {
             }
             tx.commit().await?;
         }
-        Ok(Self { changes: Some(changes), policies, plans: plans::Planner::default(), now })
+        Ok(Self { changes: Some(changes), policies, now, ..Self::default() })
     }
 }
 
@@ -195,9 +197,11 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the end of restore tests", restore_tests::settle(shared, now).await)?;
     go_on("the runs of plans", plans::settle(shared, now).await)?;
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
+    go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
-        *planner = Planner { plans, ..Planner::load(shared, changes, now).await? };
+        let maintenance = std::mem::take(&mut planner.maintenance);
+        *planner = Planner { plans, maintenance, ..Planner::load(shared, changes, now).await? };
     }
     planner.now = now;
     for planned in &mut planner.policies {

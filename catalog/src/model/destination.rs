@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, ProjectId};
+use crate::model::policy::{Schedule, check_schedules};
 
 /// A repository that backups go to. Its passphrase and other secrets are sealed beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,11 +21,41 @@ pub struct Destination {
     /// Variables that nodes set for `sluice` beside the secrets, such as `AWS_REGION`.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// What is done to the repository as a whole, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintenance: Vec<Maintenance>,
     /// The projects that may see and use it, when it belongs to the system; all of them when it is
     /// not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub visible_to: Option<BTreeSet<ProjectId>>,
+}
+
+/// The most kinds of work on a destination.
+const MOST_MAINTENANCE: usize = 16;
+
+/// Work on a repository as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Maintenance {
+    /// Its name within the destination.
+    pub name: String,
+    /// What is done.
+    pub work: MaintenanceWork,
+    /// When it is done.
+    pub schedules: Vec<Schedule>,
+}
+
+/// What is done to a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaintenanceWork {
+    /// What no restore point needs is freed.
+    Collect,
+    /// Restore points are checked: that all they need is there.
+    Verify,
+    /// The same, and all data is read.
+    VerifyData,
 }
 
 impl Destination {
@@ -39,6 +70,20 @@ impl Destination {
         }
         for name in self.environment.keys() {
             check_variable(name)?;
+        }
+        if self.maintenance.len() > MOST_MAINTENANCE {
+            return Err(CatalogError::invalid("a destination has 16 kinds of maintenance at most"));
+        }
+        let mut names = BTreeSet::new();
+        for one in &self.maintenance {
+            crate::record::check_name("maintenance", &one.name)?;
+            check_schedules(&one.schedules)?;
+            for schedule in &one.schedules {
+                if !names.insert((&one.name, &schedule.name)) {
+                    let text = "two schedules of a destination's maintenance have the same name";
+                    return Err(CatalogError::invalid(text));
+                }
+            }
         }
         Ok(())
     }
@@ -64,7 +109,8 @@ mod tests {
 
     fn at(url: &str) -> Destination {
         let (description, environment) = (String::new(), BTreeMap::new());
-        Destination { description, url: url.into(), environment, visible_to: None }
+        let (url, maintenance) = (url.into(), vec![]);
+        Destination { description, url, environment, maintenance, visible_to: None }
     }
 
     #[test]
@@ -73,6 +119,26 @@ mod tests {
         assert!(at("sftp://me@host/path").sense().is_ok());
         assert!(at("sftp://me:secret@host/path").sense().is_err());
         assert!(at("").sense().is_err());
+    }
+
+    #[test]
+    fn maintenance_has_names_and_schedules_that_make_sense() {
+        let fits = |maintenance: &str| {
+            let text = format!(r#"{{"url": "/backup", "maintenance": {maintenance}}}"#);
+            serde_json::from_str::<Destination>(&text).is_ok_and(|one| one.sense().is_ok())
+        };
+        let often = r#"{"name": "often", "when": {"kind": "every", "seconds": 5}}"#;
+        let one = |name: &str, work: &str, schedule: &str| {
+            format!(r#"{{"name": "{name}", "work": "{work}", "schedules": [{schedule}]}}"#)
+        };
+        let (collect, verify) = (one("a", "collect", often), one("b", "verify-data", often));
+        assert!(fits("[]") && fits(&format!("[{collect}, {verify}]")));
+        assert!(!fits(&format!("[{collect}, {collect}]")), "twice the same name");
+        assert!(!fits(&format!("[{}]", one("a", "destroy", often))));
+        assert!(!fits(&format!("[{}]", one("", "collect", often))));
+        let never = often.replace('5', "0");
+        assert!(!fits(&format!("[{}]", one("a", "collect", &never))));
+        assert!(!fits(&format!("[{}]", vec![collect; 17].join(","))));
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn destination() -> Destination {
         description: String::new(),
         url: "/backup".into(),
         environment: BTreeMap::new(),
+        maintenance: vec![],
         visible_to: None,
     }
 }

@@ -29,6 +29,9 @@ const INIT_ATTEMPTS: u32 = 3;
 
 /// Repositories are reached over a network, or lie in a folder of their own.
 pub(crate) fn check_destination(destination: &Destination) -> Result<()> {
+    for one in &destination.maintenance {
+        check_calendars(&one.schedules)?;
+    }
     let url = &destination.url;
     let known = ["file://", "s3://", "swift://", "azblob://", "gcs://", "sftp://"];
     if url.starts_with('/') || known.iter().any(|scheme| url.starts_with(scheme)) {

@@ -14,6 +14,7 @@ mod ldap;
 mod lease;
 mod ledger;
 mod limits;
+mod maintenance;
 mod matrix;
 mod metrics;
 mod mounts;
