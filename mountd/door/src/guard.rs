@@ -17,7 +17,7 @@ const REMEMBERED: usize = 4096;
 
 /// Accounts of wrong secrets by address (of IPv6, by /64 network).
 ///
-/// An account is the moment at which all of its failures are forgiven: each adds [`REFILL`].
+/// An account is the moment at which all of its failures are forgiven: each adds `REFILL`.
 #[derive(Debug, Default)]
 pub struct Guard {
     accounts: Mutex<Accounts>,
