@@ -2,7 +2,8 @@
 //!
 //! Whoever may add objects to the destination gives them any size, and what is read must be in
 //! memory before the seal tells that it is none of ours. So reads have a bound. What is longer
-//! comes cut, and is damaged to whoever parses it: every parser here checks that nothing is missing.
+//! comes cut, and is damaged to whoever parses it: every parser here checks that nothing is
+//! missing.
 //!
 //! Most records have a few hundred bytes. Those with more than a mebibyte are read with a second
 //! request, and only [`LARGE`] of them at a time in the whole process, however many are wanted
