@@ -1,4 +1,5 @@
-//! Work on destinations as a whole, by schedules: space is given back, and repositories are checked.
+//! Work on destinations as a whole, by schedules: space is given back, and repositories are
+//! checked.
 //!
 //! What is due while the same still waits or runs is not made twice, and what was due while no
 //! server ran is made once.
