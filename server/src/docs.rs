@@ -39,6 +39,8 @@ pub(crate) fn router() -> Router<Shared> {
     // Tokens are not kept, and no stranger is asked whether the document is right.
     let config = Config::from(DOCUMENT).validator_url("none").persist_authorization(false);
     let config = config.deep_linking(true).filter(true).display_request_duration(true);
+    // There is one document, and no box to name another.
+    let config = config.use_base_layout();
     Router::from(SwaggerUi::new(PATH).config(config)).layer(map_response(guarded))
 }
 
