@@ -336,6 +336,23 @@ impl Tx {
         Ok(part)
     }
 
+    /// A text that differs whenever any record of a kind was made, changed or removed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn changes_of<K: Kind>(&mut self) -> Result<String> {
+        let sql = format!(
+            "SELECT COUNT(*) AS many, CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS all_of, \
+             COALESCE(MAX(id), '') AS newest FROM {}",
+            K::TABLE
+        );
+        let row = self.maybe(query(sql)).await?;
+        row.map_or(Ok(String::new()), |row| {
+            let (many, all) = (row.count("many")?, row.count("all_of")?);
+            Ok(format!("{many}/{all}/{}", row.text("newest")?))
+        })
+    }
+
     /// Stores a changed name or body. `record.revision` is the one the change is based on; it
     /// grows.
     ///

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sluice_catalog::{Kind, Page, Record, Tx};
+
+use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
 
 /// How long the same is not said again.
@@ -26,6 +29,23 @@ pub(crate) fn complain(what: &str, why: &str) {
     }
     said.insert(what.to_owned(), now);
     tracing::error!("{what} cannot be seen to: {why}");
+}
+
+/// All records of a kind that can be read; the others are told of.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn all_readable<K: Kind>(tx: &mut Tx) -> Result<Vec<Record<K>>> {
+    let (mut records, mut page) = (Vec::new(), Page { after: None, limit: Page::LARGEST });
+    loop {
+        let part = tx.list_readable::<K>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last else { return Ok(records) };
+        page.after = Some(last);
+        for (_, name, error) in part.unreadable {
+            complain(&format!("the {} {name}", K::WORD), &error.to_string());
+        }
+        records.extend(part.records);
+    }
 }
 
 /// Lets the others go on without something that fails for a reason of its own. A database that does

@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 
 use sluice_catalog::{
-    Destination, DestinationId, Maintenance, MaintenanceWork, NewTask, Page, Record, Tx,
+    Destination, DestinationId, Maintenance, MaintenanceWork, NewTask, Record, Tx,
 };
 use sluice_node_api::TaskSpec;
 
-use crate::api::policies::EVERYTHING;
-use crate::complaint::{complain, go_on};
+use crate::complaint::{all_readable, go_on};
 use crate::problem::Result;
 use crate::state::Shared;
 use crate::ticker::{AGAIN_MS, Times};
@@ -48,7 +47,7 @@ struct Slot {
 impl Planner {
     /// Makes tasks of what is due.
     pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
-        let changes = shared.catalog.read().await?.destination_changes().await?;
+        let changes = shared.catalog.read().await?.changes_of::<Destination>().await?;
         if self.changes.as_ref() != Some(&changes) || now < self.now {
             *self = Self::load(shared, changes, now).await?;
         }
@@ -69,17 +68,8 @@ impl Planner {
         let mut tx = shared.catalog.read().await?;
         let marks = tx.maintenance_marks().await?;
         let mut slots = Vec::new();
-        let mut page = Page { after: None, limit: Page::LARGEST };
-        loop {
-            let part = tx.list_readable::<Destination>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last else { break };
-            page.after = Some(last);
-            for (_, name, error) in part.unreadable {
-                complain(&format!("the destination {name}"), &error.to_string());
-            }
-            for destination in part.records {
-                slots.extend(slots_of(&destination, &marks, now));
-            }
+        for destination in all_readable(&mut tx).await? {
+            slots.extend(slots_of(&destination, &marks, now));
         }
         Ok(Self { changes: Some(changes), slots, now })
     }

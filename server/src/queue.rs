@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluice_catalog::{
-    ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Page, Record, TaskId, TaskState, Tx,
+    ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Record, TaskId, TaskState, Tx,
 };
 use sluice_node_api::Lease;
 use sluice_scheduler::queue::{self, Demand, Fairness, Hold, Limits, Queue, Running, Waiting};
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::complain;
+use crate::complaint::all_readable;
 use crate::dispatch::work;
 use crate::mounts;
 use crate::node_configs::Configs;
@@ -260,17 +260,7 @@ pub(crate) async fn all_nodes(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
 }
 
 pub(crate) async fn all_nodes_as_they_are(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
-    let mut nodes = Vec::new();
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list_readable::<Node>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last else { return Ok(nodes) };
-        page.after = Some(last);
-        for (_, name, error) in part.unreadable {
-            complain(&format!("the node {name}"), &error.to_string());
-        }
-        nodes.extend(part.records);
-    }
+    all_readable(tx).await
 }
 
 pub(crate) fn moment(ms: u64) -> Timestamp {

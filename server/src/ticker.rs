@@ -8,12 +8,12 @@ mod slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{LeaseMark, Missed, NewTask, Page, Policy, Record, Rule, Tx};
+use sluice_catalog::{LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::{complain, go_on};
+use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
 use crate::leases::Leases;
@@ -109,17 +109,7 @@ impl Planner {
     async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
         let mut tx = shared.catalog.read().await?;
         let marks = tx.marks().await?;
-        let mut policies = Vec::new();
-        let mut page = Page { after: None, limit: Page::LARGEST };
-        loop {
-            let part = tx.list_readable::<Policy>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last else { break };
-            page.after = Some(last);
-            for (_, name, error) in part.unreadable {
-                complain(&format!("the policy {name}"), &error.to_string());
-            }
-            policies.extend(part.records);
-        }
+        let policies: Vec<Record<Policy>> = all_readable(&mut tx).await?;
         drop(tx);
         let mut set = Vec::new();
         let policies = policies.into_iter().map(|policy| {

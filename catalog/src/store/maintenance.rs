@@ -9,20 +9,6 @@ use crate::error::Result;
 use crate::id::DestinationId;
 
 impl Tx {
-    /// Changes whenever a destination was added, changed or removed.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn destination_changes(&mut self) -> Result<String> {
-        let sql = "SELECT COUNT(*) AS many, CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS all_of, \
-                   COALESCE(MAX(id), '') AS newest FROM destinations";
-        let row = self.maybe(sqlx::query(sql)).await?;
-        row.map_or(Ok(String::new()), |row| {
-            let (many, all) = (row.count("many")?, row.count("all_of")?);
-            Ok(format!("{many}/{all}/{}", row.text("newest")?))
-        })
-    }
-
     /// Up to when each schedule of work on a destination was decided, in milliseconds since 1970.
     ///
     /// # Errors

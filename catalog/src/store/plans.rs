@@ -129,20 +129,6 @@ impl Tx {
         Ok(())
     }
 
-    /// A text that differs whenever any plan was made, changed or removed.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn plan_changes(&mut self) -> Result<String> {
-        let sql = "SELECT COUNT(*) AS many, CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS all_of, \
-                   COALESCE(MAX(id), '') AS newest FROM plans";
-        let row = self.maybe(sqlx::query(sql)).await?;
-        row.map_or(Ok(String::new()), |row| {
-            let (many, all) = (row.count("many")?, row.count("all_of")?);
-            Ok(format!("{many}/{all}/{}", row.text("newest")?))
-        })
-    }
-
     /// Up to when each schedule of a plan was decided, in milliseconds since 1970.
     ///
     /// # Errors

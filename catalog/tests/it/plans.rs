@@ -181,13 +181,13 @@ async fn a_run_is_changed_by_who_has_seen_it_last(lab: Lab) {
 async fn plans_that_change_are_noticed(lab: Lab) {
     let project = Some(crate::records::project(&lab.catalog, "shop").await);
     let mut tx = lab.catalog.begin().await.unwrap();
-    let mut seen = vec![tx.plan_changes().await.unwrap()];
+    let mut seen = vec![tx.changes_of::<Plan>().await.unwrap()];
     let body: Plan = serde_json::from_value(json!({"groups": []})).unwrap();
     let mut plan = tx.insert(project, "flood", body, 1).await.unwrap();
-    seen.push(tx.plan_changes().await.unwrap());
+    seen.push(tx.changes_of::<Plan>().await.unwrap());
     plan.body.description = "water".into();
     tx.update(&mut plan, 2).await.unwrap();
-    seen.push(tx.plan_changes().await.unwrap());
+    seen.push(tx.changes_of::<Plan>().await.unwrap());
     seen.dedup();
     assert_eq!(seen.len(), 3, "{seen:?}");
     tx.set_plan_mark(plan.id, "nightly", 5).await.unwrap();

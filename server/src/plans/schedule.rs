@@ -3,7 +3,7 @@
 use sluice_catalog::{AuditEntry, Page, Plan, PlanMode, PlanRunFilter, PlanRunState, Record, Tx};
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::{complain, go_on};
+use crate::complaint::{all_readable, go_on};
 use crate::problem::Result;
 use crate::state::Shared;
 use crate::ticker::{AGAIN_MS, Times};
@@ -32,7 +32,7 @@ struct Slot {
 impl Planner {
     /// Begins what is due.
     pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
-        let changes = shared.catalog.read().await?.plan_changes().await?;
+        let changes = shared.catalog.read().await?.changes_of::<Plan>().await?;
         if self.changes.as_ref() != Some(&changes) || now < self.now {
             *self = Self::load(shared, changes, now).await?;
         }
@@ -54,29 +54,20 @@ impl Planner {
         let mut tx = shared.catalog.read().await?;
         let marks = tx.plan_marks().await?;
         let mut plans = Vec::new();
-        let mut page = Page { after: None, limit: Page::LARGEST };
-        loop {
-            let part = tx.list_readable::<Plan>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last else { break };
-            page.after = Some(last);
-            for (_, name, error) in part.unreadable {
-                complain(&format!("the plan {name}"), &error.to_string());
-            }
-            for plan in part.records {
-                let slots = plan.body.schedules.iter().filter_map(|one| {
-                    let times = Times::of(&one.schedule)?;
-                    let name = one.schedule.name.clone();
-                    // What is new owes nothing for the past; nothing is due in the future.
-                    let mark = marks.get(&(plan.id, name.clone())).copied();
-                    let mark = mark.unwrap_or(plan.updated_ms).min(now);
-                    let next = times.next(mark);
-                    let paused = one.schedule.paused;
-                    Some(Slot { name, mode: one.mode, paused, times, mark, next })
-                });
-                let slots: Vec<Slot> = slots.collect();
-                if !slots.is_empty() {
-                    plans.push((plan, slots));
-                }
+        for plan in all_readable::<Plan>(&mut tx).await? {
+            let slots = plan.body.schedules.iter().filter_map(|one| {
+                let times = Times::of(&one.schedule)?;
+                let name = one.schedule.name.clone();
+                // What is new owes nothing for the past; nothing is due in the future.
+                let mark = marks.get(&(plan.id, name.clone())).copied();
+                let mark = mark.unwrap_or(plan.updated_ms).min(now);
+                let next = times.next(mark);
+                let paused = one.schedule.paused;
+                Some(Slot { name, mode: one.mode, paused, times, mark, next })
+            });
+            let slots: Vec<Slot> = slots.collect();
+            if !slots.is_empty() {
+                plans.push((plan, slots));
             }
         }
         Ok(Self { changes: Some(changes), plans, now })
