@@ -17,12 +17,14 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
 }
 
-/// A block size as the format allows it: a power of two from 64 KiB to 1 MiB.
+/// A block size as the format allows it: a power of two from 16 KiB to 1 MiB.
 pub(crate) fn block_size(text: &str) -> Result<u32, String> {
     let size = bytes(text)?;
     match u32::try_from(size) {
         Ok(size) if sluice_repository::format::is_block_size(size) => Ok(size),
-        _ => Err(format!("{text:?} is no block size; use 64KiB, 128KiB, 256KiB, 512KiB or 1MiB")),
+        _ => Err(format!(
+            "{text:?} is no block size; use 16KiB, 32KiB, 64KiB, 128KiB, 256KiB, 512KiB or 1MiB"
+        )),
     }
 }
 

@@ -36,7 +36,7 @@ pub const READER_EPOCHS: u16 = 2;
 /// Entries in a page.
 pub const FANOUT: usize = 256;
 /// Smallest block size in bytes.
-pub const MIN_BLOCK: u32 = 64 << 10;
+pub const MIN_BLOCK: u32 = 16 << 10;
 /// Largest block size in bytes.
 pub const MAX_BLOCK: u32 = 1 << 20;
 /// Default block size in bytes.

@@ -69,8 +69,8 @@ impl BackupSession {
             return Err(RepositoryError::new(
                 ErrorKind::Invalid,
                 format!(
-                    "cannot store {size} bytes in blocks of {block_size}: blocks are 64KiB, \
-                         128KiB, 256KiB, 512KiB or 1MiB, images at most 1 EiB"
+                    "cannot store {size} bytes in blocks of {block_size}: blocks are powers of \
+                         two from 16KiB to 1MiB, images at most 1 EiB"
                 ),
             ));
         }

@@ -121,7 +121,7 @@ fn contests() -> Vec<Contest> {
         Contest {
             title: "NBD over a Unix socket, cold, of what is compressed",
             cold: true,
-            servers: &[Server::Sluice, Server::QemuZstd],
+            servers: &[Server::Sluice, Server::SluiceFine, Server::QemuZstd],
             loads: vec![
                 cold("randread", small, 1, COLD_READS),
                 cold("randread", small, 32, COLD_READS),
@@ -209,12 +209,12 @@ fn measure(contest: &Contest, disk: &Disk, seconds: u32, results: &mut Results) 
     Ok(())
 }
 
-/// How many times our rate is that of the fastest other.
-fn ratio(contest: &Contest, results: &Results, load: usize) -> Option<f64> {
+/// How many times the rate of one of ours is that of the fastest other.
+fn ratio(contest: &Contest, results: &Results, load: usize, own: Server) -> Option<f64> {
     let rate = |server: &Server| results.get(&(load, *server)).map(|outcome| outcome.rate);
-    let (own, others) = contest.servers.split_first()?;
-    let best = others.iter().filter_map(rate).fold(0.0, f64::max);
-    Some(rate(own)? / best)
+    let others = contest.servers.iter().filter(|server| !server.is_ours());
+    let best = others.filter_map(rate).fold(0.0, f64::max);
+    own.is_ours().then(|| rate(&own))?.map(|rate| rate / best)
 }
 
 fn table(contest: &Contest, results: &Results) -> String {
@@ -226,7 +226,7 @@ fn table(contest: &Contest, results: &Results) -> String {
         for (place, server) in contest.servers.iter().enumerate() {
             let Some(outcome) = results.get(&(number, *server)) else { continue };
             let label = if place == 0 { load.label() } else { String::new() };
-            let ratio = ratio(contest, results, number).filter(|_| place == 0);
+            let ratio = ratio(contest, results, number, *server);
             let _ = writeln!(
                 text,
                 "| {label} | {} | {:.0} | {:.0} | {:.1} | {} | {} |",
@@ -268,8 +268,9 @@ mod tests {
         let rates = [(Server::Sluice, 30.0), (Server::Nbdkit, 20.0), (Server::QemuRaw, 10.0)];
         let results: Results =
             rates.into_iter().map(|(server, rate)| ((0, server), outcome(rate))).collect();
-        assert_eq!(ratio(contest, &results, 0), Some(1.5));
-        assert_eq!(ratio(contest, &results, 1), None);
+        assert_eq!(ratio(contest, &results, 0, Server::Sluice), Some(1.5));
+        assert_eq!(ratio(contest, &results, 1, Server::Sluice), None);
+        assert_eq!(ratio(contest, &results, 0, Server::Nbdkit), None);
         let text = table(contest, &results);
         assert!(text.contains("| 4 KiB random reads, depth 1 | sluice | 30 |"), "{text}");
         assert!(text.contains("|  | nbdkit file | 20 |"), "{text}");

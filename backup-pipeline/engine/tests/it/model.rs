@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use sluice_block::{BlockRead, conformance};
 use sluice_engine::Change;
 use sluice_repository::PointSpec;
+use sluice_repository::format::MIN_BLOCK;
 
 use crate::support::*;
 
@@ -76,13 +77,14 @@ proptest! {
     fn every_point_reads_as_the_disk_was(
         first in 0usize..(20 << 20),
         rounds in rounds(),
+        block in prop_oneof![Just(MIN_BLOCK), Just(BLOCK as u32)],
     ) {
         runtime().block_on(async {
             let (destination, repository) = new_repository().await;
             let mut disk = vec![0u8; first];
             let fill = disk.len() / 3;
             disk[..fill].copy_from_slice(&noise(99, fill));
-            let point = back_up(&repository, &disk, Change::Rescan).await;
+            let point = back_up_in_blocks(&repository, block, &disk, Change::Rescan).await;
             let mut points = vec![(point, disk.clone())];
             for (steps, way) in rounds {
                 let mut changed = Vec::new();
@@ -103,7 +105,8 @@ proptest! {
                     1 => Change::Rescan,
                     _ => Change::Changed(changed),
                 };
-                points.push((back_up(&repository, &disk, change).await, disk.clone()));
+                let point = back_up_in_blocks(&repository, block, &disk, change).await;
+                points.push((point, disk.clone()));
             }
             // A fresh process sees the same, from the destination alone.
             let again = open(destination).await;
@@ -111,7 +114,7 @@ proptest! {
                 let image = again.image(point, None).unwrap();
                 assert_eq!(image.record().size, bytes.len() as u64);
                 assert!(read_all(&image).await == *bytes, "{point} differs");
-                let data = bytes.chunks(BLOCK as usize).filter(|b| b.iter().any(|b| *b != 0));
+                let data = bytes.chunks(block as usize).filter(|b| b.iter().any(|b| *b != 0));
                 assert_eq!(image.record().data_blocks, data.count() as u64, "{}", point.method);
             }
         });

@@ -58,6 +58,19 @@ pub async fn back_up(repository: &Repository, bytes: &[u8], change: Change) -> R
     run(repository, vec![image("disk", bytes, change)]).await.unwrap().point
 }
 
+/// The same in blocks of a size of its own.
+pub async fn back_up_in_blocks(
+    repository: &Repository,
+    block: u32,
+    bytes: &[u8],
+    change: Change,
+) -> RestorePoint {
+    let options = BackupOptions { block_size: Some(block), ..BackupOptions::default() };
+    let images = vec![image("disk", bytes, change)];
+    let (progress, cancel) = (Progress::new(), CancellationToken::new());
+    backup(repository, "vm", images, options, progress, cancel).await.unwrap().point
+}
+
 pub async fn read_all(image: &ImageReader) -> Vec<u8> {
     let mut bytes = vec![0; image.size() as usize];
     image.read_at(0, &mut bytes).await.unwrap();

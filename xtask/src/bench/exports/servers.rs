@@ -21,6 +21,7 @@ const TGT_CONTROL: &str = "731";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Server {
     Sluice,
+    SluiceFine,
     SluiceIscsi,
     SluiceOverlay,
     Nbdkit,
@@ -31,9 +32,15 @@ pub enum Server {
 }
 
 impl Server {
+    /// Whether it is Sluice, in whatever way.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Sluice | Self::SluiceFine | Self::SluiceIscsi | Self::SluiceOverlay)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Sluice | Self::SluiceIscsi => "sluice",
+            Self::SluiceFine => "sluice, blocks of 16 KiB",
             Self::SluiceOverlay => "sluice --writable",
             Self::Nbdkit => "nbdkit file",
             Self::QemuRaw => "qemu-nbd raw",
@@ -58,6 +65,8 @@ impl Disk {
     pub fn prepare(sluice: &Sluice, raw: &Path, place: Place) -> Result<Self> {
         host::output(&mut sluice.command(&place, &["init", "--no-recovery-key"]))?;
         host::output(&mut sluice.backup(&place, "vm", raw))?;
+        let mut fine = sluice.backup(&place, "fine", raw);
+        host::output(fine.args(["--block-size", "16KiB"]))?;
         let zstd = place.folder.join("zstd.qcow2");
         let convert = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"];
         host::output(command("qemu-img", convert).arg(raw).arg(&zstd))?;
@@ -78,6 +87,11 @@ impl Disk {
         Ok(match server {
             Server::Sluice => {
                 let mut command = sluice(&["-q", "export", "nbd", "vm@latest", "--socket"]);
+                command.arg(socket);
+                command
+            }
+            Server::SluiceFine => {
+                let mut command = sluice(&["-q", "export", "nbd", "fine@latest", "--socket"]);
                 command.arg(socket);
                 command
             }
