@@ -149,6 +149,8 @@ async fn execute(place: &Place, work: Work, removed: &mut Vec<Port>) -> Result<O
             complete(&command, data)?;
             let medium = Medium { unit, cancel: &work.cancel };
             let _order = unit.order.read().await;
+            // Which blocks it is about stands in its data: it is rare enough to wait for all.
+            let _blocks = unit.ranges.take(0..u64::MAX, false).await;
             medium.unmap(data).await?;
             Ok(done(Data::None, command.data_out(BLOCK)))
         }
@@ -259,17 +261,17 @@ async fn on_medium(
         outcome.wanted = u64::from(range.blocks) * u64::from(BLOCK);
         outcome.permit = admit(place, &work, outcome.wanted).await?;
     }
-    let alone = work.ordered
-        || matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
-    let (mut exclusive, mut shared) = (None, None);
+    let alone = matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
+    let (mut exclusive, mut shared, mut held) = (None, None, None);
     tokio::select! {
         biased;
         () = work.cancel.cancelled() => return Err(Failure::Ended),
         () = async {
-            if alone {
+            if work.ordered {
                 exclusive = Some(unit.order.write().await);
             } else {
                 shared = Some(unit.order.read().await);
+                held = Some(unit.ranges.take(blocks_of(&command, range), alone).await);
             }
         } => {}
     }
@@ -304,8 +306,18 @@ async fn on_medium(
         // PREFETCH: blocks come fast enough when they are asked for.
         _ => {}
     }
-    drop((exclusive, shared));
+    drop((held, exclusive, shared));
     Ok(outcome)
+}
+
+/// The blocks that a command reads or writes. None means all that follow to some.
+fn blocks_of(command: &Command, range: Range) -> std::ops::Range<u64> {
+    let end = match (command, range.blocks) {
+        (Command::WriteSame { .. }, 0) => u64::MAX,
+        // Within the medium, which was checked.
+        (_, blocks) => range.lba + u64::from(blocks),
+    };
+    range.lba..end
 }
 
 /// Blocks of which all bytes came: parts of one are not written.

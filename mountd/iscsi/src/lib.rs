@@ -29,7 +29,8 @@
 //! * Nothing on the wire makes the target allocate before it was checked against a limit. Commands
 //!   are bounded by the window, bytes by [`Limits::bytes_in_flight`]: data is only asked for when
 //!   there is memory for it.
-//! * No lock is held across an await but a unit's order, which commands take after their memory.
+//! * No lock is held across an await but a unit's order and then its blocks, which commands take
+//!   after their memory.
 
 mod chap;
 mod config;
@@ -42,6 +43,7 @@ mod management;
 mod medium;
 mod outgoing;
 mod perform;
+mod ranges;
 mod reservation;
 mod server;
 mod session;

@@ -82,6 +82,44 @@ async fn an_aborted_write_is_over_when_that_is_answered() {
     raw.ping().await;
 }
 
+/// Sends COMPARE AND WRITE of a block of zeroes with one of sevens; its tag.
+async fn compare_and_write(raw: &mut Raw, lba: u8) -> u32 {
+    let command = raw.command(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 1], false, 1024);
+    let data = [[0; 512], [7; 512]].concat();
+    raw.send(&Request::Command(command), &data).await;
+    command.tag
+}
+
+#[tokio::test]
+async fn compare_and_write_waits_for_who_is_at_its_blocks_and_for_nobody_else() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    raw.transfer(true, 0, 8, &[]).await;
+    gate.reached.notified().await;
+    let elsewhere = compare_and_write(&mut raw, 8).await;
+    gate.reached.notified().await;
+    // Both are at the device; the read was there first.
+    gate.open.notify_one();
+    assert!(matches!(raw.receive().await.0, Response::DataIn(_)));
+    gate.open.notify_one();
+    gate.reached.notified().await;
+    // Between comparing and writing nobody comes to its block.
+    let reader = raw.transfer(true, 8, 1, &[]).await;
+    raw.transfer(true, 9, 1, &[]).await;
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    assert_eq!(raw.answer(elsewhere).await.0, 0);
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    gate.open.notify_one();
+    for _ in 0..2 {
+        let (response, _, data) = raw.receive().await;
+        let Response::DataIn(message) = response else { panic!("{response:?}") };
+        assert_eq!(data, [if message.tag == reader { 7 } else { 0 }; 512]);
+    }
+}
+
 #[tokio::test]
 async fn an_aborted_command_leaves_its_tag_to_others() {
     let fixture = Fixture::memory().await;
