@@ -114,11 +114,6 @@ impl fmt::Debug for BoundServer {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Tells all initiators that the disk of this number has another size now.
-    pub fn capacity_changed(&self, lun: u16) {
-        self.0.capacity_changed(lun);
-    }
-
     /// Sessions at this moment.
     pub fn sessions(&self) -> usize {
         self.0.all().len()

@@ -105,12 +105,13 @@ where
         ticket.known();
     }
     tracing::info!(initiator, discovery, "session begins");
-    // Room for an answer and a request to transfer of everything under way, and some news.
+    // Room for an answer and a request to transfer of everything under way, and for what nobody
+    // asked for.
     let (queue, answers) = mpsc::channel(2 * places(limits.commands) + 64);
     let most_to_peer = Arc::clone(&composer.most);
     let stall = limits.stall_timeout;
     let mut writer = AbortOnDropHandle::new(tokio::spawn(write(answers, composer, output, stall)));
-    let presence = shared.begin(port.into(), discovery, &queue).await;
+    let presence = shared.begin(port.into(), discovery).await;
     let presence = presence.ok_or(SessionError::FormerLives)?;
     let session = Arc::clone(&presence.session);
     let grains = grains(limits.bytes_in_flight as u64).max(grains(MOST_DATA));

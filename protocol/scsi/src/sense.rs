@@ -116,8 +116,6 @@ impl Sense {
     pub const RESERVATIONS_RELEASED: Self = Self::new(SenseKey::UnitAttention, 0x2a04);
     /// A registration was taken from its owner.
     pub const REGISTRATIONS_PREEMPTED: Self = Self::new(SenseKey::UnitAttention, 0x2a05);
-    /// The capacity changed.
-    pub const CAPACITY_CHANGED: Self = Self::new(SenseKey::UnitAttention, 0x2a09);
     /// Other initiators ended commands.
     pub const COMMANDS_CLEARED: Self = Self::new(SenseKey::UnitAttention, 0x2f00);
 

@@ -345,19 +345,6 @@ async fn a_session_for_discovery_is_none_of_the_units_business() {
 }
 
 #[tokio::test]
-async fn another_size_is_told_at_once_and_with_the_next_command() {
-    let fixture = Fixture::memory().await;
-    let mut raw = fixture.raw().await;
-    raw.ping().await;
-    fixture.handle.capacity_changed(0);
-    let (response, _, data) = raw.receive().await;
-    assert_eq!(response, Response::Async { lun: 0, event: AsyncEvent::Sense });
-    assert_eq!((data[2 + 2], data[2 + 12], data[2 + 13]), (6, 0x2a, 9));
-    let (status, sense) = raw.status(&[0]).await;
-    assert_eq!((status, sense[2], sense[12], sense[13]), (2, 6, 0x2a, 9));
-}
-
-#[tokio::test]
 async fn logical_units_that_are_not_there_say_so() {
     let fixture = Fixture::memory().await;
     let mut raw = fixture.raw().await;
