@@ -32,6 +32,7 @@
 //! * No lock is held across an await but a unit's order and then its blocks, which commands take
 //!   after their memory.
 
+mod carried;
 mod chap;
 mod config;
 mod conversation;
@@ -41,6 +42,7 @@ mod link;
 mod login;
 mod management;
 mod medium;
+mod nexus;
 mod outgoing;
 mod perform;
 mod ranges;
@@ -53,8 +55,10 @@ mod transfer;
 mod unit;
 mod window;
 
+pub use carried::Carried;
 pub use config::{Access, Chap, Credentials, Limits, Lun, Target};
 pub use error::ServeError;
+pub use nexus::{Answered, Nexus};
 pub use server::{BoundServer, Handle, Server};
 pub use sluice_door::Clients;
 pub use sluice_scsi::Identity;

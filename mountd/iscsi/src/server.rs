@@ -17,8 +17,8 @@ use crate::target::Shared;
 
 /// A target, ready to be served.
 pub struct Server {
-    shared: Arc<Shared>,
-    limits: Limits,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) limits: Limits,
     clients: Option<Clients>,
 }
 
@@ -114,6 +114,10 @@ impl fmt::Debug for BoundServer {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
     /// Sessions at this moment.
     pub fn sessions(&self) -> usize {
         self.0.all().len()
