@@ -163,7 +163,7 @@ pub(crate) struct IscsiArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) portal: Vec<SocketAddr>,
 
-    /// Name of the target [default: made from instance and point]
+    /// Name of the target [default: made from instance and point, or overlay]
     #[arg(long, value_name = "IQN")]
     pub(crate) target_name: Option<String>,
 

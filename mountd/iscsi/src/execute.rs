@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use sluice_block::PoolBuffer;
+use sluice_iscsi_wire::{ScsiCommand, TaskAttribute};
 use sluice_scsi::{
     Command, PersistentOut, Power, Range, Sense, Status, capacity_10, capacity_16, cut, inquiry,
     mode_select, mode_sense, out_parameters, report_luns, report_opcodes, task_functions,
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::medium::{Medium, fits};
 use crate::reservation::{Port, Refusal};
+use crate::task::Task;
 use crate::unit::{BLOCK, MOST_BLOCKS, MOST_COMPARE, MOST_SAME, Unit};
 
 /// Bytes that one permit stands for: permits are counted in 32 bits.
@@ -75,6 +77,20 @@ pub(crate) struct Work {
     /// Whether no other command may run meanwhile.
     pub(crate) ordered: bool,
     pub(crate) cancel: CancellationToken,
+}
+
+impl Work {
+    /// A command whose data has come.
+    pub(crate) fn new(command: &ScsiCommand, data: PoolBuffer, task: &Task) -> Self {
+        Self {
+            cdb: command.cdb,
+            data: Some(data),
+            announced: if command.write { command.length } else { 0 },
+            room: if command.read { command.length } else { 0 },
+            ordered: command.attribute == TaskAttribute::Ordered,
+            cancel: task.cancel.clone(),
+        }
+    }
 }
 
 /// Where commands of one initiator are done.
@@ -140,6 +156,9 @@ async fn execute(place: &Place, work: Work, removed: &mut Vec<Port>) -> Result<O
         return Err(Failure::Conflict);
     }
     check(unit, &command)?;
+    if other_way(&command, &work) {
+        return Err(Sense::WRONG_DIRECTION.into());
+    }
     if let Some(range) = command.range() {
         return on_medium(place, unit, work, command, range).await;
     }
@@ -149,6 +168,8 @@ async fn execute(place: &Place, work: Work, removed: &mut Vec<Port>) -> Result<O
             complete(&command, data)?;
             let medium = Medium { unit, cancel: &work.cancel };
             let _order = unit.order.read().await;
+            // Which blocks it is about stands in its data: it is rare enough to wait for all.
+            let _blocks = unit.ranges.take(0..u64::MAX, false).await;
             medium.unmap(data).await?;
             Ok(done(Data::None, command.data_out(BLOCK)))
         }
@@ -259,17 +280,17 @@ async fn on_medium(
         outcome.wanted = u64::from(range.blocks) * u64::from(BLOCK);
         outcome.permit = admit(place, &work, outcome.wanted).await?;
     }
-    let alone = work.ordered
-        || matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
-    let (mut exclusive, mut shared) = (None, None);
+    let alone = matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
+    let (mut exclusive, mut shared, mut held) = (None, None, None);
     tokio::select! {
         biased;
         () = work.cancel.cancelled() => return Err(Failure::Ended),
         () = async {
-            if alone {
+            if work.ordered {
                 exclusive = Some(unit.order.write().await);
             } else {
                 shared = Some(unit.order.read().await);
+                held = Some(unit.ranges.take(blocks_of(&command, range), alone).await);
             }
         } => {}
     }
@@ -304,8 +325,18 @@ async fn on_medium(
         // PREFETCH: blocks come fast enough when they are asked for.
         _ => {}
     }
-    drop((exclusive, shared));
+    drop((held, exclusive, shared));
     Ok(outcome)
+}
+
+/// The blocks that a command reads or writes. None means all that follow to some.
+fn blocks_of(command: &Command, range: Range) -> std::ops::Range<u64> {
+    let end = match (command, range.blocks) {
+        (Command::WriteSame { .. }, 0) => u64::MAX,
+        // Within the medium, which was checked.
+        (_, blocks) => range.lba + u64::from(blocks),
+    };
+    range.lba..end
 }
 
 /// Blocks of which all bytes came: parts of one are not written.
@@ -355,6 +386,12 @@ async fn admit(
         }
         () = work.cancel.cancelled() => Err(Failure::Ended),
     }
+}
+
+/// Whether the initiator is to send data, and has announced to receive some: nothing would be
+/// written, and it might take that for done.
+fn other_way(command: &Command, work: &Work) -> bool {
+    command.data_out(BLOCK) > 0 && work.announced == 0 && work.room > 0
 }
 
 /// Refuses what needs no look at the medium.

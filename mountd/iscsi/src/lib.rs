@@ -29,8 +29,10 @@
 //! * Nothing on the wire makes the target allocate before it was checked against a limit. Commands
 //!   are bounded by the window, bytes by [`Limits::bytes_in_flight`]: data is only asked for when
 //!   there is memory for it.
-//! * No lock is held across an await but a unit's order, which commands take after their memory.
+//! * No lock is held across an await but a unit's order and then its blocks, which commands take
+//!   after their memory.
 
+mod carried;
 mod chap;
 mod config;
 mod conversation;
@@ -40,8 +42,10 @@ mod link;
 mod login;
 mod management;
 mod medium;
+mod nexus;
 mod outgoing;
 mod perform;
+mod ranges;
 mod reservation;
 mod server;
 mod session;
@@ -51,8 +55,10 @@ mod transfer;
 mod unit;
 mod window;
 
+pub use carried::Carried;
 pub use config::{Access, Chap, Credentials, Limits, Lun, Target};
 pub use error::ServeError;
+pub use nexus::{Answered, Nexus};
 pub use server::{BoundServer, Handle, Server};
 pub use sluice_door::Clients;
 pub use sluice_scsi::Identity;

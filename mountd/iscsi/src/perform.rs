@@ -63,12 +63,15 @@ impl Answer {
             Data::Blocks(buffer) => buffer.truncate(room),
             Data::None => {}
         }
+        let takes = data.as_slice().is_empty()
+            && Command::parse(&command.cdb).is_ok_and(|parsed| parsed.data_out(BLOCK) > 0);
+        let residual = residual(command, takes, wanted);
         Outgoing::Command(Box::new(Reply {
             tag: command.tag,
             status,
             sense,
             data,
-            residual: residual(command, wanted),
+            residual,
             transfers: self.transfers,
             slot: Some(self.slot),
             _permits: [permit, self.permit],
@@ -76,10 +79,13 @@ impl Answer {
     }
 }
 
-/// What the transfer lacks, when the command would have liked to move `wanted` bytes.
-fn residual(command: &ScsiCommand, wanted: u64) -> Residual {
+/// What the transfer lacks, when the command would have liked to take or to give `wanted` bytes.
+fn residual(command: &ScsiCommand, takes: bool, wanted: u64) -> Residual {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let expected = if command.read || command.write { command.length } else { 0 };
+    let announced = if takes { command.write } else { command.read };
+    // Of what was announced in the other direction nothing is moved.
+    let wanted = if announced || expected == 0 { wanted } else { 0 };
     match (expected.checked_sub(wanted), wanted.checked_sub(expected)) {
         (Some(0), _) | (None, None) => Residual::None,
         (Some(missing), _) => Residual::Under(missing),
@@ -95,7 +101,7 @@ pub(crate) fn refused(command: &ScsiCommand, sense: Sense, slot: Slot) -> Outgoi
         status: Status::CheckCondition,
         sense: sense.encode(false),
         data: Data::None,
-        residual: residual(command, wanted),
+        residual: residual(command, true, wanted),
         transfers: 0,
         slot: Some(slot),
         _permits: [None, None],

@@ -17,8 +17,8 @@ use crate::target::Shared;
 
 /// A target, ready to be served.
 pub struct Server {
-    shared: Arc<Shared>,
-    limits: Limits,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) limits: Limits,
     clients: Option<Clients>,
 }
 
@@ -114,9 +114,8 @@ impl fmt::Debug for BoundServer {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// Tells all initiators that the disk of this number has another size now.
-    pub fn capacity_changed(&self, lun: u16) {
-        self.0.capacity_changed(lun);
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     /// Sessions at this moment.

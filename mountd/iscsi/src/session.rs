@@ -13,7 +13,7 @@ use sluice_block::Pool;
 use sluice_door::Ticket;
 use sluice_iscsi_wire::{
     AsyncEvent, DataOut, HEADER, LogoutReason, LogoutRequest, NO_TAG, NopOut, Parameters,
-    RejectReason, Request, Response, ScsiCommand, TaskAttribute, TaskRequest, TextRequest,
+    RejectReason, Request, Response, ScsiCommand, TaskRequest, TextRequest,
 };
 use sluice_scsi::{Command, Sense, lun_from_wire};
 use thiserror::Error;
@@ -105,12 +105,13 @@ where
         ticket.known();
     }
     tracing::info!(initiator, discovery, "session begins");
-    // Room for an answer and a request to transfer of everything under way, and some news.
+    // Room for an answer and a request to transfer of everything under way, and for what nobody
+    // asked for.
     let (queue, answers) = mpsc::channel(2 * places(limits.commands) + 64);
     let most_to_peer = Arc::clone(&composer.most);
     let stall = limits.stall_timeout;
     let mut writer = AbortOnDropHandle::new(tokio::spawn(write(answers, composer, output, stall)));
-    let presence = shared.begin(port.into(), discovery, &queue).await;
+    let presence = shared.begin(port.into(), discovery).await;
     let presence = presence.ok_or(SessionError::FormerLives)?;
     let session = Arc::clone(&presence.session);
     let grains = grains(limits.bytes_in_flight as u64).max(grains(MOST_DATA));
@@ -344,7 +345,7 @@ impl FullFeature {
     }
 
     fn unit(&self, lun: u64) -> Option<&Arc<Unit>> {
-        self.shared.units.get(usize::from(lun_from_wire(lun)?))
+        unit_of(&self.shared, lun)
     }
 
     /// Data of a command that was begun earlier.
@@ -437,14 +438,7 @@ impl FullFeature {
             bytes: Arc::clone(&self.reads),
             bytes_total: self.bytes_total,
         };
-        let work = Work {
-            cdb: command.cdb,
-            data: Some(buffer),
-            announced: if command.write { command.length } else { 0 },
-            room: if command.read { command.length } else { 0 },
-            ordered: command.attribute == TaskAttribute::Ordered,
-            cancel: task.cancel.clone(),
-        };
+        let work = Work::new(&command, buffer, &task);
         let answer = Answer {
             shared: Arc::clone(&self.shared),
             session: Arc::clone(&self.session),
@@ -546,8 +540,13 @@ async fn ready<R: AsyncRead + Unpin>(
     Ok(timeout(idle, link.ready()).await.map_err(|_| SessionError::Idle(idle))??)
 }
 
+/// The unit of a number on the wire.
+pub(crate) fn unit_of(shared: &Shared, lun: u64) -> Option<&Arc<Unit>> {
+    shared.units.get(usize::from(lun_from_wire(lun)?))
+}
+
 /// Bytes of data that are asked for: none for a command that will be refused anyway.
-fn data_wanted(command: &ScsiCommand, unit: Option<&Arc<Unit>>) -> usize {
+pub(crate) fn data_wanted(command: &ScsiCommand, unit: Option<&Arc<Unit>>) -> usize {
     let Some(unit) = unit.filter(|_| command.write) else { return 0 };
     let Ok(parsed) = Command::parse(&command.cdb) else { return 0 };
     let takes = parsed.data_out(BLOCK);

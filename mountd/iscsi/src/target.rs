@@ -7,16 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_door::Guard;
-use sluice_iscsi_wire::{AsyncEvent, Response};
-use sluice_scsi::{Sense, lun_to_wire};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::ServeError;
 use crate::config::{Access, Target};
-use crate::outgoing::Outgoing;
 use crate::reservation::Port;
 use crate::task::{Task, Tasks};
 use crate::unit::Unit;
@@ -53,7 +50,6 @@ pub(crate) struct Session {
     pub(crate) ended: CancellationToken,
     /// Told when commands were ended whose data is on the way.
     pub(crate) swept: Notify,
-    queue: mpsc::WeakSender<Outgoing>,
 }
 
 /// A session's place among the others, which is given up once nothing of it goes on any more.
@@ -102,12 +98,7 @@ impl Shared {
 
     /// Begins a session, which nothing of a former one of its port outlives; none when that does
     /// not end. Units learn nothing of one for discovery.
-    pub(crate) async fn begin(
-        self: &Arc<Self>,
-        port: Port,
-        discovery: bool,
-        queue: &mpsc::Sender<Outgoing>,
-    ) -> Option<Presence> {
+    pub(crate) async fn begin(self: &Arc<Self>, port: Port, discovery: bool) -> Option<Presence> {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session {
             id,
@@ -117,7 +108,6 @@ impl Shared {
             stop: CancellationToken::new(),
             ended: CancellationToken::new(),
             swept: Notify::new(),
-            queue: queue.downgrade(),
         });
         // Of two that begin at once, the one that comes second here sees the other.
         let before = {
@@ -163,20 +153,6 @@ impl Shared {
         }
         aborted
     }
-
-    /// Tells everybody that a disk has another size now.
-    pub(crate) fn capacity_changed(&self, number: u16) {
-        let Some(unit) = self.units.get(usize::from(number)) else { return };
-        unit.state().raise(Sense::CAPACITY_CHANGED, None);
-        let sense = Sense::CAPACITY_CHANGED.encode(unit.state().mode.descriptors);
-        for session in self.all().iter().filter(|session| !session.discovery) {
-            let mut data = (sense.len() as u16).to_be_bytes().to_vec();
-            data.extend(&sense);
-            let lun = lun_to_wire(number);
-            let response = Response::Async { lun, event: AsyncEvent::Sense };
-            session.tell(Outgoing::Message { response, data, slot: None });
-        }
-    }
 }
 
 /// The sessions of an initiator port that are nexuses.
@@ -217,15 +193,6 @@ impl Drop for Presence {
                 shared.end(&session);
             })),
             _ => shared.end(&session),
-        }
-    }
-}
-
-impl Session {
-    /// Sends a message that nobody asked for, if there is room: it is news, not an answer.
-    pub(crate) fn tell(&self, outgoing: Outgoing) {
-        if let Some(queue) = self.queue.upgrade() {
-            let _ = queue.try_send(outgoing);
         }
     }
 }

@@ -113,6 +113,10 @@ impl Tasks {
         task.done.cancel();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
     pub(crate) fn find(&self, tag: u32) -> Option<Arc<Task>> {
         self.all().get(&tag).cloned()
     }

@@ -8,6 +8,7 @@ use sluice_scsi::{Limits, ModeState, Names, Sense};
 use tokio::sync::RwLock;
 
 use crate::config::{Device, Lun};
+use crate::ranges::Ranges;
 use crate::reservation::{Port, Reservations};
 
 /// Bytes of a logical block.
@@ -45,9 +46,10 @@ pub(crate) struct Unit {
     /// Logical blocks in a physical one, as a power of two.
     pub(crate) physical: u8,
     pub(crate) pool: Arc<Pool>,
-    /// Held shared by commands that may run side by side, and alone by those that may not: ordered
-    /// ones, and those that read and write as one step.
+    /// Held shared by commands that may run side by side, and alone by ordered ones.
     pub(crate) order: RwLock<()>,
+    /// Held after `order`: blocks that commands read and write as one step are held alone.
+    pub(crate) ranges: Ranges,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,7 @@ impl Unit {
             physical: lun.physical,
             pool: Arc::new(pool()),
             order: RwLock::default(),
+            ranges: Ranges::default(),
             state: Mutex::default(),
         }
     }

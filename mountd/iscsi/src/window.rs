@@ -39,6 +39,11 @@ impl Window {
         Serial(self.most.load(Ordering::Acquire))
     }
 
+    /// Whether no place outside the order is taken.
+    pub(crate) fn is_free(&self) -> bool {
+        self.immediate.available_permits() == IMMEDIATE
+    }
+
     /// A place outside the order, if there is one.
     pub(crate) fn immediate(&self) -> Option<Slot> {
         Some(Slot::Immediate { _permit: Arc::clone(&self.immediate).try_acquire_owned().ok()? })

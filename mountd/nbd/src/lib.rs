@@ -31,6 +31,7 @@
 //! * What was written is flushed at the latest when its client has gone.
 //! * Nothing on the wire makes the server allocate before it was checked against a limit.
 
+mod carried;
 mod command;
 mod context;
 mod device;
@@ -49,6 +50,7 @@ mod tls;
 mod tls_error;
 mod write;
 
+pub use carried::Carried;
 pub use device::{Changes, Device, OpenDevice, Opened};
 pub use error::ServeError;
 pub use export::Export;

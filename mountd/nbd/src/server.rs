@@ -15,9 +15,9 @@ use crate::{Encryption, Export, Limits, Listener, ServeError};
 
 /// Exports, ready to be served.
 pub struct Server {
-    exports: Exports,
-    encryption: Encryption,
-    limits: Limits,
+    pub(crate) exports: Exports,
+    pub(crate) encryption: Encryption,
+    pub(crate) limits: Limits,
     clients: Option<Clients>,
 }
 

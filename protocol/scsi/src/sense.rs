@@ -99,6 +99,8 @@ impl Sense {
     pub const DATA_PHASE: Self = Self::new(SenseKey::AbortedCommand, 0x4b00);
     /// Unsolicited data came although none was allowed.
     pub const UNEXPECTED_DATA: Self = Self::new(SenseKey::AbortedCommand, 0x0c0c);
+    /// The direction in which data was announced is not that of the command.
+    pub const WRONG_DIRECTION: Self = Self::new(SenseKey::IllegalRequest, 0x0e03);
     /// Not all the data came that was announced.
     pub const NOT_ENOUGH_DATA: Self = Self::new(SenseKey::AbortedCommand, 0x0c0d);
     /// The logical unit was begun anew: nothing that initiators told it before is known any more.
@@ -116,8 +118,6 @@ impl Sense {
     pub const RESERVATIONS_RELEASED: Self = Self::new(SenseKey::UnitAttention, 0x2a04);
     /// A registration was taken from its owner.
     pub const REGISTRATIONS_PREEMPTED: Self = Self::new(SenseKey::UnitAttention, 0x2a05);
-    /// The capacity changed.
-    pub const CAPACITY_CHANGED: Self = Self::new(SenseKey::UnitAttention, 0x2a09);
     /// Other initiators ended commands.
     pub const COMMANDS_CLEARED: Self = Self::new(SenseKey::UnitAttention, 0x2f00);
 

@@ -103,7 +103,10 @@ async fn serve(
 ) -> Result<Exit> {
     let told: Vec<_> = named.iter().map(|one| (one.name.clone(), one.identity.clone())).collect();
     let luns = named.into_iter().map(|one| one.lun).collect();
-    let default = || target_name(&point.instance, &point.id.to_string());
+    // What is written makes another disk of it, so it must not be taken for the point's own target:
+    // two of one name are two paths to one thing.
+    let of = writable.map_or_else(|| point.id.to_string(), Writable::id);
+    let default = || target_name(&point.instance, &of);
     let mut target = Target::new(args.target_name.clone().unwrap_or_else(default), luns);
     target.alias = point.to_string();
     target.announced.clone_from(&args.portal);
@@ -161,15 +164,15 @@ pub(super) fn identity(repository: &str, point: &str, image: &str) -> Identity {
     Identity::from_digest(*hash.finalize().as_bytes())
 }
 
-/// A name that is allowed, tells people something, and belongs to one point.
-fn target_name(instance: &str, point: &str) -> String {
+/// A name that is allowed, tells people something, and belongs to one point or overlay.
+fn target_name(instance: &str, of: &str) -> String {
     let allowed = |c: char| match c {
         'a'..='z' | '0'..='9' | '-' | '.' => c,
         _ => '-',
     };
     let instance = instance.to_lowercase();
     let instance: String = instance.chars().take(LONGEST_INSTANCE).map(allowed).collect();
-    format!("{AUTHORITY}:{instance}.{point}")
+    format!("{AUTHORITY}:{instance}.{of}")
 }
 
 fn url(portal: SocketAddr, target: &str, lun: usize) -> String {

@@ -82,6 +82,44 @@ async fn an_aborted_write_is_over_when_that_is_answered() {
     raw.ping().await;
 }
 
+/// Sends COMPARE AND WRITE of a block of zeroes with one of sevens; its tag.
+async fn compare_and_write(raw: &mut Raw, lba: u8) -> u32 {
+    let command = raw.command(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 1], false, 1024);
+    let data = [[0; 512], [7; 512]].concat();
+    raw.send(&Request::Command(command), &data).await;
+    command.tag
+}
+
+#[tokio::test]
+async fn compare_and_write_waits_for_who_is_at_its_blocks_and_for_nobody_else() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let mut raw = fixture.raw().await;
+    raw.transfer(true, 0, 8, &[]).await;
+    gate.reached.notified().await;
+    let elsewhere = compare_and_write(&mut raw, 8).await;
+    gate.reached.notified().await;
+    // Both are at the device; the read was there first.
+    gate.open.notify_one();
+    assert!(matches!(raw.receive().await.0, Response::DataIn(_)));
+    gate.open.notify_one();
+    gate.reached.notified().await;
+    // Between comparing and writing nobody comes to its block.
+    let reader = raw.transfer(true, 8, 1, &[]).await;
+    raw.transfer(true, 9, 1, &[]).await;
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    assert_eq!(raw.answer(elsewhere).await.0, 0);
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    gate.open.notify_one();
+    for _ in 0..2 {
+        let (response, _, data) = raw.receive().await;
+        let Response::DataIn(message) = response else { panic!("{response:?}") };
+        assert_eq!(data, [if message.tag == reader { 7 } else { 0 }; 512]);
+    }
+}
+
 #[tokio::test]
 async fn an_aborted_command_leaves_its_tag_to_others() {
     let fixture = Fixture::memory().await;
@@ -304,19 +342,6 @@ async fn a_session_for_discovery_is_none_of_the_units_business() {
     drop(asking);
     let mut raw = Raw::untold(fixture.addresses[0], ISID, &[]).await;
     assert_eq!(attention(&mut raw).await, (0x29, 0), "power on");
-}
-
-#[tokio::test]
-async fn another_size_is_told_at_once_and_with_the_next_command() {
-    let fixture = Fixture::memory().await;
-    let mut raw = fixture.raw().await;
-    raw.ping().await;
-    fixture.handle.capacity_changed(0);
-    let (response, _, data) = raw.receive().await;
-    assert_eq!(response, Response::Async { lun: 0, event: AsyncEvent::Sense });
-    assert_eq!((data[2 + 2], data[2 + 12], data[2 + 13]), (6, 0x2a, 9));
-    let (status, sense) = raw.status(&[0]).await;
-    assert_eq!((status, sense[2], sense[12], sense[13]), (2, 6, 0x2a, 9));
 }
 
 #[tokio::test]

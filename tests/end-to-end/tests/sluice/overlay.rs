@@ -324,3 +324,35 @@ fn the_same_command_again_follows_a_copy_that_goes_on_without_its_client() {
     export.stop();
     disk::assert_same(&file, &image);
 }
+
+#[test]
+fn an_overlay_is_another_target_and_disk_than_its_point_and_stays_that() {
+    let (repo, point) = sample();
+    let who = |export: &Export| {
+        let target = export.uri().split('/').nth(3).expect("a target").to_owned();
+        // Serial number, and names.
+        let pages = ["128", "131"].map(|page| {
+            Cmd::new("iscsi-inq").args(["-e", "1", "-c", page, export.uri()]).ok().text()
+        });
+        (target, pages)
+    };
+    // Both at a time, as an initiator may come to see them.
+    let (only_read, written) = (Export::iscsi(&repo, &point, &[]), writable(&repo, &point, &[]));
+    let (point_is, overlay_is) = (who(&only_read), who(&written));
+    assert_ne!(point_is.0, overlay_is.0, "the target's name");
+    assert_ne!(point_is.1[0], overlay_is.1[0], "the serial number");
+    assert_ne!(point_is.1[1], overlay_is.1[1], "the names of the disk");
+    assert!(overlay_is.0.contains(":vm."), "{}", overlay_is.0);
+    only_read.stop();
+    io(written.uri(), &WRITES).ok();
+    repo.ok(["overlay", "commit", &overlay(&repo)]);
+    assert_eq!(who(&written), overlay_is);
+    written.stop();
+    let written = writable(&repo, &point, &[]);
+    assert_eq!(who(&written), overlay_is, "after a commit and a restart");
+    written.stop();
+    let other = repo.path("other");
+    let args = ["--writable", "--overlay", other.to_str().unwrap()];
+    let other = who(&Export::iscsi(&repo, &point, &args));
+    assert!(other.0 != overlay_is.0 && other.1[0] != overlay_is.1[0], "another overlay");
+}
