@@ -12,6 +12,7 @@ mod heal;
 mod init;
 mod key;
 mod lock;
+mod look;
 mod mount;
 mod mountd;
 mod node_config;
@@ -59,6 +60,7 @@ pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
+pub(crate) use look::LookArgs;
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
 pub(crate) use node_config::{NodeConfigArgs, NodeConfigCommand};
@@ -306,6 +308,7 @@ pub(crate) enum Command {
     RestoreTest(RestoreTestArgs),
     Plan(PlanArgs),
     RunScript(RunScriptArgs),
+    Look(LookArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole
     #[command(subcommand)]

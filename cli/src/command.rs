@@ -13,6 +13,7 @@ mod heal;
 mod init;
 mod key;
 mod lock;
+mod look;
 mod mount;
 mod mountd;
 mod mounts;
@@ -117,6 +118,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Plan(args) => Box::pin(control::plan(context, args.command)).await,
         Command::RestoreTest(args) => Box::pin(control::restore_test(context, args.command)).await,
         Command::RunScript(args) => run_script::run(context, args).await,
+        Command::Look(args) => look::run(context, args).await,
         Command::Apply(args) => control::apply(context, args).await,
         Command::Config(command) => control::config(context, command).await,
         Command::Quota(args) => control::quota(context, args.command).await,
