@@ -21,7 +21,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sluice_catalog::{
     AuditEntry, Found, Having, Instance, InstanceId, Inventory, InventoryId, Look, NewTask, NodeId,
-    Page, Policy, Record, Task, TaskState, Tx, Visible,
+    Page, Policy, Record, Task, TaskState, Tx, Visible, lies_in,
 };
 use sluice_node_api::{LookOrder, LookReport, TaskSpec, Work};
 
@@ -135,6 +135,11 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     }
     if report.disks.len() > MOST as usize {
         return Err(Problem::invalid(format!("a node told of more than {MOST} disks")));
+    }
+    // What a node says is where others read, too.
+    let folder = record.body.look.folder();
+    if report.disks.iter().any(|disk| !lies_in(&disk.path, folder)) {
+        return Err(Problem::invalid(format!("a node told of what does not lie in {folder}")));
     }
     let project = record.project.ok_or_else(|| Problem::not_found("project"))?;
     let known = all_found(tx, record.id).await?;

@@ -53,7 +53,7 @@ pub(crate) async fn run(
     actor.require(needs, &record)?;
     if tx.is_looked_through(id).await? {
         let text = "this inventory is being looked through: see its task";
-        return Err(Problem::new(StatusCode::CONFLICT, "under-way", text));
+        return Err(Problem::new(StatusCode::CONFLICT, "looked-through", text));
     }
     let Run { dry_run, accept_gone } = run;
     let task = inventories::task(&record, How { dry_run, accept_gone }, PRIORITY, ATTEMPTS);

@@ -202,7 +202,7 @@ async fn found(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> 
             at_ms: looked.at_ms,
             project: inventory.project,
             text: format!("the inventory {}: {}", inventory.name, looked.message),
-            key: format!("held/{id}/{}", looked.at_ms),
+            key: format!("held/{id}"),
         });
     }
     Ok(())

@@ -201,6 +201,11 @@ async fn what_was_changed_meanwhile_or_cannot_be_understood_counts_for_nothing()
     place.tell(&lease, &report(&order, &many)).await;
     assert_eq!((state(&place.task(&id).await), place.instances().await.len()), ("failed", 0));
 
+    let id = place.start(json!({})).await;
+    let (lease, order) = place.take().await;
+    place.tell(&lease, &report(&order, &["../../etc/shadow"])).await;
+    assert_eq!((state(&place.task(&id).await), place.instances().await.len()), ("failed", 0));
+
     // Gone while it is looked through: there is nothing to note it with.
     let id = place.start(json!({})).await;
     let (lease, order) = place.take().await;

@@ -470,5 +470,15 @@ mod tests {
     fn where_a_folder_is_mounted_is_told() {
         let listing = look(&Wanted { folder: "/proc".into(), ..Wanted::default() });
         assert_eq!(listing.unwrap().mounted_on, "/proc");
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let within = |line: &str| {
+            let at = line.split(' ').nth(4)?.to_owned();
+            let one = at.strip_prefix("/dev/").is_some_and(|way| !way.contains('/'));
+            (one && Path::new(&at).is_dir()).then_some(at)
+        };
+        let wanted: BTreeSet<String> = table.lines().filter_map(within).collect();
+        let names = vec!["nothing".into()];
+        let dev = Wanted { folder: "/dev".into(), depth: 1, names, ..Wanted::default() };
+        assert_eq!(look(&dev).unwrap().mounts, wanted);
     }
 }
