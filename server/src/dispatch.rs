@@ -245,6 +245,7 @@ pub(crate) async fn finish(
     if task.new.kind == "inventory" && done {
         let end = inventories::looked(tx, &task, &finished.document, now).await?;
         (state, kept, message) = (end.state, end.document, end.message);
+        retry = end.again.then_some(now);
     }
     let state = tx.finish(lease, state, &kept, &message, retry, now).await?;
     let task = tx.task(lease.0, &EVERYTHING).await?;

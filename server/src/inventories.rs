@@ -99,6 +99,8 @@ pub(crate) struct End {
     pub(crate) state: TaskState,
     pub(crate) document: Value,
     pub(crate) message: String,
+    /// Whether to look again may help: something was changed meanwhile.
+    pub(crate) again: bool,
 }
 
 /// A node has looked: what follows from it is noted.
@@ -115,8 +117,9 @@ pub(crate) async fn looked(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> 
         Err(problem) if problem.is_outage() => Err(problem),
         Err(problem) => {
             tx.undo_part(part).await?;
+            let again = problem.status == StatusCode::CONFLICT.as_u16();
             let (state, document) = (TaskState::Failed, Value::Null);
-            Ok(End { state, document, message: problem.detail })
+            Ok(End { state, document, message: problem.detail, again })
         }
     }
 }
@@ -130,7 +133,7 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     let report: LookReport = serde_json::from_value(told.clone()).map_err(bad)?;
     let record = tx.get::<Inventory>(look.inventory.parse()?, &EVERYTHING).await?;
     if report.order != order(&record).name() {
-        let text = "the inventory was changed while it was looked through: look again";
+        let text = "the inventory was changed while it was looked through";
         return Err(Problem::new(StatusCode::CONFLICT, "stale", text));
     }
     if report.disks.len() > MOST as usize {
@@ -172,7 +175,8 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     };
     if said(DRY_RUN) {
         foretell(tx, &record, &verdict, &mut document).await?;
-        return Ok(End { state, document, message: format!("only tried: {message}") });
+        let message = format!("only tried: {message}");
+        return Ok(End { state, document, message, again: false });
     }
     note(tx, &record, &verdict, &instances, now).await?;
     let looked = sluice_catalog::Looked {
@@ -185,7 +189,7 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
         mounted_on: verdict.mounted_on,
     };
     tx.set_looked(record.id, &looked).await?;
-    Ok(End { state, document, message })
+    Ok(End { state, document, message, again: false })
 }
 
 async fn all_found(tx: &mut Tx, inventory: InventoryId) -> Result<Vec<Found>> {
