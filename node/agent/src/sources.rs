@@ -8,8 +8,8 @@ use sluice_node_api::{TaskSpec, Work};
 use crate::command::image_files;
 use crate::hooks::may_run;
 
-/// Refuses a backup or an inventory of what does not lie in a folder of each list, and in one of `own`, and of what
-/// a program prints that is not allowed.
+/// Refuses a backup or an inventory of what does not lie in a folder of each list, and in one of
+/// `own`, and a backup of what a program prints that is not allowed.
 ///
 /// # Errors
 /// In words, which path, and why.
