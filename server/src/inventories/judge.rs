@@ -235,7 +235,12 @@ fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<St
         }
         let paths = paths(&unit.source).into_iter().chain([unit.place.as_str()]);
         if let Some(other) = paths.into_iter().find_map(|path| others.claim(path)) {
-            verdict.tell(format!("{} is a source of {other} already", unit.place));
+            let text = format!("{} is a source of {} already", unit.place, other.name);
+            match other.body.present {
+                true => verdict.tell(text),
+                // As after a catalog was rebuilt from repositories: it is not backed up.
+                false => verdict.warn(format!("{text}, which counts as absent: set it present")),
+            }
             continue;
         }
         let name = case.inventory.body.name_of(&unit.place);
@@ -272,8 +277,8 @@ fn again(found: &Found, one: &Record<Instance>, unit: Unit, verdict: &mut Verdic
 
 /// Instances of the project that are not of this inventory, by what they read.
 struct Others<'a> {
-    by_path: HashMap<&'a str, &'a str>,
-    folders: HashMap<&'a str, &'a str>,
+    by_path: HashMap<&'a str, &'a Record<Instance>>,
+    folders: HashMap<&'a str, &'a Record<Instance>>,
 }
 
 impl<'a> Others<'a> {
@@ -289,16 +294,16 @@ impl<'a> Others<'a> {
                 continue;
             }
             for path in paths(&one.body.source) {
-                by_path.insert(path, one.name.as_str());
+                by_path.insert(path, one);
             }
             if let Source::Folder { path } = &one.body.source {
-                folders.insert(path.trim_end_matches('/'), one.name.as_str());
+                folders.insert(path.trim_end_matches('/'), one);
             }
         }
         Self { by_path, folders }
     }
 
-    fn claim(&self, path: &str) -> Option<&'a str> {
+    fn claim(&self, path: &str) -> Option<&'a Record<Instance>> {
         let around = path.rsplit_once('/').map_or("", |(around, _)| around);
         self.by_path.get(path).or_else(|| self.folders.get(around)).copied()
     }

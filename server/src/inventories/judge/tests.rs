@@ -198,6 +198,13 @@ fn what_was_made_by_hand_is_left_alone() {
     let told = |text: &str| verdict.lines.iter().any(|(_, line)| line.contains(text));
     assert!(told("a source of mine already") && told("would be called b"));
     assert!(told("a source of all already") && told("a source of far already"));
+    assert!(!told("counts as absent"));
+    let mine = world.instances[0].id;
+    world.of(mine).body.present = false;
+    let lines = world.judge(&report(&paths)).lines;
+    assert!(
+        lines.iter().any(|(warns, line)| *warns && line.contains("mine already, which counts"))
+    );
     world.inventory.body.node = Some(NodeId::new(8));
     assert_eq!(names(&world.judge(&report(&paths))), ["c"], "that is another node's");
     // It is all gone, and they are no concern of the inventory.

@@ -156,7 +156,7 @@ fn a_folder_that_is_suddenly_empty_takes_nothing_away() {
         (lab.names(&["--present"]).len(), &empty["result"]["counts"]["held"]),
         (3, &3.into())
     );
-    let said = lab.place.plain(&["inventory", "run", "shop/images"]).fails(3).text();
+    let said = lab.place.plain(&["inventory", "run", "shop/images"]).fails(3).err;
     assert!(said.contains("--accept-gone"), "{said}");
     lab.look(&["--accept-gone"], 0);
     assert_eq!(lab.names(&["--absent"]).len(), 3);
