@@ -172,6 +172,8 @@ names! {
     NodeConfigId;
     /// Names an identity provider.
     ProviderId;
+    /// Names an inventory.
+    InventoryId;
     /// Names a passkey, without being what authenticators call it.
     PasskeyId;
 }

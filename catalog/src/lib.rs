@@ -42,9 +42,9 @@ pub use db::{Catalog, Part, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Claim, Consent, approved, claimed, rehearsed};
 pub use id::{
-    ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PasskeyId,
-    PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId,
-    TokenId, UserId,
+    ApprovalId, DestinationId, GroupId, Guid, InstanceId, InventoryId, MountId, NodeConfigId,
+    NodeId, PasskeyId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId,
+    SessionId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -54,6 +54,7 @@ pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
+pub use model::inventory::{Found, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
 pub use model::node_config::{Bandwidth, GuestSsh, NodeConfig, lies_in};

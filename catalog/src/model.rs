@@ -8,6 +8,7 @@ pub(crate) mod grant;
 pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod instance;
+pub(crate) mod inventory;
 pub(crate) mod mount;
 pub(crate) mod node;
 pub(crate) mod node_config;

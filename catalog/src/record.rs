@@ -430,6 +430,7 @@ impl Tx {
         let tables: &[(&str, &str)] = match K::TABLE {
             "projects" => &[
                 ("instances", "project_id"),
+                ("inventories", "project_id"),
                 ("policies", "project_id"),
                 ("destinations", "project_id"),
                 ("bindings", "project_id"),

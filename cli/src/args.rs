@@ -10,8 +10,10 @@ mod export;
 mod generate;
 mod heal;
 mod init;
+mod inventory;
 mod key;
 mod lock;
+mod look;
 mod mount;
 mod mountd;
 mod node_config;
@@ -57,8 +59,13 @@ pub(crate) use export::{
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
+pub(crate) use inventory::{
+    InstanceArgs, InstanceCommand, InstanceListArgs, InventoryArgs, InventoryCommand,
+    InventoryRunArgs,
+};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
+pub(crate) use look::LookArgs;
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
 pub(crate) use node_config::{NodeConfigArgs, NodeConfigCommand};
@@ -298,7 +305,8 @@ pub(crate) enum Command {
     /// Show and change destinations of a server: repositories that backups go to
     Destination(RecordArgs),
     /// Show and change instances of a server: what is protected
-    Instance(RecordArgs),
+    Instance(InstanceArgs),
+    Inventory(InventoryArgs),
     /// Show and change policies of a server: what is done with instances, and when
     Policy(PolicyArgs),
     NodeConfig(NodeConfigArgs),
@@ -306,6 +314,7 @@ pub(crate) enum Command {
     RestoreTest(RestoreTestArgs),
     Plan(PlanArgs),
     RunScript(RunScriptArgs),
+    Look(LookArgs),
     Apply(ApplyArgs),
     /// The configuration of a server as a whole
     #[command(subcommand)]

@@ -13,6 +13,7 @@ mod heal;
 mod init;
 mod key;
 mod lock;
+mod look;
 mod mount;
 mod mountd;
 mod mounts;
@@ -109,7 +110,8 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Task(args) => Box::pin(control::task(context, args.command)).await,
         Command::Project(args) => control::record(context, "projects", args.command).await,
         Command::Destination(args) => control::record(context, "destinations", args.command).await,
-        Command::Instance(args) => control::record(context, "instances", args.command).await,
+        Command::Instance(args) => control::instance(context, args.command).await,
+        Command::Inventory(args) => Box::pin(control::inventory(context, args.command)).await,
         Command::Point(args) => control::point(context, args.command).await,
         Command::Policy(args) => control::policy(context, args.command).await,
         Command::NodeConfig(args) => control::node_config(context, args.command).await,
@@ -117,6 +119,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Plan(args) => Box::pin(control::plan(context, args.command)).await,
         Command::RestoreTest(args) => Box::pin(control::restore_test(context, args.command)).await,
         Command::RunScript(args) => run_script::run(context, args).await,
+        Command::Look(args) => look::run(context, args).await,
         Command::Apply(args) => control::apply(context, args).await,
         Command::Config(command) => control::config(context, command).await,
         Command::Quota(args) => control::quota(context, args.command).await,

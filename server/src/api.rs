@@ -7,6 +7,7 @@ pub(crate) mod dashboard;
 pub(crate) mod directory_logins;
 mod document;
 pub(crate) mod groups;
+pub(crate) mod inventories;
 pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod node_configs;
@@ -142,6 +143,14 @@ fn router() -> OpenApiRouter<Shared> {
             records::instances::put,
             records::instances::remove
         ))
+        .routes(routes!(records::inventories::list, records::inventories::create))
+        .routes(routes!(
+            records::inventories::get,
+            records::inventories::put,
+            records::inventories::remove
+        ))
+        .routes(routes!(inventories::run))
+        .routes(routes!(inventories::found))
         .routes(routes!(records::policies::list, records::policies::create))
         .routes(routes!(records::policies::get, records::policies::put, records::policies::remove))
         .routes(routes!(policies::secrets))

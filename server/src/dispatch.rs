@@ -31,6 +31,7 @@ use crate::copies;
 use crate::destinations;
 use crate::documents;
 use crate::front_end;
+use crate::inventories;
 use crate::ledger;
 use crate::mounts;
 use crate::node_configs;
@@ -113,6 +114,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         .map_err(|_| Problem::invalid("this task was made by another release"))?;
     if let TaskSpec::Unmount { .. } = &spec {
         return Ok(Work { spec, ..Work::without_repository() });
+    }
+    if let TaskSpec::Inventory { look } = &spec {
+        return inventories::work(tx, look, node).await;
     }
     if let TaskSpec::Script { script } = &spec {
         let environment = script.variables.clone();
@@ -236,7 +240,13 @@ pub(crate) async fn finish(
         (state, message) = (TaskState::Failed, why);
     }
     let stripped = restore_tests::without_evidence(&finished.document);
-    let kept = documents::kept(&task.new.kind, stripped);
+    let mut kept = documents::kept(&task.new.kind, stripped);
+    let done = matches!(state, TaskState::Succeeded | TaskState::Warnings);
+    if task.new.kind == "inventory" && done {
+        let end = inventories::looked(tx, &task, &finished.document, now).await?;
+        (state, kept, message) = (end.state, end.document, end.message);
+        retry = end.again.then_some(now);
+    }
     let state = tx.finish(lease, state, &kept, &message, retry, now).await?;
     let task = tx.task(lease.0, &EVERYTHING).await?;
     if state.is_final() {

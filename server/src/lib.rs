@@ -40,6 +40,7 @@ mod history;
 mod hooks;
 mod idempotency;
 mod identity;
+mod inventories;
 mod leases;
 mod ledger;
 mod limiter;

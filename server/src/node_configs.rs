@@ -18,6 +18,7 @@ use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
 use crate::complaint::complain;
 use crate::hooks;
+use crate::inventories;
 use crate::problem::{Problem, Result};
 
 /// The configuration of nodes that have none of their own.
@@ -112,6 +113,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
     work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
     work.folders = folders(tx, &config, &instance).await?;
+    work.folders.extend(inventories::folder_of(tx, &instance).await?.map(|folder| vec![folder]));
     if let Source::Command { command, .. } = &instance.body.source {
         let program = command.first().map(String::as_str).unwrap_or_default();
         if !tx.source_is_trusted(instance.id).await? {
@@ -124,6 +126,25 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     }
     let outside = outside(&instance.body.source, &work.folders);
     outside.map_or(Ok(()), |path| Err(not_allowed(path, &record.name)))
+}
+
+/// The lists in each of which a folder must lie that a node looks through.
+pub(crate) async fn only_paths(
+    tx: &mut Tx,
+    node: NodeId,
+    folder: &str,
+) -> Result<Vec<Vec<String>>> {
+    let record = tx.get::<Node>(node, &EVERYTHING).await?;
+    let configs = Configs::load(tx).await?;
+    if configs.is_unknown(&record.body) {
+        return Err(Problem::invalid("the configuration of this node cannot be read"));
+    }
+    let only = configs.of(&record.body).and_then(|config| config.only_paths.as_ref());
+    let lists: Vec<Vec<String>> = only.iter().map(|list| list.iter().cloned().collect()).collect();
+    match lists.iter().all(|list| list.iter().any(|allowed| lies_in(folder, allowed))) {
+        true => Ok(lists),
+        false => Err(not_allowed(folder, &record.name)),
+    }
 }
 
 /// `RATE;HH:MM-HH:MM=RATE;...`, in bytes for each second.

@@ -16,6 +16,7 @@ use crate::api::policies::EVERYTHING;
 use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
+use crate::inventories;
 use crate::leases::Leases;
 use crate::maintenance;
 use crate::mounts;
@@ -70,6 +71,7 @@ struct Planner {
     policies: Vec<Planned>,
     plans: plans::Planner,
     maintenance: maintenance::Planner,
+    inventories: inventories::schedule::Planner,
     /// When it was looked last.
     now: u64,
 }
@@ -188,10 +190,13 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the runs of plans", plans::settle(shared, now).await)?;
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
+    go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         let maintenance = std::mem::take(&mut planner.maintenance);
-        *planner = Planner { plans, maintenance, ..Planner::load(shared, changes, now).await? };
+        let inventories = std::mem::take(&mut planner.inventories);
+        let loaded = Planner::load(shared, changes, now).await?;
+        *planner = Planner { plans, maintenance, inventories, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {

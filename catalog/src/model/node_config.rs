@@ -87,7 +87,7 @@ fn window(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether this is a folder without a way out of it.
-fn is_folder(path: &str) -> bool {
+pub(crate) fn is_folder(path: &str) -> bool {
     path.starts_with('/')
         && path.len() <= 4096
         && !path.contains('\0')

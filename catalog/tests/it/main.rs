@@ -5,6 +5,7 @@ mod answers;
 mod approvals;
 mod grants;
 mod history;
+mod inventories;
 mod leases;
 mod mounts;
 mod passkeys;

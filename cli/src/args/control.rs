@@ -450,7 +450,7 @@ Examples:
     },
 }
 
-const SET_HELP: &str = "\
+pub(super) const SET_HELP: &str = "\
 Examples:
   sluice project set shop
   sluice destination set local --url /backup/repository --passphrase-file pass
@@ -501,8 +501,8 @@ pub(crate) struct SetArgs {
 /// Make a server's configuration what a file says
 ///
 /// The file is YAML or JSON: for each of `projects`, `identity-providers`, `destinations`,
-/// `node-configs`, `instances`, `policies` and `plans` an object of names (PROJECT/NAME for what
-/// belongs to a project) and specs. What it does not name stays.
+/// `node-configs`, `instances`, `inventories`, `policies` and `plans` an object of names
+/// (PROJECT/NAME for what belongs to a project) and specs. What it does not name stays.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -528,8 +528,9 @@ pub(crate) struct ApplyArgs {
 pub(crate) enum ConfigCommand {
     /// Print the server's configuration as a file that `sluice apply` takes
     ///
-    /// Projects, destinations, configurations of nodes, instances, policies and plans, by name, and
-    /// for administrators identity providers; secrets are left out.
+    /// Projects, destinations, configurations of nodes, instances, inventories, policies and plans,
+    /// by name, and for administrators identity providers. Secrets are left out, and so are
+    /// instances that an inventory has found: it finds them again.
     #[command(after_help = "\
 Examples:
   sluice config export > sluice.yaml")]

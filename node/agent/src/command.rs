@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice_node_api::{OutputOrder, TaskSpec, TestOrder, overlay_of};
+use sluice_node_api::{LookOrder, OutputOrder, TaskSpec, TestOrder, overlay_of};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -118,6 +118,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             return Err("this node keeps no mounts".into());
         }
         TaskSpec::RestoreTest { test } => boot_test(test),
+        TaskSpec::Inventory { look } => looked_for(look),
         TaskSpec::Script { script } => {
             let mut run = step(["run-script"]);
             run.words.push(format!("--timeout={}s", script.timeout_seconds.max(1)));
@@ -159,6 +160,20 @@ fn boot_test(test: &TestOrder) -> Step {
     words.extend(test.guest_agent.then(|| "--guest-agent".to_owned()));
     words.extend(["--".to_owned(), test.point.clone()]);
     boot
+}
+
+/// What is typed for a look at which disks there are. Patterns may begin with a dash.
+fn looked_for(order: &LookOrder) -> Step {
+    let mut look = step(["look"]);
+    let words = &mut look.words;
+    words.push(format!("--order={}", order.name()));
+    words.extend(order.devices.then(|| "--devices".to_owned()));
+    words.extend(order.names.iter().map(|pattern| format!("--name={pattern}")));
+    words.extend(order.except.iter().map(|pattern| format!("--except={pattern}")));
+    words.push(format!("--depth={}", order.depth));
+    words.push(format!("--most={}", order.most));
+    words.extend(["--".to_owned(), order.folder.clone()]);
+    look
 }
 
 /// `sluice overlay VERB` for what clients have written to a mount.
@@ -259,6 +274,24 @@ mod tests {
         assert_eq!(output(&unnamed), format!("--output-of={text}"));
         let named = OutputOrder { name: Some("db".into()), command };
         assert_eq!(output(&named), format!("--output-of=db={text}"));
+    }
+
+    #[test]
+    fn patterns_of_an_inventory_are_never_taken_for_options() {
+        let look = LookOrder {
+            inventory: "i".into(),
+            revision: 3,
+            folder: "/srv".into(),
+            names: vec!["--repo".into()],
+            except: vec!["*.tmp".into()],
+            depth: 2,
+            most: 9,
+            ..LookOrder::default()
+        };
+        let typed = "look --order=i:3 --name=--repo --except=*.tmp --depth=2 --most=9 -- /srv";
+        assert_eq!(words(&TaskSpec::Inventory { look: look.clone() }), [typed]);
+        let devices = LookOrder { devices: true, ..look };
+        assert!(words(&TaskSpec::Inventory { look: devices })[0].contains(" --devices "));
     }
 
     #[test]

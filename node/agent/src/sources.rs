@@ -8,8 +8,8 @@ use sluice_node_api::{TaskSpec, Work};
 use crate::command::image_files;
 use crate::hooks::may_run;
 
-/// Refuses a backup of what does not lie in a folder of each list, and in one of `own`, and of what
-/// a program prints that is not allowed.
+/// Refuses a backup or an inventory of what does not lie in a folder of each list, and in one of
+/// `own`, and a backup of what a program prints that is not allowed.
 ///
 /// # Errors
 /// In words, which path, and why.
@@ -18,6 +18,9 @@ pub(crate) fn check(
     own: &Option<Vec<String>>,
     own_programs: &Option<Vec<String>>,
 ) -> Result<(), String> {
+    if let TaskSpec::Inventory { look } = &work.spec {
+        return places(std::slice::from_ref(&look.folder), None, &work.folders, own);
+    }
     let TaskSpec::Backup { images, folder, outputs, .. } = &work.spec else { return Ok(()) };
     for output in outputs {
         may_run(&output.command, &work.programs, own_programs)?;
@@ -69,7 +72,7 @@ fn is_in(real: &Path, folder: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::OutputOrder;
+    use sluice_node_api::{LookOrder, OutputOrder};
 
     use super::*;
 
@@ -148,6 +151,13 @@ mod tests {
         );
         let folder = Some(at("shop").to_str().unwrap().to_owned());
         let all = backup(vec![], folder, vec![]);
+        let look = |name: &str| {
+            let folder = at(name).to_str().unwrap().to_owned();
+            TaskSpec::Inventory { look: LookOrder { folder, ..LookOrder::default() } }
+        };
+        assert!(check(&look("shop"), std::slice::from_ref(&shop), &None).is_ok());
+        assert!(check(&look("shop/../bank"), std::slice::from_ref(&shop), &None).is_err());
+        assert!(check(&look("shop"), &[], &Some(bank.clone())).is_err());
         assert!(check(&all, &[shop], &None).is_err(), "the link lies in it");
         assert!(check(&TaskSpec::Collect {}, &[bank], &None).is_ok());
     }

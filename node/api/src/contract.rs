@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::identity::Certified;
+use crate::look::LookOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
@@ -282,11 +283,16 @@ pub enum TaskSpec {
         /// Its id.
         mount: String,
     },
+    /// List the disks in a place.
+    Inventory {
+        /// Which, and which of them.
+        look: LookOrder,
+    },
 }
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 15] = [
+    pub const KINDS: [&str; 16] = [
         "init",
         "backup",
         "restore",
@@ -302,6 +308,7 @@ impl TaskSpec {
         "script",
         "commit",
         "discard",
+        "inventory",
     ];
     /// Those that are about mounts: short, and not to wait behind backups.
     pub const MOUNT_KINDS: [&str; 2] = ["mount", "unmount"];
@@ -324,6 +331,7 @@ impl TaskSpec {
             Self::Script { .. } => "script",
             Self::Commit { .. } => "commit",
             Self::Discard { .. } => "discard",
+            Self::Inventory { .. } => "inventory",
         }
     }
 }
@@ -468,6 +476,7 @@ mod tests {
             TaskSpec::Script { script: ScriptOrder::default() },
             TaskSpec::Commit { mount: "m".into() },
             TaskSpec::Discard { mount: "m".into() },
+            TaskSpec::Inventory { look: LookOrder::default() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

@@ -22,6 +22,7 @@
 mod client;
 mod contract;
 mod identity;
+mod look;
 pub mod metrics;
 mod mounts;
 mod network;
@@ -34,6 +35,7 @@ pub use contract::{
     Report, Reported, TaskSpec, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
+pub use look::{FoundDisk, LookOrder, LookReport, LookTrouble};
 pub use mounts::{
     FIRST_PROTOCOLS, Held, HeldState, MountOrder, MountOrders, MountReport, is_folder, overlay_of,
 };

@@ -5,11 +5,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Destination, Instance, Kind, Plan, Policy, Project, ProjectId, Record, Tx};
+use sluice_catalog::{
+    Destination, Instance, Inventory, Kind, Node, Plan, Policy, Project, ProjectId, Record, Tx,
+};
 use utoipa::ToSchema;
 
 use crate::access::{Permission, granted};
-use crate::api::policies::{check_destination, check_policy};
+use crate::api::policies::{EVERYTHING, check_calendars, check_destination, check_policy};
 use crate::api::{List, PageQuery};
 use crate::auth::Actor;
 use crate::destinations as allowed;
@@ -127,6 +129,8 @@ pub(crate) trait Rules: Kind {
 
     /// What it takes to make, change and remove one.
     const NEEDS: Permission = Permission::Manage;
+    /// Whether it takes that in the system, wherever the record is.
+    const OF_SYSTEM: bool = false;
 
     /// Where a record is: the project that decides who may do something with it.
     fn scope(record: &Record<Self>) -> Option<ProjectId>
@@ -257,6 +261,27 @@ impl Rules for Plan {
     }
 }
 
+impl Rules for Inventory {
+    const ACTIONS: [&'static str; 3] = ["inventory.create", "inventory.change", "inventory.remove"];
+    /// It names paths of nodes, and what is found there is a source like any other.
+    const OF_SYSTEM: bool = true;
+
+    async fn fits(&self, tx: &mut Tx, project: Option<ProjectId>, _: &Actor) -> Result<()> {
+        if project.is_none() {
+            return Err(Problem::invalid("an inventory belongs to the project of what it finds"));
+        }
+        if let Some(node) = self.node {
+            tx.get::<Node>(node, &EVERYTHING).await?;
+        }
+        check_calendars(&self.schedules)
+    }
+}
+
+/// Refuses who may not change what takes a role in the system, before anything is told of it.
+fn require_system<K: Rules>(actor: &Actor) -> Result<()> {
+    if K::OF_SYSTEM { actor.require(K::NEEDS, None) } else { Ok(()) }
+}
+
 async fn list<K: Rules>(
     shared: &Shared,
     actor: &Actor,
@@ -270,6 +295,7 @@ async fn list<K: Rules>(
 }
 
 async fn create<K: Rules>(shared: &Shared, actor: &Actor, new: Create<K>) -> Result<Response> {
+    require_system::<K>(actor)?;
     actor.require(K::NEEDS, new.project)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
@@ -299,6 +325,7 @@ async fn put<K: Rules>(
     headers: &HeaderMap,
     change: Change<K>,
 ) -> Result<Response> {
+    require_system::<K>(actor)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<K>(id, &actor.visible()).await?;
@@ -319,6 +346,7 @@ async fn put<K: Rules>(
 }
 
 async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<StatusCode> {
+    require_system::<K>(actor)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<K>(id, &actor.visible()).await?;
@@ -431,6 +459,14 @@ requests!(
     "instance",
     "/api/v1/instances",
     "/api/v1/instances/{id}"
+);
+requests!(
+    inventories,
+    Inventory,
+    InventoryId,
+    "inventory",
+    "/api/v1/inventories",
+    "/api/v1/inventories/{id}"
 );
 requests!(policies, Policy, PolicyId, "policy", "/api/v1/policies", "/api/v1/policies/{id}");
 requests!(plans, Plan, PlanId, "plan", "/api/v1/plans", "/api/v1/plans/{id}");

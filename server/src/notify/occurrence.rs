@@ -1,7 +1,7 @@
 //! What happened that somebody may want to know.
 
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{Destination, Instance, Page, Policy, Project, ProjectId, Tx};
+use sluice_catalog::{Destination, Instance, Inventory, Page, Policy, Project, ProjectId, Tx};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
@@ -39,6 +39,10 @@ pub(crate) enum Event {
     SelfBackupFailed,
     /// A copy that a policy wants was not made in time.
     CopyOverdue,
+    /// What an inventory had found is no longer there: it is not backed up any more.
+    InstanceGone,
+    /// So much is gone at once that an inventory notes nothing of it until somebody agrees.
+    InventoryHeld,
     /// Somebody wants to see whether messages arrive.
     Test,
 }
@@ -72,6 +76,7 @@ pub(super) async fn since(
     missed(tx, from, &mut all).await?;
     nodes(tx, now, &mut all).await?;
     quotas(tx, now, &mut all).await?;
+    found(tx, from, &mut all).await?;
     let own = SelfBackupState::load(tx).await?;
     if let Some(why) = own.failure {
         all.push(Occurrence {
@@ -173,6 +178,31 @@ async fn nodes(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> {
             project: None,
             text: format!("the node {} was last heard of {} s ago", node.name, silent / 1000),
             key: format!("node/{}", node.node),
+        });
+    }
+    Ok(())
+}
+
+async fn found(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    for one in tx.gone_since(from).await? {
+        let Ok(instance) = tx.get::<Instance>(one.instance, &EVERYTHING).await else { continue };
+        let at_ms = one.gone_ms.unwrap_or(from);
+        all.push(Occurrence {
+            event: Event::InstanceGone,
+            at_ms,
+            project: instance.project,
+            text: format!("{} is gone: there is no {} any more", instance.name, one.place),
+            key: format!("gone/{}/{at_ms}", one.instance),
+        });
+    }
+    for (id, looked) in tx.held_looks().await? {
+        let Ok(inventory) = tx.get::<Inventory>(id, &EVERYTHING).await else { continue };
+        all.push(Occurrence {
+            event: Event::InventoryHeld,
+            at_ms: looked.at_ms,
+            project: inventory.project,
+            text: format!("the inventory {}: {}", inventory.name, looked.message),
+            key: format!("held/{id}"),
         });
     }
     Ok(())

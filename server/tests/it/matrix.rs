@@ -75,6 +75,13 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/instances/{id}", Project(READ)),
     ("PUT", "/api/v1/instances/{id}", Project(MANAGE)),
     ("DELETE", "/api/v1/instances/{id}", Project(MANAGE)),
+    ("GET", "/api/v1/inventories", Anywhere(READ)),
+    ("POST", "/api/v1/inventories", System(MANAGE)),
+    ("GET", "/api/v1/inventories/{id}", Project(READ)),
+    ("PUT", "/api/v1/inventories/{id}", System(MANAGE)),
+    ("DELETE", "/api/v1/inventories/{id}", System(MANAGE)),
+    ("POST", "/api/v1/inventories/{id}/runs", Project(OPERATE)),
+    ("GET", "/api/v1/inventories/{id}/found", Project(READ)),
     ("GET", "/api/v1/policies", Anywhere(READ)),
     ("POST", "/api/v1/policies", Project(MANAGE)),
     ("GET", "/api/v1/policies/{id}", Project(READ)),
@@ -182,6 +189,7 @@ struct World {
     project: String,
     destination: String,
     instance: String,
+    inventory: String,
     policy: String,
     task: String,
     point: String,
@@ -201,6 +209,9 @@ impl World {
         let spec = json!({"source": {"kind": "device", "path": "/dev/x"}});
         let body = json!({"project": project, "name": "web", "spec": spec});
         let instance = make(admin, "instances", body).await;
+        let look = json!({"kind": "files", "folder": "/srv/images"});
+        let body = json!({"project": project, "name": "images", "spec": {"look": look}});
+        let inventory = make(admin, "inventories", body).await;
         let body = json!({"project": project, "name": "daily", "spec": {"rules": []}});
         let policy = make(admin, "policies", body).await;
         let start = json!({"kind": "backup", "instance": instance, "destination": destination});
@@ -228,6 +239,7 @@ impl World {
             project,
             destination,
             instance,
+            inventory,
             policy,
             task,
             point,
@@ -245,6 +257,7 @@ impl World {
             "projects" => &self.project,
             "destinations" => &self.destination,
             "instances" => &self.instance,
+            "inventories" => &self.inventory,
             "policies" => &self.policy,
             "tasks" => &self.task,
             "mounts" => &self.mount,
@@ -270,6 +283,7 @@ impl World {
         let spec = match template.split('/').nth(3).unwrap() {
             "destinations" => json!({"url": "/backup"}),
             "instances" => device,
+            "inventories" => json!({"look": {"kind": "files", "folder": "/srv/images"}}),
             "policies" => json!({"rules": []}),
             "plans" => json!({"groups": []}),
             "identity-providers" => {
@@ -325,6 +339,7 @@ impl World {
             (_, "/api/v1/node-tokens" | "/api/v1/tasks/{id}/cancel") => return None,
             (_, "/api/v1/plan-runs/{id}/cancel") => return None,
             (_, "/api/v1/plans/{id}/runs") => json!({"mode": "test"}),
+            (_, "/api/v1/inventories/{id}/runs") => json!({"dry_run": true}),
             ("PUT", "/api/v1/limits" | "/api/v1/projects/{id}/quota") => json!({}),
             (_, "/api/v1/tasks") => {
                 let (instance, destination) = (&self.instance, &self.destination);

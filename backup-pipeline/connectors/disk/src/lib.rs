@@ -14,6 +14,7 @@
 mod error;
 mod format;
 pub mod inspect;
+pub mod look;
 mod qemu;
 mod raw;
 

@@ -6,15 +6,23 @@ use sluice_node_api::Client;
 
 use super::difference::{Difference, without_defaults};
 use super::plans::Named;
-use super::{profile, providers, records};
+use super::{inventories, profile, providers, records, word};
 use crate::args::{ApplyArgs, ConfigCommand};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
 use crate::output;
 
 /// What comes later refers to what comes earlier.
-const ORDER: [&str; 7] =
-    ["projects", "destinations", "node-configs", "instances", "policies", "plans", providers::KIND];
+const ORDER: [&str; 8] = [
+    "projects",
+    "destinations",
+    "node-configs",
+    "instances",
+    inventories::KIND,
+    "policies",
+    "plans",
+    providers::KIND,
+];
 
 /// Makes the server's configuration what the file says.
 pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
@@ -73,6 +81,10 @@ async fn exported(client: &Client) -> Result<Value> {
     let destinations = records::Records::load(client, "destinations").await?;
     let projects = records::Records::load(client, "projects").await?;
     let named = Named::load(client).await?;
+    // Where an inventory is, they are found again.
+    let found = inventories::all_found(client).await?;
+    // Nodes are the system's affair, and inventories can be read without.
+    let nodes = records::Records::load(client, "nodes").await.ok();
     let mut file = Map::new();
     for kind in ORDER {
         let all = match records::Records::load(client, kind).await {
@@ -84,7 +96,10 @@ async fn exported(client: &Client) -> Result<Value> {
             providers::KIND => Some(providers::Names::load(client).await?),
             _ => None,
         };
-        let of_kind = all.named().map(|(name, record)| {
+        let all_but_found = all
+            .named()
+            .filter(|(_, record)| kind != "instances" || !found.contains(&word(record, "id")));
+        let of_kind = all_but_found.map(|(name, record)| {
             let mut spec = record["spec"].clone();
             for part in ["rules", "tests"] {
                 let rules = spec.get_mut(part).and_then(Value::as_array_mut);
@@ -101,6 +116,11 @@ async fn exported(client: &Client) -> Result<Value> {
                 for project in own.into_iter().flatten() {
                     *project = projects.name_of(project).into();
                 }
+            }
+            if let (inventories::KIND, Some(nodes)) = (kind, &nodes)
+                && !spec["node"].is_null()
+            {
+                spec["node"] = nodes.name_of(&spec["node"]).into();
             }
             if kind == "plans" {
                 named.to_names(&mut spec);

@@ -102,6 +102,7 @@ fn default_number(key: &str) -> u64 {
         "history_days" => 400,
         "lease_seconds" => 28_800,
         "session_minutes" => 720,
+        "most_gone_percent" => 50,
         _ => 0,
     }
 }
@@ -113,6 +114,9 @@ fn default_text(key: &str) -> &'static str {
         "on_failure" => "stop",
         "name_claim" => "preferred_username",
         "groups_claim" => "groups",
+        // Of an inventory.
+        "naming" => "{name}",
+        "per" => "file",
         // Of a restore point in a plan; nothing else has such a kind.
         "kind" => "latest",
         _ => "",

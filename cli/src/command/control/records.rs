@@ -228,6 +228,9 @@ pub(crate) async fn set(
     if kind == "destinations" {
         projects_to_ids(client, &mut spec, plan).await?;
     }
+    if kind == super::inventories::KIND {
+        super::inventories::to_ids(client, &mut spec).await?;
+    }
     if kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }

@@ -14,6 +14,7 @@ mod heal;
 mod http;
 mod huge;
 mod identity;
+mod inventories;
 mod iscsi;
 mod keys;
 mod lock;

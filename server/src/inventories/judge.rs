@@ -1,0 +1,380 @@
+//! What a look means: what is new, what is gone, what is back, and what is only told.
+//!
+//! Nothing here has a clock or a database: what was known and what was seen come in, a verdict
+//! comes out, and a look that is only tried gets the same one.
+//!
+//! # What is not seen is not gone
+//!
+//! Being gone ends backups, so it must not be concluded from a look that failed:
+//!
+//! * of what lies where nothing could be read, nothing is known;
+//! * what lay on a file system that is not mounted now is held: somebody must say that it is gone;
+//! * so is all of it when more is gone at once than the inventory lets pass.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use sluice_catalog::{
+    Found, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage,
+};
+use sluice_node_api::{FoundDisk, LookReport};
+
+/// Lines that are told of one look.
+const MOST_LINES: usize = 200;
+
+/// What was known, and what was seen.
+pub(super) struct Case<'a> {
+    pub(super) inventory: &'a Record<Inventory>,
+    pub(super) report: &'a LookReport,
+    /// What it has found before.
+    pub(super) known: &'a [Found],
+    /// All instances of the project.
+    pub(super) instances: &'a [Record<Instance>],
+    /// What came of the last look.
+    pub(super) last: &'a Looked,
+    /// Whether somebody has said that what is not there is gone.
+    pub(super) accept_gone: bool,
+}
+
+/// Something that is there, and is an instance or becomes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub(super) place: String,
+    pub(super) source: Source,
+    pub(super) identity: String,
+    pub(super) format: String,
+    pub(super) size_bytes: u64,
+}
+
+/// What follows.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// How many are there.
+    pub(super) there: usize,
+    /// New ones, with their names.
+    pub(super) add: Vec<(String, Unit)>,
+    /// Those of which something else is known now, as it is to be noted.
+    pub(super) noted: Vec<Found>,
+    /// Those of them with other disks than before.
+    pub(super) changed: BTreeSet<InstanceId>,
+    /// Those that are there again.
+    pub(super) back: Vec<InstanceId>,
+    /// Those that are gone.
+    pub(super) gone: Vec<Found>,
+    /// Those whose source somebody has changed: they are that person's now.
+    pub(super) left: Vec<InstanceId>,
+    /// Those that are gone, and are not noted as gone.
+    pub(super) held: Vec<InstanceId>,
+    /// Where file systems are to be mounted the next time.
+    pub(super) mounts: BTreeSet<String>,
+    pub(super) mounted_on: String,
+    /// What is told: whether it is a warning, and in words.
+    pub(super) lines: Vec<(bool, String)>,
+}
+
+impl Verdict {
+    fn tell(&mut self, text: String) {
+        self.lines.push((false, text));
+    }
+
+    fn warn(&mut self, text: String) {
+        self.lines.push((true, text));
+    }
+
+    /// Whether something is told that somebody should see to.
+    pub(super) fn warns(&self) -> bool {
+        self.lines.iter().any(|(warns, _)| *warns)
+    }
+}
+
+/// Whether a path is a place or lies in it.
+fn lies_in(path: &str, place: &str) -> bool {
+    let place = place.trim_end_matches('/');
+    path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Judges a look.
+pub(super) fn judge(case: &Case<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    for one in &case.report.unread {
+        verdict.warn(format!("nothing is known of {}: {}", one.path, one.why));
+    }
+    for one in &case.report.passed {
+        verdict.warn(format!("{} is passed over: {}", one.path, one.why));
+    }
+    let units = units(case, &mut verdict);
+    verdict.there = units.len();
+    let seen = seen(case, units, &mut verdict);
+    unseen(case, &seen, &mut verdict);
+    renamed(case, &mut verdict);
+    if verdict.lines.len() > MOST_LINES {
+        // What somebody should see to comes first.
+        verdict.lines.sort_by_key(|(warns, _)| !warns);
+        let more = verdict.lines.len() - MOST_LINES;
+        verdict.lines.truncate(MOST_LINES);
+        verdict.tell(format!("and {more} more"));
+    }
+    verdict
+}
+
+/// What is there: each file once, or each folder with its files.
+fn units(case: &Case<'_>, verdict: &mut Verdict) -> Vec<Unit> {
+    let known: BTreeSet<&str> = case.known.iter().map(|found| found.place.as_str()).collect();
+    let mut first: HashMap<&str, &str> = HashMap::new();
+    for disk in case.report.disks.iter().filter(|disk| !disk.identity.is_empty()) {
+        let one = first.entry(&disk.identity).or_insert(&disk.path);
+        if known.contains(disk.path.as_str()) && !known.contains(*one) {
+            *one = &disk.path;
+        }
+    }
+    let mut disks = Vec::new();
+    for disk in &case.report.disks {
+        match first.get(disk.identity.as_str()) {
+            Some(one) if *one != disk.path => {
+                verdict.tell(format!("{} was found twice: it is {one}, too", disk.path));
+            }
+            _ => disks.push(disk),
+        }
+    }
+    match case.inventory.body.look.per() {
+        Per::File => disks.iter().map(|disk| unit(&disk.path, &[disk], case)).collect(),
+        Per::Folder => {
+            let mut folders: BTreeMap<&str, Vec<&FoundDisk>> = BTreeMap::new();
+            for disk in disks {
+                let around = disk.path.rsplit_once('/').map_or("", |(around, _)| around);
+                folders.entry(around).or_default().push(disk);
+            }
+            let root = case.inventory.body.look.folder().trim_end_matches('/');
+            if let Some(own) = folders.remove(root) {
+                verdict.tell(format!("{} files lie in no folder of their own", own.len()));
+            }
+            folders.iter().map(|(place, disks)| unit(place, disks, case)).collect()
+        }
+    }
+}
+
+fn unit(place: &str, disks: &[&FoundDisk], case: &Case<'_>) -> Unit {
+    let devices = matches!(case.inventory.body.look, sluice_catalog::Look::Devices { .. });
+    let source = match devices {
+        true => Source::Device { path: place.to_owned() },
+        false => Source::DiskFiles { images: images(disks) },
+    };
+    let formats: BTreeSet<&str> = disks.iter().map(|disk| disk.format.as_str()).collect();
+    Unit {
+        place: place.to_owned(),
+        source,
+        // A device that is gone leaves its number to the next one.
+        identity: match disks {
+            [one] if !devices => one.identity.clone(),
+            _ => String::new(),
+        },
+        format: formats.into_iter().collect::<Vec<_>>().join(" "),
+        size_bytes: disks.iter().fold(0, |sum, disk| sum.saturating_add(disk.size_bytes)),
+    }
+}
+
+/// Images with names that repositories take, each another.
+fn images(disks: &[&FoundDisk]) -> Vec<SourceImage> {
+    let mut taken = BTreeSet::new();
+    let mut named = Vec::new();
+    for disk in disks {
+        let file = disk.path.rsplit('/').next().unwrap_or_default();
+        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+        let fit = |text: &str| {
+            let text: String = text
+                .chars()
+                .map(|c| if "@:=".contains(c) || c.is_control() { '-' } else { c })
+                .collect();
+            let text = text.trim_start_matches('.').trim().to_owned();
+            Some(text).filter(|text| !text.is_empty() && text.len() <= 200)
+        };
+        let own = fit(stem).filter(|name| !taken.contains(name));
+        let own = own.or_else(|| fit(file).filter(|name| !taken.contains(name)));
+        let name = own.unwrap_or_else(|| format!("disk-{}", taken.len() + 1));
+        taken.insert(name.clone());
+        // The file's own name is what it has anyway.
+        let name = Some(name).filter(|name| name != stem);
+        named.push(SourceImage { name, path: disk.path.clone() });
+    }
+    named
+}
+
+/// The paths that a source reads.
+fn paths(source: &Source) -> Vec<&str> {
+    match source {
+        Source::DiskFiles { images } => images.iter().map(|image| image.path.as_str()).collect(),
+        Source::Device { path } | Source::Folder { path } => vec![path],
+        Source::Command { .. } => Vec::new(),
+    }
+}
+
+/// What is there; returns the places of known instances that were seen.
+fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<String> {
+    let by_place: HashMap<&str, &Found> =
+        case.known.iter().map(|found| (found.place.as_str(), found)).collect();
+    let by_id: HashMap<InstanceId, &Record<Instance>> =
+        case.instances.iter().map(|one| (one.id, one)).collect();
+    let others = Others::of(case);
+    let mut names: BTreeSet<String> = case.instances.iter().map(|one| one.name.clone()).collect();
+    let mut seen = BTreeSet::new();
+    for unit in units {
+        // Of a folder that was read in part, not all disks are known.
+        if case.report.unread.iter().any(|at| lies_in(&at.path, &unit.place)) {
+            seen.insert(unit.place);
+            continue;
+        }
+        let known = by_place.get(unit.place.as_str());
+        if let Some((found, one)) = known.and_then(|f| Some((*f, *by_id.get(&f.instance)?))) {
+            seen.insert(unit.place.clone());
+            if one.body.source == found.source {
+                again(found, one, unit, verdict);
+                continue;
+            }
+            verdict.left.push(found.instance);
+            verdict
+                .tell(format!("the source of {} was changed by hand: it is left alone", one.name));
+        }
+        let paths = paths(&unit.source).into_iter().chain([unit.place.as_str()]);
+        if let Some(other) = paths.into_iter().find_map(|path| others.claim(path)) {
+            let text = format!("{} is a source of {} already", unit.place, other.name);
+            match other.body.present {
+                true => verdict.tell(text),
+                // As after a catalog was rebuilt from repositories: it is not backed up.
+                false => verdict.warn(format!("{text}, which counts as absent: set it present")),
+            }
+            continue;
+        }
+        let name = case.inventory.body.name_of(&unit.place);
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            verdict.warn(format!("{} makes no name of 1 to 128 bytes: {name:?}", unit.place));
+        } else if names.insert(name.clone()) {
+            verdict.add.push((name, unit));
+        } else {
+            verdict.warn(format!(
+                "{} would be called {name}, as another instance is: see naming",
+                unit.place
+            ));
+        }
+    }
+    seen
+}
+
+/// A known instance was seen.
+fn again(found: &Found, one: &Record<Instance>, unit: Unit, verdict: &mut Verdict) {
+    if !one.body.present {
+        verdict.back.push(found.instance);
+    }
+    let Unit { place, source, identity, format, size_bytes } = unit;
+    if source != found.source {
+        verdict.changed.insert(found.instance);
+    }
+    let (instance, inventory) = (found.instance, found.inventory);
+    let now =
+        Found { instance, inventory, place, source, identity, format, size_bytes, gone_ms: None };
+    if now != *found {
+        verdict.noted.push(now);
+    }
+}
+
+/// Instances of the project that are not of this inventory, by what they read.
+struct Others<'a> {
+    by_path: HashMap<&'a str, &'a Record<Instance>>,
+    folders: HashMap<&'a str, &'a Record<Instance>>,
+}
+
+impl<'a> Others<'a> {
+    fn of(case: &Case<'a>) -> Self {
+        let by_id: HashMap<InstanceId, &Found> =
+            case.known.iter().map(|found| (found.instance, found)).collect();
+        let (mut by_path, mut folders) = (HashMap::new(), HashMap::new());
+        for one in case.instances {
+            let own = by_id.get(&one.id).is_some_and(|found| found.source == one.body.source);
+            let node = case.inventory.body.node;
+            let elsewhere = one.body.node.is_some_and(|id| node.is_some_and(|own| own != id));
+            if own || elsewhere {
+                continue;
+            }
+            for path in paths(&one.body.source) {
+                by_path.insert(path, one);
+            }
+            if let Source::Folder { path } = &one.body.source {
+                folders.insert(path.trim_end_matches('/'), one);
+            }
+        }
+        Self { by_path, folders }
+    }
+
+    fn claim(&self, path: &str) -> Option<&'a Record<Instance>> {
+        let around = path.rsplit_once('/').map_or("", |(around, _)| around);
+        self.by_path.get(path).or_else(|| self.folders.get(around)).copied()
+    }
+}
+
+/// What is known and was not seen.
+fn unseen(case: &Case<'_>, seen: &BTreeSet<String>, verdict: &mut Verdict) {
+    let by_id: HashMap<InstanceId, &Record<Instance>> =
+        case.instances.iter().map(|one| (one.id, one)).collect();
+    let lost: Vec<&String> = case.last.mounts.difference(&case.report.mounts).collect();
+    let moved = !case.last.mounted_on.is_empty() && case.last.mounted_on != case.report.mounted_on;
+    let (mut gone, mut off, mut present) = (Vec::new(), Vec::new(), 0);
+    for found in case.known {
+        let Some(one) = by_id.get(&found.instance) else { continue };
+        present += usize::from(one.body.present);
+        if seen.contains(&found.place) {
+            continue;
+        }
+        let within = |place: &str| lies_in(&found.place, place);
+        if one.body.source != found.source {
+            verdict.left.push(found.instance);
+        } else if !one.body.present || case.report.unread.iter().any(|at| within(&at.path)) {
+            // It was gone before, or nothing is known of it.
+        } else if !case.accept_gone && (moved || lost.iter().any(|at| within(at))) {
+            off.push(found.clone());
+        } else {
+            gone.push(found.clone());
+        }
+    }
+    (verdict.mounts, verdict.mounted_on) =
+        (case.report.mounts.clone(), case.report.mounted_on.clone());
+    if !off.is_empty() {
+        verdict.mounts.extend(lost.iter().map(|at| (*at).clone()));
+        verdict.mounted_on.clone_from(&case.last.mounted_on);
+        verdict.warn(format!(
+            "{} are not there, on a file system that is not mounted as it was: they are not noted \
+             as gone until somebody agrees (--accept-gone)",
+            off.len()
+        ));
+    }
+    let most = case.inventory.body.most_gone_percent as usize;
+    if !case.accept_gone && gone.len() * 100 > most * present {
+        verdict.warn(format!(
+            "{} of {present} are gone at once, which is more than {most} %: they are not noted as \
+             gone until somebody agrees (--accept-gone)",
+            gone.len()
+        ));
+        off.append(&mut gone);
+    }
+    verdict.held = off.iter().map(|found| found.instance).collect();
+    verdict.gone = gone;
+}
+
+/// Tells which new ones are known files under another name.
+fn renamed(case: &Case<'_>, verdict: &mut Verdict) {
+    let was: HashMap<&str, &Found> = (case.known.iter())
+        .filter(|found| !found.identity.is_empty())
+        .map(|found| (found.identity.as_str(), found))
+        .collect();
+    let lines: Vec<String> = (verdict.add.iter())
+        .filter_map(|(name, unit)| {
+            let before = was.get(unit.identity.as_str())?;
+            Some(format!(
+                "{} was {} before: {name} is a new instance, and restore points of the one before \
+                 stay with that",
+                unit.place, before.place
+            ))
+        })
+        .collect();
+    verdict.lines.extend(lines.into_iter().map(|line| (false, line)));
+}
+
+#[cfg(test)]
+mod tests;
