@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod approvals;
+mod events;
 mod grants;
 mod history;
 mod leases;
@@ -10,6 +11,7 @@ mod mounts;
 mod passkeys;
 mod plans;
 mod points;
+mod proofs;
 mod providers;
 mod races;
 mod records;

@@ -83,6 +83,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            full: false,
             no_hooks: false,
         }
     }
