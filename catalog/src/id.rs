@@ -158,6 +158,8 @@ names! {
     MountId;
     /// Names a restore test.
     RestoreTestId;
+    /// An event that retention was waiting for.
+    RetentionEventId;
     /// Names a recovery plan.
     PlanId;
     /// Names a run of a recovery plan.

@@ -44,12 +44,13 @@ pub use fate::{Claim, Consent, approved, claimed, rehearsed};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, InventoryId, MountId, NodeConfigId,
     NodeId, PasskeyId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId,
-    SessionId, TaskId, TokenId, UserId,
+    RetentionEventId, SessionId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
 pub use model::assign::{Assign, Having};
 pub use model::destination::{Destination, Maintenance, MaintenanceWork};
+pub use model::event::RetentionEvent;
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
@@ -70,6 +71,7 @@ pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point};
 pub use model::policy::{CopyRule, Keep, Missed, Objectives, Policy, Rule, Schedule, When};
 pub use model::project::Project;
+pub use model::proof::{BackupType, Proof, ProofState, VerifyDepth, VerifyRule};
 pub use model::provider::{
     GroupMapping, GroupSearch, IdentityProvider, LdapGroups, LdapVia, LoginVia, MemberOf, OidcVia,
 };
@@ -84,8 +86,10 @@ pub use record::{Kind, Page, Readable, Record};
 pub use seal::{Sealed, Sealer};
 pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;
+pub use store::events::NewRetentionEvent;
 pub use store::groups::NewGroup;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
+pub use store::proofs::Looked;
 pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;
 pub use visible::Visible;

@@ -225,6 +225,7 @@ mod tests {
             ("tasks", of(failed), task),
             ("mounts", of(Listed::newest("mounts", "*").only("state <> 'gone'")), own),
             ("restore_tests", of(Listed::newest("restore_tests", "*")), own),
+            ("retention_events", of(Listed::oldest("retention_events", "*")), own),
         ];
         if instance.is_empty() {
             let audit = Listed::oldest("audit", "*").by("seq");

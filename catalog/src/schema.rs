@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0018-limits-that-hold.sql"),
     include_str!("../migrations/0019-maintenance.sql"),
     include_str!("../migrations/0020-inventories.sql"),
+    include_str!("../migrations/0021-policies.sql"),
 ];
 
 const SETTINGS: &str =

@@ -49,8 +49,8 @@ pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, Tc
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    PointArgs, PointCommand, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand, ServerArgs,
-    SetArgs, TaskArgs, TaskCommand, UpArgs,
+    PointArgs, PointCommand, PointEventArgs, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand,
+    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{

@@ -26,6 +26,7 @@ pub(crate) mod quotas;
 pub(crate) mod records;
 pub(crate) mod reporting;
 pub(crate) mod restore_tests;
+pub(crate) mod retention_events;
 pub(crate) mod rules;
 pub(crate) mod second_factor;
 pub(crate) mod self_backup;
@@ -164,6 +165,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(node_configs::get, node_configs::put, node_configs::remove))
         .routes(routes!(points::list))
         .routes(routes!(points::get))
+        .routes(routes!(retention_events::list, retention_events::create))
+        .routes(routes!(retention_events::remove))
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))

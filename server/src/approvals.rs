@@ -73,7 +73,7 @@ impl Replay {
 }
 
 /// Which requests may have to wait, by method and path as the OpenAPI document has them.
-pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 27] = [
+pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 28] = [
     ("DELETE", "/api/v1/projects/{id}", &[Action::RemoveProject]),
     ("DELETE", "/api/v1/destinations/{id}", &[Action::RemoveDestination]),
     ("DELETE", "/api/v1/instances/{id}", &[Action::RemoveInstance]),
@@ -98,6 +98,7 @@ pub(crate) const MAY_WAIT: [(&str, &str, &[Action]); 27] = [
     ("PUT", "/api/v1/policies/{id}/instances/{instance}", &[Action::ShortenRetention]),
     ("DELETE", "/api/v1/policies/{id}/instances/{instance}", &[Action::ShortenRetention]),
     ("PUT", "/api/v1/instances/{id}", &[Action::ShortenRetention]),
+    ("POST", "/api/v1/retention-events", &[Action::ShortenRetention]),
     ("PUT", "/api/v1/self-backup", &[Action::ChangeSelfBackup]),
     ("POST", "/api/v1/tasks", &[Action::Prune, Action::Collect]),
     ("PUT", "/api/v1/access-rules", &[Action::ChangeRules]),

@@ -25,7 +25,8 @@ use utoipa::ToSchema;
 use crate::api::policies::EVERYTHING;
 use crate::complaint::go_on;
 use crate::destinations;
-use crate::dispatch::{kept, periods};
+use crate::dispatch::kept;
+use crate::events;
 use crate::ledger;
 use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
@@ -173,7 +174,10 @@ pub(crate) async fn complete(
             return Err(Problem::new(StatusCode::CONFLICT, "moot", text));
         }
     }
-    *keep = kept(tx, instance, to).await?.map(periods).unwrap_or_default();
+    *keep = match kept(tx, instance, to).await? {
+        Some(keep) => events::told_to_copy(tx, instance, &keep, shared.now()).await?,
+        None => BTreeMap::new(),
+    };
     let source = tx.get::<Destination>(from, &EVERYTHING).await?.body;
     *url = source.url;
     let mut own = source.environment;
@@ -228,9 +232,19 @@ pub(crate) async fn copied(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
             tx.add_point(instance, task.new.project, new, now).await?;
         }
         if let Some(original) = tx.point_named(from, of).await? {
-            let original = original.copy_of.unwrap_or(original.id);
-            tx.set_copy_of(to, &new.point, original).await?;
+            tx.set_copy_of(to, &new.point, original.copy_of.unwrap_or(original.id)).await?;
+            if let Some(backup_type) = original.backup_type {
+                tx.set_backup_type(to, &new.point, backup_type).await?;
+            }
         }
+    }
+    // What events keep, the copy does not judge.
+    if let Some(policy) = task.new.policy
+        && let Some(keep) = kept(tx, instance, to).await?
+        && !keep.after_event.is_empty()
+    {
+        let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+        events::prune(tx, &instance, (to, policy), None, now).await?;
     }
     let names: BTreeSet<String> = told.iter().map(|(new, _)| new.point.clone()).collect();
     let pruned = task.result["pruned"].as_array().map(Vec::as_slice).unwrap_or_default();

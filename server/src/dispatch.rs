@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node, NodeId, Point,
-    Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    BackupType, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node,
+    NodeId, Point, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
 };
 use sluice_node_api::{
     Ask, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
@@ -30,6 +30,7 @@ use crate::complaint::go_on;
 use crate::copies;
 use crate::destinations;
 use crate::documents;
+use crate::events;
 use crate::front_end;
 use crate::inventories;
 use crate::ledger;
@@ -40,6 +41,7 @@ use crate::queue::Waiter;
 use crate::reports::{self, Said};
 use crate::restore_tests;
 use crate::state::Shared;
+use crate::verifications;
 
 /// How long a node that asks for work is kept waiting.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
@@ -123,15 +125,24 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         return Ok(Work { spec, environment, ..Work::without_repository() });
     }
     // Policies may have changed since the backup that it follows.
-    if let TaskSpec::Prune { keep, .. } = &mut spec
+    if let TaskSpec::Prune { keep, until, .. } = &mut spec
         && let (Some(_), Some(instance), Some(destination)) =
             (task.new.policy, task.new.instance, task.new.destination)
     {
-        let now = kept(tx, instance, destination).await?.ok_or_else(|| {
+        let wanted = kept(tx, instance, destination).await?.ok_or_else(|| {
             let text = "nothing is pruned: its policies keep everything now";
             Problem::new(StatusCode::CONFLICT, "moot", text)
         })?;
-        *keep = periods(now);
+        (*keep, *until) = events::told(tx, instance, &wanted).await?;
+    }
+    // What a prune has removed meanwhile needs no proof.
+    if let TaskSpec::Verify { point: Some(name), .. } = &spec
+        && let Some(destination) = task.new.destination
+        && let Some(point) = tx.point_named(destination, name).await?
+        && point.removed_ms.is_some()
+    {
+        let text = "nothing is verified: the restore point is gone";
+        return Err(Problem::new(StatusCode::CONFLICT, "moot", text));
     }
     // Whoever tried it before may have died after it was made, and before it could tell.
     if let TaskSpec::Backup { task: by, again, allowance: most, .. } = &mut spec {
@@ -252,6 +263,9 @@ pub(crate) async fn finish(
     if state.is_final() {
         mounts::task_ended(tx, &task, now).await?;
         restore_tests::task_ended(tx, &task, &finished.document, now).await?;
+        if task.new.kind == "verify" {
+            verifications::ended(tx, &task, &finished.document, now).await?;
+        }
     }
     if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
         return Ok(());
@@ -300,11 +314,16 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         stored_bytes: bytes("stored_bytes"),
     };
     tx.add_point(instance, task.new.project, &new, now).await?;
+    if let Some(backup_type) = verifications::type_told(point) {
+        tx.set_backup_type(destination, name, backup_type).await?;
+    }
     ledger::grown(tx, instance, &new, task, now).await?;
     allowance::became_point(tx, task).await?;
     // The point is there, whatever hinders what follows from it.
     let copied = copies::after_backup(tx, task, now).await;
     go_on(&format!("copies of instance {instance}"), copied)?;
+    let verified = verifications::after_backup(tx, task, name, now).await;
+    go_on(&format!("verifications of instance {instance}"), verified)?;
     if task.new.policy.is_none() {
         return Ok(());
     }
@@ -312,7 +331,8 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     let keep = go_on(&format!("the retention of instance {instance}"), keep)?.flatten();
     let Some(keep) = keep else { return Ok(()) };
     let Some(chain) = name.split('@').next() else { return Ok(()) };
-    let spec = TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(keep) };
+    let spec =
+        TaskSpec::Prune { instance: Some(chain.to_owned()), keep: periods(&keep), until: None };
     let prune = NewTask {
         kind: spec.kind().to_owned(),
         due_key: None,
@@ -342,7 +362,10 @@ pub(crate) async fn kept(
             let same =
                 at == destination || tx.get::<Destination>(at, &EVERYTHING).await?.body.url == url;
             if same {
-                keep = Some(keep.map_or(wanted, |keep| keep.union(wanted)));
+                keep = Some(match keep {
+                    Some(keep) => keep.union(wanted),
+                    None => wanted,
+                });
             }
         }
     }
@@ -350,8 +373,8 @@ pub(crate) async fn kept(
 }
 
 /// What is kept of each period, by the names of `sluice prune`.
-pub(crate) fn periods(keep: Keep) -> BTreeMap<String, u32> {
-    let Keep { last, hourly, daily, weekly, monthly, yearly, within_hours } = keep;
+pub(crate) fn periods(keep: &Keep) -> BTreeMap<String, u32> {
+    let Keep { last, hourly, daily, weekly, monthly, yearly, within_hours, after_event: _ } = *keep;
     let all = [
         ("last", last),
         ("hourly", hourly),
@@ -391,7 +414,11 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
 }
 
 /// What a node does to back up an instance.
-pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Result<TaskSpec> {
+pub(crate) async fn backup_spec(
+    tx: &mut Tx,
+    instance: &Record<Instance>,
+    backup_type: BackupType,
+) -> Result<TaskSpec> {
     let id = instance.project.ok_or_else(|| Problem::not_found("project"))?;
     let project = tx.get::<Project>(id, &EVERYTHING).await?.name;
     let image = |image: &SourceImage| match &image.name {
@@ -417,6 +444,7 @@ pub(crate) async fn backup_spec(tx: &mut Tx, instance: &Record<Instance>) -> Res
         task: None,
         again: false,
         allowance: None,
+        full: backup_type == BackupType::Full,
         no_hooks: false,
     })
 }

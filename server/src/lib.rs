@@ -33,6 +33,7 @@ mod destinations;
 mod dispatch;
 mod docs;
 mod documents;
+mod events;
 pub mod figures;
 mod front_end;
 mod hashing;
@@ -66,6 +67,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod verifications;
 mod watchers;
 
 pub use api::openapi;

@@ -113,11 +113,16 @@ async fn fire(shared: &Shared, slot: &mut Slot, now: u64) -> Result<()> {
     Ok(())
 }
 
+/// A check of all that is there.
+fn whole(data: bool) -> TaskSpec {
+    TaskSpec::Verify { point: None, instance: None, sample: None, data }
+}
+
 async fn begin(tx: &mut Tx, slot: &Slot, at: u64, now: u64) -> Result<()> {
     let spec = match slot.work {
         MaintenanceWork::Collect => TaskSpec::Collect {},
-        MaintenanceWork::Verify => TaskSpec::Verify { point: None, data: false },
-        MaintenanceWork::VerifyData => TaskSpec::Verify { point: None, data: true },
+        MaintenanceWork::Verify => whole(false),
+        MaintenanceWork::VerifyData => whole(true),
     };
     let destination = &slot.destination;
     if tx.is_maintained(destination.id, spec.kind()).await? {

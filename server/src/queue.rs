@@ -276,8 +276,9 @@ fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
     // Of a kind that another release knows: it waits for that release.
     let kind = TaskKind::from_name(&task.kind)?;
     let resource = task.instance.map(|id| match kind {
-        // Copies do not read the instance. Those to one place would copy the same twice.
+        // Copies and verifications do not read the instance. Two at one place would do the same.
         TaskKind::Copy => format!("{id}>{}", text(task.destination)).into(),
+        TaskKind::Verify => format!("{id}?{}", text(task.destination)).into(),
         _ => id.to_string().into(),
     });
     Some(Demand {

@@ -8,7 +8,7 @@ mod slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
+use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::api::policies::EVERYTHING;
 use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
+use crate::events;
 use crate::inventories;
 use crate::leases::Leases;
 use crate::maintenance;
@@ -25,6 +26,7 @@ use crate::problem::Result;
 use crate::quota;
 use crate::restore_tests;
 use crate::state::Shared;
+use crate::verifications;
 pub(crate) use slot::compiled;
 pub(crate) use slot::{Due, Times};
 
@@ -72,6 +74,7 @@ struct Planner {
     plans: plans::Planner,
     maintenance: maintenance::Planner,
     inventories: inventories::schedule::Planner,
+    events: events::Sweep,
     /// When it was looked last.
     now: u64,
 }
@@ -85,7 +88,8 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy; those of tests come behind the others, then copies.
+    /// The rule's place in the policy; those of tests come behind the others, then copies, then
+    /// verifications.
     rule: usize,
     /// `RULE/SCHEDULE`.
     key: String,
@@ -93,6 +97,8 @@ struct Slot {
     times: Times,
     mark: u64,
     next: Option<u64>,
+    /// What its backups take for granted, where it says so.
+    backup_type: Option<BackupType>,
 }
 
 impl Planned {
@@ -155,7 +161,8 @@ fn slots(
             }
             let next = times.next(mark);
             let paused = policy.body.paused || schedule.paused;
-            slots.push(Slot { rule: at, key, paused, times, mark, next });
+            let backup_type = schedule.backup_type;
+            slots.push(Slot { rule: at, key, paused, times, mark, next, backup_type });
         }
     }
     slots
@@ -191,12 +198,14 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
+    go_on("the end of retention after events", planner.events.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         let maintenance = std::mem::take(&mut planner.maintenance);
         let inventories = std::mem::take(&mut planner.inventories);
+        let events = std::mem::take(&mut planner.events);
         let loaded = Planner::load(shared, changes, now).await?;
-        *planner = Planner { plans, maintenance, inventories, ..loaded };
+        *planner = Planner { plans, maintenance, inventories, events, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {
@@ -250,6 +259,7 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
     let policy = &planned.policy;
     let mut tx = shared.catalog.begin().await?;
     let mut chosen = BTreeSet::new();
+    let full = full_now(planned, now);
     // What was decided counts once it is stored.
     let mut moved = Vec::new();
     for slot in &planned.slots {
@@ -268,7 +278,11 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
                 let times = due.run.len() as u64;
                 batch.missed(None, MissReason::Merged, (due.run[0].0, due.last), times).await?;
             } else if let Some(rule) = policy.body.rules.get(slot.rule) {
-                batch.add(rule, &due).await?;
+                let backup_type = match full.contains(&slot.rule) {
+                    true => BackupType::Full,
+                    false => slot.backup_type.unwrap_or(rule.backup_type),
+                };
+                batch.add(rule, &due, backup_type).await?;
             } else if let Some(rule) =
                 policy.body.tests.get(slot.rule.saturating_sub(policy.body.rules.len()))
                 && !due.run.is_empty()
@@ -279,6 +293,11 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
                 && !due.run.is_empty()
             {
                 copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
+            } else if let Some(verify) = verifications::at(&policy.body, slot.rule)
+                && !due.run.is_empty()
+            {
+                let key = (slot.key.as_str(), due.last);
+                verifications::due(batch.tx, batch.policy, verify, key, batch.now).await?;
             }
         }
         moved.push((due.last, slot.times.next(due.last)));
@@ -288,6 +307,18 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
         (slot.mark, slot.next) = (mark, next);
     }
     Ok(())
+}
+
+/// The rules of which a full backup is due: it takes the place of others that are due with it.
+fn full_now(planned: &Planned, now: u64) -> BTreeSet<usize> {
+    let rules = &planned.policy.body.rules;
+    let full = planned.slots.iter().filter(|slot| {
+        let rule = rules.get(slot.rule);
+        let usual = rule.map(|rule| rule.backup_type);
+        slot.backup_type.or(usual) == Some(BackupType::Full)
+            && slot.times.due(slot.mark, now, slot.paused).is_some_and(|due| !due.run.is_empty())
+    });
+    full.map(|slot| slot.rule).collect()
 }
 
 /// What a schedule of a policy asks for now.
@@ -319,12 +350,12 @@ impl Batch<'_> {
         Ok(self.tx.add_missed(&missed).await?)
     }
 
-    async fn add(&mut self, rule: &Rule, due: &Due) -> Result<()> {
+    async fn add(&mut self, rule: &Rule, due: &Due, backup_type: BackupType) -> Result<()> {
         let (Some(first), times) = (due.run.first(), due.run.len() as u64) else { return Ok(()) };
         let span = (first.0, due.last);
         let mut quotas = quota::Quotas::default();
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
-            let made = self.add_one(rule, due, &instance, &mut quotas).await;
+            let made = self.add_one((rule, backup_type), due, &instance, &mut quotas).await;
             let what = format!("the backup of instance {} ({})", instance.name, instance.id);
             let missed = match go_on(&what, made)? {
                 Some(None) => continue,
@@ -339,7 +370,7 @@ impl Batch<'_> {
     /// Makes the tasks of one instance; or tells why there are none.
     async fn add_one(
         &mut self,
-        rule: &Rule,
+        (rule, backup_type): (&Rule, BackupType),
         due: &Due,
         instance: &Record<sluice_catalog::Instance>,
         quotas: &mut quota::Quotas,
@@ -353,7 +384,7 @@ impl Batch<'_> {
         if self.tx.still_active(instance.id, policy, rule.destination).await? {
             return Ok(Some(MissReason::StillActive));
         }
-        let spec = backup_spec(self.tx, instance).await?;
+        let spec = backup_spec(self.tx, instance, backup_type).await?;
         for (at, start_by) in &due.run {
             let task = NewTask {
                 project: instance.project,

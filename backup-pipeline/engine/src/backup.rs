@@ -39,6 +39,8 @@ pub struct BackupOptions {
     pub copy_of: Option<CopyOf>,
     /// Not to be pruned until released.
     pub hold: bool,
+    /// Streams too are compared block by block, like devices with [`Change::Rescan`].
+    pub rescan: bool,
     /// Put together what lies scattered.
     pub defragment: Option<Defragment>,
     /// The point that [`Change::Changed`] lists are against, where that need not be the newest one
@@ -60,6 +62,7 @@ impl Default for BackupOptions {
             retain_until_ms: None,
             copy_of: None,
             hold: false,
+            rescan: false,
             defragment: None,
             parent: None,
             allowance: Arc::default(),
@@ -119,7 +122,7 @@ pub async fn backup(
         }
     }
     progress.set_phase(Phase::Running);
-    let method = method(&images, session.parent().is_some());
+    let method = method(&images, session.parent().is_some(), options.rescan);
     let run = run_images(repository, &session, images, &options, &progress, &cancel).await;
     progress.set_phase(Phase::Finishing);
     let owned = Arc::try_unwrap(session).map_err(|_| {
@@ -201,13 +204,14 @@ fn check_names(images: &[SourceImage]) -> Result<()> {
     Ok(())
 }
 
-fn method(images: &[SourceImage], has_parent: bool) -> String {
+fn method(images: &[SourceImage], has_parent: bool, rescan: bool) -> String {
     if !has_parent {
         return "full".into();
     }
     let of = |image: &SourceImage| match &image.source {
         Source::Device(_, Change::Changed(_)) => "changed",
         Source::Device(_, Change::Rescan) => "rescan",
+        Source::Stream(_) if rescan => "rescan",
         Source::Device(_, Change::Regions) | Source::Stream(_) => "regions",
     };
     let mut methods: Vec<&str> = images.iter().map(of).collect();
@@ -243,7 +247,11 @@ async fn run_images(
             Source::Stream(_) => (0, Base::Empty),
         };
         // A rescan takes nothing for granted, not even that what is known is still there.
-        let trust = !matches!(image.source, Source::Device(_, Change::Rescan));
+        let trust = match image.source {
+            Source::Device(_, Change::Rescan) => false,
+            Source::Stream(_) => !options.rescan,
+            Source::Device(..) => true,
+        };
         let writer =
             session.image(&image.name, &image.description, size, block_size, base, trust)?;
         let context = Context {
@@ -256,7 +264,9 @@ async fn run_images(
             pool: repository.pool().clone(),
         };
         match image.source {
-            Source::Stream(source) => stream::run(&context, source, cancel).await?,
+            Source::Stream(source) => {
+                stream::run(&context, source, options.rescan, cancel).await?;
+            }
             Source::Device(device, Change::Changed(ranges)) if base == Base::Parent => {
                 run_changed(&context, device, ranges, cancel).await?;
             }

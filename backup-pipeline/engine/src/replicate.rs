@@ -286,6 +286,7 @@ impl CopyPlan {
             metadata: point.metadata.clone(),
             consistency: point.consistency.clone(),
             retain_until_ms: point.retain_until_ms,
+            rescan: false,
             hold: point.hold,
             defragment: None,
             parent: None,

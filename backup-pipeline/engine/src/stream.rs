@@ -46,6 +46,7 @@ impl BlockRead for Held {
 pub(crate) async fn run(
     context: &Context,
     mut source: Box<dyn StreamSource>,
+    by_block: bool,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let span = context.image.leaf_span();
@@ -65,7 +66,7 @@ pub(crate) async fn run(
         }
         context.image.set_size(start + length);
         let (context, held) = (context.clone(), Held { start, bytes });
-        under_way = Some(tokio::spawn(async move { leaf(&context, held).await }));
+        under_way = Some(tokio::spawn(async move { leaf(&context, held, by_block).await }));
         start += length;
         if length < span {
             break Ok(());
@@ -115,13 +116,13 @@ async fn gather(
     Ok(bytes)
 }
 
-async fn leaf(context: &Context, held: Held) -> Result<()> {
+async fn leaf(context: &Context, held: Held, by_block: bool) -> Result<()> {
     let (start, end) = (held.start, held.size());
     let held: Arc<dyn BlockRead> = Arc::new(held);
     let span = context.image.leaf_span();
     let number = start / span;
     let runs = std::iter::once(start..end).collect();
-    if context.image.parent().is_some() && span <= LARGEST_HELD {
+    if !by_block && context.image.parent().is_some() && span <= LARGEST_HELD {
         context.compare_region(&held, number, runs).await?;
     } else {
         let parent = context.image.parent_leaf(number).await?;

@@ -1,4 +1,5 @@
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId, TaskId};
+use crate::model::proof::{BackupType, Proof};
 
 /// What the catalog knows of a restore point. The repository is the truth; this is its mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,10 @@ pub struct Point {
     pub new: NewPoint,
     /// The restore point at another destination that it is a copy of.
     pub copy_of: Option<PointId>,
+    /// What its backup took for granted; nothing when that is not known.
+    pub backup_type: Option<BackupType>,
+    /// What its last verification found; nothing when there was none.
+    pub proof: Option<Proof>,
     /// When it was found to be gone, in milliseconds since 1970.
     pub removed_ms: Option<u64>,
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -8,11 +8,14 @@ use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
 use crate::model::assign::Assign;
 use crate::model::hook::Hooks;
+use crate::model::proof::{BackupType, VerifyRule};
 use crate::model::restore_test::TestRule;
 
 const DAY_SECONDS: u64 = 86_400;
 /// The longest objective, in seconds.
 const LONGEST: u64 = 3660 * DAY_SECONDS;
+/// The longest time that restore points are kept after an event, in days.
+const MOST_DAYS: u32 = 36_600;
 /// The longest delay of a copy, in seconds.
 const LONGEST_DELAY: u64 = 90 * DAY_SECONDS;
 
@@ -88,6 +91,9 @@ pub struct Rule {
     pub name: String,
     /// Where backups go.
     pub destination: DestinationId,
+    /// What its backups take for granted, where a schedule does not say.
+    #[serde(rename = "type", default, skip_serializing_if = "BackupType::is_usual")]
+    pub backup_type: BackupType,
     /// Which restore points are kept; all when it says nothing.
     #[serde(default)]
     pub keep: Keep,
@@ -96,6 +102,9 @@ pub struct Rule {
     /// Copies of its restore points at other destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<CopyRule>,
+    /// Which of its restore points are read back, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verify: Vec<VerifyRule>,
     /// Commands around its backups.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
@@ -139,6 +148,7 @@ impl CopyRule {
         let bad = CatalogError::invalid;
         crate::record::check_name("copy", &self.name)?;
         check_schedules(&self.schedules)?;
+        self.keep.sense()?;
         if self.destination == rule.destination {
             return Err(bad("a copy goes to another destination than the backups of its rule"));
         }
@@ -153,7 +163,7 @@ impl CopyRule {
 }
 
 /// Which restore points of an instance are kept: the newest of so many periods of each length.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keep {
     /// The newest.
@@ -171,6 +181,9 @@ pub struct Keep {
     /// All that are not older than so many hours.
     #[serde(skip_serializing_if = "is_zero")]
     pub within_hours: u32,
+    /// All, until so many days after an event has happened, by the event's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub after_event: BTreeMap<String, u32>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -179,8 +192,8 @@ fn is_zero(number: &u32) -> bool {
 
 impl Keep {
     /// Whether it says nothing, so that every restore point is kept.
-    pub fn is_everything(self) -> bool {
-        self == Self::default()
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
     }
 
     /// What is kept when both are to be satisfied. Everything is more than any number.
@@ -188,6 +201,11 @@ impl Keep {
     pub fn union(self, other: Self) -> Self {
         if self.is_everything() || other.is_everything() {
             return Self::default();
+        }
+        let mut after_event = self.after_event;
+        for (event, days) in other.after_event {
+            let longest = after_event.entry(event).or_default();
+            *longest = days.max(*longest);
         }
         Self {
             last: self.last.max(other.last),
@@ -197,8 +215,25 @@ impl Keep {
             monthly: self.monthly.max(other.monthly),
             yearly: self.yearly.max(other.yearly),
             within_hours: self.within_hours.max(other.within_hours),
+            after_event,
         }
     }
+
+    fn sense(&self) -> Result<()> {
+        for (event, days) in &self.after_event {
+            check_event(event)?;
+            if !(1..=MOST_DAYS).contains(days) {
+                let text = "restore points are kept 1 to 36600 days after an event";
+                return Err(CatalogError::invalid(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an event can be called so.
+pub(crate) fn check_event(name: &str) -> Result<()> {
+    crate::record::check_name("event", name)
 }
 
 /// When a rule becomes due.
@@ -212,6 +247,10 @@ pub struct Schedule {
     pub paused: bool,
     /// The times.
     pub when: When,
+    /// What these backups take for granted; as their rule says when it is not said. Nothing else
+    /// has a type.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub backup_type: Option<BackupType>,
 }
 
 /// Times.
@@ -255,19 +294,23 @@ pub struct Missed {
 }
 
 impl Policy {
-    /// All that becomes due, with its name: rules, then tests, then copies.
+    /// All that becomes due, with its name: rules, then tests, then copies, then verifications.
     pub fn timed(&self) -> impl Iterator<Item = (&String, &Vec<Schedule>)> {
         let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
         let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
         let copies = self.rules.iter().flat_map(|rule| &rule.copies);
-        rules.chain(tests).chain(copies.map(|copy| (&copy.name, &copy.schedules)))
+        let verify = self.rules.iter().flat_map(|rule| &rule.verify);
+        rules
+            .chain(tests)
+            .chain(copies.map(|copy| (&copy.name, &copy.schedules)))
+            .chain(verify.map(|verify| (&verify.name, &verify.schedules)))
     }
 
     /// What is kept where, of backups and of copies.
     pub fn keeps(&self) -> impl Iterator<Item = (DestinationId, Keep)> {
         self.rules.iter().flat_map(|rule| {
-            let copies = rule.copies.iter().map(|copy| (copy.destination, copy.keep));
-            std::iter::once((rule.destination, rule.keep)).chain(copies)
+            let copies = rule.copies.iter().map(|copy| (copy.destination, copy.keep.clone()));
+            std::iter::once((rule.destination, rule.keep.clone())).chain(copies)
         })
     }
 
@@ -284,8 +327,12 @@ impl Policy {
         let mut names = BTreeSet::new();
         for rule in &self.rules {
             crate::record::check_name("rule", &rule.name)?;
-            check_schedules(&rule.schedules)?;
+            check_backups(&rule.schedules)?;
+            rule.keep.sense()?;
             rule.hooks.sense()?;
+            for verify in &rule.verify {
+                verify.sense()?;
+            }
             for copy in &rule.copies {
                 copy.sense(rule)?;
             }
@@ -299,6 +346,12 @@ impl Policy {
                 return Err(bad("two copies of a policy have the same name"));
             }
         }
+        let mut verify = BTreeSet::new();
+        for one in self.rules.iter().flat_map(|rule| &rule.verify) {
+            if !verify.insert(&one.name) {
+                return Err(bad("two verifications of a policy have the same name"));
+            }
+        }
         for (rule, schedules) in self.timed() {
             for schedule in schedules {
                 if !names.insert((rule, &schedule.name)) {
@@ -310,8 +363,16 @@ impl Policy {
     }
 }
 
-/// Whether schedules make sense by themselves.
+/// Whether schedules of anything but backups make sense by themselves.
 pub(crate) fn check_schedules(schedules: &[Schedule]) -> Result<()> {
+    if schedules.iter().any(|schedule| schedule.backup_type.is_some()) {
+        return Err(CatalogError::invalid("only schedules of backups have a type"));
+    }
+    check_backups(schedules)
+}
+
+/// Whether schedules of backups make sense by themselves.
+fn check_backups(schedules: &[Schedule]) -> Result<()> {
     for schedule in schedules {
         crate::record::check_name("schedule", &schedule.name)?;
         if let When::Every { seconds } = schedule.when
@@ -334,8 +395,9 @@ mod tests {
         let days = Keep { last: 2, daily: 7, ..Keep::default() };
         let years = Keep { last: 1, daily: 31, yearly: 10, ..Keep::default() };
         let both = Keep { last: 2, daily: 31, yearly: 10, ..Keep::default() };
-        assert_eq!((days.union(years), years.union(days)), (both, both));
-        assert_eq!(days.union(days), days);
+        let union = |a: &Keep, b: &Keep| a.clone().union(b.clone());
+        assert_eq!((union(&days, &years), union(&years, &days)), (both.clone(), both));
+        assert_eq!(union(&days, &days), days);
     }
 
     #[test]
@@ -343,6 +405,48 @@ mod tests {
         let all = Keep::default();
         let few = Keep { last: 1, ..Keep::default() };
         assert!(all.is_everything() && !few.is_everything());
-        assert!(all.union(few).is_everything() && few.union(all).is_everything());
+        let union = |a: &Keep, b: &Keep| a.clone().union(b.clone());
+        assert!(union(&all, &few).is_everything() && union(&few, &all).is_everything());
+    }
+
+    #[test]
+    fn of_an_event_the_longest_time_counts_and_different_events_count_all() {
+        let keep = |events: &[(&str, u32)]| Keep {
+            after_event: events.iter().map(|(name, days)| ((*name).to_owned(), *days)).collect(),
+            ..Keep::default()
+        };
+        let both = keep(&[("sold", 10), ("over", 3)]).union(keep(&[("sold", 7), ("left", 1)]));
+        assert_eq!(both, keep(&[("sold", 10), ("over", 3), ("left", 1)]));
+        assert!(!both.is_everything() && both.sense().is_ok());
+        assert!(keep(&[("sold", 0)]).sense().is_err() && keep(&[("", 1)]).sense().is_err());
+    }
+
+    fn policy(rule: serde_json::Value) -> Policy {
+        let mut full = serde_json::json!({"name": "main", "schedules": [],
+            "destination": "00000000-0000-7000-8000-000000000001"});
+        for (name, value) in rule.as_object().unwrap() {
+            full[name] = value.clone();
+        }
+        serde_json::from_value(serde_json::json!({ "rules": [full] })).unwrap()
+    }
+
+    #[test]
+    fn only_backups_have_a_type_and_only_samples_a_share() {
+        let full = serde_json::json!([{"name": "a", "type": "full", "when": {"kind": "manual"}}]);
+        let sense = |rule| policy(rule).sense().is_ok();
+        assert!(sense(serde_json::json!({"type": "full", "schedules": full})));
+        let verify = |verify| sense(serde_json::json!({"verify": [verify]}));
+        assert!(verify(serde_json::json!({"name": "v"})));
+        assert!(verify(serde_json::json!({"name": "v", "depth": "sample", "percent": 5})));
+        for bad in [
+            serde_json::json!({"name": "v", "schedules": full}),
+            serde_json::json!({"name": "v", "depth": "sample"}),
+            serde_json::json!({"name": "v", "depth": "sample", "percent": 101}),
+            serde_json::json!({"name": "v", "depth": "data", "percent": 5}),
+        ] {
+            assert!(!verify(bad.clone()), "{bad}");
+        }
+        let twice = serde_json::json!([{"name": "v"}, {"name": "v"}]);
+        assert!(!sense(serde_json::json!({ "verify": twice })), "they are told apart by name");
     }
 }

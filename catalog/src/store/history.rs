@@ -33,13 +33,14 @@ impl Tx {
         let before = asked(visible, within, |and| {
             format!(
                 "SELECT instance_id, MAX(taken_ms) AS at_ms FROM points \
-                 WHERE taken_ms < $1 AND taken_ms < $2 AND {and} GROUP BY instance_id"
+                 WHERE taken_ms < $1 AND taken_ms < $2 AND proof <> 'damaged' AND {and} \
+                 GROUP BY instance_id"
             )
         });
         let inside = asked(visible, within, |and| {
             format!(
                 "SELECT DISTINCT instance_id, taken_ms AS at_ms FROM points \
-                 WHERE taken_ms >= $1 AND taken_ms < $2 AND {and}"
+                 WHERE taken_ms >= $1 AND taken_ms < $2 AND proof <> 'damaged' AND {and}"
             )
         });
         let read = |row: &AnyRow| Ok((row.id("instance_id")?, row.count("at_ms")?));

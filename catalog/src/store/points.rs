@@ -10,6 +10,7 @@ use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::point::{NewPoint, Point};
+use crate::model::proof::{BackupType, Proof, ProofState, VerifyDepth};
 use crate::record::Page;
 use crate::visible::{Visible, Whose};
 
@@ -17,7 +18,8 @@ const COLUMNS: &str = Point::COLUMNS;
 
 impl Point {
     pub(crate) const COLUMNS: &str = "id, project_id, instance_id, destination_id, task_id, \
-        point, taken_ms, image_bytes, new_bytes, stored_bytes, removed_ms, copy_of";
+        point, taken_ms, image_bytes, new_bytes, stored_bytes, removed_ms, copy_of, backup_type, \
+        proof, proof_depth, proof_ms";
 
     pub(crate) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
@@ -34,9 +36,19 @@ impl Point {
                 stored_bytes: row.count("stored_bytes")?,
             },
             copy_of: row.maybe_id("copy_of")?,
+            backup_type: BackupType::from_word(&row.text("backup_type")?),
+            proof: proof(row)?,
             removed_ms: row.maybe_count("removed_ms")?,
         })
     }
+}
+
+/// What was found of a restore point, as far as this release knows the words.
+fn proof(row: &AnyRow) -> Result<Option<Proof>> {
+    let state = ProofState::from_word(&row.text("proof")?);
+    let depth = VerifyDepth::from_word(&row.text("proof_depth")?);
+    let found = state.zip(depth).zip(row.maybe_count("proof_ms")?);
+    Ok(found.map(|((state, depth), at_ms)| Proof { state, depth, at_ms }))
 }
 
 impl Tx {
@@ -52,8 +64,8 @@ impl Tx {
         now_ms: u64,
     ) -> Result<()> {
         let sql = format!(
-            "INSERT INTO points ({COLUMNS}) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '') \
+            "INSERT INTO points ({COLUMNS}) VALUES \
+             ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, '', '', '', '', NULL) \
              ON CONFLICT (destination_id, point) DO NOTHING"
         );
         let insert = query(sql)

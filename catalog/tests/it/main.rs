@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod approvals;
+mod events;
 mod grants;
 mod history;
 mod inventories;
@@ -11,6 +12,7 @@ mod mounts;
 mod passkeys;
 mod plans;
 mod points;
+mod proofs;
 mod providers;
 mod races;
 mod records;

@@ -253,10 +253,17 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         rules: vec![Rule {
             name: "daily".into(),
             destination,
+            backup_type: sluice_catalog::BackupType::default(),
             keep: Keep::default(),
+            verify: Vec::new(),
             copies: Vec::new(),
             hooks: sluice_catalog::Hooks::default(),
-            schedules: vec![Schedule { name: "hourly".into(), paused: false, when }],
+            schedules: vec![Schedule {
+                name: "hourly".into(),
+                paused: false,
+                when,
+                backup_type: None,
+            }],
         }],
     }
 }

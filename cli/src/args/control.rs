@@ -289,6 +289,7 @@ pub(crate) enum TaskCommand {
     #[command(after_help = "\
 Examples:
   sluice task backup shop/web-1 --to local
+  sluice task backup shop/web-1 --to local --full
   sluice task backup shop/web-1 --to local --no-hooks")]
     Backup {
         /// The instance
@@ -300,6 +301,9 @@ Examples:
         /// Leave out the commands around it: as after pulling the plug
         #[arg(long)]
         no_hooks: bool,
+        /// Take nothing for granted: read every byte of the source again, and compare it
+        #[arg(long)]
+        full: bool,
     },
     /// Write the images of a restore point to a file, device or folder of a node
     ///
@@ -359,6 +363,24 @@ Examples:
         #[arg(long, value_name = "PROJECT/NAME")]
         instance: Option<String>,
     },
+    /// Tell that an event has happened for which retention of policies waits
+    ///
+    /// Of restore points that a policy keeps `after_event`, the time begins. Heard of twice, the
+    /// later time counts.
+    #[command(after_help = "\
+Examples:
+  sluice point event contract-ended --instance shop/web-1
+  sluice point event contract-ended --instance shop/web-1 --at 2026-11-30
+  sluice point event contract-ended --point shop.web-1@0q5g3...
+  sluice point event contract-ended --instance shop/web-1 --take-back")]
+    Event(PointEventArgs),
+    /// List the events that have happened
+    #[command(after_help = "Example:\n  sluice point events --instance shop/web-1")]
+    Events {
+        /// Only those of this instance
+        #[arg(long, value_name = "PROJECT/NAME")]
+        instance: Option<String>,
+    },
     /// Show one, with its copies
     #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3...")]
     Show {
@@ -366,6 +388,29 @@ Examples:
         #[arg(value_name = "POINT")]
         point: String,
     },
+}
+
+/// `sluice point event`
+#[derive(Debug, Args)]
+pub(crate) struct PointEventArgs {
+    /// What policies call it
+    pub(crate) name: String,
+
+    /// It is one of all restore points of this instance, those that are made later too
+    #[arg(long, value_name = "PROJECT/NAME", required_unless_present = "point")]
+    pub(crate) instance: Option<String>,
+
+    /// It is one of this restore point and its copies: an id, or a name in the repository
+    #[arg(long, value_name = "POINT", conflicts_with = "instance")]
+    pub(crate) point: Option<String>,
+
+    /// When it happened [default: now]
+    #[arg(long, value_name = "DATE", conflicts_with = "take_back")]
+    pub(crate) at: Option<String>,
+
+    /// It has not happened after all: wait for it again
+    #[arg(long)]
+    pub(crate) take_back: bool,
 }
 
 /// Records of one kind.

@@ -16,6 +16,7 @@ use super::value;
 Examples:
   sluice prune --keep-daily 14 --keep-weekly 8 --dry-run
   sluice prune web-1 --keep-within 30d --keep-monthly 12 --min-age 14d
+  sluice prune web-1 --keep-daily 7 --keep-until 2033-01-01 --keep-until web-1@0q5g3=event
   sluice prune --keep-daily 7 --keep-monthly 12 --simulate 2y --every 1d")]
 pub(crate) struct PruneArgs {
     /// Only points of this instance
@@ -42,6 +43,11 @@ pub(crate) struct PruneArgs {
     /// Keep every point not older than this, such as 30d
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub(crate) keep_within: Option<Duration>,
+
+    /// Keep every point until this date, or `event`: without end, as long as an event has not
+    /// happened; with POINT= that point alone. @SECONDS counts from 1970
+    #[arg(long, value_name = "[POINT=]DATE")]
+    pub(crate) keep_until: Vec<String>,
 
     /// Remove nothing younger than this, such as 14d, whatever the rules say
     #[arg(long, value_name = "TIME", value_parser = value::duration)]

@@ -11,10 +11,15 @@ use super::value;
 Examples:
   sluice verify
   sluice verify --data
-  sluice verify web-1@latest --sample 5%")]
+  sluice verify web-1@latest --sample 5%
+  sluice verify --instance web-1 --data")]
 pub(crate) struct VerifyArgs {
     /// Only this restore point
     pub(crate) point: Option<String>,
+
+    /// Only the restore points of this instance
+    #[arg(long, value_name = "NAME", conflicts_with = "point")]
+    pub(crate) instance: Option<String>,
 
     /// Also read every block
     #[arg(long, conflicts_with = "sample")]

@@ -61,6 +61,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         metadata,
         consistency: args.consistency.word().into(),
         hold: args.hold,
+        rescan: args.rescan,
         defragment: args.defragment.map(|above| Defragment { above, limit: args.defragment_limit }),
         retain_until_ms: args.retain.map(|time| now.saturating_add(time.as_millis() as u64)),
         allowance,

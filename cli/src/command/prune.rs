@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt};
 use serde_json::json;
-use sluice_repository::retention::{Candidate, Policy, Reason, Verdict, apply};
+use sluice_repository::retention::{Candidate, Policy, Reason, Verdict, WAITING, apply};
 use sluice_repository::{ErrorKind, Listing, Repository, RepositoryError, RestorePoint};
 
 use super::simulate;
@@ -35,8 +35,34 @@ async fn locked_until(repository: &Repository, points: &[&RestorePoint]) -> Opti
     })
 }
 
-pub(super) fn policy(args: &PruneArgs) -> Policy {
-    Policy {
+/// When `--keep-until` ends, and when it ends for single points, by their names.
+fn until(context: &Context, args: &PruneArgs) -> Result<(Option<u64>, BTreeMap<String, u64>)> {
+    let (mut all, mut named) = (None, BTreeMap::new());
+    for text in &args.keep_until {
+        let (point, time) = match text.rsplit_once('=') {
+            Some((point, time)) => (Some(point), time),
+            None => (None, text.as_str()),
+        };
+        let seconds = time.strip_prefix('@').and_then(|seconds| seconds.parse::<u64>().ok());
+        let ends = match (time, seconds) {
+            ("event", _) => WAITING,
+            (_, Some(seconds)) => seconds.saturating_mul(1000),
+            _ => context.moment(time)?,
+        };
+        let twice = match point {
+            Some(point) => named.insert(point.to_owned(), ends).is_some(),
+            None => all.replace(ends).is_some(),
+        };
+        if twice {
+            return Err(usage_error(format!("--keep-until {text:?}: another time is given")));
+        }
+    }
+    Ok((all, named))
+}
+
+pub(super) fn policy(context: &Context, args: &PruneArgs) -> Result<Policy> {
+    let (keep_until_ms, _) = until(context, args)?;
+    Ok(Policy {
         keep_last: args.keep_last,
         keep_hourly: args.keep_hourly,
         keep_daily: args.keep_daily,
@@ -44,13 +70,15 @@ pub(super) fn policy(args: &PruneArgs) -> Policy {
         keep_monthly: args.keep_monthly,
         keep_yearly: args.keep_yearly,
         keep_within: args.keep_within,
+        keep_until_ms,
         min_age: args.min_age,
-    }
+    })
 }
 
 /// Removes points that no rule keeps.
 pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
-    let policy = policy(args);
+    let policy = policy(context, args)?;
+    let (_, own) = until(context, args)?;
     if policy.is_empty() {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
         return Err(usage_error(text));
@@ -60,7 +88,7 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     }
     let repository = context.open().await?;
     let Listing { points, damaged } = repository.list(args.instance.as_deref()).await?;
-    let judged = judge(context, &policy, &points)?;
+    let judged = judge(context, &policy, &own, &points)?;
     // Only what was read is judged: a damaged manifest is neither kept by a rule nor removed.
     for one in &damaged {
         warn(format_args!("{} (left alone)", one.error));
@@ -80,10 +108,11 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     Ok(if quiet { Exit::Done } else { Exit::Warnings })
 }
 
-/// A verdict for each point; instances are judged apart.
+/// A verdict for each point; instances are judged apart. `own` has the times of single points.
 fn judge<'p>(
     context: &Context,
     policy: &Policy,
+    own: &BTreeMap<String, u64>,
     points: &'p [RestorePoint],
 ) -> Result<Vec<(&'p RestorePoint, Verdict)>> {
     let mut instances: BTreeMap<&str, Vec<&RestorePoint>> = BTreeMap::new();
@@ -92,8 +121,11 @@ fn judge<'p>(
     }
     let mut judged = Vec::with_capacity(points.len());
     for points in instances.into_values() {
-        let candidates: Vec<Candidate> =
-            points.iter().map(|point| Candidate::from(*point)).collect();
+        let candidate = |point: &&RestorePoint| Candidate {
+            keep_until_ms: own.get(&point.to_string()).copied(),
+            ..Candidate::from(*point)
+        };
+        let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
         let verdicts = apply(policy, &candidates, context.clock.now_ms(), &context.zone)?;
         judged.extend(points.into_iter().zip(verdicts));
     }

@@ -121,6 +121,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
         keep_monthly: args.keep_monthly,
         keep_yearly: args.keep_yearly,
         keep_within: args.keep_within,
+        keep_until_ms: None,
         min_age: None,
     };
     if keep.is_empty() && keep != Policy::default() {

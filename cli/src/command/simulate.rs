@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, args: &PruneArgs, lasts: Duration) -> Resul
         None => context.clock.now_ms(),
     };
     let schedule = Schedule { from_ms, every: args.every.unwrap_or(DAY), lasts };
-    let played = simulate(&policy(args), &schedule, &context.zone)
+    let played = simulate(&policy(context, args)?, &schedule, &context.zone)
         .map_err(|error| usage_error(error.to_string()))?;
     if context.global.json {
         let kept: Vec<_> = (played.kept.iter())

@@ -21,9 +21,18 @@ const NAMED: usize = 5;
 pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let repository = context.open().await?;
     catch_up(&repository).await;
-    let points = match &args.point {
-        Some(text) => Some(vec![context.point(&repository, text).await?.0]),
-        None => None,
+    let mut unreadable = Vec::new();
+    let points = match (&args.point, &args.instance) {
+        (Some(text), _) => Some(vec![context.point(&repository, text).await?.0]),
+        (None, Some(name)) => {
+            let listing = repository.list(Some(name)).await?;
+            if listing.points.is_empty() && listing.damaged.is_empty() {
+                context.point(&repository, name).await?; // says that there is none
+            }
+            unreadable = listing.damaged;
+            Some(listing.points)
+        }
+        (None, None) => None,
     };
     let depth = match (args.data, args.sample) {
         (true, _) => Depth::Data,
@@ -35,10 +44,14 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<Exit> {
     let shower = Shower::watch(&context.global, Shown::Plain, move || snapshot(&watched));
     let report = repository.verify(points, depth, progress).await;
     drop(shower);
-    let report = report?;
+    let mut report = report?;
+    report.damage.extend(unreadable.into_iter().map(|one| {
+        let key = one.key.as_str().to_owned();
+        Damage::whole(key.clone(), one.error.to_string(), [key].into())
+    }));
     let recorded = repository.record_findings(&report).await?;
     if context.global.json {
-        output::json_line(&document(&report, recorded))?;
+        output::json_line(&document(&report, depth, recorded))?;
     } else {
         tell(context, &report)?;
         tell_recorded(context, recorded);
@@ -79,11 +92,17 @@ pub(super) fn snapshot(progress: &VerifyProgress) -> Snapshot {
     }
 }
 
-fn document(report: &VerifyReport, recorded: Recorded) -> serde_json::Value {
+fn document(report: &VerifyReport, depth: Depth, recorded: Recorded) -> serde_json::Value {
+    let depth = match depth {
+        Depth::Structure => "structure",
+        Depth::Sample { .. } => "sample",
+        Depth::Data => "data",
+    };
     let damage: Vec<_> = report.damage.iter().map(damage_document).collect();
     let warnings: Vec<_> = report.warnings.iter().map(damage_document).collect();
     json!({
         "type": "summary",
+        "depth": depth,
         "points": report.points,
         "pages": report.pages,
         "packs": report.packs,

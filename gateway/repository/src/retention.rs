@@ -10,6 +10,8 @@
 //!   weeks, Monday to Sunday, and belong to the year of their Thursday. A period without a point
 //!   does not count, so a machine that was off for a month keeps its older points.
 //! * *within a duration*: every point not older than that.
+//! * *until a time*: every point, or those that are named with a time of their own, before that
+//!   time; while an event is waited for there is no such time ([`WAITING`]).
 //!
 //! A *minimum age* is no rule of its own: it keeps what is younger from being dropped by the
 //! others.
@@ -43,6 +45,9 @@ use crate::points::RestorePoint;
 pub use protection::{Keeper, Refused};
 pub use simulate::{CannotSimulate, MAX_BACKUPS, Schedule, Simulation, simulate};
 
+/// The time of [`Policy::keep_until_ms`] while nobody knows when it is.
+pub const WAITING: u64 = u64::MAX;
+
 /// What to keep. A rule that is `None` or zero keeps nothing by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -60,6 +65,8 @@ pub struct Policy {
     pub keep_yearly: Option<u32>,
     /// Every point not older than this.
     pub keep_within: Option<Duration>,
+    /// Every point before this time, in ms since 1970, or without end: [`WAITING`].
+    pub keep_until_ms: Option<u64>,
     /// Nothing younger than this is dropped.
     pub min_age: Option<Duration>,
 }
@@ -70,6 +77,7 @@ impl Policy {
         let counts = self.periods().into_iter().map(|(_, count)| count);
         counts.chain([self.keep_last]).all(|count| count.unwrap_or(0) == 0)
             && self.keep_within.is_none_or(|within| within.is_zero())
+            && self.keep_until_ms.is_none()
     }
 
     fn periods(&self) -> [(Reason, Option<u32>); 5] {
@@ -100,6 +108,11 @@ impl fmt::Display for Policy {
         if let Some(within) = self.keep_within.filter(|within| !within.is_zero()) {
             parts.push(format!("within {} s", within.as_secs()));
         }
+        match self.keep_until_ms {
+            Some(WAITING) => parts.push("until an event".into()),
+            Some(until) => parts.push(format!("until {}", crate::rfc3339(until))),
+            None => {}
+        }
         if let Some(age) = self.min_age.filter(|age| !age.is_zero()) {
             parts.push(format!("min-age {} s", age.as_secs()));
         }
@@ -118,7 +131,7 @@ pub enum Reason {
     Overlay,
     /// Its retention time has not come.
     RetainUntil,
-    /// It waits for an event.
+    /// It waits for an event, or the time after one is not over.
     Event,
     /// It is among the newest so many.
     Last,
@@ -173,6 +186,8 @@ pub struct Candidate {
     pub retain_until_ms: Option<u64>,
     /// Whether it waits for an event.
     pub event: bool,
+    /// Its own time instead of [`Policy::keep_until_ms`].
+    pub keep_until_ms: Option<u64>,
 }
 
 impl From<&RestorePoint> for Candidate {
@@ -184,6 +199,7 @@ impl From<&RestorePoint> for Candidate {
             overlay: point.protection.has_overlays(),
             retain_until_ms: point.retain_until_ms,
             event: point.protection.waits_for().is_some(),
+            keep_until_ms: None,
         }
     }
 }
@@ -280,7 +296,8 @@ fn protection(policy: &Policy, point: &Candidate, now_ms: u64) -> BTreeSet<Reaso
     if point.retain_until_ms.is_some_and(|until| until > now_ms) {
         reasons.insert(Reason::RetainUntil);
     }
-    if point.event {
+    let until = point.keep_until_ms.or(policy.keep_until_ms);
+    if point.event || until.is_some_and(|until| until > now_ms) {
         reasons.insert(Reason::Event);
     }
     let age = u128::from(now_ms.saturating_sub(point.created_ms));

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice_node_api::{LookOrder, OutputOrder, TaskSpec, TestOrder, overlay_of};
+use sluice_node_api::{
+    EVENTS, LookOrder, OutputOrder, TaskSpec, TestOrder, UntilOrder, overlay_of,
+};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -48,6 +50,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             task,
             again,
             allowance,
+            full,
             ..
         } => {
             let mut images = images.clone();
@@ -63,6 +66,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
                 backup.words.extend(again.then(|| "--again".into()));
             }
             backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
+            backup.words.extend(full.then(|| "--rescan".to_owned()));
             backup.words.extend(outputs.iter().map(output));
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
@@ -75,19 +79,23 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             restore.words.extend(["--", point, target].map(str::to_owned));
             restore
         }
-        TaskSpec::Verify { point, data } => {
+        TaskSpec::Verify { point, instance, sample, data } => {
             let mut verify = step(["verify"]);
             if *data {
                 verify.words.push("--data".into());
+            } else {
+                verify.words.extend(sample.map(|percent| format!("--sample={percent}%")));
             }
+            verify.words.extend(instance.iter().map(|name| format!("--instance={name}")));
             if let Some(point) = point {
                 verify.words.extend(["--".into(), point.clone()]);
             }
             verify
         }
-        TaskSpec::Prune { instance, keep } => {
+        TaskSpec::Prune { instance, keep, until } => {
             let mut prune = step(["prune"]);
             prune.words.extend(kept(keep));
+            prune.words.extend(until.iter().flat_map(kept_until));
             if prune.words.len() == 1 {
                 return Err("a prune that keeps nothing is not done".into());
             }
@@ -137,9 +145,22 @@ fn output(order: &OutputOrder) -> String {
     format!("--output-of={name}{}", serde_json::json!(order.command))
 }
 
-/// Options that say what is kept.
+/// Options that say what is kept because of events.
+fn kept_until(until: &UntilOrder) -> Vec<String> {
+    let time = |until: &Option<u64>| match until {
+        Some(ms) => format!("@{}", ms.div_ceil(1000)),
+        None => "event".to_owned(),
+    };
+    let all = format!("--keep-until={}", time(&until.all_ms));
+    let named = until.points_ms.iter();
+    let named = named.map(|(point, until)| format!("--keep-until={point}={}", time(until)));
+    std::iter::once(all).chain(named).collect()
+}
+
+/// Options that say what is kept of periods.
 fn kept(keep: &BTreeMap<String, u32>) -> impl Iterator<Item = String> {
-    keep.iter().filter(|(_, many)| **many > 0).flat_map(|(period, many)| match period.as_str() {
+    let set = keep.iter().filter(|(period, many)| **many > 0 && period.as_str() != EVENTS);
+    set.flat_map(|(period, many)| match period.as_str() {
         "within_hours" => ["--keep-within".to_owned(), format!("{many}h")],
         _ => [format!("--keep-{period}"), many.to_string()],
     })
@@ -227,6 +248,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            full: false,
             no_hooks: false,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
@@ -264,9 +286,10 @@ mod tests {
             task: Some("7".into()),
             again: true,
             allowance: Some(500),
+            full: true,
             no_hooks: false,
         };
-        let typed = "backup --task 7 --again --allowance=500 -- web /a.raw";
+        let typed = "backup --task 7 --again --allowance=500 --rescan -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
         let command = ["/bin/dump", "a b", "\"c"].map(str::to_owned).to_vec();
         let text = r#"["/bin/dump","a b","\"c"]"#;
@@ -299,9 +322,39 @@ mod tests {
         let prune = |daily| TaskSpec::Prune {
             instance: None,
             keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
+            until: None,
         };
         assert_eq!(words(&prune(7)), ["prune --keep-daily 7"]);
         assert!(steps(&prune(0), true, Path::new("/state")).is_err());
+    }
+
+    #[test]
+    fn what_events_keep_is_told_with_its_time() {
+        let points_ms = [("a.b@k1".to_owned(), Some(1_001)), ("a.b@k2".to_owned(), None)].into();
+        let mut prune = TaskSpec::Prune {
+            instance: Some("a.b".into()),
+            keep: [("daily".to_owned(), 7), (EVENTS.to_owned(), 1)].into(),
+            until: Some(UntilOrder { all_ms: None, points_ms }),
+        };
+        let typed = "prune --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
+                     --keep-until=a.b@k2=event -- a.b";
+        assert_eq!(words(&prune), [typed]);
+        // Of rules that keep nothing else, the newest is left when the time is over.
+        let TaskSpec::Prune { keep, until, .. } = &mut prune else { panic!("a prune") };
+        keep.remove("daily");
+        *until = Some(UntilOrder { all_ms: Some(5_000), ..UntilOrder::default() });
+        assert_eq!(words(&prune), ["prune --keep-until=@5 -- a.b"]);
+    }
+
+    #[test]
+    fn a_verification_says_what_and_how_deep() {
+        let verify = |point: Option<&str>, instance: Option<&str>, sample, data| {
+            let (point, instance) = (point.map(str::to_owned), instance.map(str::to_owned));
+            words(&TaskSpec::Verify { point, instance, sample, data }).remove(0)
+        };
+        assert_eq!(verify(None, None, None, false), "verify");
+        assert_eq!(verify(Some("a@k"), None, Some(5), false), "verify --sample=5% -- a@k");
+        assert_eq!(verify(None, Some("-a"), None, true), "verify --data --instance=-a");
     }
 
     #[test]

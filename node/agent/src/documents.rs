@@ -4,9 +4,10 @@
 use serde_json::Value;
 
 /// Kinds of tasks, their lists, and what is read of each entry.
-const READ: [(&str, &str, &[&str]); 2] = [
+const READ: [(&str, &str, &[&str]); 3] = [
     ("stat", "by_instance", &["instance", "stored_bytes"]),
     ("prune", "points", &["point", "instance", "id", "keep"]),
+    ("verify", "damage", &["object", "problem", "points"]),
 ];
 /// What nobody reads at the server, of these kinds.
 const UNREAD: [(&str, &str); 2] = [("stat", "by_project"), ("stat", "damage")];

@@ -86,6 +86,7 @@ mod tests {
             task: None,
             again: false,
             allowance: None,
+            full: false,
             no_hooks: false,
         }
     }

@@ -157,6 +157,28 @@ impl std::fmt::Debug for Work {
     }
 }
 
+/// The name that stands among what is kept of periods where events keep something.
+pub const EVENTS: &str = "after-event";
+
+/// Until when restore points are kept because of events.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UntilOrder {
+    /// All that are not named, in milliseconds since 1970; while an event is waited for, nothing.
+    #[serde(default)]
+    pub all_ms: Option<u64>,
+    /// Those of which events have happened on their own, by name.
+    #[serde(default)]
+    pub points_ms: BTreeMap<String, Option<u64>>,
+}
+
+impl UntilOrder {
+    /// Whether nothing is kept because of events any more.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        let times = std::iter::once(&self.all_ms).chain(self.points_ms.values());
+        times.into_iter().all(|until| until.is_some_and(|until| until <= now_ms))
+    }
+}
+
 /// A program whose output is an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputOrder {
@@ -198,6 +220,9 @@ pub enum TaskSpec {
         /// How many bytes it may store, by a hard quota; more may be said while it runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         allowance: Option<u64>,
+        /// Whether nothing is taken for granted: every byte of the source is read and compared.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        full: bool,
         /// Whether commands that policies have around it are left out; the server then orders none.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_hooks: bool,
@@ -215,11 +240,17 @@ pub enum TaskSpec {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         overwrite: bool,
     },
-    /// Check a restore point, or all.
+    /// Check a restore point, those of an instance, or all.
     Verify {
         /// The restore point; all when there is none.
         #[serde(default)]
         point: Option<String>,
+        /// The instance, when all of its restore points are checked and no others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<String>,
+        /// The share of the blocks that is read, in percent, when it is not all data.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sample: Option<u32>,
         /// Whether all data is read.
         #[serde(default)]
         data: bool,
@@ -229,8 +260,12 @@ pub enum TaskSpec {
         /// The instance; all when there is none.
         #[serde(default)]
         instance: Option<String>,
-        /// How many to keep of each period: `last`, `hourly`, `daily`, ...
+        /// How many to keep of each period: `last`, `hourly`, `daily`, ... With `until`, something
+        /// of the name [`EVENTS`], at which nodes stop that do not know `until`.
         keep: BTreeMap<String, u32>,
+        /// What is kept because of events.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<UntilOrder>,
     },
     /// Free what no restore point needs.
     Collect {},
@@ -469,7 +504,15 @@ mod tests {
             TaskSpec::Stat {},
             TaskSpec::Replicate { to: "/r".into() },
             TaskSpec::Copy { instance: "a".into(), from: "/r".into(), keep: BTreeMap::new() },
-            TaskSpec::Verify { point: None, data: true },
+            TaskSpec::Verify { point: None, instance: None, sample: None, data: true },
+            TaskSpec::Prune {
+                instance: Some("a".into()),
+                keep: BTreeMap::from([(EVENTS.to_owned(), 1)]),
+                until: Some(UntilOrder {
+                    all_ms: None,
+                    points_ms: [("a@b".into(), Some(7))].into(),
+                }),
+            },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
             TaskSpec::Unmount { mount: "m".into() },
             TaskSpec::RestoreTest { test: TestOrder { id: "t".into(), ..TestOrder::default() } },

@@ -31,8 +31,8 @@ mod plans;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
-    Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome, OutputOrder,
-    Report, Reported, TaskSpec, VERSION, Work, mismatch,
+    Ask, EVENTS, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome,
+    OutputOrder, Report, Reported, TaskSpec, UntilOrder, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
 pub use look::{FoundDisk, LookOrder, LookReport, LookTrouble};

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sluice_catalog::{DestinationId, InstanceId, Page, Point, PointId, ProjectId, TaskId, Tx};
+use sluice_catalog::{
+    BackupType, DestinationId, InstanceId, Page, Point, PointId, ProjectId, Proof, TaskId, Tx,
+};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::query::PointQuery;
 use crate::api::{List, Path, Query};
 use crate::auth::Actor;
+use crate::events::{Keeping, Keepings};
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 
@@ -30,6 +33,13 @@ pub(crate) struct PointView {
     image_bytes: u64,
     new_bytes: u64,
     stored_bytes: u64,
+    /// What its backup took for granted; nothing when that is not known.
+    #[serde(rename = "type")]
+    backup_type: Option<BackupType>,
+    /// What its last verification found; nothing while it is unproven.
+    proof: Option<Proof>,
+    /// Events that keep it, by the policies of its instance, whatever else they say.
+    events: Vec<Keeping>,
     /// The restore point at another destination that it is a copy of.
     copy_of: Option<PointId>,
     /// Where copies of it are.
@@ -55,11 +65,14 @@ async fn views(tx: &mut Tx, points: Vec<Point>) -> Result<Vec<PointView>> {
         let Some(original) = copy.copy_of else { continue };
         copies.entry(original).or_default().push(CopyView { id, destination, point });
     }
-    let view = |point: Point| {
+    let mut keepings = Keepings::load(tx).await?;
+    let mut views = Vec::with_capacity(points.len());
+    for point in points {
         let copies = copies.remove(&point.id).unwrap_or_default();
-        PointView { copies, ..PointView::from(point) }
-    };
-    Ok(points.into_iter().map(view).collect())
+        let events = keepings.of(tx, &point).await?;
+        views.push(PointView { copies, events, ..PointView::from(point) });
+    }
+    Ok(views)
 }
 
 impl From<Point> for PointView {
@@ -75,6 +88,9 @@ impl From<Point> for PointView {
             image_bytes: point.new.image_bytes,
             new_bytes: point.new.new_bytes,
             stored_bytes: point.new.stored_bytes,
+            backup_type: point.backup_type,
+            proof: point.proof,
+            events: Vec::new(),
             copy_of: point.copy_of,
             copies: Vec::new(),
         }

@@ -55,6 +55,9 @@ pub(crate) async fn check_policy(
             check_calendars(&copy.schedules)?;
             usable(tx, copy.destination, project, actor).await?;
         }
+        for verify in &rule.verify {
+            check_calendars(&verify.schedules)?;
+        }
     }
     for test in &policy.tests {
         check_calendars(&test.schedules)?;

@@ -12,8 +12,8 @@ use futures::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId, Page,
-    PointId, PolicyId, Progress, ProjectId, Record, Task, TaskFilter, TaskId, TaskState, Tx,
+    BackupType, Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId,
+    Page, PointId, PolicyId, Progress, ProjectId, Record, Task, TaskFilter, TaskId, TaskState, Tx,
     Visible,
 };
 use sluice_node_api::TaskSpec;
@@ -47,6 +47,9 @@ const ATTEMPTS: u32 = 2;
 pub(crate) struct TaskView {
     id: TaskId,
     kind: String,
+    /// What a backup takes for granted.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    backup_type: Option<BackupType>,
     state: TaskState,
     project: Option<ProjectId>,
     instance: Option<InstanceId>,
@@ -75,8 +78,11 @@ pub(crate) struct TaskView {
 
 impl From<Task> for TaskView {
     fn from(task: Task) -> Self {
+        let full = task.new.spec["full"] == true;
+        let of_backup = if full { BackupType::Full } else { BackupType::Incremental };
         Self {
             id: task.id,
+            backup_type: (task.new.kind == "backup").then_some(of_backup),
             kind: task.new.kind,
             state: task.state,
             project: task.new.project,
@@ -113,6 +119,9 @@ pub(crate) enum Start {
         /// Whether those are left out.
         #[serde(default)]
         no_hooks: bool,
+        /// What it takes for granted.
+        #[serde(rename = "type", default)]
+        backup_type: BackupType,
     },
     /// Write the images of a restore point to a file, device or folder of a node.
     Restore { point: PointId, node: NodeId, target: String },
@@ -173,7 +182,7 @@ async fn prepared(
     };
     let visible = actor.visible();
     let spec = match start {
-        Start::Backup { instance, destination, no_hooks: left_out } => {
+        Start::Backup { instance, destination, no_hooks: left_out, backup_type } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
             actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
@@ -181,7 +190,7 @@ async fn prepared(
             (task.project, task.instance) = (instance.project, Some(instance.id));
             task.destination = Some(destination.id);
             task.wanted_node = instance.body.node;
-            let mut spec = backup_spec(tx, &instance).await?;
+            let mut spec = backup_spec(tx, &instance, backup_type).await?;
             if let TaskSpec::Backup { no_hooks, .. } = &mut spec {
                 *no_hooks = left_out;
             }
@@ -218,7 +227,7 @@ async fn prepared(
         }
         Start::Verify { destination, data } => {
             own(tx, actor, &mut task, destination, Permission::Operate).await?;
-            TaskSpec::Verify { point: None, data }
+            TaskSpec::Verify { point: None, instance: None, sample: None, data }
         }
         Start::Prune { destination, keep } => {
             let found = own(tx, actor, &mut task, destination, Permission::Manage).await?;
@@ -230,7 +239,7 @@ async fn prepared(
                 let text = format!("a prune keeps something of: {}", known.join(", "));
                 return Err(Problem::invalid(text));
             }
-            TaskSpec::Prune { instance: None, keep }
+            TaskSpec::Prune { instance: None, keep, until: None }
         }
         Start::Collect { destination } => {
             let found = own(tx, actor, &mut task, destination, Permission::Operate).await?;
@@ -288,8 +297,8 @@ pub(crate) async fn create(
     }
     quota::tell(&mut tx, id, &verdict, now).await?;
     let mut detail = json!({"kind": task.kind});
-    if task.spec["no_hooks"] == true {
-        detail["no_hooks"] = json!(true);
+    for named in ["no_hooks", "full"].into_iter().filter(|name| task.spec[*name] == true) {
+        detail[named] = json!(true);
     }
     tx.audit(actor.did("task.start", id, task.project, detail), now).await?;
     let view = tx.task(id, &EVERYTHING).await?.into();

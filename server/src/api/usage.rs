@@ -22,6 +22,7 @@ use crate::copies::{self, Overdue};
 use crate::problem::{Problem, Result};
 use crate::queue::moment;
 use crate::state::Shared;
+use crate::verifications::{self, Doubt, DoubtState};
 
 /// What is told when nobody says from when.
 const MONTH_MS: u64 = 30 * 86_400_000;
@@ -204,6 +205,19 @@ pub(crate) struct ProtectionRow {
     pub(crate) destinations: Vec<DestinationId>,
     /// Copies that policies want and that were not made in time.
     pub(crate) copies_overdue: Vec<Overdue>,
+    /// What moment its newest restore point holds whose backup was full, in milliseconds since
+    /// 1970.
+    last_full_ms: Option<u64>,
+    /// Restore points that are damaged, and the newest where a rule wants it verified and that was
+    /// not done yet.
+    pub(crate) doubts: Vec<Doubt>,
+}
+
+impl ProtectionRow {
+    /// Whether one of its restore points is so.
+    pub(crate) fn is_doubted(&self, state: DoubtState) -> bool {
+        self.doubts.iter().any(|doubt| doubt.state == state)
+    }
 }
 
 /// How well instances are protected.
@@ -216,6 +230,10 @@ pub(crate) struct ProtectionReport {
     pub(crate) late: usize,
     /// How many of them lack a copy that is overdue.
     pub(crate) copies_overdue: usize,
+    /// How many of them have a damaged restore point.
+    pub(crate) damaged: usize,
+    /// How many of them have a newest restore point that is to be verified and was not yet.
+    pub(crate) unproven: usize,
     /// The worst first.
     pub(crate) items: Vec<ProtectionRow>,
 }
@@ -253,6 +271,8 @@ pub(crate) async fn protection_report(
         found.1.push(one.destination);
     }
     let mut overdue = copies::overdue(tx, now).await?;
+    let mut doubts = verifications::doubts(tx).await?;
+    let mut full = tx.last_full().await?;
     let mut items = Vec::new();
     for instance in every::<Instance>(tx, visible).await? {
         let other = query.project.is_some() && query.project != instance.project;
@@ -273,13 +293,22 @@ pub(crate) async fn protection_report(
             last_good_ms: (last > 0).then_some(last),
             destinations,
             copies_overdue: overdue.remove(&instance.id).unwrap_or_default(),
+            last_full_ms: full.remove(&instance.id),
+            doubts: doubts.remove(&instance.id).unwrap_or_default(),
         });
     }
     let (total, recent) = (items.len(), Protection::Recent);
     let late = items.iter().filter(|row| row.protection != recent).count();
     let copies_overdue = items.iter().filter(|row| !row.copies_overdue.is_empty()).count();
-    let is_fine = |row: &ProtectionRow| row.protection == recent && row.copies_overdue.is_empty();
+    let doubted = |state| items.iter().filter(|row| row.is_doubted(state)).count();
+    let (damaged, unproven) = (doubted(DoubtState::Damaged), doubted(DoubtState::Unproven));
+    let is_fine = |row: &ProtectionRow| {
+        row.protection == recent && row.copies_overdue.is_empty() && row.doubts.is_empty()
+    };
     items.retain(|row| !query.late || !is_fine(row));
-    items.sort_by_key(|row| (row.protection, row.copies_overdue.is_empty(), row.last_good_ms));
-    Ok(ProtectionReport { max_age, total, late, copies_overdue, items })
+    items.sort_by_key(|row| {
+        let sound = !row.is_doubted(DoubtState::Damaged);
+        (row.protection, sound, row.copies_overdue.is_empty(), row.last_good_ms)
+    });
+    Ok(ProtectionReport { max_age, total, late, copies_overdue, damaged, unproven, items })
 }

@@ -13,8 +13,9 @@ use sluice_catalog::{
     Visible,
 };
 
-use crate::access::Permission;
+use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
+use crate::api::retention_events::about;
 use crate::auth::Actor;
 use crate::problem::Result;
 
@@ -35,7 +36,7 @@ fn is_less(before: Option<Keep>, after: Option<Keep>) -> bool {
 
 /// Whether `more` keeps everything that `less` keeps.
 fn covers(more: Keep, less: Keep) -> bool {
-    more.union(less) == more
+    more.clone().union(less) == more
 }
 
 /// Whether restore points at some destination are kept for a shorter time than before, whatever
@@ -111,6 +112,16 @@ pub(super) async fn shortened(
             let shorter = shortens(&policy.body, &new)
                 || is_first(tx, policy.project, Some(&policy), &new).await?;
             Ok(shorter.then_some(policy.project))
+        }
+        // Until it has happened, everything is kept.
+        "/api/v1/retention-events" => {
+            let of = (
+                serde_json::from_value(document["instance"].clone()).unwrap_or(None),
+                serde_json::from_value(document["point"].clone()).unwrap_or(None),
+            );
+            let (project, instance, _) = about(tx, &visible, of).await?;
+            let may = actor.require(Permission::Manage, At::instance(project, instance));
+            Ok(may.is_ok().then_some(project))
         }
         "/api/v1/instances/{id}" => {
             let Ok(id) = first.parse::<InstanceId>() else { return Ok(None) };
@@ -223,6 +234,21 @@ mod tests {
         assert!(!is_less(kept([&few], at), kept([&few, &more], at)));
         assert!(is_less(kept([&few, &more], at), kept([&few], at)));
         assert!(!is_less(kept([&few], at), kept([], at)));
+    }
+
+    #[test]
+    fn a_shorter_time_after_an_event_is_shorter_and_so_is_no_time() {
+        let at = DestinationId::new(1);
+        let keep = |days: &[(&str, u32)]| Keep {
+            after_event: days.iter().map(|(name, days)| ((*name).to_owned(), *days)).collect(),
+            ..keep(3, 0)
+        };
+        let policy = |days| policy(&[(at, keep(days))]);
+        let old = policy(&[("sold", 10)]);
+        assert!(!shortens(&old, &policy(&[("sold", 11)])));
+        assert!(!shortens(&old, &policy(&[("sold", 10), ("over", 1)])));
+        assert!(shortens(&old, &policy(&[("sold", 9)])) && shortens(&old, &policy(&[])));
+        assert!(shortens(&old, &policy(&[("over", 99)])), "it is another event");
     }
 
     #[test]

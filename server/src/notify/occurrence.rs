@@ -43,6 +43,8 @@ pub(crate) enum Event {
     InstanceGone,
     /// So much is gone at once that an inventory notes nothing of it until somebody agrees.
     InventoryHeld,
+    /// A verification found that a restore point is damaged.
+    PointDamaged,
     /// Somebody wants to see whether messages arrive.
     Test,
 }
@@ -74,6 +76,7 @@ pub(super) async fn since(
     let mut all = Vec::new();
     failed(tx, from, &mut all).await?;
     missed(tx, from, &mut all).await?;
+    damaged(tx, from, &mut all).await?;
     nodes(tx, now, &mut all).await?;
     quotas(tx, now, &mut all).await?;
     found(tx, from, &mut all).await?;
@@ -161,6 +164,22 @@ async fn missed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()>
                 "missed/{}/{}/{instance}/{}/{}",
                 one.policy, one.schedule, one.reason, one.last_ms
             ),
+        });
+    }
+    Ok(())
+}
+
+async fn damaged(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
+    for point in tx.damaged_points(None, None).await? {
+        let Some(proof) = point.proof.filter(|proof| proof.at_ms >= from) else { continue };
+        let at = tx.get::<Destination>(point.new.destination, &EVERYTHING).await;
+        let at = at.map_or_else(|_| point.new.destination.to_string(), |at| at.name);
+        all.push(Occurrence {
+            event: Event::PointDamaged,
+            at_ms: proof.at_ms,
+            project: point.project,
+            text: format!("the restore point {} at {at} is damaged", point.new.point),
+            key: format!("damaged/{}/{}", point.id, proof.at_ms),
         });
     }
     Ok(())

@@ -16,6 +16,7 @@ use super::{csv, forecast, html, pdf, sla};
 use crate::api::query::{ForecastQuery, ProtectionQuery, SlaQuery, UsageQuery};
 use crate::api::usage::{self, Protection, every};
 use crate::problem::{Problem, Result};
+use crate::verifications::DoubtState;
 
 /// The most rows of a document; of more, the first are told.
 const MOST_ROWS: usize = 10_000;
@@ -199,18 +200,36 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
                     .collect::<Vec<_>>()
                     .join(" "),
             ),
+            Cell::Text(doubted(row).into()),
         ]
     };
     let age = Cell::Span(Some(report.max_age.as_seconds().saturating_mul(1000))).shown();
     Ok(Table {
         title: "Protection".into(),
         about: vec![format!(
-            "{} of {} instances have no good backup of the last {age}; {} lack a copy",
-            report.late, report.total, report.copies_overdue
+            "{} of {} instances have no good backup of the last {age}; {} lack a copy; {} have a \
+             damaged restore point",
+            report.late, report.total, report.copies_overdue, report.damaged
         )],
-        columns: vec!["Instance", "Protection", "Last good", "Destinations", "Copies overdue"],
+        columns: vec![
+            "Instance",
+            "Protection",
+            "Last good",
+            "Destinations",
+            "Copies overdue",
+            "Proof",
+        ],
         rows: report.items.iter().map(row).collect(),
     })
+}
+
+/// What is wrong with restore points of an instance, or missing: the worst of it.
+fn doubted(row: &usage::ProtectionRow) -> &'static str {
+    match row.doubts.iter().map(|doubt| doubt.state).min() {
+        Some(DoubtState::Damaged) => "damaged",
+        Some(DoubtState::Unproven) => "unproven",
+        None => "",
+    }
 }
 
 async fn missed(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Result<Table> {
@@ -315,6 +334,7 @@ async fn promises(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Re
             Cell::Count(count("succeeded") + count("warnings")),
             Cell::Count(count("failed")),
             Cell::Count(row.missed),
+            Cell::Count(row.damaged),
             policies.list(&row.policies),
         ]
     };
@@ -336,6 +356,7 @@ async fn promises(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Re
             "Backups",
             "Failed",
             "Missed",
+            "Damaged",
             "Policies",
         ],
         rows: report.items.iter().map(row).collect(),

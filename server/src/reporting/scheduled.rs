@@ -31,7 +31,8 @@ pub(crate) struct ScheduledReport {
 
 impl ScheduledReport {
     fn schedule(&self) -> Schedule {
-        Schedule { name: self.name.clone(), paused: false, when: self.when.clone() }
+        let (name, when) = (self.name.clone(), self.when.clone());
+        Schedule { name, paused: false, when, backup_type: None }
     }
 
     /// Has it sent as soon as possible.

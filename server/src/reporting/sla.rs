@@ -24,6 +24,7 @@ use utoipa::ToSchema;
 use crate::api::policies::EVERYTHING;
 use crate::api::usage::every;
 use crate::problem::Result;
+use crate::verifications::{self, Doubt, DoubtState};
 
 /// Whether an instance was protected as promised.
 #[derive(Serialize, ToSchema)]
@@ -45,6 +46,10 @@ pub(crate) struct SlaRow {
     pub(crate) backups: BTreeMap<String, u64>,
     /// Runs that were due and did not happen.
     pub(crate) missed: u64,
+    /// Its restore points that are damaged now. They count as not there.
+    pub(crate) damaged: u64,
+    /// Whether its newest restore point is to be verified, by a rule, and was not yet.
+    pub(crate) unproven: bool,
     /// Whether everything was as promised.
     pub(crate) met: bool,
 }
@@ -87,6 +92,7 @@ struct Told {
     backups: BTreeMap<InstanceId, BTreeMap<String, u64>>,
     tests: BTreeMap<InstanceId, LastTest>,
     missed: BTreeMap<InstanceId, u64>,
+    doubts: BTreeMap<InstanceId, Vec<Doubt>>,
 }
 
 impl Told {
@@ -102,7 +108,8 @@ impl Told {
         let tests = tx.last_tests(visible, within).await?;
         let tests = tests.into_iter().map(|test| (test.instance, test)).collect();
         let missed = tx.missed_runs(visible, within).await?.into_iter().collect();
-        Ok(Self { taken, backups, tests, missed })
+        let doubts = verifications::doubts(tx).await?;
+        Ok(Self { taken, backups, tests, missed, doubts })
     }
 
     fn row(
@@ -127,6 +134,8 @@ impl Told {
             let found = test.as_ref().filter(|test| test.state == TestState::Ok);
             found.and_then(|test| test.answer_ms).is_some_and(|ms| ms <= rto.saturating_mul(1000))
         });
+        let doubts = self.doubts.remove(&id).unwrap_or_default();
+        let damaged = doubts.iter().filter(|doubt| doubt.state == DoubtState::Damaged).count();
         SlaRow {
             instance: id,
             name: instance.name,
@@ -139,6 +148,8 @@ impl Told {
             test,
             backups: self.backups.remove(&id).unwrap_or_default(),
             missed: self.missed.remove(&id).unwrap_or_default(),
+            damaged: damaged as u64,
+            unproven: doubts.iter().any(|doubt| doubt.state == DoubtState::Unproven),
         }
     }
 }

@@ -139,7 +139,8 @@ mod tests {
         let due = times.due(60_000, 240_000, false).unwrap();
         assert_eq!((due.run, due.last), (vec![(240_000, None)], 240_000));
         assert_eq!(due.missed, Some((MissReason::Superseded, 120_000, 180_000, 2)));
-        let manual = Schedule { name: "a".into(), paused: false, when: When::Manual {} };
+        let when = When::Manual {};
+        let manual = Schedule { name: "a".into(), paused: false, when, backup_type: None };
         assert!(Times::of(&manual).is_none());
     }
 

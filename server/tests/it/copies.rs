@@ -16,7 +16,7 @@ pub async fn place() -> Place {
 }
 
 /// The next task of a kind other than `init`, which is done at once.
-async fn next(place: &Place) -> Lease {
+pub async fn next(place: &Place) -> Lease {
     loop {
         let lease: Option<Lease> = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
         match lease {
@@ -29,7 +29,7 @@ async fn next(place: &Place) -> Lease {
     }
 }
 
-async fn end(place: &Place, lease: &Lease, outcome: Outcome, document: Value) {
+pub async fn end(place: &Place, lease: &Lease, outcome: Outcome, document: Value) {
     let finished = Finished { outcome, document, message: "told".into(), retryable: true };
     let report = Report { attempt: lease.attempt, finished: Some(finished), ..Report::default() };
     let path = format!("/api/node/v1/tasks/{}/report", lease.task);
@@ -65,12 +65,12 @@ pub async fn back_up(place: &Place, point: &str, taken_ms: u64) {
     end(place, &lease, Outcome::Succeeded, json!({ "point": point })).await;
 }
 
-fn copy(point: &str, of: &str, taken_ms: u64) -> Value {
+pub fn copy(point: &str, of: &str, taken_ms: u64) -> Value {
     json!({"point": point, "of": of, "created_ms": taken_ms, "image_bytes": 1000,
         "stored_bytes": 70})
 }
 
-async fn points(place: &Place) -> Vec<Value> {
+pub async fn points(place: &Place) -> Vec<Value> {
     let all: Value = place.admin.get("/api/v1/points").await.unwrap();
     all["items"].as_array().unwrap().clone()
 }

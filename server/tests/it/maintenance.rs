@@ -53,7 +53,7 @@ async fn repositories_are_collected_and_checked_by_schedules() {
     for _ in 0..2 {
         let lease: Option<Lease> = node.post("/api/node/v1/lease", &()).await.unwrap();
         let lease = lease.unwrap();
-        let whole = TaskSpec::Verify { point: None, data: true };
+        let whole = TaskSpec::Verify { point: None, instance: None, sample: None, data: true };
         assert!(
             lease.work.spec == TaskSpec::Collect {} || lease.work.spec == whole,
             "{:?}",

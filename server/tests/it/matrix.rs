@@ -106,6 +106,9 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("DELETE", "/api/v1/node-configs/{id}", System(ADMINISTER)),
     ("GET", "/api/v1/points", Anywhere(READ)),
     ("GET", "/api/v1/points/{id}", Project(READ)),
+    ("GET", "/api/v1/retention-events", Anywhere(READ)),
+    ("POST", "/api/v1/retention-events", Project(MANAGE)),
+    ("DELETE", "/api/v1/retention-events/{id}", Project(MANAGE)),
     ("GET", "/api/v1/mounts", Anywhere(READ)),
     ("POST", "/api/v1/mounts", Project(OPERATE)),
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
@@ -198,6 +201,7 @@ struct World {
     plan: String,
     run: String,
     approval: String,
+    event: String,
 }
 
 impl World {
@@ -233,6 +237,8 @@ impl World {
         admin.send(Method::POST, &cancel, None, &[]).await.unwrap();
         let collect = json!({"kind": "collect", "destination": destination});
         let approval = make(admin, "tasks", collect).await;
+        let told = json!({"instance": instance, "event": "sold"});
+        let event = make(admin, "retention-events", told).await;
         let name = name.to_owned();
         Self {
             name,
@@ -248,6 +254,7 @@ impl World {
             plan,
             run,
             approval,
+            event,
         }
     }
 
@@ -266,6 +273,7 @@ impl World {
             "plan-runs" => &self.run,
             "points" => &self.point,
             "approvals" => &self.approval,
+            "retention-events" => &self.event,
             _ => nobody,
         };
         template
@@ -348,6 +356,7 @@ impl World {
             (_, "/api/v1/mounts") => {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
+            (_, "/api/v1/retention-events") => json!({"point": self.point, "event": "sold"}),
             (_, "/api/v1/restore-tests") => json!({"point": self.point}),
             (_, "/api/v1/mounts/{id}/commit") => return None,
             (_, "/api/v1/mounts/{id}/renew") => json!({"lease_seconds": 3600}),
@@ -474,7 +483,7 @@ fn comes_with(method: &str, template: &str) -> Option<&'static str> {
         "policies" if one => "policy",
         "plans" | "plan-runs" if one => "plan",
         "points" | "tasks" if one => "instance",
-        "mounts" | "restore-tests" if one || method == "POST" => "instance",
+        "mounts" | "restore-tests" | "retention-events" if one || method == "POST" => "instance",
         _ => return None,
     })
 }

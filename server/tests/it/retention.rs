@@ -58,7 +58,7 @@ impl Place {
             let lease: Option<Lease> = self.mover.post("/api/node/v1/lease", &()).await.unwrap();
             let Some(lease) = lease else { continue };
             let document = match lease.work.spec {
-                TaskSpec::Prune { instance, keep } => {
+                TaskSpec::Prune { instance, keep, until: None } => {
                     assert_eq!(instance.as_deref(), Some("shop.web"));
                     return Some(json!(keep));
                 }

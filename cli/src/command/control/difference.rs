@@ -71,6 +71,9 @@ fn compare(
         }
         (Some(old), Some(new)) if old == new => {}
         (Some(value), None) | (None, Some(value)) if is_default(key, value) => {}
+        // Of a schedule it is what the rule says when it says nothing.
+        (None, Some(value))
+            if key == "type" && value == "incremental" && !path.contains(".schedules[") => {}
         _ => {
             let (path, old, new) = (path.to_owned(), old.cloned(), new.cloned());
             found.push(Difference { path, old, new });
@@ -112,6 +115,7 @@ fn default_text(key: &str) -> &'static str {
         "firmware" => "bios",
         "disk" | "nic" => "virtio",
         "on_failure" => "stop",
+        "depth" => "structure",
         "name_claim" => "preferred_username",
         "groups_claim" => "groups",
         // Of an inventory.
@@ -145,6 +149,11 @@ mod tests {
         let full = json!({"boot": {"disk": "virtio", "cpus": 1, "timeout_seconds": 300,
             "checks": []}, "point": {"kind": "latest"}, "modes": ["run"]});
         assert!(same(&full, &json!({})));
+        let rule = json!({"rules": [{"type": "incremental"}]});
+        assert!(same(&json!({"rules": [{}]}), &rule) && !same(&rule, &json!({"rules": []})));
+        let one = |schedule| json!({"rules": [{"type": "full", "schedules": [schedule]}]});
+        let own = one(json!({"type": "incremental"}));
+        assert!(!same(&one(json!({})), &own), "it says something else than its rule");
         assert!(!same(&json!({"modes": []}), &json!({})), "never is not only in runs");
         let full = json!({"enabled": true, "session_minutes": 720, "via": {"ca": "",
             "scopes": ["profile", "email"], "name_claim": "preferred_username",

@@ -1,14 +1,17 @@
 //! Restore points that a server knows, and where they are.
 
 use anyhow::Result;
-use serde_json::Value;
+use http::Method;
+use serde_json::{Value, json};
+use sluice_node_api::Client;
 
+use super::approvals::{Done, done, waits};
 use super::records::Records;
 use super::{all, mounts, profile, show_list, word};
-use crate::args::PointCommand;
+use crate::args::{PointCommand, PointEventArgs};
 use crate::context::Context;
-use crate::error::Exit;
-use crate::output::{self, bytes, local};
+use crate::error::{Exit, advise};
+use crate::output::{self, bytes, local, note};
 
 /// Does it.
 pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit> {
@@ -23,7 +26,8 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
             }
             let points = all(&client, &path).await?;
             let points = without_copies(points);
-            let headings = ["TAKEN", "INSTANCE", "POINT", ">SIZE", "DESTINATIONS"];
+            let headings =
+                ["TAKEN", "INSTANCE", "POINT", ">SIZE", "TYPE", "PROOF", "EVENTS", "DESTINATIONS"];
             show_list(context, &headings, &points, |point| {
                 let copies = point["copies"].as_array().into_iter().flatten();
                 let places = std::iter::once(point).chain(copies);
@@ -33,7 +37,27 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
                     instances.name_of(&point["instance"]),
                     word(point, "point"),
                     bytes(point["image_bytes"].as_u64().unwrap_or(0)),
+                    word(point, "type"),
+                    word(&point["proof"], "state"),
+                    events(context, point),
                     places.collect::<Vec<_>>().join(", "),
+                ]
+            })
+        }
+        PointCommand::Event(args) => event(context, &client, args).await,
+        PointCommand::Events { instance } => {
+            let instances = Records::load(&client, "instances").await?;
+            let mut path = "/api/v1/retention-events".to_owned();
+            if let Some(name) = &instance {
+                path.push_str(&format!("?instance={}", word(instances.one(name)?, "id")));
+            }
+            let events = all(&client, &path).await?;
+            show_list(context, &["AT", "EVENT", "INSTANCE", "POINT"], &events, |event| {
+                vec![
+                    local(event["at_ms"].as_u64().unwrap_or(0), &context.zone),
+                    word(event, "event"),
+                    instances.name_of(&event["instance"]),
+                    word(event, "point"),
                 ]
             })
         }
@@ -44,6 +68,75 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
             Ok(Exit::Done)
         }
     }
+}
+
+/// Which events keep a restore point, and until when.
+fn events(context: &Context, point: &Value) -> String {
+    let told = point["events"].as_array().into_iter().flatten().map(|one| {
+        let name = word(one, "event");
+        match one["until_ms"].as_u64() {
+            Some(until) => format!("{name}: until {}", local(until, &context.zone)),
+            None => format!("{name}: waits, then {} days", one["days"]),
+        }
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// Tells that an event has happened, or has not.
+async fn event(context: &Context, client: &Client, args: PointEventArgs) -> Result<Exit> {
+    let mut told = json!({"event": args.name});
+    if let Some(name) = &args.instance {
+        told["instance"] = Records::load(client, "instances").await?.one(name)?["id"].clone();
+    }
+    if let Some(point) = &args.point {
+        told["point"] = mounts::point(client, point, None).await?;
+    }
+    if args.take_back {
+        return take_back(context, client, &told).await;
+    }
+    if let Some(at) = &args.at {
+        told["at_ms"] = context.moment(at)?.into();
+    }
+    let path = "/api/v1/retention-events";
+    let answer = client.send(Method::POST, path, Some(&told), &[]).await?;
+    if let Some(id) = waits(&answer) {
+        note(format_args!("a second person decides: sluice approval approve {id}"));
+    } else if context.global.json {
+        output::json(&answer.body)?;
+    } else if !context.global.quiet {
+        let at = local(answer.body["at_ms"].as_u64().unwrap_or(0), &context.zone);
+        note(format_args!("{} happened at {at}", args.name));
+    }
+    Ok(Exit::Done)
+}
+
+/// Removes the event of that name, of the instance or of the restore point.
+async fn take_back(context: &Context, client: &Client, told: &Value) -> Result<Exit> {
+    let known = all(client, "/api/v1/retention-events").await?;
+    let point = &told["point"];
+    // An event of a copy is noted with the original.
+    let original = match point.as_str() {
+        Some(id) => {
+            let one: Value = client.get(&format!("/api/v1/points/{id}")).await?;
+            if one["copy_of"].is_null() { point.clone() } else { one["copy_of"].clone() }
+        }
+        None => Value::Null,
+    };
+    let found = known.iter().find(|one| {
+        let whose = match point.is_null() {
+            true => one["instance"] == told["instance"] && one["point"].is_null(),
+            false => one["point"] == original,
+        };
+        whose && one["event"] == told["event"]
+    });
+    let Some(found) = found else {
+        let text = format!("the event {} has not happened there", word(told, "event"));
+        return Err(advise("not-found", text, "`sluice point events` lists those that have"));
+    };
+    let path = format!("/api/v1/retention-events/{}", word(found, "id"));
+    let answer = client.send(Method::DELETE, &path, None, &[]).await?;
+    let name = word(told, "event");
+    done(context, &answer, Done { name: &name, change: "taken back" })
 }
 
 /// A copy stands with its original, as long as that is there.

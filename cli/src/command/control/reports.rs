@@ -1,5 +1,6 @@
 //! Reports of a server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -34,15 +35,20 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
                 let overdue = row["copies_overdue"].as_array().into_iter().flatten();
                 let overdue: Vec<_> = overdue.map(|copy| word(copy, "copy")).collect();
                 let name = instances.name_of(&row["instance"]);
-                vec![name, word(row, "protection"), last, overdue.join(" ")]
+                let doubts = row["doubts"].as_array().into_iter().flatten();
+                let doubts: BTreeSet<_> = doubts.map(|doubt| word(doubt, "state")).collect();
+                let proof = doubts.into_iter().next().unwrap_or_default();
+                vec![name, word(row, "protection"), last, overdue.join(" "), proof]
             });
             let rows: Vec<_> = rows.collect();
             if csv {
                 let lines: String = rows.iter().map(|row| csv_line(row)).collect();
-                output::print(&format!("instance,protection,last_good,copies_overdue\n{lines}"))?;
+                output::print(&format!(
+                    "instance,protection,last_good,copies_overdue,proof\n{lines}"
+                ))?;
             } else {
                 output::print(&output::table(
-                    &["INSTANCE", "PROTECTION", "LAST GOOD", "COPIES OVERDUE"],
+                    &["INSTANCE", "PROTECTION", "LAST GOOD", "COPIES OVERDUE", "PROOF"],
                     rows,
                 ))?;
             }

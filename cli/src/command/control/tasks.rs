@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             let answer = client.send(Method::POST, &path, None, &[]).await?;
             told(context, &answer.body)?;
         }
-        TaskCommand::Backup { instance, to, no_hooks } => {
+        TaskCommand::Backup { instance, to, no_hooks, full } => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
             let mut start = json!({
@@ -47,6 +47,9 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
                 "instance": instances.one(&instance)?["id"],
                 "destination": destinations.one(&to)?["id"],
             });
+            if full {
+                start["type"] = Value::from("full");
+            }
             if no_hooks {
                 start["no_hooks"] = Value::from(true);
             }
@@ -95,12 +98,9 @@ fn row(task: &Value) -> Vec<String> {
         0 => String::new(),
         rate => format!("{}/s", bytes(rate)),
     };
-    vec![
-        word(task, "id"),
-        word(task, "kind"),
-        word(task, "state"),
-        done,
-        rate,
-        word(task, "message"),
-    ]
+    let kind = match task["type"] == "full" {
+        true => format!("{} (full)", word(task, "kind")),
+        false => word(task, "kind"),
+    };
+    vec![word(task, "id"), kind, word(task, "state"), done, rate, word(task, "message")]
 }

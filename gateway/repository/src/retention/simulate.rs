@@ -118,7 +118,7 @@ fn candidate(created_ms: u64, number: u64) -> Candidate {
     random[..8].copy_from_slice(&number.to_be_bytes());
     let id = PointId::new(created_ms, random);
     let (hold, overlay, event) = (false, false, false);
-    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event }
+    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event, keep_until_ms: None }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn ms(time: &str) -> u64 {
 fn point(created_ms: u64, number: u8) -> Candidate {
     let id = PointId::new(created_ms, [number; 10]);
     let (hold, overlay, event) = (false, false, false);
-    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event }
+    Candidate { id, created_ms, hold, overlay, retain_until_ms: None, event, keep_until_ms: None }
 }
 
 fn points(times: &[&str]) -> Vec<Candidate> {
@@ -129,6 +129,26 @@ fn hold_and_retention_time_keep_a_point_and_are_named() {
 }
 
 #[test]
+fn what_waits_for_an_event_is_kept_until_its_time_and_single_points_have_their_own() {
+    let mut points = [point(0, 0), point(DAY, 0), point(2 * DAY, 0)];
+    let until = |until| Policy { keep_until_ms: Some(until), ..Policy::default() };
+    let at = |policy: &Policy, points: &[Candidate], now| kept(policy, points, now, &TimeZone::UTC);
+    assert!(!until(0).is_empty(), "it says what is kept: the newest");
+    assert_eq!(at(&until(WAITING), &points, 900 * DAY), [0, 1, 2]);
+    assert_eq!(at(&until(9 * DAY), &points, 8 * DAY), [0, 1, 2]);
+    assert_eq!(at(&until(9 * DAY), &points, 9 * DAY), [2]);
+    // What has happened to the first counts for that alone, and so does what has not.
+    points[0].keep_until_ms = Some(5 * DAY);
+    assert_eq!(at(&until(WAITING), &points, 6 * DAY), [1, 2]);
+    points[1].keep_until_ms = Some(WAITING);
+    assert_eq!(at(&until(3 * DAY), &points, 6 * DAY), [1, 2]);
+    let verdicts = apply(&until(3 * DAY), &points, 6 * DAY, &TimeZone::UTC).unwrap();
+    assert_eq!(verdicts[1].reasons, [Reason::Event].into());
+    assert_eq!(until(WAITING).to_string(), "until an event");
+    assert_eq!(until(0).to_string(), "until 1970-01-01T00:00:00Z");
+}
+
+#[test]
 fn times_beyond_the_calendar_do_no_harm() {
     let points = [point(u64::MAX, 0), point(u64::MAX - 5, 1), point(0, 2)];
     let policy = Policy { keep_daily: Some(1), ..Policy::default() };
@@ -154,6 +174,7 @@ pub(super) fn any_policy() -> impl Strategy<Value = Policy> {
             keep_monthly: monthly,
             keep_yearly: yearly,
             keep_within: within.map(Duration::from_secs),
+            keep_until_ms: None,
             min_age: young.map(Duration::from_secs),
         },
     )
@@ -173,6 +194,7 @@ fn any_points() -> impl Strategy<Value = Vec<Candidate>> {
                 retain_until_ms: until.map(|hour| hour * HOUR),
                 overlay: hold && off == 0,
                 event: hold && off == 1,
+                keep_until_ms: None,
             }
         };
         all.into_iter().enumerate().map(point).collect()

@@ -33,6 +33,7 @@ mod overlay_commits;
 mod plans;
 mod policy_copies;
 mod policy_hooks;
+mod policy_rules;
 mod project_destinations;
 mod quota;
 mod reconnect;

@@ -1,0 +1,144 @@
+//! Events that have happened, for which retention was waiting.
+
+use sqlx::any::AnyRow;
+
+use crate::db::{Columns, Tx, number, query, text_of};
+use crate::error::{CatalogError, Result};
+use crate::id::{InstanceId, PointId, ProjectId, RetentionEventId};
+use crate::listed::Listed;
+use crate::model::event::RetentionEvent;
+use crate::model::grant::Resource;
+use crate::model::policy::check_event;
+use crate::record::Page;
+use crate::visible::{Visible, Whose};
+
+const COLUMNS: &str = "id, project_id, instance_id, point_id, event, at_ms";
+
+/// An event that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRetentionEvent {
+    /// The project of the instance.
+    pub project: Option<ProjectId>,
+    /// Whose restore points it is about.
+    pub instance: InstanceId,
+    /// The only restore point that it is about.
+    pub point: Option<PointId>,
+    /// What rules call it.
+    pub event: String,
+    /// When it happened, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl RetentionEvent {
+    fn read(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id("id")?,
+            project: row.maybe_id("project_id")?,
+            instance: row.id("instance_id")?,
+            point: row.maybe_id("point_id")?,
+            event: row.text("event")?,
+            at_ms: row.count("at_ms")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Notes that an event has happened. Of one that is known the later time counts.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when nothing can be called so, and those of the database.
+    pub async fn set_event(
+        &mut self,
+        new: &NewRetentionEvent,
+        now_ms: u64,
+    ) -> Result<RetentionEvent> {
+        check_event(&new.event)?;
+        let sql = format!(
+            "INSERT INTO retention_events ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (instance_id, point_id, event) DO UPDATE SET at_ms = \
+             CASE WHEN excluded.at_ms > retention_events.at_ms THEN excluded.at_ms \
+             ELSE retention_events.at_ms END"
+        );
+        let insert = query(sql)
+            .bind(RetentionEventId::new(now_ms).to_string())
+            .bind(text_of(new.project))
+            .bind(new.instance.to_string())
+            .bind(text_of(new.point))
+            .bind(new.event.clone())
+            .bind(number(new.at_ms));
+        self.run(insert).await?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM retention_events \
+             WHERE instance_id = $1 AND point_id = $2 AND event = $3"
+        );
+        let select = query(sql)
+            .bind(new.instance.to_string())
+            .bind(text_of(new.point))
+            .bind(new.event.clone());
+        let row = self.maybe(select).await?;
+        let row = row.ok_or_else(|| CatalogError::not_found("this event"))?;
+        RetentionEvent::read(&row)
+    }
+
+    /// The events that the caller may know of, those noted first before others; of one instance
+    /// when it is named.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn events(
+        &mut self,
+        visible: &Visible,
+        instance: Option<InstanceId>,
+        page: &Page,
+    ) -> Result<Vec<RetentionEvent>> {
+        let list = Listed::oldest("retention_events", COLUMNS).of("instance_id", text_of(instance));
+        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
+        rows.iter().map(RetentionEvent::read).collect()
+    }
+
+    /// An event, if the caller may know of it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::NotFound`] when there is none, or the caller may not know.
+    pub async fn event(
+        &mut self,
+        id: RetentionEventId,
+        visible: &Visible,
+    ) -> Result<RetentionEvent> {
+        let sql = format!("SELECT {COLUMNS} FROM retention_events WHERE id = $1");
+        let row = self.maybe(query(sql).bind(id.to_string())).await?;
+        let event = row.map(|row| RetentionEvent::read(&row)).transpose()?;
+        event
+            .filter(|event| visible.sees(event.project, Some(Resource::Instance(event.instance))))
+            .ok_or_else(|| CatalogError::not_found(format_args!("event {id}")))
+    }
+
+    /// Forgets that an event has happened: retention waits for it again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn remove_event(&mut self, id: RetentionEventId) -> Result<()> {
+        let sql = "DELETE FROM retention_events WHERE id = $1";
+        self.run(sqlx::query(sql).bind(id.to_string())).await.map(drop)
+    }
+
+    /// All events of the restore points of an instance.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn events_of(&mut self, instance: InstanceId) -> Result<Vec<RetentionEvent>> {
+        let sql = format!("SELECT {COLUMNS} FROM retention_events WHERE instance_id = $1");
+        let rows = self.all(query(sql).bind(instance.to_string())).await?;
+        rows.iter().map(RetentionEvent::read).collect()
+    }
+
+    /// The instances with an event that has happened before a time.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn with_events(&mut self, before_ms: u64) -> Result<Vec<InstanceId>> {
+        let sql = "SELECT DISTINCT instance_id FROM retention_events WHERE at_ms < $1";
+        let rows = self.all(sqlx::query(sql).bind(number(before_ms))).await?;
+        rows.iter().map(|row| row.id("instance_id")).collect()
+    }
+}

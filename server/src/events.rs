@@ -1,0 +1,297 @@
+//! Retention that waits for events: "seven years after the contract has ended".
+//!
+//! ```text
+//!   rule: keep all, `days` after the event ──┐
+//!   event of an instance, or of one point ───┴─► until when each point is kept ──► the prune
+//!                                                            │
+//!                             the time is over ──► a prune, also when no backup asks for one
+//! ```
+//!
+//! What is kept is judged anew by each prune: nothing is written at the restore points, and who
+//! changes a rule changes what it keeps, as with all that rules say. As long as an event has not
+//! happened, everything is kept. Of an event of the instance and one of the point, the later
+//! counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use sluice_catalog::{
+    ByHand, DestinationId, Having, Instance, InstanceId, Keep, NewTask, Point, PointId, Policy,
+    PolicyId, Record, RetentionEvent, Tx,
+};
+use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
+use utoipa::ToSchema;
+
+use crate::api::policies::EVERYTHING;
+use crate::api::usage::every;
+use crate::complaint::go_on;
+use crate::dispatch::periods;
+use crate::ledger;
+use crate::problem::Result;
+use crate::state::Shared;
+
+const DAY_MS: u64 = 86_400_000;
+/// How often is looked for times that are over: they are days long.
+const LOOK_MS: u64 = 3_600_000;
+/// Behind backups: nobody waits for it.
+const PRIORITY: u32 = 30;
+/// Attempts of a prune that no backup asks for again.
+const ATTEMPTS: u32 = 10;
+
+/// When an event happened to a restore point; nothing while it has not.
+fn happened(events: &[RetentionEvent], event: &str, point: Option<PointId>) -> Option<u64> {
+    let of =
+        |one: &&RetentionEvent| one.event == event && (one.point.is_none() || one.point == point);
+    events.iter().filter(of).map(|one| one.at_ms).max()
+}
+
+fn end(at_ms: u64, days: u32) -> u64 {
+    at_ms.saturating_add(u64::from(days) * DAY_MS)
+}
+
+/// Until when a restore point is kept; nothing while an event is waited for.
+fn until(keep: &Keep, events: &[RetentionEvent], point: Option<PointId>) -> Option<u64> {
+    let ends = keep.after_event.iter();
+    let ends = ends.map(|(event, days)| Some(end(happened(events, event, point)?, *days)));
+    // All of them are to be satisfied, and one that is waited for ends last.
+    ends.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))
+}
+
+/// What a node is told of it; nothing when the rules name no event.
+pub(crate) async fn order(
+    tx: &mut Tx,
+    instance: InstanceId,
+    keep: &Keep,
+) -> Result<Option<UntilOrder>> {
+    if keep.after_event.is_empty() {
+        return Ok(None);
+    }
+    let events = tx.events_of(instance).await?;
+    let mut points_ms = BTreeMap::new();
+    let named: BTreeSet<PointId> = events.iter().filter_map(|event| event.point).collect();
+    for id in named {
+        let ends = until(keep, &events, Some(id));
+        // A copy has a name of its own.
+        let mut points = tx.copies_of(&[id]).await?;
+        points.extend(tx.point(id, &EVERYTHING).await.ok());
+        points_ms.extend(points.into_iter().map(|point| (point.new.point, ends)));
+    }
+    Ok(Some(UntilOrder { all_ms: until(keep, &events, None), points_ms }))
+}
+
+/// What a prune is told: of periods, and of events.
+pub(crate) async fn told(
+    tx: &mut Tx,
+    instance: InstanceId,
+    keep: &Keep,
+) -> Result<(BTreeMap<String, u32>, Option<UntilOrder>)> {
+    let order = order(tx, instance, keep).await?;
+    let mut periods = periods(keep);
+    if order.is_some() {
+        periods.insert(EVENTS.to_owned(), 1);
+    }
+    Ok((periods, order))
+}
+
+/// What a copy is told to keep. While events keep anything, all is copied, and a prune follows.
+pub(crate) async fn told_to_copy(
+    tx: &mut Tx,
+    instance: InstanceId,
+    keep: &Keep,
+    now: u64,
+) -> Result<BTreeMap<String, u32>> {
+    match order(tx, instance, keep).await? {
+        Some(order) if !order.is_over(now) => Ok(BTreeMap::new()),
+        _ => Ok(periods(keep)),
+    }
+}
+
+/// Adds a prune of an instance at a destination; what it keeps is told when it begins.
+pub(crate) async fn prune(
+    tx: &mut Tx,
+    instance: &Record<Instance>,
+    (destination, policy): (DestinationId, PolicyId),
+    due_key: Option<String>,
+    now: u64,
+) -> Result<()> {
+    let name = ledger::name(tx, instance).await?;
+    let spec = TaskSpec::Prune { instance: Some(name), keep: BTreeMap::new(), until: None };
+    let task = NewTask {
+        project: instance.project,
+        instance: Some(instance.id),
+        policy: Some(policy),
+        destination: Some(destination),
+        wanted_node: None,
+        kind: spec.kind().to_owned(),
+        priority: PRIORITY,
+        due_key,
+        max_attempts: ATTEMPTS,
+        not_before_ms: 0,
+        spec: serde_json::to_value(&spec).unwrap_or_default(),
+    };
+    tx.add_task(&task, now).await?;
+    Ok(())
+}
+
+/// Adds a prune wherever the time after an event is over; once for each such time.
+pub(crate) async fn settle(tx: &mut Tx, instance: InstanceId, now: u64) -> Result<()> {
+    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    let events = tx.events_of(instance.id).await?;
+    for policy in tx.policies_of(&instance).await? {
+        for (destination, keep) in policy.body.keeps() {
+            for event in &events {
+                let Some(days) = keep.after_event.get(&event.event) else { continue };
+                let over = end(event.at_ms, *days);
+                if over <= now {
+                    let key = format!("event/{}/{destination}/{over}", event.id);
+                    prune(tx, &instance, (destination, policy.id), Some(key), now).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks from time to time.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    next: u64,
+}
+
+impl Sweep {
+    /// Adds the prunes that are due, when it was not looked for a while.
+    pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
+        // A clock that was set back must not stop it for as long as it was ahead.
+        if now < self.next && self.next - now <= LOOK_MS {
+            return Ok(());
+        }
+        self.next = now.saturating_add(LOOK_MS);
+        let instances = shared.catalog.read().await?.with_events(now).await?;
+        for instance in instances {
+            let mut tx = shared.catalog.begin().await?;
+            let settled = settle(&mut tx, instance, now).await;
+            if go_on(&format!("events of instance {instance}"), settled)?.is_some() {
+                tx.commit().await?;
+            }
+        }
+        shared.work.notify_one();
+        Ok(())
+    }
+}
+
+/// An event that keeps a restore point, by the policies of its instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Keeping {
+    /// What the policies call it.
+    event: String,
+    /// For how many days after it.
+    days: u32,
+    /// When it happened, in milliseconds since 1970; nothing while it is waited for.
+    at_ms: Option<u64>,
+    /// Until when it keeps the restore point, in milliseconds since 1970; nothing while the event
+    /// is waited for.
+    until_ms: Option<u64>,
+}
+
+/// What is kept of an instance where, and the events that have happened to it.
+type Known = (Vec<(DestinationId, Keep)>, Vec<RetentionEvent>);
+
+/// Which events keep restore points, and until when.
+#[derive(Debug, Default)]
+pub(crate) struct Keepings {
+    policies: Vec<Record<Policy>>,
+    by_hand: BTreeSet<ByHand>,
+    known: BTreeMap<InstanceId, Known>,
+}
+
+impl Keepings {
+    /// What policies say.
+    pub(crate) async fn load(tx: &mut Tx) -> Result<Self> {
+        let waits = |policy: &Record<Policy>| {
+            policy.body.keeps().any(|(_, keep)| !keep.after_event.is_empty())
+        };
+        let mut policies = every::<Policy>(tx, &EVERYTHING).await?;
+        policies.retain(waits);
+        let by_hand = match policies.is_empty() {
+            true => BTreeSet::new(),
+            false => tx.by_hand().await?,
+        };
+        Ok(Self { policies, by_hand, known: BTreeMap::new() })
+    }
+
+    /// Those of a restore point.
+    pub(crate) async fn of(&mut self, tx: &mut Tx, point: &Point) -> Result<Vec<Keeping>> {
+        if self.policies.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.known.contains_key(&point.instance) {
+            let instance = tx.get::<Instance>(point.instance, &EVERYTHING).await?;
+            let own = self.policies.iter();
+            let own = own.filter(|policy| Having::of(policy, &self.by_hand).has(&instance));
+            let keeps = own.flat_map(|policy| policy.body.keeps()).collect();
+            let events = tx.events_of(point.instance).await?;
+            self.known.insert(point.instance, (keeps, events));
+        }
+        let Some((keeps, events)) = self.known.get(&point.instance) else { return Ok(Vec::new()) };
+        let mut longest: BTreeMap<&String, u32> = BTreeMap::new();
+        let here = keeps.iter().filter(|(at, _)| *at == point.new.destination);
+        for (event, days) in here.flat_map(|(_, keep)| &keep.after_event) {
+            let most = longest.entry(event).or_default();
+            *most = (*days).max(*most);
+        }
+        let original = point.copy_of.unwrap_or(point.id);
+        let keeping = |(event, days): (&String, u32)| {
+            let at_ms = happened(events, event, Some(original));
+            let until_ms = at_ms.map(|at| end(at, days));
+            Keeping { event: event.clone(), days, at_ms, until_ms }
+        };
+        Ok(longest.into_iter().map(keeping).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_catalog::RetentionEventId;
+
+    use super::*;
+
+    fn event(name: &str, point: Option<PointId>, at_ms: u64) -> RetentionEvent {
+        RetentionEvent {
+            id: RetentionEventId::new(1),
+            project: None,
+            instance: InstanceId::new(1),
+            point,
+            event: name.into(),
+            at_ms,
+        }
+    }
+
+    fn keep(events: &[(&str, u32)]) -> Keep {
+        let after_event = events.iter().map(|(name, days)| ((*name).to_owned(), *days)).collect();
+        Keep { after_event, ..Keep::default() }
+    }
+
+    #[test]
+    fn what_waits_for_any_event_is_kept_and_else_the_last_end_counts() {
+        let rule = keep(&[("sold", 2), ("over", 5)]);
+        assert_eq!(until(&rule, &[], None), None);
+        let sold = event("sold", None, 7 * DAY_MS);
+        assert_eq!(until(&rule, std::slice::from_ref(&sold), None), None);
+        let all = [sold, event("over", None, DAY_MS)];
+        assert_eq!(until(&rule, &all, None), Some(9 * DAY_MS));
+        assert_eq!(until(&keep(&[("over", 5)]), &all, None), Some(6 * DAY_MS));
+        assert_eq!(until(&keep(&[]), &all, None), Some(0), "nobody asks for more");
+    }
+
+    #[test]
+    fn of_an_event_of_the_instance_and_one_of_the_point_the_later_counts() {
+        let (one, two) = (PointId::new(1), PointId::new(2));
+        let rule = keep(&[("sold", 2)]);
+        let own = [event("sold", Some(one), 7 * DAY_MS)];
+        assert_eq!(until(&rule, &own, Some(one)), Some(9 * DAY_MS));
+        assert_eq!((until(&rule, &own, Some(two)), until(&rule, &own, None)), (None, None));
+        let both = [own[0].clone(), event("sold", None, DAY_MS)];
+        assert_eq!(until(&rule, &both, Some(one)), Some(9 * DAY_MS));
+        assert_eq!(until(&rule, &both, Some(two)), Some(3 * DAY_MS));
+    }
+}
