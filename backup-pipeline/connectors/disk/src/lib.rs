@@ -16,6 +16,7 @@ mod format;
 pub mod inspect;
 mod qemu;
 mod raw;
+pub mod snapshot;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
