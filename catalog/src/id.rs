@@ -158,6 +158,8 @@ names! {
     MountId;
     /// Names a restore test.
     RestoreTestId;
+    /// Names a snapshot at its source.
+    SnapshotId;
     /// Names a recovery plan.
     PlanId;
     /// Names a run of a recovery plan.

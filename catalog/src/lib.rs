@@ -43,8 +43,8 @@ pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Claim, Consent, approved, claimed, rehearsed};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, MountId, NodeConfigId, NodeId, PasskeyId,
-    PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId, TaskId,
-    TokenId, UserId,
+    PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId, SessionId,
+    SnapshotId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -75,6 +75,10 @@ pub use model::provider::{
 pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
+};
+pub use model::snapshot::{
+    InstanceSnapshot, NewSnapshot, SnapshotFilter, SnapshotImage, SnapshotKeep, SnapshotRule,
+    SnapshotState,
 };
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};

@@ -225,6 +225,7 @@ mod tests {
             ("tasks", of(failed), task),
             ("mounts", of(Listed::newest("mounts", "*").only("state <> 'gone'")), own),
             ("restore_tests", of(Listed::newest("restore_tests", "*")), own),
+            ("snapshots", of(Listed::newest("snapshots", "*").only("state <> 'gone'")), own),
         ];
         if instance.is_empty() {
             let audit = Listed::oldest("audit", "*").by("seq");

@@ -21,6 +21,7 @@ pub(crate) mod policy;
 pub(crate) mod project;
 pub(crate) mod provider;
 pub(crate) mod restore_test;
+pub(crate) mod snapshot;
 pub(crate) mod task;
 pub(crate) mod usage;
 

@@ -24,6 +24,7 @@ mod queue;
 mod restore_tests;
 mod secrets;
 mod settings;
+mod snapshots;
 mod sources;
 mod summed;
 mod task_log;

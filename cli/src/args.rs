@@ -28,6 +28,7 @@ mod restore_test;
 mod retain;
 mod run_script;
 mod scrub;
+mod snapshot;
 mod stat;
 mod usage;
 pub(crate) mod value;
@@ -83,6 +84,9 @@ pub(crate) use restore_test::{RestoreTestArgs, RestoreTestCommand, RestoreTestRu
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use run_script::RunScriptArgs;
 pub(crate) use scrub::ScrubArgs;
+pub(crate) use snapshot::{
+    SnapshotArgs, SnapshotCommand, SnapshotFilesArgs, SnapshotFilesCommand, SnapshotPlaceArgs,
+};
 pub(crate) use stat::StatArgs;
 pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
 pub(crate) use verify::VerifyArgs;
@@ -293,6 +297,8 @@ pub(crate) enum Command {
     #[command(visible_alias = "jobs")]
     Task(TaskArgs),
     Point(PointArgs),
+    Snapshot(SnapshotArgs),
+    SnapshotFiles(SnapshotFilesArgs),
     /// Show and change projects, the tenants of a server
     Project(RecordArgs),
     /// Show and change destinations of a server: repositories that backups go to

@@ -26,6 +26,7 @@ mod retain;
 mod run_script;
 mod scrub;
 mod simulate;
+mod snapshot_files;
 mod stat;
 mod verify;
 
@@ -111,6 +112,8 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Destination(args) => control::record(context, "destinations", args.command).await,
         Command::Instance(args) => control::record(context, "instances", args.command).await,
         Command::Point(args) => control::point(context, args.command).await,
+        Command::Snapshot(args) => Box::pin(control::snapshot(context, args.command)).await,
+        Command::SnapshotFiles(args) => snapshot_files::run(context, args.command).await,
         Command::Policy(args) => control::policy(context, args.command).await,
         Command::NodeConfig(args) => control::node_config(context, args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,

@@ -29,6 +29,7 @@ pub(crate) mod rules;
 pub(crate) mod second_factor;
 pub(crate) mod self_backup;
 pub(crate) mod sessions;
+pub(crate) mod snapshots;
 pub(crate) mod tasks;
 pub(crate) mod usage;
 pub(crate) mod users;
@@ -155,6 +156,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(node_configs::get, node_configs::put, node_configs::remove))
         .routes(routes!(points::list))
         .routes(routes!(points::get))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::get, snapshots::remove))
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))

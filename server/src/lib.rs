@@ -61,6 +61,7 @@ mod restore_tests;
 mod rules;
 mod self_backup;
 mod server;
+mod snapshots;
 mod state;
 mod ticker;
 mod tls;

@@ -278,6 +278,8 @@ fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
     let resource = task.instance.map(|id| match kind {
         // Copies do not read the instance. Those to one place would copy the same twice.
         TaskKind::Copy => format!("{id}>{}", text(task.destination)).into(),
+        // A snapshot is made beside whatever reads the source, and removed when nobody reads it.
+        TaskKind::Snapshot => format!("{id}#snapshot").into(),
         _ => id.to_string().into(),
     });
     Some(Demand {

@@ -4,11 +4,13 @@
 //! next time of each schedule, and at nothing else.
 
 mod slot;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sluice_catalog::{LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
+use sluice_node_api::TaskSpec;
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,7 @@ use crate::plans;
 use crate::problem::Result;
 use crate::quota;
 use crate::restore_tests;
+use crate::snapshots::{self as kept, Keeper};
 use crate::state::Shared;
 pub(crate) use slot::compiled;
 pub(crate) use slot::{Due, Times};
@@ -70,6 +73,7 @@ struct Planner {
     policies: Vec<Planned>,
     plans: plans::Planner,
     maintenance: maintenance::Planner,
+    snapshots: Keeper,
     /// When it was looked last.
     now: u64,
 }
@@ -83,7 +87,8 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy; those of tests come behind the others, then copies.
+    /// The rule's place in the policy; those of tests come behind the others, then copies, then
+    /// those for snapshots.
     rule: usize,
     /// `RULE/SCHEDULE`.
     key: String,
@@ -187,11 +192,14 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the end of restore tests", restore_tests::settle(shared, now).await)?;
     go_on("the runs of plans", plans::settle(shared, now).await)?;
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
+    go_on("the snapshots at sources", planner.snapshots.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         let maintenance = std::mem::take(&mut planner.maintenance);
-        *planner = Planner { plans, maintenance, ..Planner::load(shared, changes, now).await? };
+        let snapshots = std::mem::take(&mut planner.snapshots);
+        let loaded = Planner::load(shared, changes, now).await?;
+        *planner = Planner { plans, maintenance, snapshots, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {
@@ -274,6 +282,8 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
                 && !due.run.is_empty()
             {
                 copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
+            } else if let Some(rule) = kept::at(&policy.body, slot.rule) {
+                batch.add_snapshots(rule, &due).await?;
             }
         }
         moved.push((due.last, slot.times.next(due.last)));
@@ -348,7 +358,10 @@ impl Batch<'_> {
         if self.tx.still_active(instance.id, policy, rule.destination).await? {
             return Ok(Some(MissReason::StillActive));
         }
-        let spec = backup_spec(self.tx, instance).await?;
+        let mut spec = backup_spec(self.tx, instance).await?;
+        if let TaskSpec::Backup { snapshot, .. } = &mut spec {
+            *snapshot = kept::wanted(rule.from_snapshot, &instance.body.source);
+        }
         for (at, start_by) in &due.run {
             let task = NewTask {
                 project: instance.project,

@@ -249,11 +249,13 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         },
         objectives: sluice_catalog::Objectives::default(),
         tests: Vec::new(),
+        snapshots: Vec::new(),
         visible_to: None,
         rules: vec![Rule {
             name: "daily".into(),
             destination,
             keep: Keep::default(),
+            from_snapshot: false,
             copies: Vec::new(),
             hooks: sluice_catalog::Hooks::default(),
             schedules: vec![Schedule { name: "hourly".into(), paused: false, when }],

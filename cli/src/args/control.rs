@@ -289,7 +289,8 @@ pub(crate) enum TaskCommand {
     #[command(after_help = "\
 Examples:
   sluice task backup shop/web-1 --to local
-  sluice task backup shop/web-1 --to local --no-hooks")]
+  sluice task backup shop/web-1 --to local --no-hooks
+  sluice task backup shop/web-1 --to local --snapshot 0193a2b4-...")]
     Backup {
         /// The instance
         #[arg(value_name = "PROJECT/NAME")]
@@ -300,6 +301,13 @@ Examples:
         /// Leave out the commands around it: as after pulling the plug
         #[arg(long)]
         no_hooks: bool,
+        /// Make a snapshot at the source first, back that up and remove it; with =false the source
+        /// is read as it stands [default: as the rules for that destination say]
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        from_snapshot: Option<bool>,
+        /// Back up this snapshot, which stays, without any commands
+        #[arg(long, value_name = "ID", conflicts_with_all = ["from_snapshot", "no_hooks"])]
+        snapshot: Option<String>,
     },
     /// Write the images of a restore point to a file, device or folder of a node
     ///

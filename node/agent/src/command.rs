@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice_node_api::{OutputOrder, TaskSpec, TestOrder, overlay_of};
+use sluice_node_api::{OutputOrder, SnapshotOrder, TaskSpec, TestOrder, overlay_of};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -68,6 +68,14 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             backup.words.extend(images);
             backup
         }
+        TaskSpec::Snapshot { snapshot, images, folder } => {
+            let mut images = images.clone();
+            if let Some(folder) = folder {
+                images.extend(image_files(Path::new(folder))?);
+            }
+            snapshot_files("make", snapshot, &images)
+        }
+        TaskSpec::Unsnapshot { snapshot } => snapshot_files("remove", snapshot, &[]),
         TaskSpec::Restore { point, target, format, overwrite } => {
             let mut restore = step(["restore"]);
             restore.words.extend(format.iter().map(|format| format!("--format={format}")));
@@ -128,6 +136,18 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         }
     };
     Ok(vec![one])
+}
+
+/// What is typed for a snapshot at the source: `make` or `remove`.
+pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder, images: &[String]) -> Step {
+    let mut words = step(["snapshot-files", verb]);
+    words.words.push(format!("--name={}", order.name));
+    words.words.extend(order.folders.iter().map(|folder| format!("--folder={folder}")));
+    if !images.is_empty() {
+        words.words.push("--".into());
+        words.words.extend(images.iter().cloned());
+    }
+    words
 }
 
 /// The option for what a program prints. Its words are an array of JSON, so that none is split.
@@ -213,6 +233,7 @@ mod tests {
             again: false,
             allowance: None,
             no_hooks: false,
+            snapshot: None,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -250,6 +271,7 @@ mod tests {
             again: true,
             allowance: Some(500),
             no_hooks: false,
+            snapshot: None,
         };
         let typed = "backup --task 7 --again --allowance=500 -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
@@ -259,6 +281,19 @@ mod tests {
         assert_eq!(output(&unnamed), format!("--output-of={text}"));
         let named = OutputOrder { name: Some("db".into()), command };
         assert_eq!(output(&named), format!("--output-of=db={text}"));
+    }
+
+    #[test]
+    fn a_snapshot_is_made_of_all_images_and_removed_by_its_name() {
+        let folders = ["/a/kept", "/b/kept"].map(str::to_owned).to_vec();
+        let order = SnapshotOrder { name: "s1".into(), folders };
+        let images = vec!["vda=/a/x.raw".to_owned(), "/a/-y.raw".to_owned()];
+        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder: None };
+        let named = "--name=s1 --folder=/a/kept --folder=/b/kept";
+        let typed = format!("snapshot-files make {named} -- vda=/a/x.raw /a/-y.raw");
+        assert_eq!(words(&make), [typed]);
+        let remove = TaskSpec::Unsnapshot { snapshot: order };
+        assert_eq!(words(&remove), [format!("snapshot-files remove {named}")]);
     }
 
     #[test]

@@ -18,11 +18,36 @@ pub(crate) fn check(
     own: &Option<Vec<String>>,
     own_programs: &Option<Vec<String>>,
 ) -> Result<(), String> {
-    let TaskSpec::Backup { images, folder, outputs, .. } = &work.spec else { return Ok(()) };
-    for output in outputs {
-        may_run(&output.command, &work.programs, own_programs)?;
+    let (images, folder, kept) = match &work.spec {
+        TaskSpec::Backup { images, folder, outputs, snapshot, .. } => {
+            for output in outputs {
+                may_run(&output.command, &work.programs, own_programs)?;
+            }
+            (images, folder, snapshot.as_ref().map(|snapshot| &snapshot.order))
+        }
+        TaskSpec::Snapshot { snapshot, images, folder } => (images, folder, Some(snapshot)),
+        _ => return Ok(()),
+    };
+    places(images, folder.as_deref(), &work.folders, own)?;
+    kept.map_or(Ok(()), |order| for_snapshots(&order.folders, own))
+}
+
+/// Refuses folders for snapshots that this machine's own administrator has not named.
+fn for_snapshots(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
+    let Some(own) = own else { return Ok(()) };
+    for folder in folders {
+        // It may be made by the first snapshot: then where it is to lie counts.
+        let path = Path::new(folder);
+        let real = std::fs::canonicalize(path).or_else(|_| {
+            let parent = std::fs::canonicalize(path.parent().unwrap_or(path))?;
+            Ok(parent.join(path.file_name().unwrap_or_default()))
+        });
+        let real = real.map_err(|error: std::io::Error| format!("{folder}: {error}"))?;
+        if !own.iter().any(|allowed| is_in(&real, allowed)) {
+            return Err(format!("snapshots may not lie in {folder} on this machine: --allow-path"));
+        }
     }
-    places(images, folder.as_deref(), &work.folders, own)
+    Ok(())
 }
 
 fn places(
@@ -69,7 +94,7 @@ fn is_in(real: &Path, folder: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::OutputOrder;
+    use sluice_node_api::{OutputOrder, SnapshotOrder};
 
     use super::*;
 
@@ -84,6 +109,7 @@ mod tests {
             again: false,
             allowance: None,
             no_hooks: false,
+            snapshot: None,
         }
     }
 
@@ -124,6 +150,22 @@ mod tests {
         assert!(!allows("shell", &["dump"], None) && !allows("link", &["dump"], None));
         assert!(!allows("dump", &["dump"], Some("shell")), "the machine's own word counts, too");
         assert!(!allows("none", &[""], None), "it is not there");
+    }
+
+    #[test]
+    fn snapshots_lie_where_the_machine_lets_them() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir(at("open")).unwrap();
+        std::fs::write(at("open/disk.raw"), "x").unwrap();
+        let allows = |kept: &str, own: Option<&str>| {
+            let snapshot = SnapshotOrder { name: "s".into(), folders: vec![at(kept)] };
+            let images = vec![at("open/disk.raw")];
+            let spec = TaskSpec::Snapshot { snapshot, images, folder: None };
+            check(&spec, &[], &own.map(|own| vec![at(own)])).is_ok()
+        };
+        assert!(allows("kept", None) && allows("open/kept", Some("open")));
+        assert!(!allows("kept", Some("open")) && !allows("open/none/kept", Some("open")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
+use crate::snapshots::{SnapshotOrder, SnapshotUse};
 
 /// The version of the contract. What nodes of contract 1 say is still understood.
 pub const VERSION: u32 = 2;
@@ -200,6 +201,25 @@ pub enum TaskSpec {
         /// Whether commands that policies have around it are left out; the server then orders none.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_hooks: bool,
+        /// From which snapshot it is made; from the source as it stands without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotUse>,
+    },
+    /// Keep images as they are now, at their source.
+    Snapshot {
+        /// Where, and what it is called.
+        snapshot: SnapshotOrder,
+        /// Images as for a backup: `[NAME=]PATH`.
+        #[serde(default)]
+        images: Vec<String>,
+        /// A folder whose image files are all taken.
+        #[serde(default)]
+        folder: Option<String>,
+    },
+    /// Remove a snapshot. One that is not there is gone.
+    Unsnapshot {
+        /// Which.
+        snapshot: SnapshotOrder,
     },
     /// Write a restore point's images to a file, device or folder.
     Restore {
@@ -286,9 +306,11 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 15] = [
+    pub const KINDS: [&str; 17] = [
         "init",
         "backup",
+        "snapshot",
+        "unsnapshot",
         "restore",
         "verify",
         "prune",
@@ -311,6 +333,8 @@ impl TaskSpec {
         match self {
             Self::Init {} => "init",
             Self::Backup { .. } => "backup",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Unsnapshot { .. } => "unsnapshot",
             Self::Restore { .. } => "restore",
             Self::Verify { .. } => "verify",
             Self::Prune { .. } => "prune",
@@ -468,6 +492,12 @@ mod tests {
             TaskSpec::Script { script: ScriptOrder::default() },
             TaskSpec::Commit { mount: "m".into() },
             TaskSpec::Discard { mount: "m".into() },
+            TaskSpec::Snapshot {
+                snapshot: SnapshotOrder::default(),
+                images: vec!["/a".into()],
+                folder: None,
+            },
+            TaskSpec::Unsnapshot { snapshot: SnapshotOrder::default() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

@@ -27,6 +27,7 @@ mod mounts;
 mod network;
 mod pin;
 mod plans;
+mod snapshots;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
@@ -40,3 +41,4 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use snapshots::{SnapshotOrder, SnapshotUse};

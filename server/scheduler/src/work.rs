@@ -29,6 +29,8 @@ pub enum TaskKind {
     Unmount,
     /// A snapshot that stays at the source.
     Snapshot,
+    /// Removes one of those.
+    Unsnapshot,
     /// Which resources a source has.
     Inventory,
     /// Reads back what is stored.
@@ -55,7 +57,7 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Init,
         Self::Backup,
         Self::Export,
@@ -65,6 +67,7 @@ impl TaskKind {
         Self::Mount,
         Self::Unmount,
         Self::Snapshot,
+        Self::Unsnapshot,
         Self::Inventory,
         Self::Verify,
         Self::Prune,
@@ -95,6 +98,7 @@ impl TaskKind {
             Self::Mount => "mount",
             Self::Unmount => "unmount",
             Self::Snapshot => "snapshot",
+            Self::Unsnapshot => "unsnapshot",
             Self::Inventory => "inventory",
             Self::Verify => "verify",
             Self::Prune => "prune",

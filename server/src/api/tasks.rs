@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
     Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId, Page,
-    PointId, PolicyId, Progress, ProjectId, Record, Task, TaskFilter, TaskId, TaskState, Tx,
-    Visible,
+    PointId, PolicyId, Progress, ProjectId, Record, SnapshotId, Task, TaskFilter, TaskId,
+    TaskState, Tx, Visible,
 };
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::queue::Hold;
@@ -32,6 +32,7 @@ use crate::ledger;
 use crate::problem::{Problem, Result};
 use crate::queue;
 use crate::quota::{self, Quotas};
+use crate::snapshots;
 use crate::state::Shared;
 use crate::watchers::Watcher;
 
@@ -113,6 +114,13 @@ pub(crate) enum Start {
         /// Whether those are left out.
         #[serde(default)]
         no_hooks: bool,
+        /// Whether it is made from a snapshot that is made first and removed afterwards; as the
+        /// rules for that destination say when it is not said.
+        #[serde(default)]
+        from_snapshot: Option<bool>,
+        /// A snapshot of the instance that is there: it is made from that, without commands.
+        #[serde(default)]
+        snapshot: Option<SnapshotId>,
     },
     /// Write the images of a restore point to a file, device or folder of a node.
     Restore { point: PointId, node: NodeId, target: String },
@@ -173,17 +181,26 @@ async fn prepared(
     };
     let visible = actor.visible();
     let spec = match start {
-        Start::Backup { instance, destination, no_hooks: left_out } => {
+        Start::Backup {
+            instance,
+            destination,
+            no_hooks: left_out,
+            from_snapshot,
+            snapshot: kept,
+        } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
             actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
             check_usable(actor, &destination, instance.project)?;
             (task.project, task.instance) = (instance.project, Some(instance.id));
             task.destination = Some(destination.id);
-            task.wanted_node = instance.body.node;
+            let from = (kept, from_snapshot);
+            let (from, node) = snapshots::chosen(tx, &instance, destination.id, from).await?;
+            task.wanted_node = node;
             let mut spec = backup_spec(tx, &instance).await?;
-            if let TaskSpec::Backup { no_hooks, .. } = &mut spec {
-                *no_hooks = left_out;
+            if let TaskSpec::Backup { no_hooks, snapshot, .. } = &mut spec {
+                *no_hooks = left_out || kept.is_some();
+                *snapshot = from;
             }
             spec
         }

@@ -28,6 +28,7 @@ mod requests;
 mod resources;
 mod retention;
 mod schedules;
+mod snapshots;
 mod strangers;
 mod support;
 mod usage;

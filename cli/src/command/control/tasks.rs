@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             let answer = client.send(Method::POST, &path, None, &[]).await?;
             told(context, &answer.body)?;
         }
-        TaskCommand::Backup { instance, to, no_hooks } => {
+        TaskCommand::Backup { instance, to, no_hooks, from_snapshot, snapshot } => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
             let mut start = json!({
@@ -49,6 +49,12 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             });
             if no_hooks {
                 start["no_hooks"] = Value::from(true);
+            }
+            if let Some(fresh) = from_snapshot {
+                start["from_snapshot"] = Value::from(fresh);
+            }
+            if let Some(id) = snapshot {
+                start["snapshot"] = Value::from(id);
             }
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }
