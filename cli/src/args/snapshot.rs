@@ -68,6 +68,9 @@ Examples:
 /// Make or remove a snapshot of image files: what nodes do for the task
 #[derive(Debug, Args)]
 #[command(hide = true)]
+#[command(after_help = "\
+Example:
+  sluice snapshot-files make --name s1 --folder /srv/images/.snapshots -- vda=/srv/images/a.raw")]
 pub(crate) struct SnapshotFilesArgs {
     #[command(subcommand)]
     pub(crate) command: SnapshotFilesCommand,
@@ -77,6 +80,9 @@ pub(crate) struct SnapshotFilesArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotFilesCommand {
     /// Make one; one that is there is told again
+    #[command(after_help = "\
+Example:
+  sluice snapshot-files make --name s1 --folder /srv/images/.snapshots -- vda=/srv/images/a.raw")]
     Make {
         #[command(flatten)]
         place: SnapshotPlaceArgs,
@@ -85,6 +91,9 @@ pub(crate) enum SnapshotFilesCommand {
         images: Vec<String>,
     },
     /// Remove one, whole or not; one that is not there is gone
+    #[command(after_help = "\
+Example:
+  sluice snapshot-files remove --name s1 --folder /srv/images/.snapshots")]
     Remove {
         #[command(flatten)]
         place: SnapshotPlaceArgs,

@@ -45,6 +45,7 @@ mod scripts;
 mod scrub;
 mod secrets;
 mod server_lost;
+mod snapshots;
 mod sources;
 mod stat;
 mod story;
