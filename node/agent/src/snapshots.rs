@@ -1,12 +1,12 @@
 //! Backups that are made from a snapshot: it is made first, and removed afterwards.
 //!
 //! ```text
-//!   note on disk ─► before ─► snapshot ─► after ─► backup of it ─► snapshot removed ─► note removed
+//!   note on disk ─► before ─► snapshot ─► after ─► backup of it ─► snapshot and note removed
 //!        │ killed anywhere: what is left of that, when the node is started again
 //! ```
 //!
-//! The source is needed until there is the snapshot: so what policies have after a backup runs then,
-//! and a guest is quiesced for seconds. Each attempt has a snapshot of its own name.
+//! The source is needed until there is the snapshot: so what policies have after a backup runs
+//! then, and a guest is quiesced for seconds. Each attempt has a snapshot of its own name.
 
 use serde_json::Value;
 use sluice_node_api::{Finished, HookOrders, LogEntry, Outcome, SnapshotOrder, TaskSpec};
