@@ -12,3 +12,8 @@ CREATE INDEX snapshots_by_project ON snapshots (project_id, id);
 CREATE INDEX snapshots_by_instance ON snapshots (instance_id, id);
 CREATE INDEX snapshots_there ON snapshots (id) WHERE state <> 'gone';
 CREATE INDEX snapshots_gone ON snapshots (updated_ms) WHERE state = 'gone';
+
+-- Restore points that are becoming instances: the record is there, and its images are not yet.
+CREATE TABLE imports (
+    task_id TEXT NOT NULL PRIMARY KEY, instance_id TEXT NOT NULL, tags TEXT NOT NULL
+);

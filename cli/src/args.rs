@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod generate;
 mod heal;
+mod import;
 mod init;
 mod key;
 mod lock;
@@ -57,6 +58,7 @@ pub(crate) use export::{
 };
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
+pub(crate) use import::{ImportFilesArgs, ImportFilesCommand, ImportPlaceArgs};
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
@@ -299,6 +301,7 @@ pub(crate) enum Command {
     Point(PointArgs),
     Snapshot(SnapshotArgs),
     SnapshotFiles(SnapshotFilesArgs),
+    ImportFiles(ImportFilesArgs),
     /// Show and change projects, the tenants of a server
     Project(RecordArgs),
     /// Show and change destinations of a server: repositories that backups go to

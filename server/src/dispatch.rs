@@ -119,7 +119,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         let environment = script.variables.clone();
         return Ok(Work { spec, environment, ..Work::without_repository() });
     }
-    if let TaskSpec::Snapshot { .. } | TaskSpec::Unsnapshot { .. } = &spec {
+    if let TaskSpec::Snapshot { .. } | TaskSpec::Unsnapshot { .. } | TaskSpec::Unimport { .. } =
+        &spec
+    {
         let mut work = Work { spec, ..Work::without_repository() };
         node_configs::apply(tx, node, task, &mut work).await?;
         return Ok(work);
@@ -187,7 +189,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
 /// Lets a task read what another destination holds of the same.
 async fn read_at(tx: &mut Tx, spec: &mut TaskSpec, at: &Point) -> Result<()> {
     match spec {
-        TaskSpec::Restore { point, .. } => point.clone_from(&at.new.point),
+        TaskSpec::Restore { point, .. } | TaskSpec::Import { point, .. } => {
+            point.clone_from(&at.new.point);
+        }
         TaskSpec::Mount { mount } => {
             mount.point.clone_from(&at.new.point);
             if let Ok(id) = mount.id.parse() {

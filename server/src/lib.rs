@@ -40,6 +40,7 @@ mod history;
 mod hooks;
 mod idempotency;
 mod identity;
+mod imports;
 mod leases;
 mod ledger;
 mod limiter;

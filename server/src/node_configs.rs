@@ -18,6 +18,7 @@ use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
 use crate::complaint::complain;
 use crate::hooks;
+use crate::imports;
 use crate::problem::{Problem, Result};
 use crate::snapshots;
 
@@ -107,6 +108,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     if let Some(staging) = &config.staging {
         work.environment.insert(STAGING.to_owned(), staging.clone());
     }
+    imports::check(tx, &config, task, work).await?;
     let kept = snapshots::complete(tx, &config, &record, task, work).await?;
     let reads = ["backup", snapshots::KIND].contains(&task.new.kind.as_str());
     let Some(instance) = task.new.instance.filter(|_| reads) else {

@@ -18,6 +18,7 @@ use crate::api::policies::EVERYTHING;
 use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
+use crate::imports;
 use crate::leases::Leases;
 use crate::maintenance;
 use crate::mounts;
@@ -192,6 +193,7 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the end of restore tests", restore_tests::settle(shared, now).await)?;
     go_on("the runs of plans", plans::settle(shared, now).await)?;
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
+    go_on("the end of imports", imports::settle(shared, now).await)?;
     go_on("the snapshots at sources", planner.snapshots.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::value;
+use super::{TargetFormat, value};
 
 /// Run everything on this machine: server, one node, one destination
 ///
@@ -331,6 +331,32 @@ Examples:
         /// Read it at this destination, which holds it or a copy of it
         #[arg(long, value_name = "[PROJECT/]NAME")]
         from: Option<String>,
+    },
+    /// Make a new instance of a restore point, over nothing that is there
+    ///
+    /// Its images are written to a folder that the configuration of the node has for that
+    /// (import_folders).
+    #[command(after_help = "\
+Examples:
+  sluice task import shop/web-1 --name shop/web-2 --node mover-1
+  sluice task import shop.web-1@0q5g3 --name test/web-1 --node mover-1 --format qcow2 --tag gold")]
+    Import {
+        /// The restore point: its id, its name in the repository, or an instance, whose newest is
+        /// meant
+        #[arg(value_name = "POINT")]
+        point: String,
+        /// What the new instance is called
+        #[arg(long, value_name = "PROJECT/NAME")]
+        name: String,
+        /// The node that gets its images
+        #[arg(long, value_name = "NODE")]
+        node: String,
+        /// Format of its images
+        #[arg(long, value_enum, default_value_t = TargetFormat::Raw)]
+        format: TargetFormat,
+        /// A word by which policies find it; several are a list
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
     },
     /// Copy what another destination lacks of an instance's restore points
     #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sluice_node_api::{OutputOrder, SnapshotOrder, TaskSpec, TestOrder, overlay_of};
+use sluice_node_api::{ImportOrder, OutputOrder, SnapshotOrder, TaskSpec, TestOrder, overlay_of};
 
 /// Files that are taken for images when a folder is backed up.
 const IMAGES: [&str; 7] = ["raw", "img", "qcow2", "vmdk", "vhd", "vhdx", "iso"];
@@ -83,6 +83,13 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             restore.words.extend(["--", point, target].map(str::to_owned));
             restore
         }
+        TaskSpec::Import { point, import, format } => {
+            let mut make = import_files("make", import);
+            make.words.extend(format.iter().map(|format| format!("--format={format}")));
+            make.words.extend(["--".to_owned(), point.clone()]);
+            make
+        }
+        TaskSpec::Unimport { import } => import_files("remove", import),
         TaskSpec::Verify { point, data } => {
             let mut verify = step(["verify"]);
             if *data {
@@ -147,6 +154,15 @@ pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder, images: &[String
         words.words.push("--".into());
         words.words.extend(images.iter().cloned());
     }
+    words
+}
+
+/// What is typed for images of a new instance: `make` or `remove`.
+fn import_files(verb: &str, order: &ImportOrder) -> Step {
+    let mut words = step(["import-files", verb]);
+    words.words.push(format!("--folder={}", order.folder));
+    words.words.push(format!("--name={}", order.name));
+    words.words.push(format!("--id={}", order.id));
     words
 }
 
@@ -294,6 +310,17 @@ mod tests {
         assert_eq!(words(&make), [typed]);
         let remove = TaskSpec::Unsnapshot { snapshot: order };
         assert_eq!(words(&remove), [format!("snapshot-files remove {named}")]);
+    }
+
+    #[test]
+    fn an_import_is_made_and_removed_by_the_same_name() {
+        let import = ImportOrder { folder: "/in".into(), name: "-w".into(), id: "i".into() };
+        let format = Some("qcow2".to_owned());
+        let make = TaskSpec::Import { point: "-p".into(), import: import.clone(), format };
+        let named = "--folder=/in --name=-w --id=i";
+        assert_eq!(words(&make), [format!("import-files make {named} --format=qcow2 -- -p")]);
+        let remove = TaskSpec::Unimport { import };
+        assert_eq!(words(&remove), [format!("import-files remove {named}")]);
     }
 
     #[test]

@@ -26,14 +26,17 @@ pub(crate) fn check(
             (images, folder, snapshot.as_ref().map(|snapshot| &snapshot.order))
         }
         TaskSpec::Snapshot { snapshot, images, folder } => (images, folder, Some(snapshot)),
+        TaskSpec::Import { import, .. } | TaskSpec::Unimport { import } => {
+            return for_images(std::slice::from_ref(&import.folder), own);
+        }
         _ => return Ok(()),
     };
     places(images, folder.as_deref(), &work.folders, own)?;
-    kept.map_or(Ok(()), |order| for_snapshots(&order.folders, own))
+    kept.map_or(Ok(()), |order| for_images(&order.folders, own))
 }
 
-/// Refuses folders for snapshots that this machine's own administrator has not named.
-fn for_snapshots(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
+/// Refuses folders for images that this machine's own administrator has not named.
+fn for_images(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
     let Some(own) = own else { return Ok(()) };
     for folder in folders {
         // It may be made by the first snapshot: then where it is to lie counts.
@@ -44,7 +47,7 @@ fn for_snapshots(folders: &[String], own: &Option<Vec<String>>) -> Result<(), St
         });
         let real = real.map_err(|error: std::io::Error| format!("{folder}: {error}"))?;
         if !own.iter().any(|allowed| is_in(&real, allowed)) {
-            return Err(format!("snapshots may not lie in {folder} on this machine: --allow-path"));
+            return Err(format!("no images may be made in {folder} on this machine: --allow-path"));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
-use crate::snapshots::{SnapshotOrder, SnapshotUse};
+use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
 
 /// The version of the contract. What nodes of contract 1 say is still understood.
 pub const VERSION: u32 = 2;
@@ -234,6 +234,21 @@ pub enum TaskSpec {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         overwrite: bool,
     },
+    /// Write a restore point's images to a new folder, for a new instance.
+    Import {
+        /// The restore point, as `sluice restore` takes it.
+        point: String,
+        /// Where.
+        import: ImportOrder,
+        /// `raw` or `qcow2`; raw when it is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<String>,
+    },
+    /// Remove what an import has made, whole or not.
+    Unimport {
+        /// Which.
+        import: ImportOrder,
+    },
     /// Check a restore point, or all.
     Verify {
         /// The restore point; all when there is none.
@@ -306,12 +321,14 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 17] = [
+    pub const KINDS: [&str; 19] = [
         "init",
         "backup",
         "snapshot",
         "unsnapshot",
         "restore",
+        "import",
+        "unimport",
         "verify",
         "prune",
         "collect",
@@ -336,6 +353,8 @@ impl TaskSpec {
             Self::Snapshot { .. } => "snapshot",
             Self::Unsnapshot { .. } => "unsnapshot",
             Self::Restore { .. } => "restore",
+            Self::Import { .. } => "import",
+            Self::Unimport { .. } => "unimport",
             Self::Verify { .. } => "verify",
             Self::Prune { .. } => "prune",
             Self::Collect {} => "collect",
@@ -498,6 +517,8 @@ mod tests {
                 folder: None,
             },
             TaskSpec::Unsnapshot { snapshot: SnapshotOrder::default() },
+            TaskSpec::Import { point: "a@k".into(), import: ImportOrder::default(), format: None },
+            TaskSpec::Unimport { import: ImportOrder::default() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

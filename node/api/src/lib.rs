@@ -41,4 +41,4 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
-pub use snapshots::{SnapshotOrder, SnapshotUse};
+pub use snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};

@@ -1,4 +1,4 @@
-//! What is said about snapshots at their sources.
+//! What is said about images at their sources: snapshots, and those of new instances.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,18 @@ pub struct SnapshotOrder {
     pub name: String,
     /// Folders for snapshots: it lies in the first that is on the file system of its images.
     pub folders: Vec<String>,
+}
+
+/// Where image files of a new instance are made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImportOrder {
+    /// The folder in which its own folder is made.
+    pub folder: String,
+    /// The name of its folder, which must not be there.
+    pub name: String,
+    /// What tells this import from all others.
+    pub id: String,
 }
 
 /// From which snapshot a backup is made.

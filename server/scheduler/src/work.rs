@@ -23,6 +23,8 @@ pub enum TaskKind {
     Restore,
     /// From files to a new resource on its platform.
     Import,
+    /// Removes what an import has left.
+    Unimport,
     /// Offers a restore point.
     Mount,
     /// Ends such an offer.
@@ -57,13 +59,14 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Init,
         Self::Backup,
         Self::Export,
         Self::Store,
         Self::Restore,
         Self::Import,
+        Self::Unimport,
         Self::Mount,
         Self::Unmount,
         Self::Snapshot,
@@ -95,6 +98,7 @@ impl TaskKind {
             Self::Store => "store",
             Self::Restore => "restore",
             Self::Import => "import",
+            Self::Unimport => "unimport",
             Self::Mount => "mount",
             Self::Unmount => "unmount",
             Self::Snapshot => "snapshot",

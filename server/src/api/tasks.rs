@@ -1,6 +1,6 @@
 //! Tasks: started by hand, watched, cancelled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use crate::api::{Body, List, Path, Query};
 use crate::auth::{self, Actor};
 use crate::destinations;
 use crate::dispatch::backup_spec;
+use crate::imports;
 use crate::ledger;
 use crate::problem::{Problem, Result};
 use crate::queue;
@@ -103,6 +104,26 @@ impl From<Task> for TaskView {
     }
 }
 
+/// In which format images of a new instance are made.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ImportFormat {
+    /// The disk's bytes as they are, sparse.
+    Raw,
+    /// QEMU.
+    Qcow2,
+}
+
+impl ImportFormat {
+    /// Its word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
 /// A task to start.
 #[derive(Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -124,6 +145,23 @@ pub(crate) enum Start {
     },
     /// Write the images of a restore point to a file, device or folder of a node.
     Restore { point: PointId, node: NodeId, target: String },
+    /// Make a new instance of a restore point: its images are written to a folder that the node's
+    /// configuration has for that, over nothing that is there.
+    Import {
+        point: PointId,
+        node: NodeId,
+        /// What the new instance is called.
+        name: String,
+        /// Its project; that of the restore point when it is not said.
+        #[serde(default)]
+        project: Option<ProjectId>,
+        /// `raw` or `qcow2`; raw when it is not said.
+        #[serde(default)]
+        format: Option<ImportFormat>,
+        /// Words by which policies find it.
+        #[serde(default)]
+        tags: BTreeSet<String>,
+    },
     /// Check a repository, with all data if wanted.
     Verify {
         destination: DestinationId,
@@ -233,6 +271,8 @@ async fn prepared(
             (task.destination, task.wanted_node) = (Some(point.new.destination), Some(node));
             TaskSpec::Restore { point: point.new.point, target, format: None, overwrite: false }
         }
+        // It was prepared by [`imports::wanted`], with the instance that it makes.
+        Start::Import { .. } => return Err(Problem::not_found("kind of task")),
         Start::Verify { destination, data } => {
             own(tx, actor, &mut task, destination, Permission::Operate).await?;
             TaskSpec::Verify { point: None, data }
@@ -295,13 +335,19 @@ pub(crate) async fn create(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut from = None;
-    let task = prepared(&mut tx, &actor, start, &mut from).await?;
+    let (task, import) = match imports::wanted(&mut tx, &actor, &start, now).await? {
+        Some((task, import)) => (task, Some(import)),
+        None => (prepared(&mut tx, &actor, start, &mut from).await?, None),
+    };
     let verdict = Quotas::default().judge(&mut tx, &task, now).await?;
     quota::allowed(&verdict)?;
     let added = tx.add_task(&task, now).await?;
     let id = added.ok_or_else(|| Problem::invalid("this task is there already"))?;
     if let Some(from) = from {
         tx.set_from(id, from).await?;
+    }
+    if let Some(import) = import {
+        imports::begun(&mut tx, id, import).await?;
     }
     quota::tell(&mut tx, id, &verdict, now).await?;
     let mut detail = json!({"kind": task.kind});

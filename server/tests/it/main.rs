@@ -9,6 +9,7 @@ mod damage;
 mod destinations;
 mod device;
 mod hostile;
+mod imports;
 mod large;
 mod ldap;
 mod lease;

@@ -14,6 +14,7 @@ mod heal;
 mod http;
 mod huge;
 mod identity;
+mod imports;
 mod iscsi;
 mod keys;
 mod lock;
