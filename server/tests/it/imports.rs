@@ -97,4 +97,12 @@ async fn an_instance_is_there_when_its_images_are_and_gone_when_they_are_not() {
     }
     let told = manager.post::<Value>("/api/v1/tasks", &start(".hidden")).await;
     assert_eq!(status(&told), 422);
+
+    // It counts as a restore: two have begun.
+    let quota = json!({"project": {"restores": {"hard": 2, "window": "1h"}}});
+    let path = format!("/api/v1/projects/{project}/quota");
+    admin.send(Method::PUT, &path, Some(&quota), &[]).await.unwrap();
+    let told = manager.post::<Value>("/api/v1/tasks", &start("more")).await;
+    assert_eq!(status(&told), 409);
+    assert!(named(&admin, "more").await.is_none(), "nothing of it stays");
 }
