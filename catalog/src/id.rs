@@ -160,6 +160,8 @@ names! {
     RestoreTestId;
     /// An event that retention was waiting for.
     RetentionEventId;
+    /// Names a snapshot at its source.
+    SnapshotId;
     /// Names a recovery plan.
     PlanId;
     /// Names a run of a recovery plan.

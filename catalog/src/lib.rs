@@ -44,7 +44,7 @@ pub use fate::{Claim, Consent, approved, claimed, rehearsed};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, InventoryId, MountId, NodeConfigId,
     NodeId, PasskeyId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId,
-    RetentionEventId, SessionId, TaskId, TokenId, UserId,
+    RetentionEventId, SessionId, SnapshotId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
 pub use model::approval::{Approval, ApprovalState, NewApproval};
@@ -79,6 +79,10 @@ pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
 };
+pub use model::snapshot::{
+    InstanceSnapshot, NewSnapshot, SnapshotFilter, SnapshotImage, SnapshotKeep, SnapshotRule,
+    SnapshotState,
+};
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};
@@ -88,6 +92,7 @@ pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;
 pub use store::events::NewRetentionEvent;
 pub use store::groups::NewGroup;
+pub use store::imports::Import;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
 pub use store::proofs::Looked;
 pub use store::providers::{BeginningLogin, MOST_PENDING};

@@ -226,6 +226,7 @@ mod tests {
             ("mounts", of(Listed::newest("mounts", "*").only("state <> 'gone'")), own),
             ("restore_tests", of(Listed::newest("restore_tests", "*")), own),
             ("retention_events", of(Listed::oldest("retention_events", "*")), own),
+            ("snapshots", of(Listed::newest("snapshots", "*").only("state <> 'gone'")), own),
         ];
         if instance.is_empty() {
             let audit = Listed::oldest("audit", "*").by("seq");

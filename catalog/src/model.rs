@@ -24,6 +24,7 @@ pub(crate) mod project;
 pub(crate) mod proof;
 pub(crate) mod provider;
 pub(crate) mod restore_test;
+pub(crate) mod snapshot;
 pub(crate) mod task;
 pub(crate) mod usage;
 

@@ -422,7 +422,7 @@ impl Tx {
 
 impl Tx {
     /// Refuses when something else needs the record: a project with content, a destination of a
-    /// policy or with restore points, an instance with restore points.
+    /// policy or with restore points, an instance with restore points or snapshots.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] with what needs it.
@@ -441,7 +441,7 @@ impl Tx {
                 ("destinations", "body"),
             ],
             "destinations" => &[("points", "destination_id"), ("policies", "body")],
-            "instances" => &[("points", "instance_id")],
+            "instances" => &[("points", "instance_id"), ("snapshots", "instance_id")],
             _ => &[],
         };
         if K::TABLE == "projects" {
@@ -450,7 +450,11 @@ impl Tx {
             self.run(sqlx::query(sql).bind(record.id.to_string())).await?;
         }
         for (table, column) in tables {
-            let gone = if *table == "points" { "AND removed_ms IS NULL " } else { "" };
+            let gone = match *table {
+                "points" => "AND removed_ms IS NULL ",
+                "snapshots" => "AND state <> 'gone' ",
+                _ => "",
+            };
             // Ids stand in documents as they are, and nowhere within something else.
             let (sign, value) = match *column {
                 "body" => ("LIKE", format!("%{}%", record.id)),

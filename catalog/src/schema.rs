@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0019-maintenance.sql"),
     include_str!("../migrations/0020-inventories.sql"),
     include_str!("../migrations/0021-policies.sql"),
+    include_str!("../migrations/0022-snapshots.sql"),
 ];
 
 const SETTINGS: &str =

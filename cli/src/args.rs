@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod generate;
 mod heal;
+mod import;
 mod init;
 mod inventory;
 mod key;
@@ -30,6 +31,7 @@ mod restore_test;
 mod retain;
 mod run_script;
 mod scrub;
+mod snapshot;
 mod stat;
 mod usage;
 pub(crate) mod value;
@@ -58,6 +60,7 @@ pub(crate) use export::{
 };
 pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
+pub(crate) use import::{ImportFilesArgs, ImportFilesCommand, ImportPlaceArgs};
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use inventory::{
     InstanceArgs, InstanceCommand, InstanceListArgs, InventoryArgs, InventoryCommand,
@@ -90,6 +93,9 @@ pub(crate) use restore_test::{RestoreTestArgs, RestoreTestCommand, RestoreTestRu
 pub(crate) use retain::{DestroyArgs, EventArgs, HoldArgs, ReleaseArgs, RetainArgs};
 pub(crate) use run_script::RunScriptArgs;
 pub(crate) use scrub::ScrubArgs;
+pub(crate) use snapshot::{
+    SnapshotArgs, SnapshotCommand, SnapshotFilesArgs, SnapshotFilesCommand, SnapshotPlaceArgs,
+};
 pub(crate) use stat::StatArgs;
 pub(crate) use usage::{GroupBy, QuotaArgs, QuotaCommand, ReportArgs, ReportCommand, UsageArgs};
 pub(crate) use verify::VerifyArgs;
@@ -300,6 +306,9 @@ pub(crate) enum Command {
     #[command(visible_alias = "jobs")]
     Task(TaskArgs),
     Point(PointArgs),
+    Snapshot(SnapshotArgs),
+    SnapshotFiles(SnapshotFilesArgs),
+    ImportFiles(ImportFilesArgs),
     /// Show and change projects, the tenants of a server
     Project(RecordArgs),
     /// Show and change destinations of a server: repositories that backups go to

@@ -10,6 +10,7 @@ mod doctor;
 mod export;
 mod generate;
 mod heal;
+mod import_files;
 mod init;
 mod key;
 mod lock;
@@ -27,6 +28,7 @@ mod retain;
 mod run_script;
 mod scrub;
 mod simulate;
+mod snapshot_files;
 mod stat;
 mod verify;
 
@@ -113,6 +115,9 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Instance(args) => control::instance(context, args.command).await,
         Command::Inventory(args) => Box::pin(control::inventory(context, args.command)).await,
         Command::Point(args) => control::point(context, args.command).await,
+        Command::Snapshot(args) => Box::pin(control::snapshot(context, args.command)).await,
+        Command::ImportFiles(args) => Box::pin(import_files::run(context, args.command)).await,
+        Command::SnapshotFiles(args) => snapshot_files::run(context, args.command).await,
         Command::Policy(args) => control::policy(context, args.command).await,
         Command::NodeConfig(args) => control::node_config(context, args.command).await,
         Command::RemoteMount(args) => Box::pin(control::remote_mount(context, args.command)).await,

@@ -31,6 +31,7 @@ pub(crate) mod rules;
 pub(crate) mod second_factor;
 pub(crate) mod self_backup;
 pub(crate) mod sessions;
+pub(crate) mod snapshots;
 pub(crate) mod tasks;
 pub(crate) mod usage;
 pub(crate) mod users;
@@ -167,6 +168,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(points::get))
         .routes(routes!(retention_events::list, retention_events::create))
         .routes(routes!(retention_events::remove))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::get, snapshots::remove))
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))

@@ -350,7 +350,7 @@ pub(crate) async fn overdue(tx: &mut Tx, now: u64) -> Result<BTreeMap<InstanceId
 async fn read_by(tx: &mut Tx, task: &Task) -> Result<Option<Point>> {
     let spec = serde_json::from_value::<TaskSpec>(task.new.spec.clone());
     let name = match spec {
-        Ok(TaskSpec::Restore { point, .. }) => point,
+        Ok(TaskSpec::Restore { point, .. } | TaskSpec::Import { point, .. }) => point,
         Ok(TaskSpec::Mount { mount }) => mount.point,
         _ => return Ok(None),
     };

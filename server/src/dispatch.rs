@@ -40,6 +40,7 @@ use crate::problem::{Problem, Result};
 use crate::queue::Waiter;
 use crate::reports::{self, Said};
 use crate::restore_tests;
+use crate::snapshots;
 use crate::state::Shared;
 use crate::verifications;
 
@@ -124,6 +125,14 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
         let environment = script.variables.clone();
         return Ok(Work { spec, environment, ..Work::without_repository() });
     }
+    if let TaskSpec::Snapshot { .. } | TaskSpec::Unsnapshot { .. } | TaskSpec::Unimport { .. } =
+        &spec
+    {
+        let mut work = Work { spec, ..Work::without_repository() };
+        node_configs::apply(tx, node, task, &mut work).await?;
+        return Ok(work);
+    }
+    snapshots::of_kept(tx, &mut spec).await?;
     // Policies may have changed since the backup that it follows.
     if let TaskSpec::Prune { keep, until, .. } = &mut spec
         && let (Some(_), Some(instance), Some(destination)) =
@@ -195,7 +204,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
 /// Lets a task read what another destination holds of the same.
 async fn read_at(tx: &mut Tx, spec: &mut TaskSpec, at: &Point) -> Result<()> {
     match spec {
-        TaskSpec::Restore { point, .. } => point.clone_from(&at.new.point),
+        TaskSpec::Restore { point, .. } | TaskSpec::Import { point, .. } => {
+            point.clone_from(&at.new.point);
+        }
         TaskSpec::Mount { mount } => {
             mount.point.clone_from(&at.new.point);
             if let Ok(id) = mount.id.parse() {
@@ -266,6 +277,7 @@ pub(crate) async fn finish(
         if task.new.kind == "verify" {
             verifications::ended(tx, &task, &finished.document, now).await?;
         }
+        snapshots::task_ended(tx, &task, &finished.document, now).await?;
     }
     if !matches!(state, TaskState::Succeeded | TaskState::Warnings) {
         return Ok(());
@@ -304,11 +316,14 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     let point = &task.result["point"];
     let Some(name) = point["point"].as_str() else { return Ok(()) };
     let bytes = |name: &str| point["stats"][name].as_u64().unwrap_or(0);
+    let made_ms = point["created_ms"].as_u64().unwrap_or(now);
+    // What it holds is not newer than the snapshot that it was made from.
+    let held_ms = snapshots::moment(tx, task).await?.unwrap_or(made_ms);
     let new = NewPoint {
         destination,
         task: Some(task.id),
         point: name.to_owned(),
-        taken_ms: point["created_ms"].as_u64().unwrap_or(now),
+        taken_ms: made_ms.min(held_ms),
         image_bytes: bytes("image_bytes"),
         new_bytes: bytes("new_bytes"),
         stored_bytes: bytes("stored_bytes"),
@@ -446,6 +461,7 @@ pub(crate) async fn backup_spec(
         allowance: None,
         full: backup_type == BackupType::Full,
         no_hooks: false,
+        snapshot: None,
     })
 }
 

@@ -18,8 +18,10 @@ use crate::api::policies::EVERYTHING;
 use crate::auth::Actor;
 use crate::complaint::complain;
 use crate::hooks;
+use crate::imports;
 use crate::inventories;
 use crate::problem::{Problem, Result};
+use crate::snapshots;
 
 /// The configuration of nodes that have none of their own.
 const DEFAULT: &str = "default";
@@ -107,11 +109,21 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     if let Some(staging) = &config.staging {
         work.environment.insert(STAGING.to_owned(), staging.clone());
     }
-    let Some(instance) = task.new.instance.filter(|_| task.new.kind == "backup") else {
+    imports::check(tx, &config, task, work).await?;
+    let kept = snapshots::complete(tx, &config, &record, task, work).await?;
+    let reads = ["backup", snapshots::KIND].contains(&task.new.kind.as_str());
+    let Some(instance) = task.new.instance.filter(|_| reads) else {
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
+    if task.new.kind == "backup" {
+        work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
+    }
+    if let Some(kept) = kept {
+        // Its images were allowed when the snapshot was made, and lie where that was put.
+        work.folders = vec![kept];
+        return Ok(());
+    }
     work.folders = folders(tx, &config, &instance).await?;
     work.folders.extend(inventories::folder_of(tx, &instance).await?.map(|folder| vec![folder]));
     if let Source::Command { command, .. } = &instance.body.source {

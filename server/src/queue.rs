@@ -279,6 +279,8 @@ fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
         // Copies and verifications do not read the instance. Two at one place would do the same.
         TaskKind::Copy => format!("{id}>{}", text(task.destination)).into(),
         TaskKind::Verify => format!("{id}?{}", text(task.destination)).into(),
+        // A snapshot is made beside whatever reads the source, and removed when nobody reads it.
+        TaskKind::Snapshot => format!("{id}#snapshot").into(),
         _ => id.to_string().into(),
     });
     Some(Demand {

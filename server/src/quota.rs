@@ -68,15 +68,19 @@ impl Counted {
         now: u64,
     ) -> Result<Self> {
         let mut all = Self::default();
-        let kinds = [
-            ("backup", caps.backups, &mut all.backups),
-            ("restore", caps.restores, &mut all.restores),
+        // An import writes what a restore does.
+        let kinds: [(&[&str], _, _); 2] = [
+            (&["backup"], caps.backups, &mut all.backups),
+            (&["restore", "import"], caps.restores, &mut all.restores),
         ];
-        for (kind, limit, began) in kinds {
+        for (kinds, limit, began) in kinds {
             let Some(CountLimit { window, .. }) = limit else { continue };
             let after = now.saturating_sub(window.as_seconds().saturating_mul(1000));
-            let times = tx.began(project, instance, kind, after).await?;
-            *began = times.into_iter().map(moment).collect();
+            for kind in kinds {
+                let times = tx.began(project, instance, kind, after).await?;
+                began.extend(times.into_iter().map(moment));
+            }
+            began.sort_unstable();
         }
         if caps.front_end_bytes.is_some() || caps.stored_bytes.is_some() {
             all.bytes = tx.in_use(project, instance).await?;
@@ -124,8 +128,10 @@ pub(crate) async fn of(tx: &mut Tx, project: ProjectId) -> Result<Option<Quota>>
 impl Quotas {
     /// Judges a task that is to be made now, and counts it when it may be.
     pub(crate) async fn judge(&mut self, tx: &mut Tx, task: &NewTask, now: u64) -> Result<Verdict> {
-        let kind = TaskKind::from_name(&task.kind)
-            .filter(|kind| matches!(kind, TaskKind::Backup | TaskKind::Restore));
+        let kind = match TaskKind::from_name(&task.kind) {
+            Some(TaskKind::Import) => Some(TaskKind::Restore),
+            kind => kind.filter(|kind| matches!(kind, TaskKind::Backup | TaskKind::Restore)),
+        };
         let (Some(kind), Some(project)) = (kind, task.project) else {
             return Ok(Verdict::default());
         };

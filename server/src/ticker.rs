@@ -4,11 +4,13 @@
 //! next time of each schedule, and at nothing else.
 
 mod slot;
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
+use sluice_node_api::TaskSpec;
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +19,7 @@ use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
 use crate::events;
+use crate::imports;
 use crate::inventories;
 use crate::leases::Leases;
 use crate::maintenance;
@@ -25,6 +28,7 @@ use crate::plans;
 use crate::problem::Result;
 use crate::quota;
 use crate::restore_tests;
+use crate::snapshots::{self as kept, Keeper};
 use crate::state::Shared;
 use crate::verifications;
 pub(crate) use slot::compiled;
@@ -75,6 +79,7 @@ struct Planner {
     maintenance: maintenance::Planner,
     inventories: inventories::schedule::Planner,
     events: events::Sweep,
+    snapshots: Keeper,
     /// When it was looked last.
     now: u64,
 }
@@ -89,7 +94,7 @@ struct Planned {
 #[derive(Debug)]
 struct Slot {
     /// The rule's place in the policy; those of tests come behind the others, then copies, then
-    /// verifications.
+    /// verifications, then those for snapshots.
     rule: usize,
     /// `RULE/SCHEDULE`.
     key: String,
@@ -196,6 +201,8 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the end of restore tests", restore_tests::settle(shared, now).await)?;
     go_on("the runs of plans", plans::settle(shared, now).await)?;
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
+    go_on("the end of imports", imports::settle(shared, now).await)?;
+    go_on("the snapshots at sources", planner.snapshots.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
     go_on("the end of retention after events", planner.events.tick(shared, now).await)?;
@@ -204,8 +211,9 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
         let maintenance = std::mem::take(&mut planner.maintenance);
         let inventories = std::mem::take(&mut planner.inventories);
         let events = std::mem::take(&mut planner.events);
+        let snapshots = std::mem::take(&mut planner.snapshots);
         let loaded = Planner::load(shared, changes, now).await?;
-        *planner = Planner { plans, maintenance, inventories, events, ..loaded };
+        *planner = Planner { plans, maintenance, inventories, events, snapshots, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {
@@ -298,6 +306,8 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             {
                 let key = (slot.key.as_str(), due.last);
                 verifications::due(batch.tx, batch.policy, verify, key, batch.now).await?;
+            } else if let Some(rule) = kept::at(&policy.body, slot.rule) {
+                batch.add_snapshots(rule, &due).await?;
             }
         }
         moved.push((due.last, slot.times.next(due.last)));
@@ -384,7 +394,10 @@ impl Batch<'_> {
         if self.tx.still_active(instance.id, policy, rule.destination).await? {
             return Ok(Some(MissReason::StillActive));
         }
-        let spec = backup_spec(self.tx, instance, backup_type).await?;
+        let mut spec = backup_spec(self.tx, instance, backup_type).await?;
+        if let TaskSpec::Backup { snapshot, .. } = &mut spec {
+            *snapshot = kept::wanted(rule.from_snapshot, &instance.body.source);
+        }
         for (at, start_by) in &due.run {
             let task = NewTask {
                 project: instance.project,

@@ -40,6 +40,14 @@ pub struct NodeConfig {
     /// How rules reach guests to run commands there; not at all when nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_ssh: Option<GuestSsh>,
+    /// Folders for snapshots of image files: one on each file system with images, which must
+    /// share blocks between files. Sources must not lie in them. No snapshots without one.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub snapshot_folders: BTreeSet<String>,
+    /// Folders in which restore points become image files of new instances; `{project}` is a
+    /// project's name, and the first that fits is taken. No imports without one.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub import_folders: BTreeSet<String>,
     /// How fast tasks may send, each of them.
     pub bandwidth: Bandwidth,
     /// Folder for what tasks keep beside a repository while they run, and between runs.
@@ -103,6 +111,10 @@ impl NodeConfig {
         }
         if let Some(odd) = self.staging.iter().find(|path| !is_folder(path)) {
             return no(format!("{odd}: a staging folder has an absolute path"));
+        }
+        let mut folders = self.snapshot_folders.iter().chain(&self.import_folders);
+        if let Some(odd) = folders.find(|path| !is_folder(path)) {
+            return no(format!("{odd}: a folder for snapshots or imports has an absolute path"));
         }
         if let Some(odd) = self.commands.iter().find(|path| !is_folder(path)) {
             return no(format!("{odd}: a program has an absolute path without . and .."));

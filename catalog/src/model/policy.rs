@@ -10,6 +10,7 @@ use crate::model::assign::Assign;
 use crate::model::hook::Hooks;
 use crate::model::proof::{BackupType, VerifyRule};
 use crate::model::restore_test::TestRule;
+use crate::model::snapshot::SnapshotRule;
 
 const DAY_SECONDS: u64 = 86_400;
 /// The longest objective, in seconds.
@@ -43,6 +44,9 @@ pub struct Policy {
     /// Which restore points are tried, and when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<TestRule>,
+    /// Snapshots that stay at the source, each rule with its own schedules and retention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotRule>,
     /// The projects that may see it and assign instances to it, when it belongs to the system; all
     /// of them when it is not said. Instances that it finds by itself it has all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +103,11 @@ pub struct Rule {
     pub keep: Keep,
     /// When backups are made.
     pub schedules: Vec<Schedule>,
+    /// Whether each backup is made from a snapshot, which is made first and removed afterwards:
+    /// its images are then as they were at one moment. Commands after a backup run as soon as
+    /// there is the snapshot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_snapshot: bool,
     /// Copies of its restore points at other destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<CopyRule>,
@@ -294,16 +303,16 @@ pub struct Missed {
 }
 
 impl Policy {
-    /// All that becomes due, with its name: rules, then tests, then copies, then verifications.
+    /// All that becomes due, with its name: rules, tests, copies, verifications, then snapshots.
     pub fn timed(&self) -> impl Iterator<Item = (&String, &Vec<Schedule>)> {
         let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
         let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
         let copies = self.rules.iter().flat_map(|rule| &rule.copies);
+        let copies = copies.map(|copy| (&copy.name, &copy.schedules));
         let verify = self.rules.iter().flat_map(|rule| &rule.verify);
-        rules
-            .chain(tests)
-            .chain(copies.map(|copy| (&copy.name, &copy.schedules)))
-            .chain(verify.map(|verify| (&verify.name, &verify.schedules)))
+        let verify = verify.map(|verify| (&verify.name, &verify.schedules));
+        let snapshots = self.snapshots.iter().map(|rule| (&rule.name, &rule.schedules));
+        rules.chain(tests).chain(copies).chain(verify).chain(snapshots)
     }
 
     /// What is kept where, of backups and of copies.
@@ -339,6 +348,13 @@ impl Policy {
         }
         for test in &self.tests {
             test.sense()?;
+        }
+        let mut snapshots = BTreeSet::new();
+        for rule in &self.snapshots {
+            rule.sense()?;
+            if !snapshots.insert(&rule.name) {
+                return Err(bad("two rules for snapshots of a policy have the same name"));
+            }
         }
         let mut copies = BTreeSet::new();
         for copy in self.rules.iter().flat_map(|rule| &rule.copies) {

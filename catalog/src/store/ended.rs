@@ -1,7 +1,8 @@
 //! The end of history: what ended long ago is removed, a part at a time.
 //!
-//! Tasks go with their logs, and so do mounts that are gone and runs of plans. What they have done
-//! is told by others, which stay: restore points, the ledger, restore tests, the audit log.
+//! Tasks go with their logs, and so do mounts and snapshots that are gone and runs of plans. What
+//! they have done is told by others, which stay: restore points, the ledger, restore tests, the
+//! audit log.
 
 use crate::db::{Tx, number, query};
 use crate::error::Result;
@@ -10,8 +11,8 @@ use crate::error::Result;
 const MOST: u64 = 500;
 
 impl Tx {
-    /// Removes some of the tasks, mounts and runs of plans that ended before a time, those of the
-    /// longest ago first. Returns whether there may be more.
+    /// Removes some of the tasks, mounts, snapshots and runs of plans that ended before a time,
+    /// those of the longest ago first. Returns whether there may be more.
     ///
     /// # Errors
     /// Those of the database.
@@ -20,6 +21,7 @@ impl Tx {
         for (table, ended, at) in [
             ("tasks", "state NOT IN ('queued', 'running')", "finished_ms"),
             ("mounts", "state = 'gone'", "updated_ms"),
+            ("snapshots", "state = 'gone'", "updated_ms"),
             ("plan_runs", "state <> 'running'", "finished_ms"),
         ] {
             let sql = format!(

@@ -17,6 +17,7 @@ mod providers;
 mod races;
 mod records;
 mod snapshot;
+mod snapshots;
 mod support;
 mod tasks;
 mod usage;

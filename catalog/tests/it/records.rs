@@ -249,6 +249,7 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
         },
         objectives: sluice_catalog::Objectives::default(),
         tests: Vec::new(),
+        snapshots: Vec::new(),
         visible_to: None,
         rules: vec![Rule {
             name: "daily".into(),
@@ -256,6 +257,7 @@ fn policy(tags: &[&str], destination: sluice_catalog::DestinationId) -> Policy {
             backup_type: sluice_catalog::BackupType::default(),
             keep: Keep::default(),
             verify: Vec::new(),
+            from_snapshot: false,
             copies: Vec::new(),
             hooks: sluice_catalog::Hooks::default(),
             schedules: vec![Schedule {

@@ -98,6 +98,14 @@ fn place(text: &str) -> Result<(String, Place)> {
     Ok((name.map_or(default, str::to_owned), place))
 }
 
+/// An image file, as `[NAME=]PATH`.
+pub(crate) fn file(text: &str) -> Result<(String, PathBuf)> {
+    match place(text)? {
+        (name, Place::File(path)) => Ok((name, path)),
+        _ => Err(usage_error(format!("{text} is no file"))),
+    }
+}
+
 /// A program, as `[NAME=]COMMAND`: its name, if one is given, and its words, as a shell would split
 /// them or as an array of JSON.
 pub(crate) fn words_of(text: &str) -> Result<(Option<&str>, Vec<String>)> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::value;
+use super::{TargetFormat, value};
 
 /// Run everything on this machine: server, one node, one destination
 ///
@@ -290,7 +290,8 @@ pub(crate) enum TaskCommand {
 Examples:
   sluice task backup shop/web-1 --to local
   sluice task backup shop/web-1 --to local --full
-  sluice task backup shop/web-1 --to local --no-hooks")]
+  sluice task backup shop/web-1 --to local --no-hooks
+  sluice task backup shop/web-1 --to local --snapshot 0193a2b4-...")]
     Backup {
         /// The instance
         #[arg(value_name = "PROJECT/NAME")]
@@ -304,6 +305,13 @@ Examples:
         /// Take nothing for granted: read every byte of the source again, and compare it
         #[arg(long)]
         full: bool,
+        /// Make a snapshot at the source first, back that up and remove it; with =false the source
+        /// is read as it stands [default: as the rules for that destination say]
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        from_snapshot: Option<bool>,
+        /// Back up this snapshot, which stays, without any commands
+        #[arg(long, value_name = "ID", conflicts_with_all = ["from_snapshot", "no_hooks"])]
+        snapshot: Option<String>,
     },
     /// Write the images of a restore point to a file, device or folder of a node
     ///
@@ -327,6 +335,32 @@ Examples:
         /// Read it at this destination, which holds it or a copy of it
         #[arg(long, value_name = "[PROJECT/]NAME")]
         from: Option<String>,
+    },
+    /// Make a new instance of a restore point, over nothing that is there
+    ///
+    /// Its images are written to a folder that the configuration of the node has for that
+    /// (import_folders).
+    #[command(after_help = "\
+Examples:
+  sluice task import shop/web-1 --name shop/web-2 --node mover-1
+  sluice task import shop.web-1@0q5g3 --name test/web-1 --node mover-1 --format qcow2 --tag gold")]
+    Import {
+        /// The restore point: its id, its name in the repository, or an instance, whose newest is
+        /// meant
+        #[arg(value_name = "POINT")]
+        point: String,
+        /// What the new instance is called
+        #[arg(long, value_name = "PROJECT/NAME")]
+        name: String,
+        /// The node that gets its images
+        #[arg(long, value_name = "NODE")]
+        node: String,
+        /// Format of its images
+        #[arg(long, value_enum, default_value_t = TargetFormat::Raw)]
+        format: TargetFormat,
+        /// A word by which policies find it; several are a list
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
     },
     /// Copy what another destination lacks of an instance's restore points
     #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]

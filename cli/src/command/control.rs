@@ -25,6 +25,7 @@ mod restore_tests;
 mod roles;
 mod serve;
 mod shown;
+mod snapshots;
 mod tasks;
 mod usage;
 mod users;
@@ -53,6 +54,7 @@ pub(crate) use policies::run as policy;
 pub(crate) use profile::login;
 pub(crate) use reports::report;
 pub(crate) use serve::{server, up};
+pub(crate) use snapshots::run as snapshot;
 pub(crate) use usage::{quota, usage};
 pub(crate) use users::run as user;
 

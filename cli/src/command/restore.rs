@@ -19,9 +19,9 @@ use crate::output::{self, bytes, note, seconds};
 
 /// One image and where it goes.
 #[derive(Debug)]
-struct Job {
-    image: String,
-    path: PathBuf,
+pub(super) struct Job {
+    pub(super) image: String,
+    pub(super) path: PathBuf,
 }
 
 /// Writes images of a restore point to files or devices.
@@ -83,7 +83,8 @@ fn plan(args: &RestoreArgs, point: &RestorePoint, image: Option<&str>) -> Result
     Ok(names.into_iter().map(job).collect())
 }
 
-async fn one(
+/// Writes one image.
+pub(super) async fn one(
     context: &Context,
     args: &RestoreArgs,
     repository: &Repository,

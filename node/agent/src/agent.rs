@@ -21,6 +21,7 @@ use crate::identity;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
+use crate::snapshots;
 use crate::sources;
 use crate::tenure::Tenure;
 
@@ -212,10 +213,16 @@ impl Agent {
         let allowed = sources::check(&lease.work, &self.config.folders, &self.config.commands);
         let mut finished =
             match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
-                Ok(steps) if hooks::surrounds(&lease.work) => {
-                    self.perform_around(&lease, steps, &mut lines, shutdown).await
-                }
-                Ok(steps) => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+                Ok(steps) => match snapshots::fresh(&lease.work.spec) {
+                    Some(order) => {
+                        let what = (order, encrypted);
+                        self.perform_on_snapshot(&lease, what, &mut lines, shutdown).await
+                    }
+                    None if hooks::surrounds(&lease.work) => {
+                        self.perform_around(&lease, steps, &mut lines, shutdown).await
+                    }
+                    None => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+                },
                 Err(message) => Some(failed(message, false)),
             };
         run.ended(outcome(finished.as_ref()));

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sluice_node_api::{
-    EVENTS, LookOrder, OutputOrder, TaskSpec, TestOrder, UntilOrder, overlay_of,
+    EVENTS, ImportOrder, LookOrder, OutputOrder, SnapshotOrder, TaskSpec, TestOrder, UntilOrder,
+    overlay_of,
 };
 
 /// Files that are taken for images when a folder is backed up.
@@ -72,6 +73,14 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             backup.words.extend(images);
             backup
         }
+        TaskSpec::Snapshot { snapshot, images, folder } => {
+            let mut images = images.clone();
+            if let Some(folder) = folder {
+                images.extend(image_files(Path::new(folder))?);
+            }
+            snapshot_files("make", snapshot, &images)
+        }
+        TaskSpec::Unsnapshot { snapshot } => snapshot_files("remove", snapshot, &[]),
         TaskSpec::Restore { point, target, format, overwrite } => {
             let mut restore = step(["restore"]);
             restore.words.extend(format.iter().map(|format| format!("--format={format}")));
@@ -79,6 +88,13 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             restore.words.extend(["--", point, target].map(str::to_owned));
             restore
         }
+        TaskSpec::Import { point, import, format } => {
+            let mut make = import_files("make", import);
+            make.words.extend(format.iter().map(|format| format!("--format={format}")));
+            make.words.extend(["--".to_owned(), point.clone()]);
+            make
+        }
+        TaskSpec::Unimport { import } => import_files("remove", import),
         TaskSpec::Verify { point, instance, sample, data } => {
             let mut verify = step(["verify"]);
             if *data {
@@ -137,6 +153,27 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
         }
     };
     Ok(vec![one])
+}
+
+/// What is typed for a snapshot at the source: `make` or `remove`.
+pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder, images: &[String]) -> Step {
+    let mut words = step(["snapshot-files", verb]);
+    words.words.push(format!("--name={}", order.name));
+    words.words.extend(order.folders.iter().map(|folder| format!("--folder={folder}")));
+    if !images.is_empty() {
+        words.words.push("--".into());
+        words.words.extend(images.iter().cloned());
+    }
+    words
+}
+
+/// What is typed for images of a new instance: `make` or `remove`.
+fn import_files(verb: &str, order: &ImportOrder) -> Step {
+    let mut words = step(["import-files", verb]);
+    words.words.push(format!("--folder={}", order.folder));
+    words.words.push(format!("--name={}", order.name));
+    words.words.push(format!("--id={}", order.id));
+    words
 }
 
 /// The option for what a program prints. Its words are an array of JSON, so that none is split.
@@ -250,6 +287,7 @@ mod tests {
             allowance: None,
             full: false,
             no_hooks: false,
+            snapshot: None,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -288,6 +326,7 @@ mod tests {
             allowance: Some(500),
             full: true,
             no_hooks: false,
+            snapshot: None,
         };
         let typed = "backup --task 7 --again --allowance=500 --rescan -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
@@ -315,6 +354,30 @@ mod tests {
         assert_eq!(words(&TaskSpec::Inventory { look: look.clone() }), [typed]);
         let devices = LookOrder { devices: true, ..look };
         assert!(words(&TaskSpec::Inventory { look: devices })[0].contains(" --devices "));
+    }
+
+    #[test]
+    fn a_snapshot_is_made_of_all_images_and_removed_by_its_name() {
+        let folders = ["/a/kept", "/b/kept"].map(str::to_owned).to_vec();
+        let order = SnapshotOrder { name: "s1".into(), folders };
+        let images = vec!["vda=/a/x.raw".to_owned(), "/a/-y.raw".to_owned()];
+        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder: None };
+        let named = "--name=s1 --folder=/a/kept --folder=/b/kept";
+        let typed = format!("snapshot-files make {named} -- vda=/a/x.raw /a/-y.raw");
+        assert_eq!(words(&make), [typed]);
+        let remove = TaskSpec::Unsnapshot { snapshot: order };
+        assert_eq!(words(&remove), [format!("snapshot-files remove {named}")]);
+    }
+
+    #[test]
+    fn an_import_is_made_and_removed_by_the_same_name() {
+        let import = ImportOrder { folder: "/in".into(), name: "-w".into(), id: "i".into() };
+        let format = Some("qcow2".to_owned());
+        let make = TaskSpec::Import { point: "-p".into(), import: import.clone(), format };
+        let named = "--folder=/in --name=-w --id=i";
+        assert_eq!(words(&make), [format!("import-files make {named} --format=qcow2 -- -p")]);
+        let remove = TaskSpec::Unimport { import };
+        assert_eq!(words(&remove), [format!("import-files remove {named}")]);
     }
 
     #[test]

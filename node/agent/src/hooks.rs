@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_node_api::{Finished, HookOrder, HookOrders, LogEntry, Outcome, Report, TaskSpec, Work};
+use sluice_node_api::{
+    Finished, HookOrder, HookOrders, LogEntry, Outcome, Report, SnapshotOrder, TaskSpec, Work,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Stop, beat, cancelled, failed, keep};
@@ -26,9 +28,30 @@ const NOTES: &str = "hooks";
 
 /// What is to be done after a backup, as it is noted on disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+pub(crate) struct Note {
     task: String,
-    orders: HookOrders,
+    pub(crate) orders: HookOrders,
+    /// The snapshot that the backup is made from, and that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    snapshot: Option<SnapshotOrder>,
+}
+
+impl Note {
+    pub(crate) fn new(task: &str, orders: &HookOrders, snapshot: Option<&SnapshotOrder>) -> Self {
+        let (task, orders, snapshot) = (task.to_owned(), orders.clone(), snapshot.cloned());
+        Self { task, orders, snapshot }
+    }
+
+    /// Puts it on disk, in place of one that was there.
+    pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(folder)?;
+        let new = path.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, path)?;
+        std::fs::File::open(folder)?.sync_all()
+    }
 }
 
 /// How a command ended.
@@ -116,7 +139,7 @@ fn words(
 }
 
 /// What commands after a backup are told of it.
-fn result(finished: Option<&Finished>) -> (&'static str, String) {
+pub(crate) fn result(finished: Option<&Finished>) -> (&'static str, String) {
     let point = |finished: &Finished| {
         finished.document["point"]["point"].as_str().unwrap_or_default().to_owned()
     };
@@ -150,7 +173,7 @@ impl Agent {
             return Some(failed(message, false));
         }
         let note = self.note_of(&lease.task);
-        if let Err(error) = write(&note, &lease.task, orders) {
+        if let Err(error) = Note::new(&lease.task, orders, None).write(&note) {
             return Some(failed(format!("cannot note what follows the backup: {error}"), true));
         }
         let (ended, mut warned) = self.before(lease, orders, lines, shutdown).await;
@@ -172,13 +195,13 @@ impl Agent {
         finished
     }
 
-    fn note_of(&self, task: &str) -> PathBuf {
+    pub(crate) fn note_of(&self, task: &str) -> PathBuf {
         self.config.folder.join(NOTES).join(format!("{task}.json"))
     }
 
     /// Runs what is to be done before. Returns how the task ends when it goes no further, and
     /// whether anything warned.
-    async fn before(
+    pub(crate) async fn before(
         &self,
         lease: &Tenure,
         orders: &HookOrders,
@@ -222,7 +245,7 @@ impl Agent {
 
     /// Runs what is to be done after, each to its end or limit, whatever the server says meanwhile.
     /// Returns what went wrong first.
-    async fn after(
+    pub(crate) async fn after(
         &self,
         orders: &HookOrders,
         (word, point): (&str, &str),
@@ -263,7 +286,7 @@ impl Agent {
     }
 
     /// Listens to a process until it ends by itself.
-    async fn watch_to_the_end(
+    pub(crate) async fn watch_to_the_end(
         &self,
         lease: Option<&Tenure>,
         process: &mut Process,
@@ -292,11 +315,20 @@ impl Agent {
         let Ok(entries) = std::fs::read_dir(self.config.folder.join(NOTES)) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let mut stays = false;
             if let Ok(note) = serde_json::from_str::<Note>(&text) {
                 let mut lines = Vec::new();
                 let problem = match check(&note.orders, &self.config.commands) {
                     Ok(()) => self.after(&note.orders, ("lost", ""), None, &mut lines).await,
                     Err(message) => Some(message),
+                };
+                let problem = match &note.snapshot {
+                    Some(order) => {
+                        let removed = self.remove_snapshot(order, None, &mut lines).await;
+                        stays = removed.is_err();
+                        problem.or(removed.err())
+                    }
+                    None => problem,
                 };
                 for line in lines {
                     tracing::info!(task = %note.task, "{}", line.line);
@@ -305,7 +337,9 @@ impl Agent {
                     tracing::warn!(task = %note.task, "{problem}");
                 }
             }
-            let _ = std::fs::remove_file(&path);
+            if !stays {
+                let _ = std::fs::remove_file(&path);
+            }
         }
     }
 }
@@ -323,19 +357,8 @@ fn ended(finished: Finished) -> End {
     }
 }
 
-fn line(level: &str, line: String) -> LogEntry {
+pub(crate) fn line(level: &str, line: String) -> LogEntry {
     LogEntry { level: level.to_owned(), line }
-}
-
-fn write(path: &Path, task: &str, orders: &HookOrders) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder)?;
-    let note = Note { task: task.to_owned(), orders: orders.clone() };
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(&note)?)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path)?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

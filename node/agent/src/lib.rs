@@ -29,6 +29,7 @@ mod identity;
 mod metrics;
 mod mounts;
 mod process;
+mod snapshots;
 mod sources;
 mod tenure;
 

@@ -21,11 +21,39 @@ pub(crate) fn check(
     if let TaskSpec::Inventory { look } = &work.spec {
         return places(std::slice::from_ref(&look.folder), None, &work.folders, own);
     }
-    let TaskSpec::Backup { images, folder, outputs, .. } = &work.spec else { return Ok(()) };
-    for output in outputs {
-        may_run(&output.command, &work.programs, own_programs)?;
+    let (images, folder, kept) = match &work.spec {
+        TaskSpec::Backup { images, folder, outputs, snapshot, .. } => {
+            for output in outputs {
+                may_run(&output.command, &work.programs, own_programs)?;
+            }
+            (images, folder, snapshot.as_ref().map(|snapshot| &snapshot.order))
+        }
+        TaskSpec::Snapshot { snapshot, images, folder } => (images, folder, Some(snapshot)),
+        TaskSpec::Import { import, .. } | TaskSpec::Unimport { import } => {
+            return for_images(std::slice::from_ref(&import.folder), own);
+        }
+        _ => return Ok(()),
+    };
+    places(images, folder.as_deref(), &work.folders, own)?;
+    kept.map_or(Ok(()), |order| for_images(&order.folders, own))
+}
+
+/// Refuses folders for images that this machine's own administrator has not named.
+fn for_images(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
+    let Some(own) = own else { return Ok(()) };
+    for folder in folders {
+        // It may be made by the first snapshot: then where it is to lie counts.
+        let path = Path::new(folder);
+        let real = std::fs::canonicalize(path).or_else(|_| {
+            let parent = std::fs::canonicalize(path.parent().unwrap_or(path))?;
+            Ok(parent.join(path.file_name().unwrap_or_default()))
+        });
+        let real = real.map_err(|error: std::io::Error| format!("{folder}: {error}"))?;
+        if !own.iter().any(|allowed| is_in(&real, allowed)) {
+            return Err(format!("no images may be made in {folder} on this machine: --allow-path"));
+        }
     }
-    places(images, folder.as_deref(), &work.folders, own)
+    Ok(())
 }
 
 fn places(
@@ -72,7 +100,7 @@ fn is_in(real: &Path, folder: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::{LookOrder, OutputOrder};
+    use sluice_node_api::{LookOrder, OutputOrder, SnapshotOrder};
 
     use super::*;
 
@@ -88,6 +116,7 @@ mod tests {
             allowance: None,
             full: false,
             no_hooks: false,
+            snapshot: None,
         }
     }
 
@@ -128,6 +157,22 @@ mod tests {
         assert!(!allows("shell", &["dump"], None) && !allows("link", &["dump"], None));
         assert!(!allows("dump", &["dump"], Some("shell")), "the machine's own word counts, too");
         assert!(!allows("none", &[""], None), "it is not there");
+    }
+
+    #[test]
+    fn snapshots_lie_where_the_machine_lets_them() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir(at("open")).unwrap();
+        std::fs::write(at("open/disk.raw"), "x").unwrap();
+        let allows = |kept: &str, own: Option<&str>| {
+            let snapshot = SnapshotOrder { name: "s".into(), folders: vec![at(kept)] };
+            let images = vec![at("open/disk.raw")];
+            let spec = TaskSpec::Snapshot { snapshot, images, folder: None };
+            check(&spec, &[], &own.map(|own| vec![at(own)])).is_ok()
+        };
+        assert!(allows("kept", None) && allows("open/kept", Some("open")));
+        assert!(!allows("kept", Some("open")) && !allows("open/none/kept", Some("open")));
     }
 
     #[test]

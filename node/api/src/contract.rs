@@ -10,6 +10,7 @@ use crate::look::LookOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
+use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
 
 /// The version of the contract. What nodes of contract 1 say is still understood.
 pub const VERSION: u32 = 2;
@@ -226,6 +227,25 @@ pub enum TaskSpec {
         /// Whether commands that policies have around it are left out; the server then orders none.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         no_hooks: bool,
+        /// From which snapshot it is made; from the source as it stands without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotUse>,
+    },
+    /// Keep images as they are now, at their source.
+    Snapshot {
+        /// Where, and what it is called.
+        snapshot: SnapshotOrder,
+        /// Images as for a backup: `[NAME=]PATH`.
+        #[serde(default)]
+        images: Vec<String>,
+        /// A folder whose image files are all taken.
+        #[serde(default)]
+        folder: Option<String>,
+    },
+    /// Remove a snapshot. One that is not there is gone.
+    Unsnapshot {
+        /// Which.
+        snapshot: SnapshotOrder,
     },
     /// Write a restore point's images to a file, device or folder.
     Restore {
@@ -239,6 +259,21 @@ pub enum TaskSpec {
         /// Whether a file that is there, or a device, is written over.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         overwrite: bool,
+    },
+    /// Write a restore point's images to a new folder, for a new instance.
+    Import {
+        /// The restore point, as `sluice restore` takes it.
+        point: String,
+        /// Where.
+        import: ImportOrder,
+        /// `raw` or `qcow2`; raw when it is not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        format: Option<String>,
+    },
+    /// Remove what an import has made, whole or not.
+    Unimport {
+        /// Which.
+        import: ImportOrder,
     },
     /// Check a restore point, those of an instance, or all.
     Verify {
@@ -327,10 +362,14 @@ pub enum TaskSpec {
 
 impl TaskSpec {
     /// Every kind's word.
-    pub const KINDS: [&str; 16] = [
+    pub const KINDS: [&str; 20] = [
         "init",
         "backup",
+        "snapshot",
+        "unsnapshot",
         "restore",
+        "import",
+        "unimport",
         "verify",
         "prune",
         "collect",
@@ -353,7 +392,11 @@ impl TaskSpec {
         match self {
             Self::Init {} => "init",
             Self::Backup { .. } => "backup",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Unsnapshot { .. } => "unsnapshot",
             Self::Restore { .. } => "restore",
+            Self::Import { .. } => "import",
+            Self::Unimport { .. } => "unimport",
             Self::Verify { .. } => "verify",
             Self::Prune { .. } => "prune",
             Self::Collect {} => "collect",
@@ -520,6 +563,14 @@ mod tests {
             TaskSpec::Commit { mount: "m".into() },
             TaskSpec::Discard { mount: "m".into() },
             TaskSpec::Inventory { look: LookOrder::default() },
+            TaskSpec::Snapshot {
+                snapshot: SnapshotOrder::default(),
+                images: vec!["/a".into()],
+                folder: None,
+            },
+            TaskSpec::Unsnapshot { snapshot: SnapshotOrder::default() },
+            TaskSpec::Import { point: "a@k".into(), import: ImportOrder::default(), format: None },
+            TaskSpec::Unimport { import: ImportOrder::default() },
         ];
         for spec in all {
             let json = serde_json::to_value(&spec).unwrap();

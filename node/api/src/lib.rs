@@ -28,6 +28,7 @@ mod mounts;
 mod network;
 mod pin;
 mod plans;
+mod snapshots;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
@@ -42,3 +43,4 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};

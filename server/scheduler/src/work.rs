@@ -23,12 +23,16 @@ pub enum TaskKind {
     Restore,
     /// From files to a new resource on its platform.
     Import,
+    /// Removes what an import has left.
+    Unimport,
     /// Offers a restore point.
     Mount,
     /// Ends such an offer.
     Unmount,
     /// A snapshot that stays at the source.
     Snapshot,
+    /// Removes one of those.
+    Unsnapshot,
     /// Which resources a source has.
     Inventory,
     /// Reads back what is stored.
@@ -55,16 +59,18 @@ pub enum TaskKind {
 
 impl TaskKind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Init,
         Self::Backup,
         Self::Export,
         Self::Store,
         Self::Restore,
         Self::Import,
+        Self::Unimport,
         Self::Mount,
         Self::Unmount,
         Self::Snapshot,
+        Self::Unsnapshot,
         Self::Inventory,
         Self::Verify,
         Self::Prune,
@@ -92,9 +98,11 @@ impl TaskKind {
             Self::Store => "store",
             Self::Restore => "restore",
             Self::Import => "import",
+            Self::Unimport => "unimport",
             Self::Mount => "mount",
             Self::Unmount => "unmount",
             Self::Snapshot => "snapshot",
+            Self::Unsnapshot => "unsnapshot",
             Self::Inventory => "inventory",
             Self::Verify => "verify",
             Self::Prune => "prune",

@@ -67,6 +67,9 @@ pub(crate) async fn check_policy(
             tx.get::<Node>(node, &EVERYTHING).await?;
         }
     }
+    for rule in &policy.snapshots {
+        check_calendars(&rule.schedules)?;
+    }
     Ok(())
 }
 
@@ -216,6 +219,7 @@ pub(crate) async fn preview(
         objectives: Objectives::default(),
         rules: Vec::new(),
         tests: Vec::new(),
+        snapshots: Vec::new(),
         visible_to: None,
     };
     let policy = match draft.policy {

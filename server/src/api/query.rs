@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sluice_catalog::{
     ApprovalState, DestinationId, InstanceId, MountState, NodeId, PlanId, PlanRunState, PolicyId,
-    ProjectId, TaskState, TestState,
+    ProjectId, SnapshotState, TaskState, TestState,
 };
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
@@ -70,6 +70,21 @@ pub(crate) struct MountQuery {
 pub(crate) struct TestQuery {
     /// Those in this state.
     pub(crate) state: Option<TestState>,
+    /// Those of this instance.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which snapshots.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SnapshotQuery {
+    /// Those in this state; all but those that are gone when it is not said.
+    pub(crate) state: Option<SnapshotState>,
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,

@@ -1,6 +1,6 @@
 //! Tasks: started by hand, watched, cancelled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
     BackupType, Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId,
-    Page, PointId, PolicyId, Progress, ProjectId, Record, Task, TaskFilter, TaskId, TaskState, Tx,
-    Visible,
+    Page, PointId, PolicyId, Progress, ProjectId, Record, SnapshotId, Task, TaskFilter, TaskId,
+    TaskState, Tx, Visible,
 };
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::queue::Hold;
@@ -28,10 +28,12 @@ use crate::api::{Body, List, Path, Query};
 use crate::auth::{self, Actor};
 use crate::destinations;
 use crate::dispatch::backup_spec;
+use crate::imports;
 use crate::ledger;
 use crate::problem::{Problem, Result};
 use crate::queue;
 use crate::quota::{self, Quotas};
+use crate::snapshots;
 use crate::state::Shared;
 use crate::watchers::Watcher;
 
@@ -108,6 +110,26 @@ impl From<Task> for TaskView {
     }
 }
 
+/// In which format images of a new instance are made.
+#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ImportFormat {
+    /// The disk's bytes as they are, sparse.
+    Raw,
+    /// QEMU.
+    Qcow2,
+}
+
+impl ImportFormat {
+    /// Its word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
 /// A task to start.
 #[derive(Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -122,9 +144,33 @@ pub(crate) enum Start {
         /// What it takes for granted.
         #[serde(rename = "type", default)]
         backup_type: BackupType,
+        /// Whether it is made from a snapshot that is made first and removed afterwards; as the
+        /// rules for that destination say when it is not said.
+        #[serde(default)]
+        from_snapshot: Option<bool>,
+        /// A snapshot of the instance that is there: it is made from that, without commands.
+        #[serde(default)]
+        snapshot: Option<SnapshotId>,
     },
     /// Write the images of a restore point to a file, device or folder of a node.
     Restore { point: PointId, node: NodeId, target: String },
+    /// Make a new instance of a restore point: its images are written to a folder that the node's
+    /// configuration has for that, over nothing that is there.
+    Import {
+        point: PointId,
+        node: NodeId,
+        /// What the new instance is called.
+        name: String,
+        /// Its project; that of the restore point when it is not said.
+        #[serde(default)]
+        project: Option<ProjectId>,
+        /// `raw` or `qcow2`; raw when it is not said.
+        #[serde(default)]
+        format: Option<ImportFormat>,
+        /// Words by which policies find it.
+        #[serde(default)]
+        tags: BTreeSet<String>,
+    },
     /// Check a repository, with all data if wanted.
     Verify {
         destination: DestinationId,
@@ -182,17 +228,27 @@ async fn prepared(
     };
     let visible = actor.visible();
     let spec = match start {
-        Start::Backup { instance, destination, no_hooks: left_out, backup_type } => {
+        Start::Backup {
+            instance,
+            destination,
+            no_hooks: left_out,
+            from_snapshot,
+            snapshot: kept,
+            backup_type,
+        } => {
             let instance = tx.get::<Instance>(instance, &visible).await?;
             actor.require(Permission::Operate, &instance)?;
             let destination = tx.get::<Destination>(destination, &visible).await?;
             check_usable(actor, &destination, instance.project)?;
             (task.project, task.instance) = (instance.project, Some(instance.id));
             task.destination = Some(destination.id);
-            task.wanted_node = instance.body.node;
+            let from = (kept, from_snapshot);
+            let (from, node) = snapshots::chosen(tx, &instance, destination.id, from).await?;
+            task.wanted_node = node;
             let mut spec = backup_spec(tx, &instance, backup_type).await?;
-            if let TaskSpec::Backup { no_hooks, .. } = &mut spec {
-                *no_hooks = left_out;
+            if let TaskSpec::Backup { no_hooks, snapshot, .. } = &mut spec {
+                *no_hooks = left_out || kept.is_some();
+                *snapshot = from;
             }
             spec
         }
@@ -225,6 +281,8 @@ async fn prepared(
             (task.destination, task.wanted_node) = (Some(point.new.destination), Some(node));
             TaskSpec::Restore { point: point.new.point, target, format: None, overwrite: false }
         }
+        // It was prepared by [`imports::wanted`], with the instance that it makes.
+        Start::Import { .. } => return Err(Problem::not_found("kind of task")),
         Start::Verify { destination, data } => {
             own(tx, actor, &mut task, destination, Permission::Operate).await?;
             TaskSpec::Verify { point: None, instance: None, sample: None, data }
@@ -287,13 +345,19 @@ pub(crate) async fn create(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut from = None;
-    let task = prepared(&mut tx, &actor, start, &mut from).await?;
+    let (task, import) = match imports::wanted(&mut tx, &actor, &start, now).await? {
+        Some((task, import)) => (task, Some(import)),
+        None => (prepared(&mut tx, &actor, start, &mut from).await?, None),
+    };
     let verdict = Quotas::default().judge(&mut tx, &task, now).await?;
     quota::allowed(&verdict)?;
     let added = tx.add_task(&task, now).await?;
     let id = added.ok_or_else(|| Problem::invalid("this task is there already"))?;
     if let Some(from) = from {
         tx.set_from(id, from).await?;
+    }
+    if let Some(import) = import {
+        imports::begun(&mut tx, id, import).await?;
     }
     quota::tell(&mut tx, id, &verdict, now).await?;
     let mut detail = json!({"kind": task.kind});

@@ -109,6 +109,10 @@ const TABLE: &[(&str, &str, Needs)] = &[
     ("GET", "/api/v1/retention-events", Anywhere(READ)),
     ("POST", "/api/v1/retention-events", Project(MANAGE)),
     ("DELETE", "/api/v1/retention-events/{id}", Project(MANAGE)),
+    ("GET", "/api/v1/snapshots", Anywhere(READ)),
+    ("POST", "/api/v1/snapshots", Project(OPERATE)),
+    ("GET", "/api/v1/snapshots/{id}", Project(READ)),
+    ("DELETE", "/api/v1/snapshots/{id}", Project(MANAGE)),
     ("GET", "/api/v1/mounts", Anywhere(READ)),
     ("POST", "/api/v1/mounts", Project(OPERATE)),
     ("GET", "/api/v1/mounts/{id}", Project(READ)),
@@ -196,6 +200,7 @@ struct World {
     policy: String,
     task: String,
     point: String,
+    snapshot: String,
     mount: String,
     test: String,
     plan: String,
@@ -210,7 +215,8 @@ impl World {
         let spec = json!({"url": "/backup"});
         let body = json!({"project": project, "name": "store", "spec": spec});
         let destination = make(admin, "destinations", body).await;
-        let spec = json!({"source": {"kind": "device", "path": "/dev/x"}});
+        let images = json!([{"path": "/srv/x.raw"}]);
+        let spec = json!({"source": {"kind": "disk-files", "images": images}});
         let body = json!({"project": project, "name": "web", "spec": spec});
         let instance = make(admin, "instances", body).await;
         let look = json!({"kind": "files", "folder": "/srv/images"});
@@ -220,6 +226,7 @@ impl World {
         let policy = make(admin, "policies", body).await;
         let start = json!({"kind": "backup", "instance": instance, "destination": destination});
         let point = backed_up(lab, admin, name, &start).await;
+        let snapshot = make(admin, "snapshots", json!({"instance": instance})).await;
         let body = json!({"point": point, "protocol": "nbd", "clients": ["192.0.2.0/24"]});
         let mount = make(admin, "mounts", body).await;
         let body = json!({"project": project, "name": "flood", "spec": {"groups": []}});
@@ -249,6 +256,7 @@ impl World {
             policy,
             task,
             point,
+            snapshot,
             mount,
             test,
             plan,
@@ -268,6 +276,7 @@ impl World {
             "policies" => &self.policy,
             "tasks" => &self.task,
             "mounts" => &self.mount,
+            "snapshots" => &self.snapshot,
             "restore-tests" => &self.test,
             "plans" => &self.plan,
             "plan-runs" => &self.run,
@@ -353,6 +362,7 @@ impl World {
                 let (instance, destination) = (&self.instance, &self.destination);
                 json!({"kind": "backup", "instance": instance, "destination": destination})
             }
+            (_, "/api/v1/snapshots") => json!({"instance": self.instance}),
             (_, "/api/v1/mounts") => {
                 json!({"point": self.point, "protocol": "nbd", "clients": ["192.0.2.0/24"]})
             }
@@ -483,7 +493,11 @@ fn comes_with(method: &str, template: &str) -> Option<&'static str> {
         "policies" if one => "policy",
         "plans" | "plan-runs" if one => "plan",
         "points" | "tasks" if one => "instance",
-        "mounts" | "restore-tests" | "retention-events" if one || method == "POST" => "instance",
+        "mounts" | "restore-tests" | "retention-events" | "snapshots"
+            if one || method == "POST" =>
+        {
+            "instance"
+        }
         _ => return None,
     })
 }

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod look;
 mod qemu;
 mod raw;
+pub mod snapshot;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

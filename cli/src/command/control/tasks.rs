@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::records::Records;
 use super::{all, mounts, profile, show_list, word};
-use crate::args::TaskCommand;
+use crate::args::{TargetFormat, TaskCommand};
 use crate::context::Context;
-use crate::error::Exit;
+use crate::error::{Exit, usage_error};
 use crate::output::{self, bytes};
 
 /// Does it.
@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             let answer = client.send(Method::POST, &path, None, &[]).await?;
             told(context, &answer.body)?;
         }
-        TaskCommand::Backup { instance, to, no_hooks, full } => {
+        TaskCommand::Backup { instance, to, no_hooks, full, from_snapshot, snapshot } => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
             let mut start = json!({
@@ -53,6 +53,12 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
             if no_hooks {
                 start["no_hooks"] = Value::from(true);
             }
+            if let Some(fresh) = from_snapshot {
+                start["from_snapshot"] = Value::from(fresh);
+            }
+            if let Some(id) = snapshot {
+                start["snapshot"] = Value::from(id);
+            }
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }
         TaskCommand::Restore { point, target, node, from } => {
@@ -62,6 +68,26 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
                 "point": mounts::point(&client, &point, from.as_deref()).await?,
                 "node": nodes.one(&node)?["id"],
                 "target": target,
+            });
+            told(context, &client.post("/api/v1/tasks", &start).await?)?;
+        }
+        TaskCommand::Import { point, name, node, format, tags } => {
+            let nodes = Records::load(&client, "nodes").await?;
+            let (project, name) = name
+                .split_once('/')
+                .ok_or_else(|| usage_error("a new instance is called PROJECT/NAME"))?;
+            let format = match format {
+                TargetFormat::Raw => "raw",
+                TargetFormat::Qcow2 => "qcow2",
+            };
+            let start = json!({
+                "kind": "import",
+                "point": mounts::point(&client, &point, None).await?,
+                "node": nodes.one(&node)?["id"],
+                "project": nodes.project(project)?["id"],
+                "name": name,
+                "format": format,
+                "tags": tags,
             });
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
         }

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod disk;
+pub mod loop_fs;
 pub mod namespace;
 #[path = "../../../lab/port.rs"]
 pub mod port;

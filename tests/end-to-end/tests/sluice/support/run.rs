@@ -278,6 +278,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iscsi-test-cu", "libiscsi-bin"),
     ("fusermount3", "fuse3"),
     ("losetup", "mount"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mke2fs", "e2fsprogs"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("curl", "curl"),

@@ -1,0 +1,322 @@
+//! Snapshots of image files: what they hold at one moment, beside them on their file system.
+//!
+//! ```text
+//!   FOLDER/NAME.part/IMAGE/FILE   clones, made durable ──► renamed to FOLDER/NAME
+//!        │ killed anywhere: begun anew, or removed with the snapshot
+//! ```
+//!
+//! # Invariants
+//!
+//! * A folder has the name of its snapshot only when all of that is there and durable.
+//! * No byte is copied: a file and its clone share their blocks until one of them is written.
+//!   Where a file system cannot do that, there is no snapshot.
+//! * Each file is as it was at one moment; several are so one shortly after the other.
+//! * Whoever makes a snapshot may read it, and nobody else.
+//!
+//! Only files are kept this way. Of a block device a snapshot is made by what provides the device;
+//! `clone_image` is where another way belongs.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::ioctl_ficlone;
+use rustix::io::Errno;
+
+use crate::inspect::inspect;
+use crate::{DiskError, Format};
+
+/// Behind the name of a snapshot that is not whole.
+const PART: &str = ".part";
+/// How the file begins that only names the extents of a disk.
+const DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
+
+/// Why there is no snapshot, or why it is not gone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// Nobody has said where.
+    #[error(
+        "there is no folder for snapshots: name one that lies on the file system of the images"
+    )]
+    NoFolder,
+    /// A name leads elsewhere.
+    #[error("{0:?} is no name of a snapshot or image")]
+    Name(String),
+    /// The folders lie on other file systems.
+    #[error(
+        "{0} lies on another file system than every folder for snapshots, or than the images \
+         before it: a snapshot shares the blocks of its images"
+    )]
+    Elsewhere(PathBuf),
+    /// The file system has no clones.
+    #[error(
+        "the file system of {0} cannot share blocks between files, as XFS and Btrfs can: there is \
+         no snapshot of it, and nothing was copied"
+    )]
+    NoClones(PathBuf),
+    /// A block device.
+    #[error("{0} is a block device: only image files have snapshots")]
+    Device(PathBuf),
+    /// An image of several files.
+    #[error("{0} consists of several files: only images of one file have snapshots")]
+    SeveralFiles(PathBuf),
+    /// The image cannot be understood.
+    #[error("there is no snapshot of {0}")]
+    Image(PathBuf, #[source] DiskError),
+    /// Something cannot be read or written.
+    #[error("cannot make or remove {0}")]
+    Io(PathBuf, #[source] io::Error),
+}
+
+impl SnapshotError {
+    /// Whether it stays so until somebody changes something.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Io(..) | Self::Image(_, DiskError::Io(..)))
+    }
+}
+
+/// A snapshot that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// When it was made, in milliseconds since 1970.
+    pub made_ms: u64,
+    /// Its images.
+    pub images: Vec<KeptImage>,
+}
+
+/// An image of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptImage {
+    /// As it was called when the snapshot was asked for.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size as a file, in bytes.
+    pub bytes: u64,
+}
+
+/// Makes a snapshot of images, each with its name, in the first of `folders` that lies on their
+/// file system. One that is there already is told again, as it was made.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub fn make(
+    name: &str,
+    folders: &[PathBuf],
+    images: &[(String, PathBuf)],
+) -> Result<Snapshot, SnapshotError> {
+    check_name(name)?;
+    for (image, path) in images {
+        check_name(image)?;
+        check_image(path)?;
+    }
+    if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|one| one.is_dir()) {
+        return told(&folder, images);
+    }
+    let mut elsewhere = SnapshotError::NoFolder;
+    for folder in folders {
+        let part = folder.join(format!("{name}{PART}"));
+        remove_folder(&part)?;
+        match clone_all(&part, images) {
+            Ok(()) => {
+                let whole = folder.join(name);
+                std::fs::rename(&part, &whole).map_err(failed(&whole))?;
+                sync(folder)?;
+                return told(&whole, images);
+            }
+            Err(error) => {
+                remove_folder(&part)?;
+                match error {
+                    SnapshotError::Elsewhere(path) => elsewhere = SnapshotError::Elsewhere(path),
+                    other => return Err(other),
+                }
+            }
+        }
+    }
+    Err(elsewhere)
+}
+
+/// Removes a snapshot, whole or not, from all folders in which it may lie; whether there was one.
+///
+/// # Errors
+/// [`SnapshotError::Io`], and [`SnapshotError::Name`].
+pub fn remove(name: &str, folders: &[PathBuf]) -> Result<bool, SnapshotError> {
+    check_name(name)?;
+    let mut found = false;
+    for folder in folders {
+        let (whole, part) = (folder.join(name), folder.join(format!("{name}{PART}")));
+        if whole.is_dir() {
+            // What is only half there must not pass for whole.
+            remove_folder(&part)?;
+            std::fs::rename(&whole, &part).map_err(failed(&whole))?;
+        }
+        if remove_folder(&part)? {
+            found = true;
+            sync(folder)?;
+        }
+    }
+    Ok(found)
+}
+
+/// What lies below a folder of its own, and nowhere else.
+fn check_name(name: &str) -> Result<(), SnapshotError> {
+    let odd = name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.');
+    if odd || name.ends_with(PART) {
+        return Err(SnapshotError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Refuses what has no snapshot before anything is made.
+fn check_image(path: &Path) -> Result<(), SnapshotError> {
+    let metadata = std::fs::metadata(path).map_err(failed(path))?;
+    if metadata.file_type().is_block_device() {
+        return Err(SnapshotError::Device(path.to_owned()));
+    }
+    let image = |error| SnapshotError::Image(path.to_owned(), error);
+    let inspected = inspect(path, None).map_err(image)?;
+    let several = || SnapshotError::SeveralFiles(path.to_owned());
+    match &inspected.chain[..] {
+        [(real, Format::Vmdk)] => {
+            let mut head = [0; DESCRIPTOR.len()];
+            let read = File::open(real).and_then(|mut file| io::Read::read(&mut file, &mut head));
+            read.map_err(failed(path))?;
+            if head == DESCRIPTOR { Err(several()) } else { Ok(()) }
+        }
+        [_] => Ok(()),
+        _ => Err(several()),
+    }
+}
+
+fn clone_all(part: &Path, images: &[(String, PathBuf)]) -> Result<(), SnapshotError> {
+    // The folder for snapshots itself is made as well: the first one finds none.
+    let mut folders = DirBuilder::new();
+    folders.recursive(true).mode(0o700);
+    for (name, path) in images {
+        let folder = part.join(name);
+        folders.create(&folder).map_err(failed(&folder))?;
+        clone_image(path, &place(&folder, path)?)?;
+        sync(&folder)?;
+    }
+    sync(part)
+}
+
+/// Where the clone of a file lies: under its own name, which images of some formats know.
+fn place(folder: &Path, path: &Path) -> Result<PathBuf, SnapshotError> {
+    let real = std::fs::canonicalize(path).map_err(failed(path))?;
+    let name = real.file_name().ok_or_else(|| SnapshotError::Elsewhere(path.to_owned()))?;
+    Ok(folder.join(name))
+}
+
+/// Makes a file that shares all blocks of another one.
+fn clone_image(path: &Path, to: &Path) -> Result<(), SnapshotError> {
+    let source = File::open(path).map_err(failed(path))?;
+    let mut new = OpenOptions::new();
+    let target = new.write(true).create_new(true).mode(0o600).open(to).map_err(failed(to))?;
+    match ioctl_ficlone(&target, &source) {
+        Ok(()) => target.sync_all().map_err(failed(to)),
+        Err(Errno::XDEV) => Err(SnapshotError::Elsewhere(path.to_owned())),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {
+            Err(SnapshotError::NoClones(path.to_owned()))
+        }
+        Err(error) => Err(SnapshotError::Io(to.to_owned(), error.into())),
+    }
+}
+
+/// What is told of a snapshot that is whole.
+fn told(folder: &Path, images: &[(String, PathBuf)]) -> Result<Snapshot, SnapshotError> {
+    let made = std::fs::metadata(folder).and_then(|metadata| metadata.modified());
+    let made: SystemTime = made.map_err(failed(folder))?;
+    let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut kept = Vec::with_capacity(images.len());
+    for (name, path) in images {
+        let path = place(&folder.join(name), path)?;
+        let bytes = std::fs::metadata(&path).map_err(failed(&path))?.len();
+        kept.push(KeptImage { name: name.clone(), path, bytes });
+    }
+    let made_ms = u64::try_from(made.as_millis()).unwrap_or(u64::MAX);
+    Ok(Snapshot { folder: folder.to_owned(), made_ms, images: kept })
+}
+
+/// Removes a folder with all that lies in it; whether there was one.
+fn remove_folder(folder: &Path) -> Result<bool, SnapshotError> {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(SnapshotError::Io(folder.to_owned(), error)),
+    }
+}
+
+fn sync(folder: &Path) -> Result<(), SnapshotError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.to_owned();
+    move |error| SnapshotError::Io(path, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with an image, and a folder for snapshots beside it.
+    fn lab() -> (tempfile::TempDir, Vec<(String, PathBuf)>, Vec<PathBuf>) {
+        let base = tempfile::tempdir().unwrap();
+        let image = base.path().join("disk.raw");
+        std::fs::write(&image, vec![7; 1 << 16]).unwrap();
+        let folders = vec![base.path().join("kept")];
+        (base, vec![("disk".to_owned(), image)], folders)
+    }
+
+    #[test]
+    fn there_is_a_whole_snapshot_or_a_refusal_that_leaves_nothing() {
+        let (_base, images, folders) = lab();
+        match make("one", &folders, &images) {
+            Ok(made) => {
+                assert_eq!(std::fs::read(&made.images[0].path).unwrap(), vec![7; 1 << 16]);
+                std::fs::write(&images[0].1, b"other").unwrap();
+                assert_eq!(make("one", &folders, &images).unwrap(), made, "it is told again");
+                assert!(remove("one", &folders).unwrap());
+            }
+            Err(error) => {
+                assert!(matches!(error, SnapshotError::NoClones(_)) && error.is_refusal());
+            }
+        }
+        assert_eq!(std::fs::read_dir(&folders[0]).unwrap().count(), 0);
+        assert!(!remove("one", &folders).unwrap(), "it is gone already");
+    }
+
+    #[test]
+    fn what_was_begun_is_removed_with_its_snapshot() {
+        let (_base, _, folders) = lab();
+        std::fs::create_dir_all(folders[0].join("one.part/disk")).unwrap();
+        std::fs::create_dir_all(folders[0].join("other/disk")).unwrap();
+        assert!(remove("one", &folders).unwrap());
+        assert!(!folders[0].join("one.part").exists() && folders[0].join("other").exists());
+    }
+
+    #[test]
+    fn images_that_name_others_and_names_that_lead_away_are_refused() {
+        let (base, images, folders) = lab();
+        let mut head = vec![0; 512];
+        head[..4].copy_from_slice(b"QFI\xFB");
+        (head[7], head[103], head[14], head[19]) = (3, 104, 1, 8);
+        head[256..264].copy_from_slice(b"disk.raw");
+        let path = base.path().join("top.qcow2");
+        std::fs::write(&path, head).unwrap();
+        let top = [("top".to_owned(), path)];
+        let error = make("one", &folders, &top).unwrap_err();
+        assert!(matches!(error, SnapshotError::SeveralFiles(_)), "{error}");
+        for bad in ["", "..", "a/b", ".x", "x.part"] {
+            assert!(matches!(make(bad, &folders, &images), Err(SnapshotError::Name(_))), "{bad}");
+            assert!(matches!(remove(bad, &folders), Err(SnapshotError::Name(_))), "{bad}");
+        }
+        assert!(matches!(make("one", &[], &images), Err(SnapshotError::NoFolder)));
+    }
+}
