@@ -94,7 +94,7 @@ pub use store::events::NewRetentionEvent;
 pub use store::groups::NewGroup;
 pub use store::imports::Import;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
-pub use store::proofs::Looked;
+pub use store::proofs::Checked;
 pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;
 pub use visible::Visible;

@@ -68,7 +68,7 @@ pub(crate) async fn request(
     now: u64,
 ) -> Result<Option<(SnapshotId, sluice_catalog::TaskId)>> {
     check(&instance.body.source)?;
-    let TaskSpec::Backup { images, folder, .. } = backup_spec(tx, instance).await? else {
+    let TaskSpec::Backup { images, folder, .. } = backup_spec(tx, instance, BackupType::default()).await? else {
         return Ok(None);
     };
     let id = SnapshotId::new(now);

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 use sluice_catalog::{
-    BackupType, DestinationId, Instance, InstanceId, Looked, NewTask, Point, PointId, Policy,
+    BackupType, Checked, DestinationId, Instance, InstanceId, NewTask, Point, PointId, Policy,
     PolicyId, ProofState, Record, Rule, Task, Tx, VerifyDepth, VerifyRule,
 };
 use sluice_node_api::TaskSpec;
@@ -189,7 +189,7 @@ pub(crate) async fn ended(tx: &mut Tx, task: &Task, document: &Value, now: u64) 
             None => _ = damaged.insert(name),
         }
     }
-    let looked = Looked {
+    let looked = Checked {
         destination,
         instance: task.new.instance,
         point: point.as_deref(),

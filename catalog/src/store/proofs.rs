@@ -16,7 +16,7 @@ const MOST_NAMED: usize = 1000;
 
 /// What a verification looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Looked<'a> {
+pub struct Checked<'a> {
     /// Where.
     pub destination: DestinationId,
     /// The only instance; all without.
@@ -52,7 +52,7 @@ impl Tx {
     /// Those of the database.
     pub async fn set_proofs(
         &mut self,
-        looked: Looked<'_>,
+        looked: Checked<'_>,
         damaged: &BTreeSet<String>,
         now_ms: u64,
     ) -> Result<()> {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use sluice_catalog::{
-    BackupType, DestinationId, InstanceId, Looked, NewPoint, Page, Point, ProjectId, ProofState,
+    BackupType, Checked, DestinationId, InstanceId, NewPoint, Page, Point, ProjectId, ProofState,
     Tx, VerifyDepth, Visible,
 };
 
@@ -48,7 +48,7 @@ async fn damage_is_gone_when_as_much_was_read_again(Lab { catalog, .. }: Lab) {
     let mut tx = catalog.begin().await.unwrap();
     add(&mut tx, web, near, "s.web@a", 1000).await;
     add(&mut tx, web, near, "s.web@b", 1000).await;
-    let look = |depth| Looked {
+    let look = |depth| Checked {
         destination: near,
         instance: Some(web),
         point: None,
@@ -83,7 +83,7 @@ async fn what_is_younger_or_elsewhere_is_not_proven(Lab { catalog, .. }: Lab) {
     add(&mut tx, web, near, "s.web@b", 5000).await;
     add(&mut tx, web, far, "s.web@a", 1000).await;
     add(&mut tx, db, near, "s.db@a", 1000).await;
-    let looked = Looked {
+    let looked = Checked {
         destination: near,
         instance: Some(web),
         point: None,
@@ -95,7 +95,7 @@ async fn what_is_younger_or_elsewhere_is_not_proven(Lab { catalog, .. }: Lab) {
         points(&mut tx).await.into_iter().filter(|point| point.proof.is_some()).collect();
     assert_eq!(proven.len(), 1);
     assert!(tx.any_proven(web, near).await.unwrap() && !tx.any_proven(web, far).await.unwrap());
-    let one = Looked { point: Some("s.web@b"), before_ms: 9000, ..looked };
+    let one = Checked { point: Some("s.web@b"), before_ms: 9000, ..looked };
     tx.set_proofs(one, &named(&[]), 9000).await.unwrap();
     assert!(state(&mut tx, "s.web@b").await.is_some());
     assert_eq!(state(&mut tx, "s.db@a").await, None);
