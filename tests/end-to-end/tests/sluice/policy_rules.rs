@@ -160,13 +160,13 @@ fn what_a_policy_verifies_is_proven_found_damaged_and_healed() {
     let report = place.ok(&["report", "protection", "--late"]).json();
     assert_eq!(report["items"], json!([]), "{report}");
 
-    // Bytes in the middle of a pack are changed, as by a bad disk. What is taken over from the
+    // Bytes all over a pack are changed, as by a bad disk. What is taken over from the
     // first point makes the second one damaged too.
     let pack = largest_pack(&place.state.join("repository"));
     let sound = fs::read(&pack).unwrap();
     let mut bytes = sound.clone();
-    let middle = bytes.len() / 3;
-    bytes[middle..middle + 4096].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    let end = bytes.len() - 4096;
+    bytes[4096..end].iter_mut().step_by(8192).for_each(|byte| *byte ^= 0x5a);
     fs::remove_file(&pack).unwrap();
     fs::write(&pack, &bytes).unwrap();
     disk::modify(&image, 1);
