@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   a backup ended ──► verify the new point, as deep as the deepest rule says
-//!                 └──► and those that were found damaged: the backup may have healed them
 //!   a schedule is due ──► verify all points of each instance at the rule's destination
 //!   a verification ended, whoever asked ──► each point it looked at is sound or damaged
 //! ```
@@ -30,8 +29,6 @@ use crate::problem::Result;
 /// After backups, like the maintenance of destinations.
 const PRIORITY: u32 = 30;
 const ATTEMPTS: u32 = 3;
-/// Damaged restore points that are looked at again after a backup; the schedules see the rest.
-const AGAIN: usize = 8;
 
 /// What the document of a backup tells of what it took for granted.
 pub(crate) fn type_told(point: &Value) -> Option<BackupType> {
@@ -101,8 +98,7 @@ fn task(
     }
 }
 
-/// A restore point was made: it is verified where a rule wants that, and what was damaged is
-/// looked at again.
+/// A restore point was made: it is verified where a rule wants that.
 pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) -> Result<()> {
     let (Some(instance), Some(destination)) = (by.new.instance, by.new.destination) else {
         return Ok(());
@@ -110,19 +106,10 @@ pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) 
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
     let policies = tx.policies_of(&instance).await?;
     let here = wanted_at(&policies, destination);
-    if let Some((policy, verify)) = deepest(&here) {
-        let (data, sample) = depth(verify);
-        let spec = TaskSpec::Verify { point: Some(point.into()), instance: None, sample, data };
-        tx.add_task(&task(&instance, (destination, policy), None, &spec), now).await?;
-    }
-    let Some((policy, _)) = here.first() else { return Ok(()) };
-    let damaged = tx.damaged_points(Some(instance.id), Some(destination)).await?;
-    for old in damaged.into_iter().take(AGAIN) {
-        let key = Some(format!("again/{}/{}", old.id, by.id));
-        let point = Some(old.new.point);
-        let spec = TaskSpec::Verify { point, instance: None, sample: None, data: true };
-        tx.add_task(&task(&instance, (destination, *policy), key, &spec), now).await?;
-    }
+    let Some((policy, verify)) = deepest(&here) else { return Ok(()) };
+    let (data, sample) = depth(verify);
+    let spec = TaskSpec::Verify { point: Some(point.into()), instance: None, sample, data };
+    tx.add_task(&task(&instance, (destination, policy), None, &spec), now).await?;
     Ok(())
 }
 
