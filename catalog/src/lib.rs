@@ -55,7 +55,10 @@ pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
-pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::need::needs as task_needs;
+pub use model::node::{
+    Ability, Capabilities, Installed, Node, NodeLiveness, NodeState, Upgrade, UpgradeState,
+};
 pub use model::node_config::{Bandwidth, GuestSsh, NodeConfig, lies_in};
 pub use model::notice::{FailedTask, Notice};
 pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
@@ -76,6 +79,7 @@ pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
 };
+pub use model::serves::{Placed, Serves, ServesBy};
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};
 pub use password::{hash_password, token_hash, verify_password};

@@ -9,6 +9,7 @@ pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod instance;
 pub(crate) mod mount;
+pub(crate) mod need;
 pub(crate) mod node;
 pub(crate) mod node_config;
 pub(crate) mod notice;
@@ -21,6 +22,7 @@ pub(crate) mod policy;
 pub(crate) mod project;
 pub(crate) mod provider;
 pub(crate) mod restore_test;
+pub(crate) mod serves;
 pub(crate) mod task;
 pub(crate) mod usage;
 

@@ -47,8 +47,8 @@ pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, Tc
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    PointArgs, PointCommand, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand, ServerArgs,
-    SetArgs, TaskArgs, TaskCommand, UpArgs,
+    NodeUpgradeArgs, PointArgs, PointCommand, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand,
+    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{

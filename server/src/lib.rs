@@ -50,6 +50,7 @@ mod node_configs;
 mod notify;
 mod passkeys;
 mod patience;
+mod placement;
 mod places;
 mod plans;
 mod problem;
@@ -65,6 +66,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod upgrades;
 mod watchers;
 
 pub use api::openapi;

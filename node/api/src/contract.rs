@@ -9,9 +9,11 @@ use crate::identity::Certified;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
+use crate::standing::{Ability, Installed};
 
-/// The version of the contract. What nodes of contract 1 say is still understood.
-pub const VERSION: u32 = 2;
+/// The version of the contract. What nodes of contracts 1 and 2 say is still understood: the first
+/// show a token, and before 3 they do not tell how they stand.
+pub const VERSION: u32 = 3;
 /// The oldest version that a server speaks.
 pub const OLDEST: u32 = 1;
 
@@ -78,6 +80,10 @@ pub struct Hello {
     pub mounts: Vec<String>,
     /// The version of the contract that it speaks; see [`mismatch`].
     pub contract: u32,
+    /// What works there and what does not; nodes before contract 3 do not say.
+    pub abilities: Vec<Ability>,
+    /// What was installed in the place of the executable that runs.
+    pub installed: Option<Installed>,
 }
 
 /// A node asks for a task.

@@ -9,6 +9,8 @@
 //!    │ POST /api/node/v1/join               │  join token used up, certificate returned
 //!    │ POST /api/node/v1/certificate        │  certificate for a new key, before the old one ends
 //!    │ POST /api/node/v1/hello              │  capabilities
+//!    │ POST /api/node/v1/standing           │  the same, as often as it may have changed; answers
+//!    │                                      │  whether to start again
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
 //!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
@@ -27,6 +29,7 @@ mod mounts;
 mod network;
 mod pin;
 mod plans;
+mod standing;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
@@ -40,3 +43,4 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use standing::{Ability, Installed, NEEDED, Orders, STANDS};
