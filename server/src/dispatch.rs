@@ -174,7 +174,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     secret_names.extend(others.keys().cloned());
     environment.extend(others);
     let url = destination.url;
+    let from = task.from.map(|from| format!("-{from}")).unwrap_or_default();
     let mut work = Work {
+        destination: format!("{id}{from}"),
         spec,
         url,
         environment,

@@ -138,6 +138,10 @@ pub struct Work {
     /// said who may not say that of the machine.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_identity: bool,
+    /// The destinations that it uses, by their ids, in one word: what such a process keeps to be
+    /// quick is for tasks of the same. Servers of earlier releases do not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub destination: String,
 }
 
 impl Work {
@@ -152,6 +156,7 @@ impl Work {
             programs: Vec::new(),
             hooks: None,
             no_identity: false,
+            destination: String::new(),
         }
     }
 }
