@@ -125,6 +125,7 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
                 let failed = Upgrade { state: UpgradeState::Failed, message, ..theirs };
                 other.body.upgrade = Some(failed);
                 tx.update(&mut other, now).await?;
+                stop_waiting(tx, &other.name, &[own, other.id], now).await?;
                 return Ok(Turn::Never(other.name));
             }
         }
@@ -146,8 +147,13 @@ pub(crate) async fn begun(
     let (version, again) = (told.version.clone(), told.installed.is_some());
     node.body.capabilities = told;
     let Some(upgrade) = node.body.upgrade.take() else { return Ok(()) };
-    if again && upgrade.state != UpgradeState::Waiting {
-        return failed(tx, node, upgrade, "it came back as it was", now).await;
+    match upgrade.state {
+        UpgradeState::Waiting | UpgradeState::Failed if again => {
+            node.body.upgrade = Some(upgrade);
+            return Ok(());
+        }
+        _ if again => return failed(tx, node, upgrade, "it came back as it was", now).await,
+        _ => {}
     }
     let detail = json!({"from": upgrade.from, "to": version});
     Ok(tx.audit(did(node, "node.upgraded", detail), now).await?)
@@ -171,17 +177,24 @@ async fn failed(
 ) -> Result<()> {
     let (state, message) = (UpgradeState::Failed, why.to_owned());
     node.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..upgrade });
+    stop_waiting(tx, &node.name, &[node.id], now).await?;
+    Ok(tx.audit(did(node, "node.upgrade-failed", json!({"why": why})), now).await?)
+}
+
+/// Those that wait begin no more, because that of `name` has failed; but for these, whose records
+/// the caller writes.
+async fn stop_waiting(tx: &mut Tx, name: &str, but: &[NodeId], now: u64) -> Result<()> {
+    let state = UpgradeState::Failed;
     for mut other in all_nodes_as_they_are(tx).await? {
-        let waits = |one: &Upgrade| one.state == UpgradeState::Waiting;
-        if other.id == node.id || !other.body.upgrade.as_ref().is_some_and(waits) {
+        let Some(theirs) = other.body.upgrade.take() else { continue };
+        if but.contains(&other.id) || theirs.state != UpgradeState::Waiting {
             continue;
         }
-        let theirs = other.body.upgrade.take();
-        let message = stopped(&node.name);
-        other.body.upgrade = theirs.map(|one| Upgrade { state, since_ms: now, message, ..one });
+        let message = stopped(name);
+        other.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..theirs });
         tx.update(&mut other, now).await?;
     }
-    Ok(tx.audit(did(node, "node.upgrade-failed", json!({"why": why})), now).await?)
+    Ok(())
 }
 
 fn did(node: &Record<Node>, action: &'static str, detail: serde_json::Value) -> AuditEntry {

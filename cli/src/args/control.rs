@@ -176,9 +176,10 @@ Examples:
     },
     /// Let nodes start again with what was installed there, one after the other
     ///
-    /// Install the package on the nodes first; `node show` tells what is installed. A node then takes
-    /// no new tasks, finishes what it has, starts again by itself, and what it has mounted comes back.
-    /// When one fails, those after it are not begun. It goes on when this command has ended.
+    /// Install the package on the nodes first; `node show` tells what is installed. A node then
+    /// takes no new tasks, finishes what it has, starts again by itself, and what it has mounted
+    /// comes back. When one fails, those after it are not begun. It goes on when this command has
+    /// ended.
     #[command(after_help = "\
 Examples:
   sluice node upgrade mover-1

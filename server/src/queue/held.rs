@@ -1,8 +1,8 @@
 //! What tasks wait for, told to whoever reads one.
 //!
-//! Only a decision on all that waits tells what one of them waits for. So those who ask while one is
-//! under way share the next, and however many ask, one decision is made at a time. None is older
-//! than the question.
+//! Only a decision on all that waits tells what one of them waits for. So those who ask while one
+//! is under way share the next, and however many ask, one decision is made at a time. None is
+//! older than the question.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -43,7 +43,10 @@ async fn a_configuration_has_the_instances_it_names_and_people_are_told_why() {
     let on = json!({"source": device, "cluster": "rack-1", "host": "hyper-7"});
     let near = instance(&admin, &shop, "near", on).await;
     let far = instance(&admin, &shop, "far", json!({ "source": device })).await;
-    let start = |instance: &str| json!({"kind": "backup", "instance": instance, "destination": destination});
+    let start = |instance: &str| {
+        let (kind, to) = ("backup", &destination);
+        json!({"kind": kind, "instance": instance, "destination": to})
+    };
     let lease = async |node: &Client| -> Option<Lease> {
         node.post("/api/node/v1/lease", &()).await.unwrap()
     };

@@ -30,8 +30,9 @@ pub(super) fn needed() -> Result<PathBuf> {
     })
 }
 
-/// Why the kernel cannot run any guest, and what is missing: a device for it, or the processor's own
-/// means behind that. Where those are not passed on to a virtual machine, stock guests do not boot.
+/// Why the kernel cannot run any guest, and what is missing: a device for it, or the processor's
+/// own means behind that. Where those are not passed on to a virtual machine, stock guests do not
+/// boot.
 pub(crate) fn kvm_lacks(device: &Path) -> Option<(String, &'static str)> {
     let opened = std::fs::File::options().read(true).write(true).open(device);
     if let Err(error) = opened {

@@ -101,9 +101,8 @@ impl Abilities for Survey {
 }
 
 async fn try_programs() -> Vec<Ability> {
-    let mut all = vec![sources::formats().await];
-    all.extend(guests::look().await);
-    all
+    let (formats, guests) = tokio::join!(sources::formats(), guests::look());
+    guests.into_iter().chain([formats]).collect()
 }
 
 /// How the programs that are tried lie there.

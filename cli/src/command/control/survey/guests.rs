@@ -26,11 +26,14 @@ pub(super) async fn look() -> Vec<Ability> {
         let none = |name| Ability::lacks(name, "there is no qemu-system-x86_64", PACKAGE);
         return NAMES.into_iter().map(none).chain([uefi]).collect();
     };
-    let kvm = match kvm_lacks(Path::new(KVM)) {
-        Some((why, fix)) => Ability::lacks(NAMES[0], why, fix),
-        None => machine(&qemu, NAMES[0], "kvm").await,
+    let kvm = async {
+        match kvm_lacks(Path::new(KVM)) {
+            Some((why, fix)) => Ability::lacks(NAMES[0], why, fix),
+            None => machine(&qemu, NAMES[0], "kvm").await,
+        }
     };
-    vec![kvm, machine(&qemu, NAMES[1], "tcg").await, uefi]
+    let (kvm, tcg) = tokio::join!(kvm, machine(&qemu, NAMES[1], "tcg"));
+    vec![kvm, tcg, uefi]
 }
 
 /// The firmware for UEFI.

@@ -38,7 +38,9 @@ fn device(listed: &Path) -> Ability {
     }
     match refused {
         None => Ability { why: "there is no block device".to_owned(), ..Ability::works(NAME) },
-        Some(why) => Ability::lacks(NAME, why, "to run as root, or in the group disk"),
+        Some(why) => {
+            Ability::lacks(NAME, why, "root or the group disk, and for a container the devices")
+        }
     }
 }
 
