@@ -57,7 +57,10 @@ pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::inventory::{Found, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
-pub use model::node::{Capabilities, Node, NodeLiveness, NodeState};
+pub use model::need::needs as task_needs;
+pub use model::node::{
+    Ability, Capabilities, Installed, Node, NodeLiveness, NodeState, Upgrade, UpgradeState,
+};
 pub use model::node_config::{Bandwidth, GuestSsh, NodeConfig, lies_in};
 pub use model::notice::{FailedTask, Notice};
 pub use model::overview::{AtDestination, Heard, Protected, TaskCount};
@@ -80,8 +83,8 @@ pub use model::restore_test::{
     TestOutcome, TestRule, TestState,
 };
 pub use model::snapshot::{
-    InstanceSnapshot, NewSnapshot, SnapshotFilter, SnapshotImage, SnapshotKeep, SnapshotRule,
-    SnapshotState,
+    InstanceSnapshot, NewSnapshot, Placed, Serves, ServesBy, SnapshotFilter, SnapshotImage,
+    SnapshotKeep, SnapshotRule, SnapshotState,
 };
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};

@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0020-inventories.sql"),
     include_str!("../migrations/0021-policies.sql"),
     include_str!("../migrations/0022-snapshots.sql"),
+    include_str!("../migrations/0023-needs.sql"),
 ];
 
 const SETTINGS: &str =

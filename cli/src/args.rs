@@ -51,8 +51,8 @@ pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, Tc
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    PointArgs, PointCommand, PointEventArgs, PolicyArgs, PolicyCommand, RecordArgs, RecordCommand,
-    ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    NodeUpgradeArgs, PointArgs, PointCommand, PointEventArgs, PolicyArgs, PolicyCommand,
+    RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{

@@ -162,6 +162,8 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::get, nodes::put, nodes::remove))
         .routes(routes!(nodes::create_token))
+        .routes(routes!(nodes::upgrade, nodes::cancel_upgrade))
+        .routes(routes!(nodes::for_instance))
         .routes(routes!(node_configs::list, node_configs::create))
         .routes(routes!(node_configs::get, node_configs::put, node_configs::remove))
         .routes(routes!(points::list))

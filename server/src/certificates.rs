@@ -6,9 +6,13 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::json;
 use sluice_catalog::{
-    AuditEntry, Capabilities, ErrorKind, Node, NodeId, NodeState, Record, Tx, token_hash,
+    Ability, AuditEntry, Capabilities, ErrorKind, Installed, Node, NodeId, NodeState, Record, Tx,
+    token_hash,
 };
-use sluice_node_api::{CertificateRequest, Certified, Fingerprint, Hello, Join, Joined, mismatch};
+use sluice_node_api::{
+    Ability as Told, CertificateRequest, Certified, Fingerprint, Hello, Installed as Next, Join,
+    Joined, mismatch,
+};
 
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
@@ -123,8 +127,25 @@ pub(crate) fn capabilities(hello: Hello) -> Result<Capabilities> {
     if let Some(text) = mismatch(hello.contract) {
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "contract", text));
     }
-    let Hello { version, host, slots, kinds, missing, mounts, contract } = hello;
-    Ok(Capabilities { version, host, slots, kinds, missing, mounts, contract })
+    let Hello { version, host, slots, kinds, missing, mounts, contract, abilities, installed } =
+        hello;
+    let ability = |Told { name, works, why, fix }: Told| Ability { name, works, why, fix };
+    let abilities = abilities.into_iter().map(ability).collect();
+    let installed = installed.map(|one: Next| {
+        let Next { version, contract, problem } = one;
+        Installed { version, contract, problem }
+    });
+    Ok(Capabilities {
+        version,
+        host,
+        slots,
+        kinds,
+        missing,
+        mounts,
+        contract,
+        abilities,
+        installed,
+    })
 }
 
 /// A node joins; or comes back as what it was, with a token for it, or with the key of a

@@ -42,6 +42,7 @@ use crate::reports::{self, Said};
 use crate::restore_tests;
 use crate::snapshots;
 use crate::state::Shared;
+use crate::upgrades;
 use crate::verifications;
 
 /// How long a node that asks for work is kept waiting.
@@ -58,6 +59,7 @@ pub(crate) fn router() -> Router<Shared> {
         .route("/api/node/v1/join", post(certificates::join))
         .route("/api/node/v1/certificate", post(certificates::certificate))
         .route("/api/node/v1/hello", post(hello))
+        .route("/api/node/v1/standing", post(upgrades::standing))
         .route("/api/node/v1/lease", post(lease))
         .route(
             "/api/node/v1/tasks/{id}/report",
@@ -75,10 +77,17 @@ async fn hello(
     Body(hello): Body<Hello>,
 ) -> Result<Json<Value>> {
     let now = shared.now();
-    let told = capabilities(hello)?;
     let mut tx = shared.catalog.begin().await?;
+    let told = match capabilities(hello) {
+        Ok(told) => told,
+        Err(problem) => {
+            upgrades::refused(&mut tx, id, &problem.detail, now).await?;
+            tx.commit().await?;
+            return Err(problem);
+        }
+    };
     let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
-    node.body.capabilities = told;
+    upgrades::begun(&mut tx, &mut node, told, now).await?;
     tx.update(&mut node, now).await?;
     tx.node_seen(id, now).await?;
     tx.reclaim_node(id, now).await?;
@@ -189,7 +198,9 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     secret_names.extend(others.keys().cloned());
     environment.extend(others);
     let url = destination.url;
+    let from = task.from.map(|from| format!("-{from}")).unwrap_or_default();
     let mut work = Work {
+        destination: format!("{id}{from}"),
         spec,
         url,
         environment,

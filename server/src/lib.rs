@@ -53,6 +53,7 @@ mod node_configs;
 mod notify;
 mod passkeys;
 mod patience;
+mod placement;
 mod places;
 mod plans;
 mod problem;
@@ -69,6 +70,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod upgrades;
 mod verifications;
 mod watchers;
 

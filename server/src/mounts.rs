@@ -415,7 +415,9 @@ pub(crate) fn check_able(
         return no("this node makes no mounts, or may not use the destination");
     }
     let (told, word) = (&node.capabilities.mounts, protocol.word());
-    let speaks = match told.is_empty() {
+    // Nodes of earlier releases tell no abilities.
+    let says_nothing = told.is_empty() && node.capabilities.abilities.is_empty();
+    let speaks = match says_nothing {
         true => FIRST_PROTOCOLS.contains(&word),
         false => told.iter().any(|one| one == word),
     };
@@ -425,7 +427,7 @@ pub(crate) fn check_able(
     let about = format!("mounts by {word}: ");
     let why = node.capabilities.missing.iter().find_map(|text| text.strip_prefix(&about));
     let silent = "it has told of none yet; start it, or upgrade it";
-    let why = why.unwrap_or(if told.is_empty() { silent } else { "upgrade it" });
+    let why = why.unwrap_or(if says_nothing { silent } else { "upgrade it" });
     no(&format!("this node makes no mounts by {word}: {why}"))
 }
 

@@ -31,8 +31,10 @@ const BANDWIDTH: &str = "SLUICE_BANDWIDTH";
 const STAGING: &str = "SLUICE_CACHE_DIR";
 
 /// All configurations, to look up those of many nodes.
+#[derive(Debug, Default)]
 pub(crate) struct Configs {
     by_id: HashMap<NodeConfigId, NodeConfig>,
+    names: HashMap<NodeConfigId, String>,
     /// What these allow is not known: their nodes get nothing to do.
     unreadable: HashSet<NodeConfigId>,
     default: Option<NodeConfigId>,
@@ -40,42 +42,73 @@ pub(crate) struct Configs {
 
 impl Configs {
     pub(crate) async fn load(tx: &mut Tx) -> Result<Self> {
-        let (mut by_id, mut unreadable, mut default) = (HashMap::new(), HashSet::new(), None);
+        let mut found = Self::default();
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
             let part = tx.list_readable::<NodeConfig>(&EVERYTHING, &page).await?;
-            let Some(last) = part.last else { return Ok(Self { by_id, unreadable, default }) };
+            let Some(last) = part.last else { return Ok(found) };
             page.after = Some(last);
             for (id, name, error) in part.unreadable {
                 complain(&format!("the node configuration {name}"), &error.to_string());
                 let id = id.parse()?;
                 if name == DEFAULT {
-                    default = Some(id);
+                    found.default = Some(id);
                 }
-                unreadable.insert(id);
+                found.unreadable.insert(id);
             }
             for record in part.records {
-                if record.name == DEFAULT {
-                    default = Some(record.id);
-                }
-                by_id.insert(record.id, record.body);
+                found.add(record.id, record.name, record.body);
             }
         }
     }
 
+    fn add(&mut self, id: NodeConfigId, name: String, config: NodeConfig) {
+        if name == DEFAULT {
+            self.default = Some(id);
+        }
+        self.by_id.insert(id, config);
+        self.names.insert(id, name);
+    }
+
+    /// These and no others.
+    #[cfg(test)]
+    pub(crate) fn of_these(
+        all: impl IntoIterator<Item = (NodeConfigId, String, NodeConfig)>,
+    ) -> Self {
+        let mut these = Self::default();
+        all.into_iter().for_each(|(id, name, config)| these.add(id, name, config));
+        these
+    }
+
     /// The configuration of a node.
     pub(crate) fn of(&self, node: &Node) -> Option<&NodeConfig> {
-        self.by_id.get(&node.config.or(self.default)?)
+        self.by_id.get(&self.id_of(node)?)
+    }
+
+    /// Which configuration a node has.
+    pub(crate) fn id_of(&self, node: &Node) -> Option<NodeConfigId> {
+        node.config.or(self.default)
+    }
+
+    /// All that can be read.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (NodeConfigId, &NodeConfig)> {
+        self.by_id.iter().map(|(id, config)| (*id, config))
+    }
+
+    /// The name of a configuration.
+    pub(crate) fn name(&self, id: NodeConfigId) -> &str {
+        self.names.get(&id).map(String::as_str).unwrap_or_default()
     }
 
     /// Whether what a node may do cannot be read.
-    fn is_unknown(&self, node: &Node) -> bool {
+    pub(crate) fn is_unknown(&self, node: &Node) -> bool {
         node.config.or(self.default).is_some_and(|id| self.unreadable.contains(&id))
     }
 
     /// A node with what its configuration says of it.
     pub(crate) fn narrow(&self, mut node: Node) -> Node {
-        if self.is_unknown(&node) && node.state == NodeState::Enabled {
+        let held = self.is_unknown(&node) || !node.takes_tasks();
+        if held && node.state == NodeState::Enabled {
             node.state = NodeState::Draining;
         }
         let Some(config) = self.of(&node) else { return node };
@@ -270,7 +303,7 @@ mod tests {
 
     fn configs(config: NodeConfig) -> (Configs, NodeConfigId) {
         let id = NodeConfigId::new(1);
-        (Configs { by_id: [(id, config)].into(), unreadable: HashSet::new(), default: None }, id)
+        (Configs::of_these([(id, "one".to_owned(), config)]), id)
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //! Each server decides for the nodes that ask it, one server after the other, on what all of them
 //! have in the database.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use sluice_catalog::{
     ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Record, TaskId, TaskState, Tx,
 };
 use sluice_node_api::Lease;
-use sluice_scheduler::queue::{self, Demand, Fairness, Hold, Limits, Queue, Running, Waiting};
+use sluice_scheduler::queue::{self, Demand, Fairness, Limits, Queue, Running, Waiting};
 use sluice_scheduler::work::{Priority, TaskKind};
 use sluice_scheduler::{PoolId, SourceId};
 use tokio::sync::oneshot;
@@ -31,8 +33,11 @@ use crate::complaint::all_readable;
 use crate::dispatch::work;
 use crate::mounts;
 use crate::node_configs::Configs;
+use crate::placement;
 use crate::problem::Result;
 use crate::state::Shared;
+
+pub(crate) use held::{Held, hold};
 
 /// How often is looked when no bell rings: another server may have added a task.
 const LOOK: Duration = Duration::from_secs(1);
@@ -223,35 +228,38 @@ pub(crate) async fn decide(
     let rules = Rules::load(tx).await?;
     let (waiting, running) = tx.line().await?;
     let by_source = rules.limits.per_source.is_some() || !rules.limits.sources.is_empty();
-    let sources = match by_source {
-        true => tx.sources_in_line().await?,
+    let configs = Configs::load(tx).await?;
+    let instances = match by_source || placement::anybody_is_served(&configs) {
+        true => tx.instances_in_line().await?,
         false => BTreeMap::new(),
     };
-    let (records, seen) = (all_nodes(tx).await?, tx.liveness().await?);
+    let (records, seen) = (all_nodes_by(tx, &configs).await?, tx.liveness().await?);
+    let placed = |task: &InLine| task.instance.and_then(|id| instances.get(&id));
     let source = |task: &InLine| -> Option<SourceId> {
-        sources.get(&task.instance?).map(|name| name.as_str().into())
+        placed(task)?.cluster.as_deref().filter(|_| by_source).map(Into::into)
+    };
+    let pools = |task: &InLine| {
+        placement::pools_of_task(&configs, &task.kind, task.wanted_node, placed(task))
     };
     let waiting: Vec<Waiting> =
-        waiting.iter().filter_map(|task| waits(task, source(task))).collect();
+        waiting.iter().filter_map(|task| waits(task, source(task), pools(task))).collect();
     let running: Vec<Running> =
         running.iter().filter_map(|task| runs(task, source(task), waiters)).collect();
-    let nodes = nodes(&records, &seen, &running, waiters, now);
+    let nodes = nodes((&records, &configs), &seen, &running, waiters, now);
     let Rules { limits, fairness, .. } = &rules;
     let queue =
         Queue { waiting: &waiting, running: &running, nodes: &nodes, limits, fairness: *fairness };
     Ok(queue.decide(moment(now)))
 }
 
-/// What a task waits for, as far as it can be told.
-pub(crate) async fn hold(tx: &mut Tx, task: TaskId, now: u64) -> Result<Option<Hold>> {
-    let held = decide(tx, None, now).await?.held;
-    let name = task.to_string();
-    Ok(held.into_iter().find(|(id, _)| id.as_str() == name).map(|(_, hold)| hold))
-}
-
 /// All nodes, with what their configurations say of them.
 pub(crate) async fn all_nodes(tx: &mut Tx) -> Result<Vec<Record<Node>>> {
     let configs = Configs::load(tx).await?;
+    all_nodes_by(tx, &configs).await
+}
+
+/// The same, by configurations that are known.
+pub(crate) async fn all_nodes_by(tx: &mut Tx, configs: &Configs) -> Result<Vec<Record<Node>>> {
     let mut nodes = all_nodes_as_they_are(tx).await?;
     for node in &mut nodes {
         node.body = configs.narrow(std::mem::take(&mut node.body));
@@ -294,7 +302,11 @@ fn demand(task: &InLine, source: Option<SourceId>) -> Option<Demand> {
     })
 }
 
-fn waits(task: &InLine, source: Option<SourceId>) -> Option<Waiting> {
+fn waits(
+    task: &InLine,
+    source: Option<SourceId>,
+    pools: Option<BTreeSet<PoolId>>,
+) -> Option<Waiting> {
     let priority = u8::try_from(task.priority.min(100)).unwrap_or(100);
     Some(Waiting {
         demand: demand(task, source)?,
@@ -303,8 +315,8 @@ fn waits(task: &InLine, source: Option<SourceId>) -> Option<Waiting> {
         not_before: Some(moment(task.not_before_ms)),
         // The ticker ends those whose window is over.
         start_by: None,
-        pool: task.wanted_node.map(|node| node.to_string().into()),
-        needs: [task.kind.clone()].into(),
+        pools,
+        needs: task.needs.iter().chain([&task.kind]).cloned().collect(),
         prefer: None,
     })
 }
@@ -323,7 +335,7 @@ fn runs(task: &InLine, source: Option<SourceId>, waiters: Option<&[Waiter]>) -> 
 /// The nodes with the room they have: for those that ask, what they run and what they ask for.
 /// Those that ask only for some kinds ask beside it.
 fn nodes(
-    records: &[Record<Node>],
+    (records, configs): (&[Record<Node>], &Configs),
     seen: &BTreeMap<NodeId, NodeLiveness>,
     running: &[Running],
     waiters: Option<&[Waiter]>,
@@ -359,17 +371,20 @@ fn nodes(
             let ends = kinds.is_some_and(|kinds| kinds.contains(UNMOUNT));
             let only_ends = state != queue::NodeState::Active && ends;
             let state = if only_ends { queue::NodeState::Active } else { state };
-            let can = capabilities.kinds.iter().filter(|kind| {
-                kinds.is_none_or(|kinds| kinds.contains(*kind))
-                    && (!only_ends || kind.as_str() == UNMOUNT)
+            // What is no kind is something that it is able to do beside them.
+            let able = placement::abilities(&record.body).into_iter().filter(|word| {
+                let is_kind = capabilities.kinds.contains(word);
+                !is_kind
+                    || kinds.is_none_or(|kinds| kinds.contains(word))
+                        && (!only_ends || word == UNMOUNT)
             });
             nodes.push(queue::Node {
                 id: name.into(),
                 state,
                 slots: room.min(limit),
                 slots_by_kind: by_kind.clone().collect(),
-                capabilities: can.cloned().collect(),
-                pools: [PoolId::from(own.as_str())].into(),
+                capabilities: able.collect(),
+                pools: placement::pools_of_node(configs, record.id, &record.body),
                 destinations: destinations
                     .as_ref()
                     .map(|list| list.iter().map(|id| id.to_string().into()).collect()),

@@ -5,8 +5,8 @@ use regex::Regex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, NodeState, Page, Point, Policy, PolicyId,
-    Record, RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
+    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, Page, Point, Policy, PolicyId, Record,
+    RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
 };
 use sluice_node_api::{TaskSpec, TestOrder};
 
@@ -75,9 +75,8 @@ fn word(value: impl Serialize) -> String {
 /// The node that is named, if it can; without a name, whether any can.
 pub(crate) async fn able(tx: &mut Tx, named: Option<NodeId>) -> Result<()> {
     let none = |text: &str| Problem::new(StatusCode::CONFLICT, "no-node", text);
-    let can = |node: &Node| {
-        node.state == NodeState::Enabled && node.capabilities.kinds.iter().any(|kind| kind == KIND)
-    };
+    let can =
+        |node: &Node| node.takes_tasks() && node.capabilities.kinds.iter().any(|kind| kind == KIND);
     if let Some(id) = named {
         let node = tx.get::<Node>(id, &EVERYTHING).await?;
         return match can(&node.body) {

@@ -35,6 +35,7 @@ use crate::passkeys::NoPasskeys;
 use crate::patience::Timely;
 use crate::places::{Place, Places};
 use crate::problem::Problem;
+use crate::queue::Held;
 use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
@@ -175,6 +176,7 @@ impl Server {
             clock,
             work: Notify::new(),
             waiters: Mutex::new(Vec::new()),
+            held: Held::default(),
             reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
             watchers: Watchers::default(),

@@ -14,9 +14,9 @@ use std::path::Path;
 
 use axum::http::StatusCode;
 use sluice_catalog::{
-    DestinationId, ErrorKind, Instance, InstanceId, InstanceSnapshot, NewSnapshot, NewTask, Node,
-    NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId, SnapshotImage,
-    SnapshotKeep, SnapshotRule, SnapshotState, Source, Task, TaskState, Tx, Visible,
+    BackupType, DestinationId, ErrorKind, Instance, InstanceId, InstanceSnapshot, NewSnapshot,
+    NewTask, Node, NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId,
+    SnapshotImage, SnapshotKeep, SnapshotRule, SnapshotState, Source, Task, TaskState, Tx, Visible,
 };
 use sluice_node_api::{SnapshotOrder, SnapshotUse, TaskSpec, Work};
 
@@ -68,7 +68,9 @@ pub(crate) async fn request(
     now: u64,
 ) -> Result<Option<(SnapshotId, sluice_catalog::TaskId)>> {
     check(&instance.body.source)?;
-    let TaskSpec::Backup { images, folder, .. } = backup_spec(tx, instance, BackupType::default()).await? else {
+    let TaskSpec::Backup { images, folder, .. } =
+        backup_spec(tx, instance, BackupType::default()).await?
+    else {
         return Ok(None);
     };
     let id = SnapshotId::new(now);

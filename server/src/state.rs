@@ -14,7 +14,7 @@ use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::passkeys::NoPasskeys;
-use crate::queue::Waiter;
+use crate::queue::{Held, Waiter};
 use crate::reports::Reports;
 use crate::watchers::Watchers;
 
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) work: Notify,
     /// Nodes that ask for work here.
     pub(crate) waiters: Mutex<Vec<Waiter>>,
+    /// Who asks what tasks wait for.
+    pub(crate) held: Held,
     /// What nodes tell here.
     pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,

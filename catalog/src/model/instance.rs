@@ -25,6 +25,9 @@ pub struct Instance {
     /// What it runs on: a cluster, a host, a storage. Limits and accounts go by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// The machine it runs on, when that is known. Nodes are assigned by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Nothing becomes due for it while it is paused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -112,6 +115,9 @@ impl Instance {
         }
         if self.cluster.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
             return Err(CatalogError::invalid("a cluster has 1 to 128 bytes"));
+        }
+        if self.host.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
+            return Err(CatalogError::invalid("a host has 1 to 128 bytes"));
         }
         if self.tags.iter().any(|tag| tag.is_empty() || tag.len() > 128) {
             return Err(CatalogError::invalid("a tag has 1 to 128 bytes"));

@@ -7,6 +7,7 @@ use super::kind;
 use crate::error::{CatalogError, Result};
 use crate::id::{DestinationId, NodeConfigId};
 use crate::model::hook::is_guest;
+use crate::model::serves::Serves;
 
 /// The most threads of a task.
 const MOST_THREADS: u32 = 1024;
@@ -52,6 +53,10 @@ pub struct NodeConfig {
     pub bandwidth: Bandwidth,
     /// Folder for what tasks keep beside a repository while they run, and between runs.
     pub staging: Option<String>,
+    /// The instances that its nodes back up, and no others; without it those that no other
+    /// configuration names.
+    #[serde(skip_serializing_if = "Serves::is_nothing")]
+    pub serves: Serves,
 }
 
 /// How nodes reach guests by SSH.
@@ -140,6 +145,7 @@ impl NodeConfig {
         if let Some(odd) = windows.keys().find(|text| window(text).is_none()) {
             return no(format!("{odd}: a window is HH:MM-HH:MM"));
         }
+        self.serves.sense()?;
         if self.bandwidth.limit == Some(0) || windows.values().any(|limit| *limit == 0) {
             return no("a limit is one byte for each second at least".into());
         }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -182,6 +184,8 @@ pub struct InLine {
     pub wanted_node: Option<NodeId>,
     /// What sort of task, in a word.
     pub kind: String,
+    /// What its node must be able to do beside that.
+    pub needs: BTreeSet<String>,
     /// 0 to 100, higher goes first.
     pub priority: u32,
     /// When it was added, in milliseconds since 1970.

@@ -8,11 +8,12 @@ use crate::db::{Columns, Tx, number};
 use crate::error::Result;
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, TaskId};
 use crate::model::instance::Instance;
+use crate::model::serves::Placed;
 use crate::model::task::{InLine, Task};
 use crate::visible::Visible;
 
 const COLUMNS: &str = "id, node_id, project_id, instance_id, destination_id, wanted_node, kind, \
-                       priority, created_ms, not_before_ms, from_id";
+                       priority, created_ms, not_before_ms, from_id, needs";
 
 impl InLine {
     fn read(row: &AnyRow) -> Result<Self> {
@@ -25,6 +26,12 @@ impl InLine {
             from: row.maybe_id("from_id")?,
             wanted_node: row.maybe_id("wanted_node")?,
             kind: row.text("kind")?,
+            needs: row
+                .text("needs")?
+                .split(',')
+                .filter(|w| !w.is_empty())
+                .map(Into::into)
+                .collect(),
             priority: u32::try_from(row.count("priority")?).unwrap_or(u32::MAX),
             created_ms: row.count("created_ms")?,
             not_before_ms: row.count("not_before_ms")?,
@@ -56,22 +63,27 @@ impl Tx {
         Ok((waiting, running))
     }
 
-    /// Where the instances of tasks that wait or run come from, for those that say so.
+    /// The instances of tasks that wait or run: where they come from, and who serves them.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn sources_in_line(&mut self) -> Result<BTreeMap<InstanceId, String>> {
-        let sql = "SELECT id, body FROM instances WHERE id IN (SELECT instance_id FROM tasks \
+    pub async fn instances_in_line(&mut self) -> Result<BTreeMap<InstanceId, Placed>> {
+        let sql = "SELECT i.id, i.name, i.body, p.name AS project FROM instances i \
+                   LEFT JOIN projects p ON p.id = i.project_id \
+                   WHERE i.id IN (SELECT instance_id FROM tasks \
                    WHERE state IN ('queued', 'running') AND instance_id <> '')";
-        let mut sources = BTreeMap::new();
+        let mut placed = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {
             // One that cannot be read is no reason to start nothing: its own task will say so.
-            let read = row.json::<Instance>("body").ok();
-            if let Some(cluster) = read.and_then(|instance| instance.cluster) {
-                sources.insert(row.id("id")?, cluster);
-            }
+            let Ok(Instance { tags, cluster, host, .. }) = row.json("body") else { continue };
+            let own = row.text("name")?;
+            let name = match row.maybe_text("project")? {
+                Some(project) => format!("{project}/{own}"),
+                None => own,
+            };
+            placed.insert(row.id("id")?, Placed { name, tags, cluster, host });
         }
-        Ok(sources)
+        Ok(placed)
     }
 
     /// A task that was not started by then is not started any more.

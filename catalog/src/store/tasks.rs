@@ -9,6 +9,7 @@ use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{NodeId, TaskId};
 use crate::listed::Listed;
+use crate::model::need::needs;
 use crate::model::task::{LeaseMark, NewTask, Progress, Task, TaskFilter, TaskState};
 use crate::record::Page;
 use crate::visible::{OF_TASK, Visible};
@@ -73,8 +74,8 @@ impl Tx {
     pub async fn add_task(&mut self, new: &NewTask, now_ms: u64) -> Result<Option<TaskId>> {
         let id = TaskId::new(now_ms);
         let sql = format!(
-            "INSERT INTO tasks ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, \
-             '', 0, $10, 0, $11, $12, NULL, NULL, 0, 1, $13, $14, 'null', '', '') \
+            "INSERT INTO tasks ({COLUMNS}, needs) VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, \
+             $8, $9, '', 0, $10, 0, $11, $12, NULL, NULL, 0, 1, $13, $14, 'null', '', '', $15) \
              ON CONFLICT (due_key) DO NOTHING"
         );
         let insert = query(sql)
@@ -91,7 +92,8 @@ impl Tx {
             .bind(number(new.not_before_ms))
             .bind(number(now_ms))
             .bind(document(&new.spec))
-            .bind(document(&Progress::default()));
+            .bind(document(&Progress::default()))
+            .bind(Vec::from_iter(needs(&new.kind, &new.spec)).join(","));
         Ok((self.run(insert).await? > 0).then_some(id))
     }
 

@@ -29,6 +29,7 @@ pub fn instance(tags: &[&str]) -> Instance {
         tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
         node: None,
         cluster: None,
+        host: None,
         paused: false,
         present: true,
     }

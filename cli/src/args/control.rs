@@ -142,12 +142,26 @@ Examples:
     /// List the nodes of the server
     #[command(after_help = "Example:\n  sluice node list")]
     List,
-    /// Show a node
+    /// Show a node, and what works there
     #[command(after_help = "Example:\n  sluice node show mover-1")]
     Show {
         /// Its name
         name: String,
     },
+    /// Tell what works on this machine, and what is missing for the rest
+    ///
+    /// Each source, export and way to boot is tried here, as a node does that tells its server.
+    #[command(after_help = "\
+Examples:
+  sluice node check
+  sluice node check --mount-folder /srv/mounts")]
+    Check {
+        #[command(flatten)]
+        mounts: MountPlaceArgs,
+    },
+    /// Tell the version of this executable, and of the contract that it speaks with servers
+    #[command(after_help = "Example:\n  sluice node version")]
+    Version,
     /// Let a node have tasks again
     #[command(after_help = "Example:\n  sluice node enable mover-1")]
     Enable {
@@ -159,6 +173,26 @@ Examples:
     Drain {
         /// Its name
         name: String,
+    },
+    /// Let nodes start again with what was installed there, one after the other
+    ///
+    /// Install the package on the nodes first; `node show` tells what is installed. A node then
+    /// takes no new tasks, finishes what it has, starts again by itself, and what it has mounted
+    /// comes back. When one fails, those after it are not begun. It goes on when this command has
+    /// ended.
+    #[command(after_help = "\
+Examples:
+  sluice node upgrade mover-1
+  sluice node upgrade --config rack-1 --wait
+  sluice node upgrade --all
+  sluice node upgrade mover-1 --cancel")]
+    Upgrade(NodeUpgradeArgs),
+    /// Tell which nodes may back up an instance, and why, or why not
+    #[command(name = "for", after_help = "Example:\n  sluice node for shop/web-1")]
+    For {
+        /// The instance
+        #[arg(value_name = "PROJECT/NAME")]
+        instance: String,
     },
     /// End the access of a node at once; its tasks go to others when their leases are over
     #[command(after_help = "Example:\n  sluice node disable mover-1")]
@@ -172,6 +206,26 @@ Examples:
         /// Its name
         name: String,
     },
+}
+
+/// `sluice node upgrade`
+#[derive(Debug, Args)]
+pub(crate) struct NodeUpgradeArgs {
+    /// Their names
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "config"])]
+    pub(crate) names: Vec<String>,
+    /// All on which something else is installed than runs
+    #[arg(long, conflicts_with_all = ["names", "config"])]
+    pub(crate) all: bool,
+    /// The same of those that were given this configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "names")]
+    pub(crate) config: Option<String>,
+    /// Take it back, or that one has failed; they get tasks again
+    #[arg(long)]
+    pub(crate) cancel: bool,
+    /// Wait until they are back; ends with status 1 when one is not
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) wait: bool,
 }
 
 /// `sluice node run`

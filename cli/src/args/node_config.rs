@@ -13,8 +13,9 @@ use super::replicate::{rate, window};
 /// threads (`threads_by_kind`), which destinations it may use (`destinations`), in which folders
 /// projects may name sources by themselves (`source_paths`, where `{project}` is a project's name)
 /// and in which there are any (`only_paths`), how fast it sends and receives (`bandwidth`), and
-/// where it keeps what tasks need beside a repository (`staging`). The one that is called `default`
-/// is that of all nodes which have none of their own.
+/// where it keeps what tasks need beside a repository (`staging`), and whose instances its nodes
+/// back up and nobody else's (`serves`: clusters, hosts, tags, instances). The one that is called
+/// `default` is that of all nodes which have none of their own.
 #[derive(Debug, Args)]
 pub(crate) struct NodeConfigArgs {
     #[command(subcommand)]

@@ -38,7 +38,7 @@ use crate::{interrupt, leash};
 
 use checks::{Check, Console};
 use machine::Places;
-pub(crate) use machine::qemu;
+pub(crate) use machine::{firmware_files, kvm_lacks, qemu};
 use monitor::Monitor;
 
 /// QEMU's overlays lie here: they may become large, and memory is not the place for them.

@@ -26,7 +26,9 @@ mod roles;
 mod serve;
 mod shown;
 mod snapshots;
+mod survey;
 mod tasks;
+mod upgrade;
 mod usage;
 mod users;
 
@@ -65,10 +67,11 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
             serve::join(context, &name, &token_file, state).await
         }
         NodeCommand::Run(args) => serve::run_node(context, args).await,
-        NodeCommand::Show { name } => {
-            output::json(&nodes::one(&profile::client()?, &name).await?)?;
-            Ok(Exit::Done)
-        }
+        NodeCommand::Upgrade(args) => upgrade::run(context, args).await,
+        NodeCommand::For { instance } => nodes::for_instance(context, &instance).await,
+        NodeCommand::Check { mounts } => survey::check(context, mounts).await,
+        NodeCommand::Version => survey::version(context),
+        NodeCommand::Show { name } => nodes::show(context, &name).await,
         NodeCommand::Enable { name } => nodes::set_state(context, &name, "enabled").await,
         NodeCommand::Drain { name } => nodes::set_state(context, &name, "draining").await,
         NodeCommand::Disable { name } => nodes::set_state(context, &name, "disabled").await,
@@ -89,10 +92,12 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
         NodeCommand::List => {
             let nodes = all(&profile::client()?, "/api/v1/nodes").await?;
             let row = |node: &Value| {
-                let host = word(&node["capabilities"], "host");
-                vec![word(node, "name"), word(node, "state"), host, node["running"].to_string()]
+                let told = &node["capabilities"];
+                let (host, version) = (word(told, "host"), word(told, "version"));
+                let running = node["running"].to_string();
+                vec![word(node, "name"), nodes::state(node), host, version, running]
             };
-            show_list(context, &["NAME", "STATE", "HOST", ">RUNNING"], &nodes, row)
+            show_list(context, &["NAME", "STATE", "HOST", "VERSION", ">RUNNING"], &nodes, row)
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::abilities::Abilities;
 use crate::command::{Step, steps};
 use crate::credentials::Credentials;
 use crate::documents;
@@ -60,6 +61,8 @@ pub struct Config {
     pub mounts: Option<Arc<dyn Mounts>>,
     /// Keeps what the node shows, where that is to be renewed.
     pub credentials: Option<Arc<dyn Credentials>>,
+    /// Tells how the node stands, where that may change.
+    pub abilities: Option<Arc<dyn Abilities>>,
 }
 
 impl std::fmt::Debug for Config {
@@ -76,6 +79,15 @@ pub struct Agent {
     /// Held while something is said of mounts: what is said later is of a later state.
     pub(crate) telling: Mutex<()>,
     metrics: Arc<Metrics>,
+}
+
+/// Why a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// Its server wants it to start again: nothing runs any more.
+    Restart,
 }
 
 /// Whether a task's end is still wanted.
@@ -114,38 +126,45 @@ impl Agent {
         Arc::clone(&self.metrics)
     }
 
-    /// Runs tasks until `shutdown` is cancelled; those under way are then stopped.
+    /// Runs tasks until `shutdown` is cancelled, which stops those under way; or until the server
+    /// wants this node to start again, which waits for them.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when the server does not know this node.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ClientError> {
+    pub async fn run(self, shutdown: CancellationToken) -> Result<Ended, ClientError> {
         self.run_what_is_left().await;
         let told = tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(Ended::Stopped),
             told = self.introduce() => told,
         };
         told?;
         let agent = Arc::new(self);
-        let mut slots = JoinSet::new();
-        let (mounting, others): (Vec<_>, Vec<_>) = agent
-            .config
-            .hello
-            .kinds
-            .iter()
-            .cloned()
+        let (leaving, rest) = (CancellationToken::new(), shutdown.child_token());
+        let (mut slots, mut beside) = (JoinSet::new(), JoinSet::new());
+        // What it can do may change while it runs: the server knows, and gives it nothing else.
+        let (mounting, others): (Vec<_>, Vec<_>) = TaskSpec::KINDS
+            .map(str::to_owned)
+            .into_iter()
             .partition(|kind| TaskSpec::MOUNT_KINDS.contains(&kind.as_str()));
+        let both = (&leaving, &shutdown);
         for _ in 0..agent.config.hello.slots.max(1) {
-            slots.spawn(Arc::clone(&agent).pull(others.clone(), shutdown.clone()));
+            slots.spawn(Arc::clone(&agent).pull(others.clone(), both.0.clone(), both.1.clone()));
         }
         if let Some(mounts) = agent.config.mounts.clone() {
-            slots.spawn(Arc::clone(&agent).pull(mounting, shutdown.clone()));
-            slots.spawn(Arc::clone(&agent).keep_in_step(mounts, shutdown.clone()));
+            slots.spawn(Arc::clone(&agent).pull(mounting, both.0.clone(), both.1.clone()));
+            beside.spawn(Arc::clone(&agent).keep_in_step(mounts, rest.clone()));
         }
         if let Some(credentials) = agent.config.credentials.clone() {
-            slots.spawn(Arc::clone(&agent).keep_certified(credentials, shutdown.clone()));
+            beside.spawn(Arc::clone(&agent).keep_certified(credentials, rest.clone()));
+        }
+        if let Some(abilities) = agent.config.abilities.clone() {
+            beside.spawn(Arc::clone(&agent).keep_told(abilities, leaving.clone(), rest.clone()));
         }
         while slots.join_next().await.is_some() {}
-        Ok(())
+        rest.cancel();
+        while beside.join_next().await.is_some() {}
+        let restart = leaving.is_cancelled() && !shutdown.is_cancelled();
+        Ok(if restart { Ended::Restart } else { Ended::Stopped })
     }
 
     /// Tells what this node can do. The server takes back what it ran before.
@@ -164,13 +183,19 @@ impl Agent {
         }
     }
 
-    /// One slot: one task of these kinds after the other.
-    async fn pull(self: Arc<Self>, kinds: Vec<String>, shutdown: CancellationToken) {
+    /// One slot: one task of these kinds after the other, until it is `leaving`.
+    async fn pull(
+        self: Arc<Self>,
+        kinds: Vec<String>,
+        leaving: CancellationToken,
+        shutdown: CancellationToken,
+    ) {
         let ask = Ask { kinds: Some(kinds) };
         loop {
             let asked = Instant::now();
             let answered = tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = leaving.cancelled() => return,
                 answer = self.client.post::<Option<Lease>>("/api/node/v1/lease", &ask) => answer,
             };
             match answered {
@@ -185,6 +210,7 @@ impl Agent {
                     let pause = if is_shut_out(&error) { SHUT_OUT } else { PAUSE };
                     tokio::select! {
                         () = shutdown.cancelled() => return,
+                        () = leaving.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
                     }
                 }

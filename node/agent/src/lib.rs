@@ -17,9 +17,11 @@
 //!   the server gives it to another one afterwards, and two would do the same work.
 //! * Secrets are variables of the process, in memory only.
 //! * What goes where a project has said gets nothing that this machine is known by.
+//! * A node that is to start again takes nothing new, and waits for what it runs ([`Ended`]).
 //! * Mounts outlive their tasks: who keeps them is given by the executable ([`Mounts`]). What it
 //!   has is told to the server every few seconds, and what the server wants otherwise is done.
 
+mod abilities;
 mod agent;
 mod command;
 mod credentials;
@@ -33,7 +35,8 @@ mod snapshots;
 mod sources;
 mod tenure;
 
-pub use agent::{Agent, Config};
+pub use abilities::Abilities;
+pub use agent::{Agent, Config, Ended};
 pub use credentials::Credentials;
 pub use identity::variables as own_variables;
 pub use metrics::{Metrics, tell};

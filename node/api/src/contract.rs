@@ -10,10 +10,11 @@ use crate::look::LookOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
-use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
+use crate::snapshots::{Ability, ImportOrder, Installed, SnapshotOrder, SnapshotUse};
 
-/// The version of the contract. What nodes of contract 1 say is still understood.
-pub const VERSION: u32 = 2;
+/// The version of the contract. What nodes of contracts 1 and 2 say is still understood: the first
+/// show a token, and before 3 they do not tell how they stand.
+pub const VERSION: u32 = 3;
 /// The oldest version that a server speaks.
 pub const OLDEST: u32 = 1;
 
@@ -80,6 +81,10 @@ pub struct Hello {
     pub mounts: Vec<String>,
     /// The version of the contract that it speaks; see [`mismatch`].
     pub contract: u32,
+    /// What works there and what does not; nodes before contract 3 do not say.
+    pub abilities: Vec<Ability>,
+    /// What was installed in the place of the executable that runs.
+    pub installed: Option<Installed>,
 }
 
 /// A node asks for a task.
@@ -134,6 +139,10 @@ pub struct Work {
     /// said who may not say that of the machine.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_identity: bool,
+    /// The destinations that it uses, by their ids, in one word: what such a process keeps to be
+    /// quick is for tasks of the same. Servers of earlier releases do not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub destination: String,
 }
 
 impl Work {
@@ -148,6 +157,7 @@ impl Work {
             programs: Vec::new(),
             hooks: None,
             no_identity: false,
+            destination: String::new(),
         }
     }
 }

@@ -9,6 +9,8 @@
 //!    │ POST /api/node/v1/join               │  join token used up, certificate returned
 //!    │ POST /api/node/v1/certificate        │  certificate for a new key, before the old one ends
 //!    │ POST /api/node/v1/hello              │  capabilities
+//!    │ POST /api/node/v1/standing           │  the same, as often as it may have changed; answers
+//!    │                                      │  whether to start again
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
 //!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
@@ -29,6 +31,7 @@ mod network;
 mod pin;
 mod plans;
 mod snapshots;
+mod standing;
 
 pub use client::{Answer, Client, ClientError};
 pub use contract::{
@@ -43,4 +46,6 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
-pub use snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
+pub use snapshots::{
+    Ability, ImportOrder, Installed, NEEDED, Orders, STANDS, SnapshotOrder, SnapshotUse,
+};

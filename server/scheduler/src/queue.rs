@@ -70,8 +70,8 @@ pub struct Waiting {
     pub not_before: Option<Timestamp>,
     /// Not to be started any more from then on. `None` once it was tried.
     pub start_by: Option<Timestamp>,
-    /// Only on nodes of this pool.
-    pub pool: Option<PoolId>,
+    /// Only on nodes of one of these pools; on any without.
+    pub pools: Option<BTreeSet<PoolId>>,
     /// What its node must be able to do.
     pub needs: BTreeSet<String>,
     /// The node to take when it has room: it has the data, or a part of the work done.

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
     DestinationId, Instance, InstanceId, Mount, MountFilter, MountId, MountProtocol, MountSpec,
-    MountState, NewMount, Node, NodeId, NodeState, Page, Point, PointId, ProjectId, Record, TaskId,
-    Tx,
+    MountState, NewMount, Node, NodeId, Page, Point, PointId, ProjectId, Record, TaskId, Tx,
 };
 use sluice_node_api::{Network, is_folder};
 use utoipa::ToSchema;
@@ -263,7 +262,7 @@ async fn node(
         let node = tx.get::<Node>(id, &EVERYTHING).await?;
         let narrowed = configs.narrow(node.body.clone());
         mounts::check_able(&narrowed, destination, protocol)?;
-        if node.body.state != NodeState::Enabled {
+        if !node.body.takes_tasks() {
             return Err(none("this node gets no new tasks"));
         }
         return Ok(id);
@@ -279,7 +278,7 @@ async fn node(
         page.after = Some(last.id.to_string());
         for node in part {
             let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
-            let able = node.body.state == NodeState::Enabled
+            let able = node.body.takes_tasks()
                 && heard + LATELY_MS > now
                 && mounts::check_able(&configs.narrow(node.body.clone()), destination, protocol)
                     .is_ok();

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Capabilities, DestinationId, Node, NodeConfig, NodeConfigId, NodeId, NodeLiveness, NodeState,
-    Record, token_hash,
+    Capabilities, DestinationId, Instance, InstanceId, Node, NodeConfig, NodeConfigId, NodeId,
+    NodeLiveness, NodeState, Record, Upgrade, token_hash,
 };
 use sluice_node_api::JoinToken;
 use sluice_scheduler::work::TaskKind;
@@ -20,8 +20,10 @@ use crate::api::policies::EVERYTHING;
 use crate::api::query::JoinQuery;
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
+use crate::placement::{self, Judgement};
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
+use crate::upgrades;
 
 /// How long a join token may be used.
 const JOIN_MS: u64 = 3_600_000;
@@ -42,6 +44,8 @@ pub(crate) struct NodeView {
     /// Its configuration; the one named `default` when it has none of its own, if there is that.
     config: Option<NodeConfigId>,
     capabilities: Capabilities,
+    /// How far its upgrade is, when there is one; see `POST /api/v1/nodes/{id}/upgrade`.
+    upgrade: Option<Upgrade>,
     /// When its certificate ends, in milliseconds since 1970; nothing while it shows a token.
     certificate_expires_ms: Option<u64>,
     /// When it was heard of last, in milliseconds since 1970.
@@ -76,8 +80,16 @@ fn view(
     seen: Option<&NodeLiveness>,
     certificate_expires_ms: Option<u64>,
 ) -> NodeView {
-    let Node { description, state, destinations, slots, slots_by_kind, config, capabilities } =
-        record.body;
+    let Node {
+        description,
+        state,
+        destinations,
+        slots,
+        slots_by_kind,
+        config,
+        capabilities,
+        upgrade,
+    } = record.body;
     NodeView {
         id: record.id,
         name: record.name,
@@ -89,6 +101,7 @@ fn view(
         slots_by_kind,
         config,
         capabilities,
+        upgrade,
         certificate_expires_ms,
         last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
         running: seen.map_or(0, |seen| seen.running),
@@ -180,6 +193,81 @@ pub(crate) async fn put(
     tx.commit().await?;
     shared.work.notify_one();
     Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+}
+
+/// Upgrade a node: it takes no new tasks, finishes what it has, and starts again with what was
+/// installed there
+///
+/// Nodes are upgraded one at a time, in the order in which it was asked for; when one fails, those
+/// that wait are not begun. What a node has mounted comes back with it.
+#[utoipa::path(post, path = "/api/v1/nodes/{id}/upgrade", tag = "node",
+    operation_id = "upgrade-node", params(("id" = NodeId, Path)), responses(
+    (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
+pub(crate) async fn upgrade(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<NodeId>,
+) -> Result<Json<NodeView>> {
+    actor.require_some_node(Permission::Administer)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
+    actor.require(Permission::Administer, &node)?;
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    let wanted = upgrades::asked_for(&node, seen.get(&id), now)?;
+    let detail = json!({"from": wanted.from, "to": wanted.to});
+    node.body.upgrade = Some(wanted);
+    tx.update(&mut node, now).await?;
+    tx.audit(actor.did("node.upgrade", id, None, detail), now).await?;
+    tx.commit().await?;
+    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+}
+
+/// Take back the upgrade of a node, or that one has failed; it gets tasks again
+#[utoipa::path(delete, path = "/api/v1/nodes/{id}/upgrade", tag = "node",
+    operation_id = "cancel-node-upgrade", params(("id" = NodeId, Path)), responses(
+    (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
+pub(crate) async fn cancel_upgrade(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<NodeId>,
+) -> Result<Json<NodeView>> {
+    actor.require_some_node(Permission::Administer)?;
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
+    actor.require(Permission::Administer, &node)?;
+    if node.body.upgrade.take().is_some() {
+        tx.update(&mut node, now).await?;
+        tx.audit(actor.did("node.upgrade-cancelled", id, None, json!({})), now).await?;
+    }
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    tx.commit().await?;
+    shared.work.notify_one();
+    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+}
+
+/// Nodes, and whether they may do something.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Judgements {
+    /// Each node.
+    items: Vec<Judgement>,
+}
+
+/// Say which nodes may back up an instance, and why, or why not
+#[utoipa::path(get, path = "/api/v1/instances/{id}/nodes", tag = "node",
+    operation_id = "list-instance-nodes", params(("id" = InstanceId, Path)), responses(
+    (status = 200, body = Judgements), (status = "4XX", body = Problem)))]
+pub(crate) async fn for_instance(
+    State(shared): State<Shared>,
+    actor: Actor,
+    Path(id): Path<InstanceId>,
+) -> Result<Json<Judgements>> {
+    actor.require(Permission::Read, None)?;
+    let mut tx = shared.catalog.read().await?;
+    let instance = tx.get::<Instance>(id, &actor.visible()).await?;
+    let items = placement::for_instance(&mut tx, &instance, shared.now()).await?;
+    Ok(Json(Judgements { items }))
 }
 
 /// Remove a node: its access ends at once, and its tasks are taken over once their leases end

@@ -187,6 +187,7 @@ fn gone(sources: &[String]) -> Instance {
         tags: [].into(),
         node: None,
         cluster: None,
+        host: None,
         paused: false,
         present: false,
     }

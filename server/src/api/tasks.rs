@@ -30,6 +30,7 @@ use crate::destinations;
 use crate::dispatch::backup_spec;
 use crate::imports;
 use crate::ledger;
+use crate::placement;
 use crate::problem::{Problem, Result};
 use crate::queue;
 use crate::quota::{self, Quotas};
@@ -76,6 +77,9 @@ pub(crate) struct TaskView {
     message: String,
     /// What it waits for, when one task is read.
     waits_for: Option<Hold>,
+    /// The same in words: where no node can do it, what each of them lacks, for those who may know
+    /// of nodes.
+    waits_because: Option<String>,
 }
 
 impl From<Task> for TaskView {
@@ -106,6 +110,7 @@ impl From<Task> for TaskView {
             result: task.result,
             message: task.message,
             waits_for: None,
+            waits_because: None,
         }
     }
 }
@@ -382,9 +387,16 @@ pub(crate) async fn get(
 ) -> Result<Json<TaskView>> {
     actor.require_anywhere(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
-    let mut view = TaskView::from(tx.task(id, &actor.visible()).await?);
+    let task = tx.task(id, &actor.visible()).await?;
+    let mut view = TaskView::from(task.clone());
     if view.state == TaskState::Queued {
-        view.waits_for = queue::hold(&mut tx, id, shared.now()).await?;
+        drop(tx);
+        view.waits_for = queue::hold(&shared, id).await?;
+    }
+    if let Some(hold) = view.waits_for {
+        let names = actor.require(Permission::Read, None).is_ok();
+        let mut tx = shared.catalog.read().await?;
+        view.waits_because = Some(placement::why(&mut tx, &task, hold, names, shared.now()).await?);
     }
     Ok(Json(view))
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use sluice_catalog::{
     BootSpec, ErrorKind, MountId, MountProtocol, MountSpec, MountState, NewMount, NewTask, Node,
-    NodeId, NodeState, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice, Script,
-    TaskState, TestState, Tx,
+    NodeId, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice, Script, TaskState,
+    TestState, Tx,
 };
 use sluice_node_api::{ScriptOrder, TaskSpec};
 use sluice_scheduler::recovery::{Phase, StepState};
@@ -243,10 +243,10 @@ async fn restore(
 /// Whether a node gets tasks, can do those of a kind, and may use the destination.
 async fn able(tx: &mut Tx, node: NodeId, kind: &str, point: &Point) -> Result<()> {
     let node = tx.get::<Node>(node, &EVERYTHING).await?;
-    let Node { state, destinations, capabilities, .. } = &node.body;
+    let Node { destinations, capabilities, .. } = &node.body;
     let may = destinations.as_ref().is_none_or(|all| all.contains(&point.new.destination));
     let can = capabilities.kinds.iter().any(|one| one == kind);
-    match may && can && *state == NodeState::Enabled {
+    match may && can && node.body.takes_tasks() {
         true => Ok(()),
         false => {
             let text =

@@ -1,4 +1,4 @@
-use sluice_catalog::{Capabilities, DestinationId, InstanceId};
+use sluice_catalog::{Ability, Capabilities, DestinationId, InstanceId};
 
 use super::*;
 
@@ -29,6 +29,7 @@ fn task(number: u64) -> InLine {
         destination: None,
         wanted_node: None,
         kind: "backup".into(),
+        needs: BTreeSet::new(),
         priority: 50,
         created_ms: number,
         not_before_ms: 0,
@@ -48,10 +49,13 @@ fn starts(
 ) -> Vec<(TaskId, String)> {
     let liveness = NodeLiveness { last_seen_ms: NOW, running: 0 };
     let seen = records.iter().map(|record| (record.id, liveness)).collect();
-    let waiting: Vec<_> = line.0.iter().filter_map(|task| waits(task, None)).collect();
+    let configs = Configs::default();
+    let pools =
+        |task: &InLine| placement::pools_of_task(&configs, &task.kind, task.wanted_node, None);
+    let waiting: Vec<_> = line.0.iter().filter_map(|task| waits(task, None, pools(task))).collect();
     let running: Vec<_> =
         line.1.iter().filter_map(|task| runs(task, None, Some(waiters))).collect();
-    let nodes = nodes(records, &seen, &running, Some(waiters), NOW);
+    let nodes = nodes((records, &configs), &seen, &running, Some(waiters), NOW);
     let (limits, fairness) = (Limits::default(), Fairness::default());
     let queue =
         Queue { waiting: &waiting, running: &running, nodes: &nodes, limits: &limits, fairness };
@@ -144,4 +148,20 @@ fn a_drained_node_ends_what_it_has_mounted_and_begins_nothing() {
         let told = starts(&[one.clone()], (&line, &[]), &both);
         assert_eq!(told, [(unmount.id, both[1].name())], "{state:?}");
     }
+}
+
+#[test]
+fn a_task_goes_where_what_it_needs_works() {
+    let (mut one, two) = (node(1), node(2));
+    let ability = |works| Ability { name: "export:fuse".into(), works, ..Ability::default() };
+    one.body.capabilities.abilities = vec![ability(false)];
+    let needs = BTreeSet::from(["export:fuse".to_owned()]);
+    let mount = InLine { kind: "mount".into(), needs, wanted_node: None, ..task(1) };
+    let asks = |node: &Record<Node>| asks(node, Some(&["mount", "unmount"]));
+    let line = std::slice::from_ref(&mount);
+    assert!(starts(&[one.clone()], (line, &[]), &[asks(&one)]).is_empty());
+    let told = starts(&[one.clone(), two.clone()], (line, &[]), &[asks(&one), asks(&two)]);
+    assert_eq!(told, [(mount.id, asks(&two).name())], "nodes that do not say are believed");
+    one.body.capabilities.abilities = vec![ability(true)];
+    assert_eq!(starts(&[one.clone()], (line, &[]), &[asks(&one)]).len(), 1);
 }

@@ -205,6 +205,7 @@ async fn what_was_written_before_works_only_if_a_project_may_write_it() {
     let start = json!({"kind": "collect", "destination": far});
     let work = place.run(manager, start.clone()).await.unwrap();
     assert!(!work.no_identity, "it may use the account of the machine");
+    assert_eq!(work.destination, far, "by which its cache is its own");
     place.forget(&far).await;
     let why = place.run(manager, start.clone()).await.unwrap_err();
     assert!(why.contains("AWS_ACCESS_KEY_ID"), "{why}");

@@ -85,11 +85,22 @@ impl Lab {
 
     /// A node that tells this of itself.
     pub async fn node_that(&self, admin: &Client, name: &str, hello: Hello) -> Client {
+        self.node_with_token(admin, name, hello).await.1
+    }
+
+    /// The same, with what it shows.
+    pub async fn node_with_token(
+        &self,
+        admin: &Client,
+        name: &str,
+        hello: Hello,
+    ) -> (String, Client) {
         let made: Value = admin.post("/api/v1/node-tokens", &()).await.unwrap();
         let token: JoinToken = made["token"].as_str().unwrap().parse().unwrap();
         let join = Join { token: token.token, name: name.into(), hello, request: None };
         let joined: Joined = self.anybody.post("/api/node/v1/join", &join).await.unwrap();
-        self.anybody.clone().with_token(&joined.token)
+        let client = self.anybody.clone().with_token(&joined.token);
+        (joined.token, client)
     }
 
     pub async fn login(&self, login: &str) -> Client {

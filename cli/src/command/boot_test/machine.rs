@@ -30,20 +30,39 @@ pub(super) fn needed() -> Result<PathBuf> {
     })
 }
 
-/// Whether the kernel can run any guest: it has a device for it, and the processor's own means
-/// behind that. Where those are not passed on to a virtual machine, stock guests do not boot.
+/// Why the kernel cannot run any guest, and what is missing: a device for it, or the processor's
+/// own means behind that. Where those are not passed on to a virtual machine, stock guests do not
+/// boot.
+pub(crate) fn kvm_lacks(device: &Path) -> Option<(String, &'static str)> {
+    let opened = std::fs::File::options().read(true).write(true).open(device);
+    if let Err(error) = opened {
+        let fix = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "to run as root, or in the group kvm",
+            _ => "virtualisation by the processor, and the kernel module kvm_intel or kvm_amd",
+        };
+        return Some((format!("{}: {error}", device.display()), fix));
+    }
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    (!has).then(|| {
+        let why = "the processor shows neither vmx nor svm".to_owned();
+        (why, "virtualisation that is passed on to this virtual machine")
+    })
+}
+
+/// Who runs the guest.
 pub(super) fn accelerator(wanted: Accelerator) -> &'static str {
-    let works = || {
-        let opens = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let flags = cpus.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-        opens && flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
-    };
     match wanted {
         Accelerator::Kvm => "kvm",
-        Accelerator::Auto if works() => "kvm",
+        Accelerator::Auto if kvm_lacks(Path::new("/dev/kvm")).is_none() => "kvm",
         Accelerator::Auto | Accelerator::Tcg => "tcg",
     }
+}
+
+/// The firmware for UEFI and its empty variables, where this machine has them.
+pub(crate) fn firmware_files() -> Option<(&'static str, &'static str)> {
+    OVMF.into_iter().find(|(code, _)| Path::new(code).is_file())
 }
 
 /// Where things are in the folder of a test.
@@ -154,8 +173,7 @@ fn firmware(firmware: Firmware, say: &mut impl FnMut(&str, String)) -> Result<()
     if firmware == Firmware::Bios {
         return Ok(());
     }
-    let found = OVMF.iter().find(|(code, _)| Path::new(code).is_file());
-    let (code, variables) = found.ok_or_else(|| {
+    let (code, variables) = firmware_files().ok_or_else(|| {
         let text = "there is no firmware for UEFI on this machine";
         advise("local", text, "install the package ovmf")
     })?;

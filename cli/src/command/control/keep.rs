@@ -1,7 +1,6 @@
 //! Mounts of a node: the daemon of `mountd` in this process, which starts them as processes of
 //! this executable, as `sluice mountd` does.
 
-mod ability;
 mod words;
 
 use std::collections::BTreeMap;
@@ -23,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::mountd::Processes;
 
-pub(super) use ability::protocols;
 pub(super) use words::Place;
 use words::{SERVER_ID, described};
 

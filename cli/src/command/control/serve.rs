@@ -1,20 +1,21 @@
 //! Running a server, a node, or both.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
-use sluice_node::{Agent, Config as NodeConfig, Credentials, Mounts};
+use sluice_node::{Abilities, Agent, Config as NodeConfig, Credentials, Ended, Mounts};
 use sluice_node_api::metrics as node_metrics;
-use sluice_node_api::{Client, Hello, Join, JoinToken, Joined, KeyRequest, TaskSpec, VERSION};
+use sluice_node_api::{Client, Join, JoinToken, Joined, KeyRequest};
 use sluice_server::{Config, Server};
 
 use super::keep::{self, Keeper, Place};
 use super::profile::Profile;
 use super::shown::Shown;
+use super::survey::{self, Executable, Survey};
 use crate::args::{NodeRunArgs, ServerArgs, UpArgs};
-use crate::command::boot_test;
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::interrupt;
@@ -114,10 +115,11 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     let client = Client::new(&local.url, local.fingerprint)?;
     client.show(&identity)?;
     let shown = Shown::of_local(identity, context.clock.clone());
-    let hello = hello(args.slots, keep::protocols(&args.mounts));
+    let executable = Executable::own(Some("it runs within `sluice up`: start that again"));
+    let survey = Survey::new(args.slots, args.mounts.clone(), executable);
     let place = Place { state: state.clone(), args: args.mounts };
     let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
-    let agent = agent(client, &state, hello, keeper, shown, (None, None))?;
+    let agent = agent(client, &state, Arc::new(survey), keeper, shown, (None, None)).await?;
     tell(context, &server, &state)?;
     let node = tokio::spawn(agent.run(stop.clone()));
     server.serve(stop).await;
@@ -127,32 +129,23 @@ pub(crate) async fn up(context: &Context, args: UpArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn agent(
+async fn agent(
     client: Client,
     state: &Path,
-    hello: Hello,
+    survey: Arc<Survey>,
     keeper: Keeper,
     shown: Shown,
     (folders, commands): (Option<Vec<String>>, Option<Vec<String>>),
 ) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot find this executable")?;
     let folder = state.to_owned();
+    let hello = survey.hello().await;
     let mounts: Option<Arc<dyn Mounts>> = Some(Arc::new(keeper));
     let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(shown));
-    let config = NodeConfig { executable, folder, hello, folders, commands, mounts, credentials };
+    let abilities: Option<Arc<dyn Abilities>> = Some(survey);
+    let config =
+        NodeConfig { executable, folder, hello, folders, commands, mounts, credentials, abilities };
     Ok(Agent::new(client, config))
-}
-
-/// What this machine can do; which mounts, and what is missing for more of them.
-fn hello(slots: u32, (mounts, mut missing): (Vec<String>, Vec<String>)) -> Hello {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut kinds = TaskSpec::KINDS.map(str::to_owned).to_vec();
-    if boot_test::qemu().is_none() {
-        kinds.retain(|kind| kind != "restore-test");
-        missing.push("restore tests: package qemu-system-x86".to_owned());
-    }
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    Hello { version, host, slots, kinds, missing, mounts, contract: VERSION }
 }
 
 /// Lets this machine join.
@@ -178,7 +171,9 @@ pub(crate) async fn join(
     }
     let asked = KeyRequest::new(name).map_err(|why| advise("local", why, "try again"))?;
     let request = Some(asked.request.clone());
-    let join = Join { token, name: name.to_owned(), hello: hello(1, Default::default()), request };
+    // How it stands is told by `node run`, which knows where mounts are shown.
+    let hello = survey::joining();
+    let join = Join { token, name: name.to_owned(), hello, request };
     let joined: Joined = client.post("/api/node/v1/join", &join).await?;
     let identity = joined.certified.map(|certified| asked.with(certified));
     let name = Some(name.to_owned());
@@ -205,14 +200,16 @@ pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exi
         advise("login", text, "sluice node join NAME --token-file FILE")
     })?;
     // What was mounted comes back though the server does not answer.
-    let hello = hello(slots, keep::protocols(&mounts));
+    let executable = Executable::own(None);
+    let again = executable.as_ref().map(|executable| executable.path().to_owned());
+    let survey = Arc::new(Survey::new(slots, mounts.clone(), executable));
     let place = Place { state: state.clone(), args: mounts };
     let (keeper, keeping) = keep::start(place, &context.clock, &stop)?;
     let (client, server) = (profile.client()?, profile.server.clone());
     let shown = Shown::of(profile, path, context.clock.clone());
     let given = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let allowed = (given(allow_path), given(allow_command));
-    let agent = agent(client, &state, hello, keeper, shown, allowed)?;
+    let agent = agent(client, &state, survey, keeper, shown, allowed).await?;
     if let Some(address) = metrics {
         let socket = node_metrics::bind(address).await;
         let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
@@ -227,6 +224,18 @@ pub(crate) async fn run_node(context: &Context, args: NodeRunArgs) -> Result<Exi
     // Nothing is left behind, also when the server refuses this node.
     stop.cancel();
     let _ = keeping.await;
-    ran?;
-    Ok(Exit::Done)
+    match (ran?, again) {
+        (Ended::Restart, Some(path)) => Err(start_again(&path)),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// Becomes what lies at `path` now: the same process with the same words, so whoever watches over
+/// it sees no end. Returns when that is not possible.
+fn start_again(path: &Path) -> anyhow::Error {
+    tracing::info!("starting again from {}", path.display());
+    let mut command = std::process::Command::new(path);
+    command.arg0(path).args(std::env::args_os().skip(1));
+    let error = command.exec();
+    anyhow::Error::new(error).context(format!("cannot start {} again", path.display()))
 }

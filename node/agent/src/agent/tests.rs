@@ -76,6 +76,7 @@ impl Server {
             commands: None,
             mounts: None,
             credentials: None,
+            abilities: None,
         };
         Agent::new(self.client.clone(), config)
     }

@@ -23,7 +23,7 @@ impl Load<'_> {
     fn able(&self, task: &Waiting) -> bool {
         let Node { pools, destinations, capabilities, .. } = self.node;
         let mut used = task.demand.destination.iter().chain(&task.demand.from);
-        task.pool.as_ref().is_none_or(|pool| pools.contains(pool))
+        task.pools.as_ref().is_none_or(|wanted| !wanted.is_disjoint(pools))
             && task.needs.is_subset(capabilities)
             && match destinations {
                 Some(allowed) => used.all(|destination| allowed.contains(destination)),

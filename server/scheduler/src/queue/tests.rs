@@ -39,7 +39,7 @@ fn task(id: &str, priority: u8, minutes: u64) -> Waiting {
         since: Span::minutes(minutes).before(NOW),
         not_before: None,
         start_by: None,
-        pool: None,
+        pools: None,
         needs: BTreeSet::new(),
         prefer: None,
     }
@@ -161,7 +161,7 @@ fn only_nodes_that_are_active_and_able_get_tasks() {
     assert_eq!(holds(other, |_| ()), [Hold::NoNode]);
     assert_eq!(holds(|_| (), |task| task.needs = ["disk".to_owned()].into()), []);
     assert_eq!(holds(|_| (), |task| task.needs = ["rbd".to_owned()].into()), [Hold::NoNode]);
-    let pool = |task: &mut Waiting| task.pool = Some("dmz".into());
+    let pool = |task: &mut Waiting| task.pools = Some(["dmz".into(), "lan".into()].into());
     assert_eq!(holds(|_| (), pool), [Hold::NoNode]);
     assert_eq!(holds(|node| node.pools = ["dmz".into()].into(), pool), []);
 }

@@ -150,7 +150,7 @@ proptest! {
             since: Span::minutes(numbers.6).before(now),
             not_before: None,
             start_by: None,
-            pool: None,
+            pools: None,
             needs: BTreeSet::new(),
             prefer: None,
         }).collect();
@@ -219,7 +219,7 @@ proptest! {
             since: Timestamp::UNIX_EPOCH,
             not_before: None,
             start_by: None,
-            pool: None,
+            pools: None,
             needs: BTreeSet::new(),
             prefer: None,
         }).collect();

@@ -69,7 +69,7 @@ fn task(number: u64, urgent: bool, since: Timestamp) -> Waiting {
         since,
         not_before: None,
         start_by: None,
-        pool: None,
+        pools: None,
         needs: BTreeSet::new(),
         prefer: None,
     }

@@ -28,6 +28,8 @@ mod mounted_files;
 mod namespaces;
 mod nbd;
 mod nbd_exports;
+mod node_upgrade;
+mod node_work;
 mod nodes;
 mod overlay;
 mod overlay_commits;

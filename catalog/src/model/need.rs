@@ -1,0 +1,55 @@
+//! What a node must be able to do for a task, told from what the task is to do.
+//!
+//! Needs are words, such as `export:fuse`, by which nodes tell their abilities. They are a matter
+//! of what was asked for, and stay with the task: what a node can do changes meanwhile.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+/// Extensions of images that only another program reads.
+const FORMATS: [&str; 6] = ["qcow2", "qcow", "vmdk", "vhd", "vpc", "vhdx"];
+
+/// What the node of a task of that kind must be able to do, beside the kind itself.
+pub fn needs(kind: &str, spec: &Value) -> BTreeSet<String> {
+    let need = match kind {
+        "backup" => {
+            let images = spec["images"].as_array();
+            let mut images = images.into_iter().flatten().filter_map(Value::as_str);
+            images.any(is_format).then(|| "source:formats".to_owned())
+        }
+        "mount" => spec["mount"]["protocol"].as_str().map(|word| format!("export:{word}")),
+        "restore-test" => (spec["test"]["firmware"] == "uefi").then(|| "test:uefi".to_owned()),
+        _ => None,
+    };
+    need.into_iter().collect()
+}
+
+/// Whether a path says that it is of another format than raw.
+fn is_format(path: &str) -> bool {
+    let extension = path.rsplit('/').next().and_then(|name| name.rsplit_once('.'));
+    extension.is_some_and(|(_, word)| FORMATS.contains(&word.to_ascii_lowercase().as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_task_needs_what_its_work_asks_for() {
+        for (kind, spec, need) in [
+            ("backup", json!({"images": ["vda=/srv/a.raw", "/srv/b.QCOW2"]}), "source:formats"),
+            ("backup", json!({"images": ["vda=/srv/a.raw", "/srv/x.vmdk/b"]}), ""),
+            ("backup", json!({"folder": "/srv"}), ""),
+            ("mount", json!({"mount": {"protocol": "fuse"}}), "export:fuse"),
+            ("restore-test", json!({"test": {"firmware": "uefi"}}), "test:uefi"),
+            ("restore-test", json!({"test": {"firmware": "bios"}}), ""),
+            ("collect", json!({}), ""),
+        ] {
+            let told: Vec<String> = needs(kind, &spec).into_iter().collect();
+            assert_eq!(told.join(","), need, "{spec}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Nodes that start again with what was installed there, one at a time.
+//!
+//! ```text
+//!   POST upgrade ─► waiting ─► draining ─► restarting ─► hello of another process: done
+//!                   (others)   (its tasks)  (answer to POST standing)
+//! ```
+//!
+//! How far an upgrade is lies in the node's record; what drives it is the node itself, which tells
+//! every few seconds how it stands. So it goes on after a restart of the server, and with any of
+//! several servers. Nobody begins while another is under way, and when one has failed, those that
+//! wait begin no more.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::json;
+use sluice_catalog::{
+    AuditEntry, Capabilities, Node, NodeId, NodeLiveness, NodeState, Record, Tx, Upgrade,
+    UpgradeState,
+};
+use sluice_node_api::{Hello, Orders, STANDS, mismatch};
+
+use crate::api::Body;
+use crate::api::policies::EVERYTHING;
+use crate::auth::NodeActor;
+use crate::certificates::capabilities;
+use crate::problem::{Problem, Result};
+use crate::queue::{LOST_MS, all_nodes_as_they_are};
+use crate::state::Shared;
+
+/// A node that has not come back after so long has failed.
+const BACK_MS: u64 = 10 * 60_000;
+
+/// A node tells how it stands, and hears whether to start again.
+pub(crate) async fn standing(
+    State(shared): State<Shared>,
+    NodeActor(id): NodeActor,
+    Body(hello): Body<Hello>,
+) -> Result<Json<Orders>> {
+    let told = capabilities(hello)?;
+    let known = shared.catalog.read().await?.get::<Node>(id, &EVERYTHING).await?.body;
+    let moves = known.upgrade.as_ref().is_some_and(|one| one.state != UpgradeState::Failed);
+    if known.capabilities == told && !moves {
+        return Ok(Json(Orders::default()));
+    }
+    let now = shared.now();
+    let mut tx = shared.catalog.begin().await?;
+    // One server after the other, and no task is given away meanwhile.
+    tx.decide_alone().await?;
+    let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
+    let before = node.body.clone();
+    node.body.capabilities = told;
+    let restart = step(&mut tx, &mut node, now).await?;
+    if node.body != before {
+        tx.update(&mut node, now).await?;
+    }
+    tx.commit().await?;
+    shared.work.notify_one();
+    Ok(Json(Orders { restart }))
+}
+
+/// Takes a node's upgrade a step further; whether it is to start again.
+async fn step(tx: &mut Tx, node: &mut Record<Node>, now: u64) -> Result<bool> {
+    let Some(upgrade) = node.body.upgrade.clone() else { return Ok(false) };
+    match upgrade.state {
+        UpgradeState::Failed => Ok(false),
+        UpgradeState::Restarting => Ok(true),
+        UpgradeState::Draining => {
+            let running = tx.liveness().await?.get(&node.id).map_or(0, |seen| seen.running);
+            let message = match running {
+                0 => "it starts again".to_owned(),
+                more => format!("it finishes {more} tasks"),
+            };
+            let (state, since_ms) = match running {
+                0 => (UpgradeState::Restarting, now),
+                _ => (UpgradeState::Draining, upgrade.since_ms),
+            };
+            node.body.upgrade = Some(Upgrade { state, since_ms, message, ..upgrade });
+            Ok(running == 0)
+        }
+        UpgradeState::Waiting => {
+            let turn = turn(tx, node.id, &upgrade, now).await?;
+            let (state, message) = match turn {
+                Turn::Now => (UpgradeState::Draining, "it finishes what it has".to_owned()),
+                Turn::After(name) => (UpgradeState::Waiting, format!("{name} goes first")),
+                Turn::Never(name) => (UpgradeState::Failed, stopped(&name)),
+            };
+            let since_ms = if state == upgrade.state { upgrade.since_ms } else { now };
+            node.body.upgrade = Some(Upgrade { state, since_ms, message, ..upgrade });
+            Ok(false)
+        }
+    }
+}
+
+fn stopped(name: &str) -> String {
+    format!("it was not begun, because that of {name} failed")
+}
+
+/// Whether a node that waits may begin.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Now,
+    After(String),
+    Never(String),
+}
+
+async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<Turn> {
+    let (nodes, seen) = (all_nodes_as_they_are(tx).await?, tx.liveness().await?);
+    for mut other in nodes {
+        let Some(theirs) = other.body.upgrade.clone().filter(|_| other.id != own) else { continue };
+        let heard = seen.get(&other.id).is_some_and(|seen| is_heard(seen, now));
+        match theirs.state {
+            UpgradeState::Failed => {}
+            UpgradeState::Waiting => {
+                let first = (theirs.requested_ms, other.id) < (upgrade.requested_ms, own);
+                if first && heard {
+                    return Ok(Turn::After(other.name));
+                }
+            }
+            UpgradeState::Draining | UpgradeState::Restarting => {
+                if heard || theirs.since_ms + BACK_MS >= now {
+                    return Ok(Turn::After(other.name));
+                }
+                let message = "it did not come back".to_owned();
+                let failed = Upgrade { state: UpgradeState::Failed, message, ..theirs };
+                other.body.upgrade = Some(failed);
+                tx.update(&mut other, now).await?;
+                stop_waiting(tx, &other.name, &[own, other.id], now).await?;
+                return Ok(Turn::Never(other.name));
+            }
+        }
+    }
+    Ok(Turn::Now)
+}
+
+fn is_heard(seen: &NodeLiveness, now: u64) -> bool {
+    seen.last_seen_ms + LOST_MS >= now
+}
+
+/// A node was started: what lies there is what runs, or its upgrade has failed.
+pub(crate) async fn begun(
+    tx: &mut Tx,
+    node: &mut Record<Node>,
+    told: Capabilities,
+    now: u64,
+) -> Result<()> {
+    let (version, again) = (told.version.clone(), told.installed.is_some());
+    node.body.capabilities = told;
+    let Some(upgrade) = node.body.upgrade.take() else { return Ok(()) };
+    match upgrade.state {
+        UpgradeState::Waiting | UpgradeState::Failed if again => {
+            node.body.upgrade = Some(upgrade);
+            return Ok(());
+        }
+        _ if again => return failed(tx, node, upgrade, "it came back as it was", now).await,
+        _ => {}
+    }
+    let detail = json!({"from": upgrade.from, "to": version});
+    Ok(tx.audit(did(node, "node.upgraded", detail), now).await?)
+}
+
+/// A node that was started is not understood: its upgrade has failed.
+pub(crate) async fn refused(tx: &mut Tx, id: NodeId, why: &str, now: u64) -> Result<()> {
+    let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
+    let Some(upgrade) = node.body.upgrade.take() else { return Ok(()) };
+    failed(tx, &mut node, upgrade, why, now).await?;
+    tx.update(&mut node, now).await.map_err(Into::into)
+}
+
+/// Notes that an upgrade has failed, and lets those that wait begin no more.
+async fn failed(
+    tx: &mut Tx,
+    node: &mut Record<Node>,
+    upgrade: Upgrade,
+    why: &str,
+    now: u64,
+) -> Result<()> {
+    let (state, message) = (UpgradeState::Failed, why.to_owned());
+    node.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..upgrade });
+    stop_waiting(tx, &node.name, &[node.id], now).await?;
+    Ok(tx.audit(did(node, "node.upgrade-failed", json!({"why": why})), now).await?)
+}
+
+/// Those that wait begin no more, because that of `name` has failed; but for these, whose records
+/// the caller writes.
+async fn stop_waiting(tx: &mut Tx, name: &str, but: &[NodeId], now: u64) -> Result<()> {
+    let state = UpgradeState::Failed;
+    for mut other in all_nodes_as_they_are(tx).await? {
+        let Some(theirs) = other.body.upgrade.take() else { continue };
+        if but.contains(&other.id) || theirs.state != UpgradeState::Waiting {
+            continue;
+        }
+        let message = stopped(name);
+        other.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..theirs });
+        tx.update(&mut other, now).await?;
+    }
+    Ok(())
+}
+
+fn did(node: &Record<Node>, action: &'static str, detail: serde_json::Value) -> AuditEntry {
+    let (actor, object) = (format!("node {}", node.name), node.id.to_string());
+    AuditEntry { actor, action, object, project: None, detail }
+}
+
+/// The upgrade of a node, if it can be had.
+pub(crate) fn asked_for(
+    node: &Record<Node>,
+    seen: Option<&NodeLiveness>,
+    now: u64,
+) -> Result<Upgrade> {
+    let no = |text: String| Err(Problem::new(StatusCode::CONFLICT, "conflict", text));
+    let (name, told) = (&node.name, &node.body.capabilities);
+    if let Some(under_way) =
+        node.body.upgrade.as_ref().filter(|one| one.state != UpgradeState::Failed)
+    {
+        return no(format!("{name} is being upgraded: {}", under_way.message));
+    }
+    if told.contract < STANDS {
+        return no(format!(
+            "{name} runs a release that does not start again by itself: start its service again"
+        ));
+    }
+    if node.body.state == NodeState::Disabled || !seen.is_some_and(|seen| is_heard(seen, now)) {
+        return no(format!("{name} is disabled, or has not been heard of"));
+    }
+    let Some(installed) = &told.installed else {
+        return no(format!(
+            "what is installed on {name} is what runs there ({}): install another package first; \
+             the node notices it within seconds",
+            told.version
+        ));
+    };
+    if !installed.problem.is_empty() {
+        return no(installed.problem.clone());
+    }
+    if let Some(text) = mismatch(installed.contract) {
+        return no(format!("what is installed on {name} does not fit to this server: {text}"));
+    }
+    Ok(Upgrade {
+        state: UpgradeState::Waiting,
+        requested_ms: now,
+        since_ms: now,
+        from: told.version.clone(),
+        to: installed.version.clone(),
+        message: "it begins within seconds".to_owned(),
+    })
+}
