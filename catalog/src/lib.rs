@@ -84,6 +84,7 @@ pub use seal::{Sealed, Sealer};
 pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;
 pub use store::groups::NewGroup;
+pub use store::looks::WaitingLook;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
 pub use store::providers::{BeginningLogin, MOST_PENDING};
 pub use store::totp::Totp;

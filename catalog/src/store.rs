@@ -9,6 +9,7 @@ mod ended;
 mod grants;
 pub(crate) mod groups;
 mod history;
+pub(crate) mod looks;
 mod maintenance;
 mod mounts;
 mod nodes;

@@ -43,6 +43,7 @@ mod identity;
 mod leases;
 mod ledger;
 mod limiter;
+mod looks;
 mod maintenance;
 mod metrics;
 mod mounts;

@@ -18,6 +18,7 @@ use crate::credentials::Credentials;
 use crate::documents;
 use crate::hooks;
 use crate::identity;
+use crate::looks;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
@@ -27,7 +28,7 @@ use crate::tenure::Tenure;
 /// How often a task is reported on, unless its lease is shorter.
 const REPORT: Duration = Duration::from_secs(2);
 /// How long to wait before a server that does not answer is asked again.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
 /// The same when it refuses this node.
 const SHUT_OUT: Duration = Duration::from_secs(5);
 /// How long the end of a task is told to a server that does not answer.
@@ -138,6 +139,10 @@ impl Agent {
         }
         if let Some(mounts) = agent.config.mounts.clone() {
             slots.spawn(Arc::clone(&agent).pull(mounting, shutdown.clone()));
+            for _ in 0..looks::AT_A_TIME {
+                let shutdown = shutdown.clone();
+                slots.spawn(Arc::clone(&agent).answer_looks(Arc::clone(&mounts), shutdown));
+            }
             slots.spawn(Arc::clone(&agent).keep_in_step(mounts, shutdown.clone()));
         }
         if let Some(credentials) = agent.config.credentials.clone() {

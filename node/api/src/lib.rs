@@ -12,6 +12,8 @@
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
 //!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
+//!    │ POST /api/node/v1/looks  ──────────►│  waits for a question about the files of a mount
+//!    │ POST /api/node/v1/looks/ID           │  answers it
 //! ```
 //!
 //! But for joining, a node shows a certificate that the server has made for its key. Nodes of
@@ -22,18 +24,23 @@
 mod client;
 mod contract;
 mod identity;
+mod looks;
 pub mod metrics;
 mod mounts;
 mod network;
 mod pin;
 mod plans;
 
-pub use client::{Answer, Client, ClientError};
+pub use client::{Answer, Client, ClientError, Download};
 pub use contract::{
     Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome, OutputOrder,
     Report, Reported, TaskSpec, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
+pub use looks::{
+    FileEntry, FileKind, LARGEST_PIECE, Look, LookAnswer, LookOrder, MOST_ENTRIES, Unseen, escaped,
+    unescaped,
+};
 pub use mounts::{
     FIRST_PROTOCOLS, Held, HeldState, MountOrder, MountOrders, MountReport, is_folder, overlay_of,
 };

@@ -15,6 +15,7 @@ mod lease;
 mod ledger;
 mod limits;
 mod maintenance;
+mod looks;
 mod matrix;
 mod metrics;
 mod mounts;
