@@ -157,6 +157,14 @@ fn boot_test(test: &TestOrder) -> Step {
     words.extend(test.console.iter().map(|pattern| format!("--console={pattern}")));
     words.extend(test.tcp.iter().map(|port| format!("--tcp={port}")));
     words.extend(test.guest_agent.then(|| "--guest-agent".to_owned()));
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    words.extend(
+        test.scripts.iter().map(|one| format!("--script={}", json(serde_json::to_string(one)))),
+    );
+    words.extend(test.ssh.iter().map(|one| format!("--ssh={}", json(serde_json::to_string(one)))));
+    if !test.ssh_key.is_empty() {
+        words.push(format!("--ssh-key={}", test.ssh_key));
+    }
     words.extend(["--".to_owned(), test.point.clone()]);
     boot
 }
@@ -189,7 +197,7 @@ pub(crate) fn image_files(folder: &Path) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::ScriptOrder;
+    use sluice_node_api::{CheckScript, ScriptOrder};
 
     use super::*;
 
@@ -232,6 +240,11 @@ mod tests {
         };
         let typed = &words(&TaskSpec::RestoreTest { test })[0];
         assert!(typed.ends_with("--console=-> ready --tcp=22=^SSH -- --repo"), "{typed}");
+        let command = vec!["/t".to_owned(), "a b".to_owned()];
+        let scripts = vec![CheckScript { command, ports: vec![80], ..CheckScript::default() }];
+        let test = TestOrder { scripts, point: "web".into(), ..TestOrder::default() };
+        let typed = &words(&TaskSpec::RestoreTest { test })[0];
+        assert!(typed.contains(r#"--script={"command":["/t","a b"],"ports":[80],"#), "{typed}");
         let script = ScriptOrder {
             command: vec!["--json".into()],
             accept: vec![0, 7],

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluice_node_api::{TaskSpec, Work};
+use sluice_node_api::{TaskSpec, TestOrder, Work};
 
 use crate::command::image_files;
 use crate::hooks::may_run;
@@ -18,11 +18,26 @@ pub(crate) fn check(
     own: &Option<Vec<String>>,
     own_programs: &Option<Vec<String>>,
 ) -> Result<(), String> {
+    if let TaskSpec::RestoreTest { test } = &work.spec {
+        return check_test(test, &work.programs, own_programs);
+    }
     let TaskSpec::Backup { images, folder, outputs, .. } = &work.spec else { return Ok(()) };
     for output in outputs {
         may_run(&output.command, &work.programs, own_programs)?;
     }
     places(images, folder.as_deref(), &work.folders, own)
+}
+
+/// Refuses commands of a restore test that are not allowed.
+fn check_test(
+    test: &TestOrder,
+    programs: &[String],
+    own: &Option<Vec<String>>,
+) -> Result<(), String> {
+    if !test.ssh.is_empty() && own.is_some() {
+        return Err("this machine runs no commands on guests: --allow-command".into());
+    }
+    test.scripts.iter().try_for_each(|script| may_run(&script.command, programs, own))
 }
 
 fn places(
@@ -124,6 +139,27 @@ mod tests {
         assert!(!allows("shell", &["dump"], None) && !allows("link", &["dump"], None));
         assert!(!allows("dump", &["dump"], Some("shell")), "the machine's own word counts, too");
         assert!(!allows("none", &[""], None), "it is not there");
+    }
+
+    #[test]
+    fn checks_of_restore_tests_run_what_is_allowed() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("check"), "").unwrap();
+        let command = vec![at("check")];
+        let script = sluice_node_api::CheckScript { command, ..Default::default() };
+        let scripts = TestOrder { scripts: vec![script], ..TestOrder::default() };
+        let logins = TestOrder { ssh: vec![Default::default()], ..TestOrder::default() };
+        let allows = |test: &TestOrder, programs: &[&str], own: Option<&str>| {
+            let spec = TaskSpec::RestoreTest { test: test.clone() };
+            let programs = programs.iter().map(|name| at(name)).collect();
+            let work = Work { spec, programs, ..Work::without_repository() };
+            super::check(&work, &None, &own.map(|name| vec![at(name)])).is_ok()
+        };
+        assert!(allows(&scripts, &["check"], None) && allows(&scripts, &["check"], Some("")));
+        assert!(!allows(&scripts, &[], None), "nothing is allowed by itself");
+        assert!(!allows(&scripts, &["check"], Some("other")), "the machine's own word counts");
+        assert!(allows(&logins, &[], None) && !allows(&logins, &[], Some("")));
     }
 
     #[test]

@@ -46,4 +46,4 @@ pub use mounts::{
 };
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
-pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use plans::{CheckScript, CheckSsh, HookOrder, HookOrders, ScriptOrder, TestOrder};
