@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use sluice_node_api::{
-    Finished, Held, LookAnswer, LookOrder, MountOrder, MountOrders, MountReport, Outcome, TaskSpec, Work,
+    Finished, Held, LookAnswer, LookOrder, MountOrder, MountOrders, MountReport, Outcome, TaskSpec,
+    Work,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use data_encoding::BASE64;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, open, openat2,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, open, openat2,
     readlinkat, statat,
 };
 use rustix::io::Errno;
@@ -154,12 +154,7 @@ fn read(root: &OwnedFd, path: &[u8], offset: u64, length: u32) -> Result<LookAns
     Ok(LookAnswer::Piece { version: entry.version, bytes })
 }
 
-fn list(
-    root: &OwnedFd,
-    path: &[u8],
-    after: Option<&str>,
-    limit: u32,
-) -> Result<LookAnswer, No> {
+fn list(root: &OwnedFd, path: &[u8], after: Option<&str>, limit: u32) -> Result<LookAnswer, No> {
     let folder = inside(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let after = match after.map(unescaped).transpose() {
         Ok(after) => after.unwrap_or_default(),
@@ -199,7 +194,7 @@ mod tests {
 
     fn ask(folder: &Path, path: &str, what: Look) -> LookAnswer {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(CWD, folder, flags, Mode::empty()).unwrap();
+        let root = open(folder, flags, Mode::empty()).unwrap();
         let order = LookOrder { id: "l".into(), mount: "m".into(), path: path.into(), what };
         below(&root, &order)
     }
