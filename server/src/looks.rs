@@ -381,8 +381,7 @@ mod tests {
         assert!(other.is_ok());
         visits.pop();
         assert!(looks.enter(own).is_ok());
-        let all: Vec<_> =
-            (10..).map_while(|n| looks.enter(Some(ProjectId::new(n))).ok()).collect();
+        let all: Vec<_> = (10..).map_while(|n| looks.enter(Some(ProjectId::new(n))).ok()).collect();
         assert!(all.len() < IN_ALL);
         drop((visits, other, all));
         assert!(lock(&looks.0).busy.is_empty(), "what was refused is not counted");
