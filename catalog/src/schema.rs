@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0021-policies.sql"),
     include_str!("../migrations/0022-snapshots.sql"),
     include_str!("../migrations/0023-needs.sql"),
+    include_str!("../migrations/0024-looks.sql"),
 ];
 
 const SETTINGS: &str =

@@ -12,6 +12,7 @@ pub(crate) mod groups;
 mod history;
 pub(crate) mod imports;
 mod inventories;
+pub(crate) mod looks;
 mod maintenance;
 mod mounts;
 mod nodes;

@@ -82,6 +82,11 @@ pub(crate) fn take_along(group: Pid) {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(group);
 }
 
+/// Forgets a group that has ended: another may be called so.
+pub(crate) fn let_go(group: Pid) {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| *one != group);
+}
+
 /// A command that is killed with the thread that starts it: it must be the main one, or another
 /// that stays as long.
 pub(crate) fn tether(program: &Path) -> io::Result<tokio::process::Command> {

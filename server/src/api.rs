@@ -6,6 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod dashboard;
 pub(crate) mod directory_logins;
 mod document;
+pub(crate) mod files;
 pub(crate) mod groups;
 pub(crate) mod inventories;
 pub(crate) mod limits;
@@ -175,6 +176,9 @@ fn router() -> OpenApiRouter<Shared> {
         .routes(routes!(mounts::list, mounts::create))
         .routes(routes!(mounts::get, mounts::remove))
         .routes(routes!(mounts::renew))
+        .routes(routes!(files::list))
+        .routes(routes!(files::get))
+        .routes(routes!(files::content))
         .routes(routes!(records::plans::list, records::plans::create))
         .routes(routes!(records::plans::get, records::plans::put, records::plans::remove))
         .routes(routes!(plans::run))

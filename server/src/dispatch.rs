@@ -34,6 +34,7 @@ use crate::events;
 use crate::front_end;
 use crate::inventories;
 use crate::ledger;
+use crate::looks;
 use crate::mounts;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
@@ -68,6 +69,8 @@ pub(crate) fn router() -> Router<Shared> {
                 .layer(DefaultBodyLimit::max(LARGEST_REPORT)),
         )
         .route("/api/node/v1/mounts", post(mounts::compare))
+        .route("/api/node/v1/looks", post(looks::wait))
+        .route("/api/node/v1/looks/{id}", post(looks::answer))
 }
 
 /// A node begins: what it ran before is nobody's any more.

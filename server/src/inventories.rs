@@ -23,7 +23,7 @@ use sluice_catalog::{
     AuditEntry, Found, Having, Instance, InstanceId, Inventory, InventoryId, Look, NewTask, NodeId,
     Page, Policy, Record, Task, TaskState, Tx, Visible, lies_in,
 };
-use sluice_node_api::{LookOrder, LookReport, TaskSpec, Work};
+use sluice_node_api::{InventoryOrder, InventoryReport, TaskSpec, Work};
 
 use crate::api::policies::EVERYTHING;
 use crate::complaint::go_on;
@@ -48,12 +48,12 @@ pub(crate) struct How {
     pub(crate) accept_gone: bool,
 }
 
-fn order(record: &Record<Inventory>) -> LookOrder {
+fn order(record: &Record<Inventory>) -> InventoryOrder {
     let (folder, names, except, depth) = match &record.body.look {
         Look::Files { folder, names, except, depth, .. } => (folder, names, except, *depth),
         Look::Devices { folder, names, except } => (folder, names, except, 0),
     };
-    LookOrder {
+    InventoryOrder {
         inventory: record.id.to_string(),
         revision: record.revision,
         folder: folder.clone(),
@@ -87,7 +87,7 @@ pub(crate) fn task(record: &Record<Inventory>, how: How, priority: u32, attempts
 }
 
 /// What a node is told: what the inventory says now.
-pub(crate) async fn work(tx: &mut Tx, look: &LookOrder, node: NodeId) -> Result<Work> {
+pub(crate) async fn work(tx: &mut Tx, look: &InventoryOrder, node: NodeId) -> Result<Work> {
     let record = tx.get::<Inventory>(look.inventory.parse()?, &EVERYTHING).await?;
     let folders = node_configs::only_paths(tx, node, record.body.look.folder()).await?;
     let spec = TaskSpec::Inventory { look: order(&record) };
@@ -130,7 +130,7 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     let TaskSpec::Inventory { look } = spec else {
         return Err(Problem::not_found("inventory"));
     };
-    let report: LookReport = serde_json::from_value(told.clone()).map_err(bad)?;
+    let report: InventoryReport = serde_json::from_value(told.clone()).map_err(bad)?;
     let record = tx.get::<Inventory>(look.inventory.parse()?, &EVERYTHING).await?;
     if report.order != order(&record).name() {
         let text = "the inventory was changed while it was looked through";

@@ -46,6 +46,7 @@ mod inventories;
 mod leases;
 mod ledger;
 mod limiter;
+mod looks;
 mod maintenance;
 mod metrics;
 mod mounts;

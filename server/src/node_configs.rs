@@ -11,7 +11,7 @@ use sluice_catalog::{
     Instance, Node, NodeConfig, NodeConfigId, NodeId, NodeState, Page, Project, Record, Source,
     Task, Tx, lies_in,
 };
-use sluice_node_api::Work;
+use sluice_node_api::{TaskSpec, Work};
 
 use crate::access::{Permission, granted};
 use crate::api::policies::EVERYTHING;
@@ -142,6 +142,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
     if let Some(staging) = &config.staging {
         work.environment.insert(STAGING.to_owned(), staging.clone());
     }
+    allow_checks(&config, &record.name, work)?;
     imports::check(tx, &config, task, work).await?;
     let kept = snapshots::complete(tx, &config, &record, task, work).await?;
     let reads = ["backup", snapshots::KIND].contains(&task.new.kind.as_str());
@@ -190,6 +191,26 @@ pub(crate) async fn only_paths(
         true => Ok(lists),
         false => Err(not_allowed(folder, &record.name)),
     }
+}
+
+/// Adds to a restore test which programs its node may run, and the key for logins; refuses what
+/// the configuration does not allow. Links are looked at on the node.
+fn allow_checks(config: &NodeConfig, node: &str, work: &mut Work) -> Result<()> {
+    let TaskSpec::RestoreTest { test } = &mut work.spec else { return Ok(()) };
+    for script in &test.scripts {
+        let program = script.command.first().map(String::as_str).unwrap_or_default();
+        if !config.commands.iter().any(|path| lies_in(program, path)) {
+            return Err(hooks::not_allowed(program, node));
+        }
+    }
+    if !test.ssh.is_empty() {
+        let Some(ssh) = &config.guest_ssh else {
+            return Err(hooks::not_allowed("logging in to guests", node));
+        };
+        test.ssh_key.clone_from(&ssh.key_file);
+    }
+    work.programs = config.commands.iter().cloned().collect();
+    Ok(())
 }
 
 /// `RATE;HH:MM-HH:MM=RATE;...`, in bytes for each second.

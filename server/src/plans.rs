@@ -19,8 +19,8 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    AuditEntry, Instance, MountId, Node, OnFailure, Plan, PlanMode, PlanRun, PlanRunId,
-    PlanRunState, PointChoice, ProjectId, Record, RestoreTestId, TaskId, Tx,
+    AuditEntry, BootCheck, Instance, MountId, Node, OnFailure, Plan, PlanMode, PlanRun, PlanRunId,
+    PlanRunState, PlanTarget, PointChoice, ProjectId, Record, RestoreTestId, TaskId, Tx,
 };
 use sluice_scheduler::recovery::{self, Outcome, Phase, StepState};
 use utoipa::ToSchema;
@@ -96,12 +96,25 @@ fn check_filled(plan: &Plan, parameters: &BTreeMap<String, String>) -> Result<()
             return Err(Problem::invalid("a target is an absolute path"));
         }
     }
-    for word in plan.scripts().flat_map(|script| &script.command) {
+    let words = plan.scripts().flat_map(|script| &script.command);
+    for word in words.chain(checks(plan).flat_map(BootCheck::command)) {
         if filled(word, parameters)?.contains('\0') {
             return Err(Problem::invalid("a command has no NUL"));
         }
     }
     Ok(())
+}
+
+/// What tells of its items whether they answer.
+fn checks(plan: &Plan) -> impl Iterator<Item = &BootCheck> {
+    let boots = plan.items().flat_map(|item| {
+        let own = match &item.target {
+            PlanTarget::BootTest { boot, .. } => Some(boot),
+            _ => None,
+        };
+        own.into_iter().chain(&item.test)
+    });
+    boots.flat_map(|boot| &boot.checks)
 }
 
 /// What it takes beyond the project: commands of nodes are those of who administers nodes, and
@@ -143,10 +156,10 @@ pub(crate) async fn check(
         {
             return Err(Problem::invalid("this restore point is another instance's"));
         }
-        if let sluice_catalog::PlanTarget::BootTest { boot, .. } = &item.target {
+        if let PlanTarget::BootTest { boot, .. } = &item.target {
             restore_tests::check(boot)?;
         }
-        if let sluice_catalog::PlanTarget::Mount { clients, .. } = &item.target {
+        if let PlanTarget::Mount { clients, .. } = &item.target {
             for network in clients {
                 network.parse::<sluice_node_api::Network>().map_err(Problem::invalid)?;
             }
@@ -172,6 +185,10 @@ pub(crate) fn parameters(
     }
     if !otherwise.is_empty() {
         require(actor, plan)?;
+        // A node allows programs, and whoever stored the plan has chosen their words.
+        if checks(plan).any(BootCheck::runs_commands) {
+            actor.require(Permission::Operate, None)?;
+        }
     }
     let mut parameters = plan.parameters.clone();
     parameters.extend(otherwise);

@@ -8,7 +8,7 @@ use sluice_catalog::{
     BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, Page, Point, Policy, PolicyId, Record,
     RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
 };
-use sluice_node_api::{TaskSpec, TestOrder};
+use sluice_node_api::{CheckScript, CheckSsh, TaskSpec, TestOrder};
 
 use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
@@ -59,6 +59,19 @@ fn order(id: RestoreTestId, point: &Point, spec: &BootSpec) -> TestOrder {
                 order.tcp.push(format!("{port}={banner}"));
             }
             BootCheck::GuestAgent {} => order.guest_agent = true,
+            BootCheck::Script { command, ports, accept, reject, limit_seconds } => {
+                order.scripts.push(CheckScript {
+                    command: command.clone(),
+                    ports: ports.iter().copied().collect(),
+                    accept: accept.iter().copied().collect(),
+                    reject: reject.iter().copied().collect(),
+                    limit_seconds: *limit_seconds,
+                });
+            }
+            BootCheck::Ssh { user, port, command } => {
+                let (user, command) = (user.clone(), command.clone());
+                order.ssh.push(CheckSsh { user, port: *port, command });
+            }
         }
     }
     order
@@ -201,6 +214,13 @@ fn outcome(state: TestState, document: &Value, message: &str) -> TestOutcome {
 /// The verdict of a task that has ended, which told this.
 fn judged(task: &Task, document: &Value) -> TestOutcome {
     let done = matches!(task.state, TaskState::Succeeded | TaskState::Warnings);
+    let ordered = task.new.spec.get("test").cloned().map(serde_json::from_value::<TestOrder>);
+    let ordered = ordered.and_then(Result::ok).map_or(0, |order| order.checks());
+    // A node of an earlier release leaves out what it does not know.
+    if done && document["checks"].as_array().is_some_and(|told| told.len() < ordered) {
+        let text = "the node has left checks out: upgrade it";
+        return outcome(TestState::Undone, document, text);
+    }
     let state = match (done, document["verdict"].as_str()) {
         (true, Some("ok")) => TestState::Ok,
         (true, Some("failed")) => TestState::Failed,

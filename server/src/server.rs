@@ -30,6 +30,7 @@ use crate::api::policies::init_task;
 use crate::certificates::certify;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
+use crate::looks::{self, Looks};
 use crate::metrics::{self, Metrics};
 use crate::passkeys::NoPasskeys;
 use crate::patience::Timely;
@@ -180,6 +181,7 @@ impl Server {
             reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
             watchers: Watchers::default(),
+            looks: Looks::default(),
             providers: oidc::Memory::default(),
             fingerprint: tls.fingerprint,
             authority,
@@ -296,6 +298,7 @@ impl Server {
         let telling = tokio::spawn(notify::run(self.shared.clone(), shutdown.clone()));
         let own = tokio::spawn(self_backup::run(self.shared.clone(), shutdown.clone()));
         let history = tokio::spawn(history::run(self.shared.clone(), shutdown.clone()));
+        let looking = tokio::spawn(looks::run(self.shared.clone(), shutdown.clone()));
         let service = api::service(self.shared.clone());
         let told = metrics::tell(self.shared.clone());
         let readers = self.readers.map(|socket| tokio::spawn(node_metrics::serve(socket, told)));
@@ -330,7 +333,7 @@ impl Server {
             tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
                 .await;
         sessions.shutdown().await;
-        let _ = tokio::join!(ticker, queue, own, history, telling);
+        let _ = tokio::join!(ticker, queue, own, history, telling, looking);
         self.shared.catalog.close().await;
     }
 }

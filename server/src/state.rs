@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::authority::Authority;
 use crate::identity::oidc;
 use crate::limiter::Limiter;
+use crate::looks::Looks;
 use crate::metrics::Metrics;
 use crate::passkeys::NoPasskeys;
 use crate::queue::{Held, Waiter};
@@ -45,6 +46,8 @@ pub(crate) struct Inner {
     pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,
     pub(crate) watchers: Watchers,
+    /// Questions about the files of mounts.
+    pub(crate) looks: Looks,
     /// What identity providers have told of themselves.
     pub(crate) providers: oidc::Memory,
     pub(crate) fingerprint: Fingerprint,

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -106,6 +108,44 @@ pub enum BootCheck {
     },
     /// The guest agent answers.
     GuestAgent {},
+    /// A command on the node says so. It finds the guest's ports as `SLUICE_GUEST_HOST` and
+    /// `SLUICE_GUEST_PORT_n`, and is run again until it does.
+    Script {
+        /// The program and its arguments, without a shell. It must be one that the node's
+        /// configuration allows.
+        command: Vec<String>,
+        /// Ports of the guest that it can reach.
+        #[serde(default)]
+        ports: BTreeSet<u16>,
+        /// Exit codes that say that the guest answers; 0 when nothing is said.
+        #[serde(default)]
+        accept: BTreeSet<i32>,
+        /// Exit codes that say that it never will: the test has failed then.
+        #[serde(default)]
+        reject: BTreeSet<i32>,
+        /// It is ended after so long, in seconds, and run again.
+        #[serde(default = "a_minute")]
+        limit_seconds: u64,
+    },
+    /// Somebody can log in by SSH, with the key that the node's configuration names.
+    Ssh {
+        /// Who.
+        user: String,
+        /// The port.
+        #[serde(default = "ssh_port")]
+        port: u16,
+        /// What is run there and must succeed; only the login counts when nothing is said.
+        #[serde(default)]
+        command: Vec<String>,
+    },
+}
+
+fn a_minute() -> u64 {
+    60
+}
+
+fn ssh_port() -> u16 {
+    22
 }
 
 impl BootCheck {
@@ -114,9 +154,69 @@ impl BootCheck {
         match self {
             Self::Console { pattern } => Some(pattern),
             Self::Tcp { banner, .. } => banner.as_deref(),
-            Self::GuestAgent {} => None,
+            Self::GuestAgent {} | Self::Script { .. } | Self::Ssh { .. } => None,
         }
     }
+
+    /// Whether it runs commands, which the node must allow.
+    pub fn runs_commands(&self) -> bool {
+        matches!(self, Self::Script { .. } | Self::Ssh { .. })
+    }
+
+    /// The words of its command.
+    pub fn command(&self) -> &[String] {
+        match self {
+            Self::Script { command, .. } | Self::Ssh { command, .. } => command,
+            Self::Console { .. } | Self::Tcp { .. } | Self::GuestAgent {} => &[],
+        }
+    }
+
+    /// The same.
+    pub fn command_mut(&mut self) -> Option<&mut Vec<String>> {
+        match self {
+            Self::Script { command, .. } | Self::Ssh { command, .. } => Some(command),
+            Self::Console { .. } | Self::Tcp { .. } | Self::GuestAgent {} => None,
+        }
+    }
+
+    fn sense(&self) -> Result<()> {
+        let bad = CatalogError::invalid;
+        let long = self.pattern().is_some_and(|text| text.len() > LONGEST_PATTERN);
+        let zero = match self {
+            Self::Tcp { port, .. } | Self::Ssh { port, .. } => *port == 0,
+            Self::Script { ports, .. } => ports.contains(&0) || ports.len() > MOST_CHECKS,
+            Self::Console { .. } | Self::GuestAgent {} => false,
+        };
+        if long || zero {
+            return Err(bad("a port is 1 to 65535, and an expression has 512 bytes at most"));
+        }
+        let words = self.command();
+        let odd = |word: &String| word.contains('\0') || word.len() > 4096;
+        if words.len() > 256 || words.iter().any(odd) {
+            return Err(bad("a command has 256 words of 4096 bytes at most, and no zero byte"));
+        }
+        match self {
+            Self::Script { command, .. }
+                if !command.first().is_some_and(|p| p.starts_with('/')) =>
+            {
+                Err(bad("a script is a program with an absolute path"))
+            }
+            Self::Script { accept, reject, .. } if accept.intersection(reject).next().is_some() => {
+                Err(bad("an exit code is accepted, or rejected"))
+            }
+            Self::Script { limit_seconds, .. } if !(1..=LONGEST).contains(limit_seconds) => {
+                Err(bad("a script has 1 second to 6 hours"))
+            }
+            Self::Ssh { user, .. } if !is_user(user) => Err(bad("this is no name of a user")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether this is a name of a user that no option begins with.
+fn is_user(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=64).contains(&text.len()) && !text.starts_with('-') && text.chars().all(fits)
 }
 
 impl BootSpec {
@@ -135,12 +235,7 @@ impl BootSpec {
         if self.checks.len() > MOST_CHECKS {
             return Err(bad("a test has 16 checks at most"));
         }
-        for check in &self.checks {
-            let long = check.pattern().is_some_and(|text| text.len() > LONGEST_PATTERN);
-            if long || matches!(check, BootCheck::Tcp { port: 0, .. }) {
-                return Err(bad("a port is 1 to 65535, and an expression has 512 bytes at most"));
-            }
-        }
+        self.checks.iter().try_for_each(BootCheck::sense)?;
         let odd = |c: char| c.is_control() || c == ':';
         if self.image.as_ref().is_some_and(|name| name.is_empty() || name.contains(odd)) {
             return Err(bad("this is no name of an image"));
@@ -294,6 +389,12 @@ mod tests {
             r#"{"timeout_seconds": 0}"#,
             r#"{"image": "a:b"}"#,
             r#"{"checks": [{"kind": "tcp", "port": 0}]}"#,
+            r#"{"checks": [{"kind": "script", "command": []}]}"#,
+            r#"{"checks": [{"kind": "script", "command": ["true"]}]}"#,
+            r#"{"checks": [{"kind": "script", "command": ["/t"], "ports": [0]}]}"#,
+            r#"{"checks": [{"kind": "script", "command": ["/t"], "accept": [1], "reject": [1]}]}"#,
+            r#"{"checks": [{"kind": "ssh", "user": "-oProxyCommand=x"}]}"#,
+            r#"{"checks": [{"kind": "ssh", "user": "root", "port": 0}]}"#,
         ];
         for bad in bad {
             assert!(serde_json::from_str::<BootSpec>(bad).unwrap().sense().is_err(), "{bad}");

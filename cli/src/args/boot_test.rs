@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use regex::bytes::Regex;
+use sluice_node_api::{CheckScript, CheckSsh};
 
 use super::value;
 
@@ -16,6 +17,8 @@ use super::value;
 Examples:
   sluice boot-test web-1@latest
   sluice boot-test web-1 --tcp 22=^SSH --timeout 10m --screenshot web-1.png
+  sluice boot-test web-1 --ssh root --ssh-key /etc/sluice/restore-test
+  sluice boot-test db-1 --script '5432=/opt/checks/database app'
   sluice boot-test win-1 --firmware uefi --disk sata --nic e1000 --memory 4GiB --guest-agent")]
 pub(crate) struct BootTestArgs {
     /// The restore point, with :IMAGE to start with that image only
@@ -33,6 +36,20 @@ pub(crate) struct BootTestArgs {
     /// It answers when its guest agent does
     #[arg(long)]
     pub(crate) guest_agent: bool,
+
+    /// It answers when this command of this machine ends with 0: a program with its arguments,
+    /// without a shell. It finds the guest's ports as SLUICE_GUEST_HOST and SLUICE_GUEST_PORT_n,
+    /// and is run again until it does
+    #[arg(long, value_name = "[PORT,...=]COMMAND", value_parser = script)]
+    pub(crate) script: Vec<CheckScript>,
+
+    /// It answers when this user can log in by SSH
+    #[arg(long, value_name = "USER[:PORT]", value_parser = ssh, requires = "ssh_key")]
+    pub(crate) ssh: Vec<CheckSsh>,
+
+    /// File of the key for that
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssh_key: Option<PathBuf>,
 
     /// How long it has to answer
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::duration)]
@@ -83,6 +100,39 @@ fn tcp(text: &str) -> Result<TcpCheck, String> {
     let port = port.parse().ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| format!("{text:?} is no port; write 22 or 22=^SSH"))?;
     Ok(TcpCheck { port, banner })
+}
+
+/// A document, or words with ports in front of them.
+fn script(text: &str) -> Result<CheckScript, String> {
+    if text.starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    let listed = |text: &str| text.split(',').map(|port| port.parse().ok()).collect();
+    let (ports, words): (Option<Vec<u16>>, _) = match text.split_once('=') {
+        Some((ports, words)) => match listed(ports) {
+            Some(ports) => (Some(ports), words),
+            None => (None, text),
+        },
+        None => (None, text),
+    };
+    let command = shlex::split(words).filter(|words| !words.is_empty());
+    let command = command.ok_or_else(|| format!("{words:?} is no command"))?;
+    Ok(CheckScript { command, ports: ports.unwrap_or_default(), ..CheckScript::default() })
+}
+
+/// A document, or a user with a port.
+fn ssh(text: &str) -> Result<CheckSsh, String> {
+    if text.starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    let (user, port) = text.split_once(':').unwrap_or((text, "22"));
+    let port = port.parse().ok().filter(|port| *port > 0);
+    match port {
+        Some(port) if !user.is_empty() && !user.starts_with('-') && !user.contains('@') => {
+            Ok(CheckSsh { user: user.to_owned(), port, command: Vec::new() })
+        }
+        _ => Err(format!("{text:?} is no USER or USER:PORT")),
+    }
 }
 
 /// What a guest boots with.
@@ -138,5 +188,19 @@ mod tests {
         for bad in ["", "0", "65536", "ssh", "22=("] {
             assert!(tcp(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn commands_name_the_ports_that_they_reach() {
+        let check = script("5432,80=/opt/check 'a b' c=d").unwrap();
+        assert_eq!(check.ports, [5432, 80]);
+        assert_eq!(check.command, ["/opt/check", "a b", "c=d"]);
+        assert_eq!(script("/opt/check c=d").unwrap().ports, [0; 0]);
+        let told = r#"{"command": ["/t"], "reject": [2]}"#;
+        assert_eq!(script(told).unwrap().reject, [2]);
+        assert!(["", "80=", "'", "{"].iter().all(|bad| script(bad).is_err()));
+        let login = ssh("root:2222").unwrap();
+        assert_eq!((&*login.user, login.port), ("root", 2222));
+        assert!(["", "-o", "a@b", "a:0"].iter().all(|bad| ssh(bad).is_err()));
     }
 }

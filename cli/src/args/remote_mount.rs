@@ -48,6 +48,33 @@ pub(crate) enum RemoteMountCommand {
         /// Its id
         id: String,
     },
+    /// List what a folder of a mount by fuse holds, through the server
+    #[command(after_help = "\
+Examples:
+  sluice remote-mount files 0193a2b4-...
+  sluice remote-mount files 0193a2b4-... /shop.web-1/latest")]
+    Files {
+        /// The mount's id
+        id: String,
+        /// The folder, as it is listed: %25 is a percent sign
+        #[arg(default_value = "/")]
+        path: String,
+    },
+    /// Download a file of a mount by fuse, through the server
+    #[command(after_help = "\
+Examples:
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output /tmp/root.raw
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output - | sha256sum")]
+    Download {
+        /// The mount's id
+        id: String,
+        /// The file, as it is listed: %25 is a percent sign
+        path: String,
+        /// Where to, or - for standard output [default: the file's own name, in this folder]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// End a mount; what was written to it and not committed is thrown away
     #[command(after_help = "Example:\n  sluice remote-mount stop 0193a2b4-...")]
     Stop {

@@ -14,6 +14,7 @@ mod checks;
 mod folder;
 mod machine;
 mod monitor;
+mod script;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -97,6 +98,7 @@ struct Test<'a> {
 /// How a guest's test ended.
 enum Ended {
     Answered,
+    Rejected(String),
     TooLate,
     Gone,
     Stopped,
@@ -137,6 +139,7 @@ impl Test<'_> {
             Ended::TooLate => {
                 format!("after {}: {}", seconds(self.args.timeout), open.join("; "))
             }
+            Ended::Rejected(why) => why.clone(),
             Ended::Gone => format!("the guest has ended before: {}", open.join("; ")),
         };
         let checks = self.checks.iter().zip(answered).map(|(check, at)| check.told(at));
@@ -179,10 +182,7 @@ impl Test<'_> {
         let agent = &agent;
         let one = |(at, check): (usize, &'_ Check)| {
             let check = check.clone();
-            async move {
-                check.wait(console, monitor, agent).await;
-                at
-            }
+            async move { (at, check.wait(console, monitor, agent).await) }
         };
         let mut waits: FuturesUnordered<_> = self.checks.iter().enumerate().map(one).collect();
         let too_late = tokio::time::sleep(self.args.timeout);
@@ -192,7 +192,8 @@ impl Test<'_> {
             tokio::select! {
                 biased;
                 next = waits.next() => match next {
-                    Some(at) => answered[at] = Some(milliseconds(self.begun)),
+                    Some((at, Ok(()))) => answered[at] = Some(milliseconds(self.begun)),
+                    Some((_, Err(why))) => return Ended::Rejected(why),
                     None => return Ended::Answered,
                 },
                 _ = guest.wait() => return Ended::Gone,

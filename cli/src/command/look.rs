@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use sluice_connector_disk::look::{Disk, LookError, Trouble, Wanted, look};
-use sluice_node_api::{FoundDisk, LookReport, LookTrouble};
+use sluice_node_api::{FoundDisk, InventoryReport, InventoryTrouble};
 
 use crate::args::LookArgs;
 use crate::context::Context;
@@ -33,7 +33,7 @@ pub(crate) async fn run(context: &Context, args: LookArgs) -> Result<Exit> {
     }
     let unread = !listing.unread.is_empty();
     if context.global.json {
-        output::json(&LookReport {
+        output::json(&InventoryReport {
             order: args.order,
             disks: listing.disks.into_iter().map(disk).collect(),
             unread: listing.unread.into_iter().map(trouble).collect(),
@@ -54,7 +54,7 @@ fn disk(disk: Disk) -> FoundDisk {
     FoundDisk { path, size_bytes, format, identity }
 }
 
-fn trouble(trouble: Trouble) -> LookTrouble {
+fn trouble(trouble: Trouble) -> InventoryTrouble {
     let Trouble { path, why } = trouble;
-    LookTrouble { path, why }
+    InventoryTrouble { path, why }
 }

@@ -19,6 +19,7 @@ use crate::credentials::Credentials;
 use crate::documents;
 use crate::hooks;
 use crate::identity;
+use crate::looks;
 use crate::metrics::Metrics;
 use crate::mounts::Mounts;
 use crate::process::{Event, Process, Said};
@@ -29,7 +30,7 @@ use crate::tenure::Tenure;
 /// How often a task is reported on, unless its lease is shorter.
 const REPORT: Duration = Duration::from_secs(2);
 /// How long to wait before a server that does not answer is asked again.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
 /// The same when it refuses this node.
 const SHUT_OUT: Duration = Duration::from_secs(5);
 /// How long the end of a task is told to a server that does not answer.
@@ -152,6 +153,10 @@ impl Agent {
         }
         if let Some(mounts) = agent.config.mounts.clone() {
             slots.spawn(Arc::clone(&agent).pull(mounting, both.0.clone(), both.1.clone()));
+            for _ in 0..looks::AT_A_TIME {
+                let (agent, mounts) = (Arc::clone(&agent), Arc::clone(&mounts));
+                beside.spawn(agent.answer_looks(mounts, rest.clone()));
+            }
             beside.spawn(Arc::clone(&agent).keep_in_step(mounts, rest.clone()));
         }
         if let Some(credentials) = agent.config.credentials.clone() {

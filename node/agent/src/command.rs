@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sluice_node_api::{
-    EVENTS, ImportOrder, LookOrder, OutputOrder, SnapshotOrder, TaskSpec, TestOrder, UntilOrder,
-    overlay_of,
+    EVENTS, ImportOrder, InventoryOrder, OutputOrder, SnapshotOrder, TaskSpec, TestOrder,
+    UntilOrder, overlay_of,
 };
 
 /// Files that are taken for images when a folder is backed up.
@@ -216,12 +216,20 @@ fn boot_test(test: &TestOrder) -> Step {
     words.extend(test.console.iter().map(|pattern| format!("--console={pattern}")));
     words.extend(test.tcp.iter().map(|port| format!("--tcp={port}")));
     words.extend(test.guest_agent.then(|| "--guest-agent".to_owned()));
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    words.extend(
+        test.scripts.iter().map(|one| format!("--script={}", json(serde_json::to_string(one)))),
+    );
+    words.extend(test.ssh.iter().map(|one| format!("--ssh={}", json(serde_json::to_string(one)))));
+    if !test.ssh_key.is_empty() {
+        words.push(format!("--ssh-key={}", test.ssh_key));
+    }
     words.extend(["--".to_owned(), test.point.clone()]);
     boot
 }
 
 /// What is typed for a look at which disks there are. Patterns may begin with a dash.
-fn looked_for(order: &LookOrder) -> Step {
+fn looked_for(order: &InventoryOrder) -> Step {
     let mut look = step(["look"]);
     let words = &mut look.words;
     words.push(format!("--order={}", order.name()));
@@ -262,7 +270,7 @@ pub(crate) fn image_files(folder: &Path) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::ScriptOrder;
+    use sluice_node_api::{CheckScript, ScriptOrder};
 
     use super::*;
 
@@ -307,6 +315,11 @@ mod tests {
         };
         let typed = &words(&TaskSpec::RestoreTest { test })[0];
         assert!(typed.ends_with("--console=-> ready --tcp=22=^SSH -- --repo"), "{typed}");
+        let command = vec!["/t".to_owned(), "a b".to_owned()];
+        let scripts = vec![CheckScript { command, ports: vec![80], ..CheckScript::default() }];
+        let test = TestOrder { scripts, point: "web".into(), ..TestOrder::default() };
+        let typed = &words(&TaskSpec::RestoreTest { test })[0];
+        assert!(typed.contains(r#"--script={"command":["/t","a b"],"ports":[80],"#), "{typed}");
         let script = ScriptOrder {
             command: vec!["--json".into()],
             accept: vec![0, 7],
@@ -340,7 +353,7 @@ mod tests {
 
     #[test]
     fn patterns_of_an_inventory_are_never_taken_for_options() {
-        let look = LookOrder {
+        let look = InventoryOrder {
             inventory: "i".into(),
             revision: 3,
             folder: "/srv".into(),
@@ -348,11 +361,11 @@ mod tests {
             except: vec!["*.tmp".into()],
             depth: 2,
             most: 9,
-            ..LookOrder::default()
+            ..InventoryOrder::default()
         };
         let typed = "look --order=i:3 --name=--repo --except=*.tmp --depth=2 --most=9 -- /srv";
         assert_eq!(words(&TaskSpec::Inventory { look: look.clone() }), [typed]);
-        let devices = LookOrder { devices: true, ..look };
+        let devices = InventoryOrder { devices: true, ..look };
         assert!(words(&TaskSpec::Inventory { look: devices })[0].contains(" --devices "));
     }
 

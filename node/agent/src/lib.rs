@@ -28,6 +28,7 @@ mod credentials;
 mod documents;
 mod hooks;
 mod identity;
+mod looks;
 mod metrics;
 mod mounts;
 mod process;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use sluice_node_api::{
-    Finished, Held, MountOrder, MountOrders, MountReport, Outcome, TaskSpec, Work,
+    Finished, Held, LookAnswer, LookOrder, MountOrder, MountOrders, MountReport, Outcome, TaskSpec,
+    Work,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,9 @@ pub trait Mounts: Send + Sync {
 
     /// Gives a mount its secrets.
     async fn supply(&self, id: &str, secrets: BTreeMap<String, String>);
+
+    /// Looks at the files of a mount. Nothing outside of the mount is ever told.
+    async fn look(&self, order: &LookOrder) -> LookAnswer;
 }
 
 impl Agent {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluice_node_api::{TaskSpec, Work};
+use sluice_node_api::{TaskSpec, TestOrder, Work};
 
 use crate::command::image_files;
 use crate::hooks::may_run;
@@ -20,6 +20,9 @@ pub(crate) fn check(
 ) -> Result<(), String> {
     if let TaskSpec::Inventory { look } = &work.spec {
         return places(std::slice::from_ref(&look.folder), None, &work.folders, own);
+    }
+    if let TaskSpec::RestoreTest { test } = &work.spec {
+        return check_test(test, &work.programs, own_programs);
     }
     let (images, folder, kept) = match &work.spec {
         TaskSpec::Backup { images, folder, outputs, snapshot, .. } => {
@@ -54,6 +57,18 @@ fn for_images(folders: &[String], own: &Option<Vec<String>>) -> Result<(), Strin
         }
     }
     Ok(())
+}
+
+/// Refuses commands of a restore test that are not allowed.
+fn check_test(
+    test: &TestOrder,
+    programs: &[String],
+    own: &Option<Vec<String>>,
+) -> Result<(), String> {
+    if !test.ssh.is_empty() && own.is_some() {
+        return Err("this machine runs no commands on guests: --allow-command".into());
+    }
+    test.scripts.iter().try_for_each(|script| may_run(&script.command, programs, own))
 }
 
 fn places(
@@ -100,7 +115,7 @@ fn is_in(real: &Path, folder: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sluice_node_api::{LookOrder, OutputOrder, SnapshotOrder};
+    use sluice_node_api::{InventoryOrder, OutputOrder, SnapshotOrder};
 
     use super::*;
 
@@ -176,6 +191,27 @@ mod tests {
     }
 
     #[test]
+    fn checks_of_restore_tests_run_what_is_allowed() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("check"), "").unwrap();
+        let command = vec![at("check")];
+        let script = sluice_node_api::CheckScript { command, ..Default::default() };
+        let scripts = TestOrder { scripts: vec![script], ..TestOrder::default() };
+        let logins = TestOrder { ssh: vec![Default::default()], ..TestOrder::default() };
+        let allows = |test: &TestOrder, programs: &[&str], own: Option<&str>| {
+            let spec = TaskSpec::RestoreTest { test: test.clone() };
+            let programs = programs.iter().map(|name| at(name)).collect();
+            let work = Work { spec, programs, ..Work::without_repository() };
+            super::check(&work, &None, &own.map(|name| vec![at(name)])).is_ok()
+        };
+        assert!(allows(&scripts, &["check"], None) && allows(&scripts, &["check"], Some("")));
+        assert!(!allows(&scripts, &[], None), "nothing is allowed by itself");
+        assert!(!allows(&scripts, &["check"], Some("other")), "the machine's own word counts");
+        assert!(allows(&logins, &[], None) && !allows(&logins, &[], Some("")));
+    }
+
+    #[test]
     fn links_out_of_a_folder_are_no_way_out_of_it() {
         let base = tempfile::tempdir().unwrap();
         let at = |name: &str| base.path().join(name);
@@ -199,7 +235,7 @@ mod tests {
         let all = backup(vec![], folder, vec![]);
         let look = |name: &str| {
             let folder = at(name).to_str().unwrap().to_owned();
-            TaskSpec::Inventory { look: LookOrder { folder, ..LookOrder::default() } }
+            TaskSpec::Inventory { look: InventoryOrder { folder, ..InventoryOrder::default() } }
         };
         assert!(check(&look("shop"), std::slice::from_ref(&shop), &None).is_ok());
         assert!(check(&look("shop/../bank"), std::slice::from_ref(&shop), &None).is_err());

@@ -94,6 +94,35 @@ pub struct Answer {
     pub body: Value,
 }
 
+/// Something that is being read.
+#[derive(Debug)]
+pub struct Download {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    body: Incoming,
+    client: Client,
+}
+
+impl Download {
+    /// The next piece; nothing at the end.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when it ends early.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = tokio::time::timeout(ANSWER, self.body.frame()).await;
+            let frame = frame.map_err(|error| self.client.lost(error))?;
+            let Some(frame) = frame else { return Ok(None) };
+            // What is no data is about it.
+            if let Ok(bytes) = frame.map_err(|error| self.client.lost(error))?.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
 /// What a server says that refuses.
 fn refused(status: http::StatusCode, body: &Value) -> ClientError {
     let word = |name: &str| body[name].as_str().map(str::to_owned);
@@ -225,6 +254,48 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn fetch(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let (shown, request) = self.reading(path, &[])?;
+        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(&shown, request))
+            .await
+            .map_err(|error| self.lost(error))??;
+        if head.status.is_success() {
+            return Ok(bytes);
+        }
+        Err(refused(head.status, &serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    /// Begins to read something that may be larger than memory.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn open(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Download, ClientError> {
+        let (shown, request) = self.reading(path, headers)?;
+        let begun = async {
+            let mut sender = self.connected(&shown.tls).await?;
+            sender.send_request(request).await.map_err(|error| self.lost(error))
+        };
+        let begun = tokio::time::timeout(ANSWER, begun).await.map_err(|error| self.lost(error))?;
+        let (head, body) = begun?.into_parts();
+        if head.status.is_success() {
+            let (status, headers) = (head.status.as_u16(), head.headers);
+            return Ok(Download { status, headers, body, client: self.clone() });
+        }
+        let read = Limited::new(body, LARGEST).collect();
+        let read = tokio::time::timeout(ANSWER, read).await.map_err(|error| self.lost(error))?;
+        let bytes = read.map_err(|error| self.lost(error))?.to_bytes();
+        Err(refused(head.status, &serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    /// A request that has no document.
+    fn reading(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Shown, Request<Full<Bytes>>), ClientError> {
         let mut request = Request::builder()
             .method(Method::GET)
             .uri(path)
@@ -233,14 +304,11 @@ impl Client {
         if let Some(token) = &shown.token {
             request = request.header("authorization", format!("Bearer {}", token.as_str()));
         }
-        let request = request.body(Full::default()).map_err(|error| self.lost(error))?;
-        let (head, bytes) = tokio::time::timeout(ANSWER, self.exchange(&shown, request))
-            .await
-            .map_err(|error| self.lost(error))??;
-        if head.status.is_success() {
-            return Ok(bytes);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
-        Err(refused(head.status, &serde_json::from_slice(&bytes).unwrap_or_default()))
+        let request = request.body(Full::default()).map_err(|error| self.lost(error))?;
+        Ok((shown, request))
     }
 
     /// Sends any request.

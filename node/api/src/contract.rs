@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::identity::Certified;
-use crate::look::LookOrder;
+use crate::inventory::InventoryOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
@@ -366,7 +366,7 @@ pub enum TaskSpec {
     /// List the disks in a place.
     Inventory {
         /// Which, and which of them.
-        look: LookOrder,
+        look: InventoryOrder,
     },
 }
 
@@ -572,7 +572,7 @@ mod tests {
             TaskSpec::Script { script: ScriptOrder::default() },
             TaskSpec::Commit { mount: "m".into() },
             TaskSpec::Discard { mount: "m".into() },
-            TaskSpec::Inventory { look: LookOrder::default() },
+            TaskSpec::Inventory { look: InventoryOrder::default() },
             TaskSpec::Snapshot {
                 snapshot: SnapshotOrder::default(),
                 images: vec!["/a".into()],

@@ -14,6 +14,8 @@
 //!    │ POST /api/node/v1/lease   ──────────►│  waits up to LEASE_WAIT for a task
 //!    │ POST /api/node/v1/tasks/ID/report ──►│  progress, log, end; answers lease and cancel
 //!    │ POST /api/node/v1/mounts             │  all mounts it has; answers what to do about them
+//!    │ POST /api/node/v1/looks  ──────────►│  waits for a question about the files of a mount
+//!    │ POST /api/node/v1/looks/ID           │  answers it
 //! ```
 //!
 //! But for joining, a node shows a certificate that the server has made for its key. Nodes of
@@ -24,7 +26,8 @@
 mod client;
 mod contract;
 mod identity;
-mod look;
+mod inventory;
+mod looks;
 pub mod metrics;
 mod mounts;
 mod network;
@@ -33,19 +36,22 @@ mod plans;
 mod snapshots;
 mod standing;
 
-pub use client::{Answer, Client, ClientError};
+pub use client::{Answer, Client, ClientError, Download};
 pub use contract::{
     Ask, EVENTS, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome,
     OutputOrder, Report, Reported, TaskSpec, UntilOrder, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
-pub use look::{FoundDisk, LookOrder, LookReport, LookTrouble};
+pub use inventory::{FoundDisk, InventoryOrder, InventoryReport, InventoryTrouble};
+pub use looks::{
+    FileEntry, FileKind, LARGEST_PIECE, Look, LookAnswer, LookOrder, MOST_ENTRIES, Unseen, escaped,
+    unescaped,
+};
 pub use mounts::{
     FIRST_PROTOCOLS, Held, HeldState, MountOrder, MountOrders, MountReport, is_folder, overlay_of,
 };
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
-pub use plans::{HookOrder, HookOrders, ScriptOrder, TestOrder};
-pub use snapshots::{
-    Ability, ImportOrder, Installed, NEEDED, Orders, STANDS, SnapshotOrder, SnapshotUse,
-};
+pub use plans::{CheckScript, CheckSsh, HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
+pub use standing::{Ability, Installed, NEEDED, Orders, STANDS};

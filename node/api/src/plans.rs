@@ -26,8 +26,54 @@ pub struct TestOrder {
     pub tcp: Vec<String>,
     /// Whether the guest agent must answer.
     pub guest_agent: bool,
+    /// Commands of the node that must succeed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<CheckScript>,
+    /// Logins by SSH that must succeed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ssh: Vec<CheckSsh>,
+    /// File of the key for them, on the node.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ssh_key: String,
     /// How long the guest has to answer, in seconds.
     pub timeout_seconds: u64,
+}
+
+/// A command that tells whether a guest answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckScript {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Ports of the guest that it reaches.
+    pub ports: Vec<u16>,
+    /// Exit codes that say that the guest answers; 0 when there are none.
+    pub accept: Vec<i32>,
+    /// Exit codes that say that it never will.
+    pub reject: Vec<i32>,
+    /// It is ended after so long, in seconds, and run again; after a minute when it is 0.
+    pub limit_seconds: u64,
+}
+
+/// A login by SSH that tells whether a guest answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckSsh {
+    /// Who.
+    pub user: String,
+    /// The port; 22 when it is 0.
+    pub port: u16,
+    /// What is run there, without a shell of its own; nothing that matters when it is empty.
+    pub command: Vec<String>,
+}
+
+impl TestOrder {
+    /// How many checks there are. Without any, a login prompt is waited for.
+    pub fn checks(&self) -> usize {
+        let agent = usize::from(self.guest_agent);
+        let all = self.console.len() + self.tcp.len() + self.scripts.len() + self.ssh.len();
+        (all + agent).max(1)
+    }
 }
 
 /// A command to run.

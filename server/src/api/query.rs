@@ -246,3 +246,25 @@ pub(crate) struct ForecastQuery {
     #[param(value_type = Option<String>)]
     pub(crate) project: Option<ProjectId>,
 }
+
+/// Which folder.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FolderQuery {
+    /// Its path below the mount, as it is told; the mount itself without.
+    #[serde(default)]
+    pub(crate) path: String,
+    /// Begin after this name: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which file.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FileQuery {
+    /// Its path below the mount, as it is told.
+    #[serde(default)]
+    pub(crate) path: String,
+}

@@ -8,8 +8,8 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
-    BootSpec, DestinationId, InstanceId, NodeId, Page, PointId, PolicyId, ProjectId, RestoreTest,
-    RestoreTestId, TaskId, TestFilter, TestState,
+    BootCheck, BootSpec, DestinationId, InstanceId, NodeId, Page, PointId, PolicyId, ProjectId,
+    RestoreTest, RestoreTestId, TaskId, TestFilter, TestState,
 };
 use utoipa::ToSchema;
 
@@ -119,6 +119,10 @@ pub(crate) async fn create(
     let mut tx = shared.catalog.begin().await?;
     let point = tx.point(request.point, &actor.visible()).await?;
     actor.require(Permission::Operate, At::instance(point.project, point.instance))?;
+    if request.boot.checks.iter().any(BootCheck::runs_commands) {
+        // Commands are said by who may write policies.
+        actor.require(Permission::Manage, At::instance(point.project, point.instance))?;
+    }
     if point.removed_ms.is_some() {
         return Err(Problem::not_found("restore point"));
     }

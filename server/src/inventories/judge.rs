@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sluice_catalog::{
     Found, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage,
 };
-use sluice_node_api::{FoundDisk, LookReport};
+use sluice_node_api::{FoundDisk, InventoryReport};
 
 /// Lines that are told of one look.
 const MOST_LINES: usize = 200;
@@ -24,7 +24,7 @@ const MOST_LINES: usize = 200;
 /// What was known, and what was seen.
 pub(super) struct Case<'a> {
     pub(super) inventory: &'a Record<Inventory>,
-    pub(super) report: &'a LookReport,
+    pub(super) report: &'a InventoryReport,
     /// What it has found before.
     pub(super) known: &'a [Found],
     /// All instances of the project.

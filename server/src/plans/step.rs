@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use sluice_catalog::{
-    BootSpec, ErrorKind, MountId, MountProtocol, MountSpec, MountState, NewMount, NewTask, Node,
-    NodeId, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice, Script, TaskState,
-    TestState, Tx,
+    BootCheck, BootSpec, ErrorKind, MountId, MountProtocol, MountSpec, MountState, NewMount,
+    NewTask, Node, NodeId, NodeState, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice,
+    Script, TaskState, TestState, Tx,
 };
 use sluice_node_api::{ScriptOrder, TaskSpec};
 use sluice_scheduler::recovery::{Phase, StepState};
@@ -178,16 +178,20 @@ async fn item(
         return Err(Problem::not_found("restore point"));
     }
     step.point = Some(point.new.point.clone());
-    let image = |boot: &BootSpec| BootSpec {
-        image: boot.image.clone().or_else(|| item.image.clone()),
-        ..boot.clone()
+    let image = |boot: &BootSpec| -> Result<BootSpec> {
+        let mut boot = boot.clone();
+        boot.image = boot.image.or_else(|| item.image.clone());
+        for word in boot.checks.iter_mut().filter_map(BootCheck::command_mut).flatten() {
+            *word = filled(word, &state.parameters)?;
+        }
+        Ok(boot)
     };
     if let Some(boot) = item.test.as_ref().filter(|_| run.mode == PlanMode::Test) {
-        return test(tx, &point, &image(boot), item.target.node(), step, now).await;
+        return test(tx, &point, &image(boot)?, item.target.node(), step, now).await;
     }
     match &item.target {
         PlanTarget::BootTest { node, boot } => {
-            test(tx, &point, &image(boot), *node, step, now).await
+            test(tx, &point, &image(boot)?, *node, step, now).await
         }
         PlanTarget::Mount { node, protocol, clients, lease_seconds } => {
             let lease_ms = match run.mode {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::{
-    Client, Finished, FoundDisk, Lease, LookOrder, LookReport, LookTrouble, Outcome, Report,
-    Reported, TaskSpec,
+    Client, Finished, FoundDisk, InventoryOrder, InventoryReport, InventoryTrouble, Lease, Outcome,
+    Report, Reported, TaskSpec,
 };
 
 use crate::support::{Lab, make, status};
@@ -41,14 +41,14 @@ impl Place {
     }
 
     /// Takes the next look as a node does.
-    async fn take(&self) -> (Lease, LookOrder) {
+    async fn take(&self) -> (Lease, InventoryOrder) {
         let lease: Option<Lease> = self.node.post("/api/node/v1/lease", &()).await.unwrap();
         let lease = lease.expect("a task");
         let TaskSpec::Inventory { look } = lease.work.spec.clone() else { panic!() };
         (lease, look)
     }
 
-    async fn tell(&self, lease: &Lease, report: &LookReport) {
+    async fn tell(&self, lease: &Lease, report: &InventoryReport) {
         let finished = Finished {
             outcome: Outcome::Succeeded,
             document: json!(report),
@@ -91,7 +91,7 @@ impl Place {
     }
 }
 
-fn report(order: &LookOrder, names: &[&str]) -> LookReport {
+fn report(order: &InventoryOrder, names: &[&str]) -> InventoryReport {
     let disk = |name: &&str| FoundDisk {
         path: format!("{}/{name}.raw", order.folder),
         size_bytes: 7,
@@ -99,7 +99,12 @@ fn report(order: &LookOrder, names: &[&str]) -> LookReport {
         identity: format!("id {name}"),
     };
     let disks = names.iter().map(disk).collect();
-    LookReport { order: order.name(), disks, mounted_on: "/".into(), ..LookReport::default() }
+    InventoryReport {
+        order: order.name(),
+        disks,
+        mounted_on: "/".into(),
+        ..InventoryReport::default()
+    }
 }
 
 fn state(task: &Value) -> &str {
@@ -158,8 +163,8 @@ async fn a_look_that_failed_marks_nothing_and_an_empty_folder_waits_for_somebody
     let task = place.start(json!({})).await;
     let (lease, order) = place.take().await;
     let why = "permission denied".to_owned();
-    let unread = vec![LookTrouble { path: order.folder.clone(), why }];
-    place.tell(&lease, &LookReport { unread, ..report(&order, &[]) }).await;
+    let unread = vec![InventoryTrouble { path: order.folder.clone(), why }];
+    place.tell(&lease, &InventoryReport { unread, ..report(&order, &[]) }).await;
     let task = place.task(&task).await;
     assert_eq!((state(&task), place.instances().await), ("warnings", all(true).to_vec()));
     let log: Value = place

@@ -16,6 +16,7 @@ mod ldap;
 mod lease;
 mod ledger;
 mod limits;
+mod looks;
 mod maintenance;
 mod matrix;
 mod metrics;

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::monitor::{Monitor, agent_answers};
+use super::script::Script;
 use crate::args::{BootTestArgs, TcpCheck};
 
 /// How much of the console is kept, in bytes: its end.
@@ -70,18 +71,22 @@ pub(super) enum Check {
     Console(usize, String),
     Tcp(TcpCheck),
     GuestAgent,
+    Script(Script),
 }
 
 impl Check {
     /// All that the arguments say, or what goes without saying.
     pub(super) fn all(args: &mut BootTestArgs) -> Vec<Self> {
-        if args.console.is_empty() && args.tcp.is_empty() && !args.guest_agent {
+        let scripts = Script::all(args);
+        let ports = args.console.is_empty() && args.tcp.is_empty();
+        if ports && !args.guest_agent && scripts.is_empty() {
             args.console.extend(Regex::new("login:"));
         }
         let console = args.console.iter().enumerate();
         let console = console.map(|(at, one)| Self::Console(at, one.as_str().to_owned()));
         let tcp = args.tcp.iter().cloned().map(Self::Tcp);
-        console.chain(tcp).chain(args.guest_agent.then_some(Self::GuestAgent)).collect()
+        let agent = args.guest_agent.then_some(Self::GuestAgent);
+        console.chain(tcp).chain(agent).chain(scripts.into_iter().map(Self::Script)).collect()
     }
 
     pub(super) fn told(&self, answered_ms: Option<u64>) -> Value {
@@ -95,6 +100,7 @@ impl Check {
                 json!({"kind": kind, "port": port, "banner": banner, "answered_ms": answered_ms})
             }
             Self::GuestAgent => json!({"kind": "guest-agent", "answered_ms": answered_ms}),
+            Self::Script(script) => script.told(answered_ms),
         }
     }
 
@@ -106,16 +112,17 @@ impl Check {
                 format!("port {port} does not send {:?}", banner.as_str())
             }
             Self::GuestAgent => "the guest agent does not answer".to_owned(),
+            Self::Script(script) => script.words(),
         }
     }
 
-    /// Returns once it answers.
+    /// Returns once it answers, or says that it never will.
     pub(super) async fn wait(
         &self,
         console: &Console,
         monitor: &tokio::sync::Mutex<Monitor>,
         agent: &Path,
-    ) {
+    ) -> Result<(), String> {
         loop {
             let answered = match self {
                 Self::Console(at, _) => console.has(*at),
@@ -123,9 +130,10 @@ impl Check {
                 Self::GuestAgent => {
                     matches!(timeout(ANSWER, agent_answers(agent)).await, Ok(Ok(())))
                 }
+                Self::Script(script) => script.run(monitor).await?,
             };
             if answered {
-                return;
+                return Ok(());
             }
             sleep(LOOK).await;
         }

@@ -1,8 +1,10 @@
 //! What QEMU is called with.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use sluice_node_api::CheckSsh;
 
 use crate::args::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic};
 use crate::error::advise;
@@ -138,7 +140,7 @@ pub(super) fn words(
     say("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".into());
     say("-device", "virtio-rng-pci".into());
     // Nothing gets out, and nothing in but from this machine to what is checked.
-    let ports = args.tcp.iter().map(|check| format!(",hostfwd=tcp:127.0.0.1:0-:{}", check.port));
+    let ports = ports(args).into_iter().map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
     say("-netdev", format!("user,id=net,restrict=on{}", ports.collect::<String>()));
     let card = match args.nic {
         Nic::Virtio => "virtio-net-pci",
@@ -167,6 +169,18 @@ pub(super) fn words(
         say("-device", format!("{device},drive=disk{number},bootindex={}", number + 1));
     }
     Ok(words)
+}
+
+/// Ports of the guest that something is to reach.
+fn ports(args: &BootTestArgs) -> BTreeSet<u16> {
+    let scripts = args.script.iter().flat_map(|script| script.ports.iter().copied());
+    let logins = args.ssh.iter().map(ssh_port);
+    args.tcp.iter().map(|check| check.port).chain(scripts).chain(logins).collect()
+}
+
+/// The port of a login.
+pub(super) fn ssh_port(login: &CheckSsh) -> u16 {
+    if login.port == 0 { 22 } else { login.port }
 }
 
 fn firmware(firmware: Firmware, say: &mut impl FnMut(&str, String)) -> Result<()> {
@@ -199,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_network_leads_nowhere_and_what_is_written_is_thrown_away() {
-        let words = called("sluice boot-test vm --tcp 22=^SSH --tcp 443", &["root", "a,b"]);
+        let line = "sluice boot-test vm --tcp 443 --tcp 22=^SSH --ssh root --ssh-key /k";
+        let words = called(line, &["root", "a,b"]);
         let net =
             "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:443";
         assert!(words.contains(net), "{words}");

@@ -1,10 +1,11 @@
 //! Mounts of a node: the daemon of `mountd` in this process, which starts them as processes of
 //! this executable, as `sluice mountd` does.
 
+mod look;
 mod words;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -14,7 +15,7 @@ use sluice_mountd::protocol::{Answer, Request, Shown};
 use sluice_mountd::table::State;
 use sluice_mountd::{Asker, Config, Daemon, Failure, Store};
 use sluice_node::{Mounts, Refused};
-use sluice_node_api::{Held, HeldState, MountOrder, Work};
+use sluice_node_api::{Held, HeldState, LookAnswer, LookOrder, MountOrder, Unseen, Work};
 use sluice_repository::Clock;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -162,5 +163,19 @@ impl Mounts for Keeper {
         if let Ok(Some(mount)) = self.find(id).await {
             let _ = self.ask(Request::Supply { id: mount.id, secrets }).await;
         }
+    }
+
+    async fn look(&self, order: &LookOrder) -> LookAnswer {
+        let no = |why, message: &str| look::refused((why, message.to_owned()));
+        let Ok(Some(mount)) = self.find(&order.mount).await else {
+            return no(Unseen::NotMounted, "the node does not have this mount now");
+        };
+        let Some(folder) = mount.spec["dir"].as_str().map(PathBuf::from) else {
+            return no(Unseen::Unfit, "only mounts by fuse have files");
+        };
+        // What it is read from may be slow.
+        let order = order.clone();
+        let looked = tokio::task::spawn_blocking(move || look::at(&folder, &order)).await;
+        looked.unwrap_or_else(|_| no(Unseen::Failed, "it cannot be read"))
     }
 }

@@ -1,5 +1,7 @@
 //! Mounted restore points of a server.
 
+mod files;
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -46,6 +48,10 @@ pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Resul
                 output::print(&format!("{}\n", word(&task, "id")))?;
             }
             Ok(Exit::Done)
+        }
+        RemoteMountCommand::Files { id, path } => files::list(context, &client, &id, &path).await,
+        RemoteMountCommand::Download { id, path, output } => {
+            files::download(context, &client, (&id, &path), output.as_deref()).await
         }
         RemoteMountCommand::Stop { id, no_wait } => {
             let ended = client.send(Method::DELETE, &path(&id), None, &[]).await?;

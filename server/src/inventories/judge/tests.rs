@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 use sluice_catalog::{InventoryId, NodeId, ProjectId};
-use sluice_node_api::LookTrouble;
+use sluice_node_api::InventoryTrouble;
 
 use super::*;
 
@@ -18,9 +18,9 @@ fn disk(path: &str) -> FoundDisk {
     FoundDisk { identity: format!("id {path}"), path, format, size_bytes: 5 }
 }
 
-fn report(paths: &[&str]) -> LookReport {
+fn report(paths: &[&str]) -> InventoryReport {
     let disks = paths.iter().map(|path| disk(path)).collect();
-    LookReport { disks, mounted_on: "/srv".into(), ..LookReport::default() }
+    InventoryReport { disks, mounted_on: "/srv".into(), ..InventoryReport::default() }
 }
 
 impl World {
@@ -33,7 +33,7 @@ impl World {
         Self { inventory, known, instances, last, accept_gone: false }
     }
 
-    fn judge(&self, report: &LookReport) -> Verdict {
+    fn judge(&self, report: &InventoryReport) -> Verdict {
         judge(&Case {
             inventory: &self.inventory,
             report,
@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Looks, and takes over what follows, as a server does.
-    fn look(&mut self, report: &LookReport) -> Verdict {
+    fn look(&mut self, report: &InventoryReport) -> Verdict {
         let verdict = self.judge(report);
         for (name, unit) in verdict.add.clone() {
             let instance = self.instance(&name, unit.source.clone(), None);
@@ -128,7 +128,7 @@ fn what_nothing_is_known_of_is_not_gone() {
     world.inventory.body.most_gone_percent = 100;
     world.look(&report(&["/srv/images/a.raw", "/srv/images/x/b.raw", "/srv/images/xy/c.raw"]));
     let mut shut = report(&[]);
-    shut.unread.push(LookTrouble { path: "/srv/images/x".into(), why: "closed".into() });
+    shut.unread.push(InventoryTrouble { path: "/srv/images/x".into(), why: "closed".into() });
     let verdict = world.judge(&shut);
     assert_eq!((counts(&verdict), verdict.warns()), ([0, 2, 0, 0], true), "xy is not in x");
     shut.unread[0].path = "/srv/images".into();
@@ -269,7 +269,7 @@ fn a_folder_is_an_instance_with_its_files_as_disks() {
     // A disk that could not be looked at is not taken away, and no folder is taken without it.
     let mut part = report(&["/srv/images/db/a.raw", paths[1]]);
     for path in [paths[2], "/srv/images/db/b.raw"] {
-        part.unread.push(LookTrouble { path: path.into(), why: "failing".into() });
+        part.unread.push(InventoryTrouble { path: path.into(), why: "failing".into() });
     }
     let verdict = world.look(&part);
     assert_eq!((verdict.noted.len(), counts(&verdict)), (0, [0; 4]));

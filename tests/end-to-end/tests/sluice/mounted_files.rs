@@ -156,3 +156,51 @@ fn wait_until_ok(mut run: impl FnMut() -> Ran) -> Value {
     });
     last.unwrap()
 }
+
+#[test]
+fn files_of_a_mount_are_listed_and_downloaded_through_the_server() {
+    let lab = Lab::new();
+    let server = lab.serve();
+    lab.set_up(&server);
+    let above = lab.path("mounts");
+    fs::create_dir_all(&above).unwrap();
+    let mover = lab.near_mover(&["--mount-folder", text(&above)]);
+    let by = ["remote-mount", "start", "shop/web", "--node", "mover", "--protocol", "fuse"];
+    let mount = wait_until_ok(|| lab.cmd(&by).run());
+    let id = mount["id"].as_str().unwrap();
+    let listed = |path: &str| lab.ok(&["remote-mount", "files", id, path]).json()["items"].clone();
+    let instance = listed("/")[0]["path"].as_str().unwrap().to_owned();
+    let points = listed(&instance);
+    let latest = points.as_array().unwrap().iter().find(|one| one["name"] == "latest");
+    assert_eq!(latest.expect("there is the newest")["kind"], "link");
+    let files = listed(&format!("{instance}/latest"));
+    let image = |one: &&Value| one["name"].as_str().unwrap().ends_with(".raw");
+    let image = files.as_array().unwrap().iter().find(image).expect("there is the image");
+    let size = fs::metadata(lab.path("disk.raw")).unwrap().len();
+    assert_eq!(image["size"], size);
+
+    let (path, got) = (image["path"].as_str().unwrap(), lab.path("got"));
+    let get = ["remote-mount", "download", id, path, "--output", text(&got)];
+    assert_eq!(lab.ok(&get).json()["bytes"], size);
+    assert!(fs::read(&got).unwrap() == fs::read(lab.path("disk.raw")).unwrap());
+    // A client that knows nothing of this project, and wants a part.
+    let login: Value = serde_json::from_slice(&fs::read(lab.path("login.json")).unwrap()).unwrap();
+    let bearer = format!("Authorization: Bearer {}", login["token"].as_str().unwrap());
+    let uri =
+        format!("{}/api/v1/mounts/{id}/content?path={path}", server.ready["url"].as_str().unwrap());
+    let range = format!("{}-{}", RANGE.start(), RANGE.end());
+    let part = lab.path("part");
+    let words = ["-sSfk", "--max-time", "60", "-H", &bearer, "-r", &range, "-o", text(&part)];
+    Cmd::new("curl").args(words).arg(&uri).ok();
+    assert_eq!(fs::read(part).unwrap(), fs::read(lab.path("disk.raw")).unwrap()[RANGE]);
+
+    // Nothing of the node beside the mount, and nothing once it has ended.
+    for out in ["/..", "/../../etc/passwd", "/%2E%2E"] {
+        lab.cmd(&["remote-mount", "files", id, out]).fails(1);
+    }
+    lab.cmd(&["remote-mount", "download", id, "/none", "--output", text(&got)]).fails(1);
+    assert_eq!(fs::metadata(&got).unwrap().len(), size, "what was there is still there");
+    lab.ok(&["remote-mount", "stop", id]);
+    lab.cmd(&["remote-mount", "files", id]).fails(1);
+    drop(mover);
+}

@@ -92,6 +92,107 @@ fn a_guest_that_answers_is_told_from_one_that_does_not() {
     assert!(std::fs::read(out).unwrap().starts_with(SPEAKS));
 }
 
+/// A program that tells how often it was run, and what it was given.
+fn program(path: &Path, body: &str) -> String {
+    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    text(path).to_owned()
+}
+
+#[test]
+fn commands_of_the_node_tell_whether_a_guest_answers() {
+    if !has_qemu() {
+        return;
+    }
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    bootable(&image, SPEAKS);
+    repo.sluice(["backup", "speaks", image.to_str().unwrap()]).ok();
+    let within = |timeout: &str, script: String| {
+        let words = ["--json", "--no-progress", "boot-test", "speaks", "--timeout", timeout];
+        repo.sluice(words).args(["--script", &script])
+    };
+    let test = |script: String| within("60s", script);
+    // Twice it says not yet; it finds the guest's ports, and none of what opens the repository.
+    let log = repo.path("log");
+    let again = program(
+        &repo.path("again"),
+        &format!(
+            "env >> {0}; echo run \"$1\"; [ $(grep -c ^SLUICE_GUEST_HOST= {0}) -ge 3 ]",
+            text(&log)
+        ),
+    );
+    let told = test(format!("80,443={again} 'two words'")).ok().json();
+    let check = &told["checks"][0];
+    assert_eq!((&told["verdict"], &check["runs"]), (&json!("ok"), &json!(3)), "{told}");
+    assert_eq!(check["said"], "run two words\n", "{told}");
+    let given = std::fs::read_to_string(&log).unwrap();
+    let ports = |port: &str| given.matches(&format!("SLUICE_GUEST_PORT_{port}=")).count();
+    assert_eq!((ports("80"), ports("443")), (3, 3), "{given}");
+    assert!(!given.contains("SLUICE_PASSPHRASE") && !given.contains("SLUICE_REPO"), "{given}");
+
+    // One that says never is believed at once, and other codes can be good.
+    let three = program(&repo.path("three"), "exit 3");
+    let told = test(json!({"command": [three], "reject": [3]}).to_string()).fails(3).json();
+    assert_eq!((&told["verdict"], &told["checks"][0]["runs"]), (&json!("failed"), &json!(1)));
+    assert!(told["reason"].as_str().unwrap().contains("exit status: 3"), "{told}");
+    test(json!({"command": [three], "accept": [3]}).to_string()).ok();
+
+    // What takes too long is ended with all that it has started, and so is what runs at the end.
+    let mark = format!("{}.5", 86_400 + std::process::id());
+    let hangs = program(&repo.path("hangs"), &format!("sleep {mark} & sleep {mark}"));
+    let script = json!({"command": [hangs], "limit_seconds": 1}).to_string();
+    let told = within("4s", script).fails(3).json();
+    assert!(told["checks"][0]["runs"].as_u64().unwrap() >= 1, "{told}");
+    let sleeps = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(&mark)).count()
+    };
+    wait_until("nothing that it has started is left", || sleeps() == 0);
+}
+
+#[test]
+fn a_server_lets_checks_run_what_the_node_allows() {
+    if !has_qemu() {
+        return;
+    }
+    let place = Place::new();
+    let image = speaking(&place);
+    let up = Up::start(&place);
+    place.log_in(&up);
+    place.ok(&["project", "set", "shop"]);
+    place.ok(&["instance", "set", "shop/web", "--disk", image.to_str().unwrap()]);
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the backup", || !place.done("backup").is_empty());
+    let check = program(&place.path("check"), "echo fine");
+    let boot = json!({"checks": [{"kind": "script", "command": [check]},
+        {"kind": "console", "pattern": "login:"}], "timeout_seconds": 60});
+    let boot = place.write("boot.json", &boot.to_string());
+    let run = ["restore-test", "run", "shop/web", "--spec", boot.to_str().unwrap()];
+    let test = place.cmd(&run).fails(1).json();
+    assert_eq!(test["state"], "undone", "{test}");
+    assert!(test["message"].as_str().unwrap().contains("not allowed"), "{test}");
+    let config = place.write("node.json", &json!({"commands": [check]}).to_string());
+    place.ok(&["node-config", "set", "default", "--spec", config.to_str().unwrap()]);
+    let test = place.ok(&run).json();
+    let checks = test["report"]["checks"].as_array().unwrap();
+    let script = checks.iter().find(|check| check["kind"] == "script").unwrap();
+    assert_eq!((&script["said"], &script["runs"]), (&json!("fine\n"), &json!(1)), "{test}");
+
+    // Logging in takes a key, which the node's configuration names.
+    let boot = json!({"checks": [{"kind": "ssh", "user": "root"}], "timeout_seconds": 2});
+    let boot = place.write("boot.json", &boot.to_string());
+    let run = ["restore-test", "run", "shop/web", "--spec", boot.to_str().unwrap()];
+    let test = place.cmd(&run).fails(1).json();
+    assert!(test["message"].as_str().unwrap().contains("logging in to guests"), "{test}");
+    let ssh = json!({"key_file": place.path("key"), "known_hosts": "/dev/null", "guests": []});
+    let config = place.write("node.json", &json!({"guest_ssh": ssh}).to_string());
+    place.ok(&["node-config", "set", "default", "--spec", config.to_str().unwrap()]);
+    let test = place.cmd(&run).fails(3).json();
+    assert!(test["message"].as_str().unwrap().contains("login of root by SSH"), "{test}");
+}
+
 #[test]
 fn policies_test_restore_points_and_no_guest_outlives_its_node() {
     if !has_qemu() {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A place to look through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LookOrder {
+pub struct InventoryOrder {
     /// The inventory's id at the server.
     pub inventory: String,
     /// Which of its revisions says so.
@@ -29,15 +29,15 @@ pub struct LookOrder {
 /// What is there: the document of the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LookReport {
+pub struct InventoryReport {
     /// `INVENTORY:REVISION` of the order.
     pub order: String,
     /// In the order of their paths.
     pub disks: Vec<FoundDisk>,
     /// Of what lies at these paths and in them nothing is known.
-    pub unread: Vec<LookTrouble>,
+    pub unread: Vec<InventoryTrouble>,
     /// What is there and cannot be told of.
-    pub passed: Vec<LookTrouble>,
+    pub passed: Vec<InventoryTrouble>,
     /// Where in the folder other file systems are mounted.
     pub mounts: BTreeSet<String>,
     /// Where the file system of the folder is mounted.
@@ -61,14 +61,14 @@ pub struct FoundDisk {
 /// Something that could not be looked at, or was passed over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LookTrouble {
+pub struct InventoryTrouble {
     /// Its path.
     pub path: String,
     /// Why.
     pub why: String,
 }
 
-impl LookOrder {
+impl InventoryOrder {
     /// What a report on it says that it is one on.
     pub fn name(&self) -> String {
         format!("{}:{}", self.inventory, self.revision)

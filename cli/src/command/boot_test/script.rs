@@ -1,0 +1,297 @@
+//! Commands of this machine that tell whether a guest answers.
+//!
+//! ```text
+//!   exit code   accepted ──► it answers
+//!               rejected ──► it never will: the test has failed
+//!               any other, or none in time ──► the command is run again
+//! ```
+//!
+//! A command gets nothing of this process's secrets. It ends, with all that it has started, with
+//! the test, however that ends.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use sluice_node_api::{CheckScript, CheckSsh};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::machine::ssh_port;
+use super::monitor::Monitor;
+use crate::args::BootTestArgs;
+use crate::leash;
+
+/// How much of what a command writes is kept, in bytes: its end.
+const SAID: usize = 4 << 10;
+/// How long a command may take when nothing is said.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Pause before it is run again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What a command gets of this process's environment.
+const KEPT: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
+/// Where the guest's ports are.
+const HOST: &str = "127.0.0.1";
+
+/// A command that is run until it says that the guest answers.
+#[derive(Debug, Clone)]
+pub(super) struct Script {
+    what: What,
+    accept: Vec<i32>,
+    reject: Vec<i32>,
+    limit: Duration,
+    ports: Vec<u16>,
+    last: Arc<Mutex<Last>>,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Command(Vec<String>),
+    Login(CheckSsh, PathBuf),
+}
+
+/// How it ended last.
+#[derive(Debug, Default)]
+struct Last {
+    runs: u32,
+    ended: String,
+    said: String,
+}
+
+impl Script {
+    /// All that the arguments say.
+    pub(super) fn all(args: &BootTestArgs) -> Vec<Self> {
+        let key = args.ssh_key.clone().unwrap_or_default();
+        let scripts = args.script.iter().map(Self::of_command);
+        scripts.chain(args.ssh.iter().map(|login| Self::of_login(login, key.clone()))).collect()
+    }
+
+    fn of_command(script: &CheckScript) -> Self {
+        let limit = match script.limit_seconds {
+            0 => LIMIT,
+            seconds => Duration::from_secs(seconds),
+        };
+        let accept = if script.accept.is_empty() { vec![0] } else { script.accept.clone() };
+        Self {
+            what: What::Command(script.command.clone()),
+            accept,
+            reject: script.reject.clone(),
+            limit,
+            ports: script.ports.clone(),
+            last: Arc::default(),
+        }
+    }
+
+    fn of_login(login: &CheckSsh, key: PathBuf) -> Self {
+        let ports = vec![ssh_port(login)];
+        let what = What::Login(login.clone(), key);
+        let (accept, reject, last) = (vec![0], Vec::new(), Arc::default());
+        Self { what, accept, reject, limit: LIMIT, ports, last }
+    }
+
+    /// What is told of it.
+    pub(super) fn told(&self, answered_ms: Option<u64>) -> Value {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = match &self.what {
+            What::Command(command) => json!({"kind": "script", "command": command}),
+            What::Login(login, _) => {
+                json!({"kind": "ssh", "user": login.user, "port": ssh_port(login)})
+            }
+        };
+        told["answered_ms"] = json!(answered_ms);
+        told["runs"] = last.runs.into();
+        told["ended"] = last.ended.as_str().into();
+        told["said"] = last.said.as_str().into();
+        told
+    }
+
+    /// What is missing while it has not said that the guest answers.
+    pub(super) fn words(&self) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let what = match &self.what {
+            What::Command(command) => command.first().cloned().unwrap_or_default(),
+            What::Login(login, _) => format!("the login of {} by SSH", login.user),
+        };
+        match last.ended.as_str() {
+            "" => format!("{what} has not ended"),
+            ended => format!("{what}: {ended}"),
+        }
+    }
+
+    /// Runs it once; whether it says that the guest answers.
+    ///
+    /// # Errors
+    /// Why it never will.
+    pub(super) async fn run(&self, monitor: &AsyncMutex<Monitor>) -> Result<bool, String> {
+        // A command with no port yet would only find out that there is none.
+        let flows = monitor.lock().await.network().await.unwrap_or_default();
+        let here = |port: u16| {
+            let mut of_port = flows.iter().filter(|flow| flow.there == port);
+            of_port.find(|flow| flow.state == "HOST_FORWARD").map(|flow| flow.here)
+        };
+        let places: Option<Vec<(u16, u16)>> =
+            self.ports.iter().map(|port| Some((*port, here(*port)?))).collect();
+        let Some(places) = places else { return Ok(false) };
+        let (ended, said) = self.once(&places).await;
+        let code = match &ended {
+            Ok(status) => status.code(),
+            Err(_) => None,
+        };
+        let text = ended.map_or_else(|why| why, |status| status.to_string());
+        {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.runs += 1;
+            last.ended = text;
+            last.said = said;
+        }
+        match code {
+            Some(code) if self.accept.contains(&code) => Ok(true),
+            Some(code) if self.reject.contains(&code) => Err(self.words()),
+            _ => {
+                tokio::time::sleep(PAUSE).await;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        places: &[(u16, u16)],
+    ) -> (Result<std::process::ExitStatus, String>, String) {
+        let command = match &self.what {
+            What::Command(command) => command.clone(),
+            What::Login(login, key) => {
+                let here = places.first().map_or(0, |(_, here)| *here);
+                ssh(login, &key.to_string_lossy(), here)
+            }
+        };
+        let mut running = match Running::start(&command, places) {
+            Ok(running) => running,
+            Err(why) => return (Err(why), String::new()),
+        };
+        let ended = tokio::time::timeout(self.limit, running.child.wait()).await;
+        let ended = match ended {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it took longer than it may".to_owned()),
+        };
+        let said = running.said();
+        (ended, said)
+    }
+}
+
+/// `ssh` that asks nobody and forwards nothing. The guest's key is not looked at: it runs on this
+/// machine, of a restore point, and nobody else can take its place.
+fn ssh(login: &CheckSsh, key: &str, here: u16) -> Vec<String> {
+    let options = [
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "GlobalKnownHostsFile=/dev/null",
+        "ConnectTimeout=10",
+        "ForwardAgent=no",
+        "ClearAllForwardings=yes",
+        "LogLevel=ERROR",
+    ];
+    let mut words: Vec<String> = ["ssh", "-F", "none", "-T", "-i", key].map(Into::into).to_vec();
+    words.extend(options.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
+    words.extend(["-p".to_owned(), here.to_string(), "--".to_owned()]);
+    words.push(format!("{}@{HOST}", login.user));
+    // The guest's shell reads them.
+    let quoted = |word: &String| format!("'{}'", word.replace('\'', "'\\''"));
+    match login.command.as_slice() {
+        [] => words.push("true".to_owned()),
+        command => words.push(command.iter().map(quoted).collect::<Vec<_>>().join(" ")),
+    }
+    words
+}
+
+/// A command that runs; killed with all that it has started when dropped.
+struct Running {
+    child: tokio::process::Child,
+    group: Option<Pid>,
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Running {
+    fn start(words: &[String], places: &[(u16, u16)]) -> Result<Self, String> {
+        let (program, words) = words.split_first().ok_or("there is no command")?;
+        let mut command = leash::tether(program.as_ref()).map_err(|error| error.to_string())?;
+        for (name, _) in std::env::vars_os() {
+            if !KEPT.iter().any(|kept| name == *kept) {
+                command.env_remove(name);
+            }
+        }
+        command.args(words).env("SLUICE_GUEST_HOST", HOST).process_group(0).kill_on_drop(true);
+        for (there, here) in places {
+            command.env(format!("SLUICE_GUEST_PORT_{there}"), here.to_string());
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("cannot start: {error}"))?;
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(group) = group {
+            leash::take_along(group);
+        }
+        let said = Arc::default();
+        keep(child.stdout.take(), Arc::clone(&said));
+        keep(child.stderr.take(), Arc::clone(&said));
+        Ok(Self { child, group, said })
+    }
+
+    fn said(&self) -> String {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&said).into_owned();
+        text.chars().filter(|c| *c == '\n' || *c == '\t' || !c.is_control()).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL);
+            leash::let_go(group);
+        }
+    }
+}
+
+/// Keeps the end of what comes out of a pipe.
+fn keep(from: Option<impl AsyncRead + Unpin + Send + 'static>, to: Arc<Mutex<Vec<u8>>>) {
+    let Some(mut from) = from else { return };
+    tokio::spawn(async move {
+        let mut piece = [0; 1024];
+        while let Ok(many @ 1..) = from.read(&mut piece).await {
+            let mut said = to.lock().unwrap_or_else(PoisonError::into_inner);
+            said.extend_from_slice(&piece[..many]);
+            let rest = said.len().saturating_sub(SAID);
+            said.drain(..rest);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_asks_nobody_and_its_words_are_the_guests() {
+        let command = vec!["systemctl".to_owned(), "it's".to_owned()];
+        let login = CheckSsh { user: "root".into(), port: 22, command };
+        let typed = ssh(&login, "/k", 40122);
+        assert_eq!(typed.last().unwrap(), r"'systemctl' 'it'\''s'");
+        let text = typed.join(" ");
+        assert!(text.contains("-i /k") && text.contains("-p 40122 -- root@127.0.0.1"), "{text}");
+        assert!(text.contains("BatchMode=yes") && text.contains("IdentitiesOnly=yes"), "{text}");
+        let login = CheckSsh { user: "root".into(), ..CheckSsh::default() };
+        assert_eq!(ssh(&login, "/k", 1).last().unwrap(), "true");
+    }
+
+    #[test]
+    fn what_nothing_is_said_of_is_usual() {
+        let script = Script::of_command(&CheckScript::default());
+        assert_eq!((script.accept.as_slice(), script.limit), (&[0][..], LIMIT));
+    }
+}
