@@ -166,7 +166,12 @@ impl<K: Kind> Record<K> {
         )
     }
 
-    fn read(row: &AnyRow) -> Result<Self> {
+    /// A list of them, oldest first.
+    pub(crate) fn listed() -> Listed {
+        Listed::oldest(K::TABLE, COLUMNS).reading(Self::select())
+    }
+
+    pub(crate) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             id: row.id("id")?,
             project: row.maybe_id("project_id")?,
@@ -304,12 +309,22 @@ impl Tx {
         shared: Option<&'static str>,
         page: &Page,
     ) -> Result<Vec<AnyRow>> {
+        self.records_of::<K>(Record::<K>::listed(), visible, shared, page).await
+    }
+
+    /// A page of a list of records, with what the system shares as a column or expression tells it.
+    pub(crate) async fn records_of<K: Kind>(
+        &mut self,
+        list: Listed,
+        visible: &Visible,
+        shared: Option<&'static str>,
+        page: &Page,
+    ) -> Result<Vec<AnyRow>> {
         let own = [(K::WORD, "id")];
         let columns = match K::TABLE {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
             _ => Whose { project: "project_id", shared, resources: &own },
         };
-        let list = Listed::oldest(K::TABLE, COLUMNS).reading(Record::<K>::select());
         self.page(list, (visible, &columns), page).await
     }
 

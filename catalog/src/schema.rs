@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0017-trusted-destinations.sql"),
     include_str!("../migrations/0018-limits-that-hold.sql"),
     include_str!("../migrations/0019-maintenance.sql"),
+    include_str!("../migrations/0025-filters.sql"),
 ];
 
 const SETTINGS: &str =

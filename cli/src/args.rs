@@ -11,6 +11,7 @@ mod generate;
 mod heal;
 mod init;
 mod key;
+mod lists;
 mod lock;
 mod mount;
 mod mountd;
@@ -58,6 +59,10 @@ pub(crate) use generate::{CompletionsArgs, ManArgs};
 pub(crate) use heal::HealArgs;
 pub(crate) use init::{Encryption, InitArgs};
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
+pub(crate) use lists::{
+    ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
+    TaskListArgs, TestListArgs, TimeFilter,
+};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};

@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod approvals;
+mod filters;
 mod grants;
 mod history;
 mod leases;

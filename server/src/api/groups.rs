@@ -10,6 +10,7 @@ use sluice_catalog::{Grant, Group, GroupId, NewGroup, Tx, UserId};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
+use crate::api::filters::NameQuery;
 use crate::api::records::{based_on, stale};
 use crate::api::users::{check_grants, keep_one};
 use crate::api::{Body, List, PageQuery, Path, Query};
@@ -67,16 +68,17 @@ async fn checked(tx: &mut Tx, spec: GroupSpec) -> Result<NewGroup> {
 
 /// List groups
 #[utoipa::path(get, path = "/api/v1/groups", tag = "user", operation_id = "list-groups",
-    params(PageQuery), responses(
+    params(NameQuery), responses(
     (status = 200, body = List<GroupView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NameQuery>,
 ) -> Result<Json<List<GroupView>>> {
     actor.require(Permission::Administer, None)?;
-    let page = query.page()?;
-    let groups = shared.catalog.read().await?.groups(&page).await?;
+    let page = PageQuery { after: query.after, limit: query.limit }.page()?;
+    let name = query.name.unwrap_or_else(|| "*".to_owned());
+    let groups = shared.catalog.read().await?.groups_called(&name, &page).await?;
     let views = groups.into_iter().map(GroupView::from).collect();
     Ok(Json(List::new(views, page.limit, |view: &GroupView| view.id.to_string())))
 }

@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::json;
-use sluice_catalog::{InstanceId, Missed, PolicyId, ProjectId};
+use sluice_catalog::{InstanceId, Missed, MissedFilter, PolicyId, ProjectId};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::query::MissedQuery;
+use crate::api::query::{MissedQuery, span};
 use crate::api::{Body, List, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -79,8 +79,14 @@ pub(crate) async fn missed(
     Query(query): Query<MissedQuery>,
 ) -> Result<Json<List<MissedView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let since = query.since_ms.unwrap_or(0);
-    let missed = shared.catalog.read().await?.missed(&actor.visible(), since).await?;
+    let filter = MissedFilter {
+        policy: query.policy,
+        instance: query.instance,
+        project: query.project,
+        reason: query.reason,
+        at: span(query.since_ms, query.until_ms)?,
+    };
+    let missed = shared.catalog.read().await?.missed_of(&actor.visible(), &filter).await?;
     let items = missed.into_iter().map(MissedView::from).collect();
-    Ok(Json(List { items, next: None }))
+    Ok(Json(List::all(items)))
 }

@@ -16,9 +16,10 @@ use sluice_scheduler::work::TaskKind;
 use utoipa::ToSchema;
 
 use crate::access::Permission;
+use crate::api::filters::{self, NodeQuery};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::JoinQuery;
-use crate::api::{Body, List, PageQuery, Path, Query};
+use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
@@ -97,23 +98,21 @@ fn view(
 
 /// List nodes
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "node", operation_id = "list-nodes",
-    params(PageQuery), responses(
+    params(NodeQuery), responses(
     (status = 200, body = List<NodeView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NodeQuery>,
 ) -> Result<Json<List<NodeView>>> {
     actor.require_some_node(Permission::Read)?;
-    let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
-    let (nodes, seen) = (tx.list::<Node>(&actor.visible(), &page).await?, tx.liveness().await?);
-    let ends = tx.certificate_ends().await?;
-    let views = nodes.into_iter().map(|node| {
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    let shown = |node: Record<Node>| {
         let (seen, end) = (seen.get(&node.id), ends.get(&node.id).copied());
         view(node, seen, end)
-    });
-    Ok(Json(List::new(views.collect(), page.limit, |view| view.id.to_string())))
+    };
+    filters::list(&mut tx, &actor.visible(), &query, shown).await.map(Json)
 }
 
 /// Read a node

@@ -10,10 +10,11 @@ use sluice_catalog::{IdentityProvider, LoginVia, OidcVia, ProviderId, Record, Tx
 use utoipa::ToSchema;
 
 use crate::access::Permission;
+use crate::api::filters::{self, NameQuery};
 use crate::api::policies::EVERYTHING;
 use crate::api::records::{Change, Create, View, based_on, stale, tagged};
 use crate::api::users::check_grants;
-use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
+use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
 use crate::identity;
 use crate::problem::{Problem, Result};
@@ -45,18 +46,16 @@ fn same_people(old: &IdentityProvider, new: &IdentityProvider) -> bool {
 
 /// List identity providers
 #[utoipa::path(get, path = "/api/v1/identity-providers", tag = "user",
-    operation_id = "list-identity-providers", params(PageQuery), responses(
+    operation_id = "list-identity-providers", params(NameQuery), responses(
     (status = 200, body = List<View<IdentityProvider>>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NameQuery>,
 ) -> Result<Json<List<View<IdentityProvider>>>> {
     actor.require(Permission::Administer, None)?;
-    let page = query.page()?;
-    let records = shared.catalog.read().await?.list::<IdentityProvider>(&EVERYTHING, &page).await?;
-    let views = records.into_iter().map(View::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &View<IdentityProvider>| view.id().to_owned())))
+    let mut tx = shared.catalog.read().await?;
+    filters::list(&mut tx, &EVERYTHING, &query, View::from).await.map(Json)
 }
 
 /// Make an identity provider

@@ -9,8 +9,9 @@ use sluice_catalog::{Destination, Instance, Kind, Plan, Policy, Project, Project
 use utoipa::ToSchema;
 
 use crate::access::{Permission, granted};
+use crate::api::List;
+use crate::api::filters::{self, Filter};
 use crate::api::policies::{check_destination, check_policy};
-use crate::api::{List, PageQuery};
 use crate::auth::Actor;
 use crate::destinations as allowed;
 use crate::node_configs;
@@ -61,13 +62,6 @@ pub(crate) struct Change<B> {
     name: String,
     /// What it says.
     spec: B,
-}
-
-impl<B> View<B> {
-    /// Its id.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
 }
 
 impl<B> Create<B> {
@@ -260,13 +254,11 @@ impl Rules for Plan {
 async fn list<K: Rules>(
     shared: &Shared,
     actor: &Actor,
-    query: &PageQuery,
+    filter: &impl Filter<K>,
 ) -> Result<Json<List<View<K>>>> {
     actor.require_anywhere(Permission::Read)?;
-    let page = query.page()?;
-    let records = shared.catalog.read().await?.list::<K>(&actor.visible(), &page).await?;
-    let views = records.into_iter().map(View::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &View<K>| view.id.clone())))
+    let mut tx = shared.catalog.read().await?;
+    filters::list(&mut tx, &actor.visible(), filter, View::from).await.map(Json)
 }
 
 async fn create<K: Rules>(shared: &Shared, actor: &Actor, new: Create<K>) -> Result<Response> {
@@ -334,7 +326,10 @@ async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<S
 
 /// The five requests of a kind.
 macro_rules! requests {
-    ($module:ident, $body:ident, $id:ident, $tag:literal, $all:literal, $one:literal) => {
+    (
+        $module:ident, $body:ident, $id:ident, $query:ident,
+        $tag:literal, $all:literal, $one:literal
+    ) => {
         #[doc = concat!("`", $all, "`")]
         pub(crate) mod $module {
             use axum::Json;
@@ -344,18 +339,20 @@ macro_rules! requests {
             use sluice_catalog::{$body, $id};
 
             use super::{Change, Create, View};
-            use crate::api::{Body, List, PageQuery, Path, Query};
+            use crate::api::filters::$query;
+            use crate::api::{Body, List, Path, Query};
             use crate::auth::Actor;
             use crate::problem::{Problem, Result};
             use crate::state::Shared;
 
             /// List them
             #[utoipa::path(get, path = $all, tag = $tag, operation_id = concat!("list-", $tag),
-                        params(PageQuery), responses((status = 200, body = List<View<$body>>)))]
+                        params($query), responses((status = 200, body = List<View<$body>>),
+                        (status = "4XX", body = Problem)))]
             pub(crate) async fn list(
                 State(shared): State<Shared>,
                 actor: Actor,
-                Query(query): Query<PageQuery>,
+                Query(query): Query<$query>,
             ) -> Result<Json<List<View<$body>>>> {
                 super::list(&shared, &actor, &query).await
             }
@@ -415,11 +412,20 @@ macro_rules! requests {
     };
 }
 
-requests!(projects, Project, ProjectId, "project", "/api/v1/projects", "/api/v1/projects/{id}");
+requests!(
+    projects,
+    Project,
+    ProjectId,
+    NameQuery,
+    "project",
+    "/api/v1/projects",
+    "/api/v1/projects/{id}"
+);
 requests!(
     destinations,
     Destination,
     DestinationId,
+    DestinationQuery,
     "destination",
     "/api/v1/destinations",
     "/api/v1/destinations/{id}"
@@ -428,9 +434,18 @@ requests!(
     instances,
     Instance,
     InstanceId,
+    InstanceQuery,
     "instance",
     "/api/v1/instances",
     "/api/v1/instances/{id}"
 );
-requests!(policies, Policy, PolicyId, "policy", "/api/v1/policies", "/api/v1/policies/{id}");
-requests!(plans, Plan, PlanId, "plan", "/api/v1/plans", "/api/v1/plans/{id}");
+requests!(
+    policies,
+    Policy,
+    PolicyId,
+    PolicyQuery,
+    "policy",
+    "/api/v1/policies",
+    "/api/v1/policies/{id}"
+);
+requests!(plans, Plan, PlanId, PlanQuery, "plan", "/api/v1/plans", "/api/v1/plans/{id}");

@@ -93,7 +93,8 @@ async fn fire(shared: &Shared, plan: &Record<Plan>, slot: &mut Slot, now: u64) -
 
 /// Begins a run, unless one of the plan is under way.
 async fn begin(tx: &mut Tx, plan: &Record<Plan>, slot: &Slot, at: u64, now: u64) -> Result<()> {
-    let filter = PlanRunFilter { state: Some(PlanRunState::Running), plan: Some(plan.id) };
+    let state = Some(PlanRunState::Running);
+    let filter = PlanRunFilter { state, plan: Some(plan.id), ..PlanRunFilter::default() };
     let page = Page { after: None, limit: 1 };
     let busy = !tx.plan_runs(&EVERYTHING, &filter, &page).await?.is_empty();
     let key = format!("{}/{}/{at}", plan.id, slot.name);

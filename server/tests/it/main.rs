@@ -8,6 +8,7 @@ mod copies;
 mod damage;
 mod destinations;
 mod device;
+mod filters;
 mod hostile;
 mod large;
 mod ldap;
