@@ -4,6 +4,7 @@
 //! next time of each schedule, and at nothing else.
 
 mod slot;
+mod timetable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use crate::restore_tests;
 use crate::state::Shared;
 pub(crate) use slot::compiled;
 pub(crate) use slot::{Due, Times};
+pub(crate) use timetable::{Clockwork, Slot as Scheduled, Timetable};
 
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
