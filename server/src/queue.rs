@@ -11,18 +11,20 @@
 //! have in the database.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluice_catalog::{
-    ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Record, TaskId, TaskState, Tx,
+    ErrorKind, InLine, Node, NodeConfig, NodeId, NodeLiveness, NodeState, Record, TaskId,
+    TaskState, Tx,
 };
 use sluice_node_api::Lease;
 use sluice_scheduler::queue::{self, Demand, Fairness, Hold, Limits, Queue, Running, Waiting};
 use sluice_scheduler::work::{Priority, TaskKind};
 use sluice_scheduler::{PoolId, SourceId};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -40,6 +42,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(500);
 /// A node that was not heard of for so long is lost. Nodes that wait for work ask each 20 seconds.
 pub(crate) const LOST_MS: u64 = 60_000;
+/// So many that wait are a long line: who waits for what is then told as of a moment ago.
+const LONG: usize = 1000;
+/// Decisions on a long line that only tell who waits for what take one of so many parts of the
+/// time.
+const SHARE: u32 = 4;
 /// The kind of task that a node gets in any state.
 const UNMOUNT: &str = "unmount";
 /// The setting that holds limits and fairness.
@@ -242,11 +249,65 @@ pub(crate) async fn decide(
     Ok(queue.decide(moment(now)))
 }
 
-/// What a task waits for, as far as it can be told.
-pub(crate) async fn hold(tx: &mut Tx, task: TaskId, now: u64) -> Result<Option<Hold>> {
-    let held = decide(tx, None, now).await?.held;
-    let name = task.to_string();
-    Ok(held.into_iter().find(|(id, _)| id.as_str() == name).map(|(_, hold)| hold))
+/// What tasks wait for, as it was told last.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// One who asks makes the decision, and the others get the same.
+    turn: Semaphore,
+    last: Mutex<Option<Decided>>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { turn: Semaphore::new(1), last: Mutex::default() }
+    }
+}
+
+/// A decision that was made to tell who waits for what.
+#[derive(Debug)]
+struct Decided {
+    /// What it was made of.
+    of: String,
+    made: Instant,
+    /// How long it took to make.
+    took: Duration,
+    holds: BTreeMap<String, Hold>,
+}
+
+impl Told {
+    /// What was told of a task, if that is `good` still; nothing where it waits for nothing.
+    fn known(&self, task: TaskId, good: impl Fn(&Decided) -> bool) -> Option<Option<Hold>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref().filter(|last| good(last))?;
+        Some(last.holds.get(&task.to_string()).copied())
+    }
+}
+
+/// What a task waits for, as far as it can be told. It takes a decision on all that waits: one for
+/// all who ask while that is what it was, and of a long line one now and then.
+pub(crate) async fn hold(shared: &Shared, task: TaskId) -> Result<Option<Hold>> {
+    // It is never closed.
+    let _turn = shared.told.turn.acquire().await.ok();
+    let long = |last: &Decided| last.holds.len() > LONG && last.made.elapsed() < last.took * SHARE;
+    if let Some(known) = shared.told.known(task, long) {
+        return Ok(known);
+    }
+    let mut tx = shared.catalog.read().await?;
+    let nodes = (tx.changes_of::<Node>().await?, tx.changes_of::<NodeConfig>().await?);
+    let (line, rules) = (tx.line_mark().await?, Rules::load(&mut tx).await?);
+    let of = format!("{line} {nodes:?} {rules:?}");
+    let same = |last: &Decided| last.of == of && last.made.elapsed() < LOOK;
+    if let Some(known) = shared.told.known(task, same) {
+        return Ok(known);
+    }
+    let begun = Instant::now();
+    let held = decide(&mut tx, None, shared.now()).await?.held;
+    let holds: BTreeMap<String, Hold> =
+        held.into_iter().map(|(id, hold)| (id.as_str().to_owned(), hold)).collect();
+    let own = holds.get(&task.to_string()).copied();
+    let decided = Decided { of, made: Instant::now(), took: begun.elapsed(), holds };
+    *shared.told.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(decided);
+    Ok(own)
 }
 
 /// All nodes, with what their configurations say of them.

@@ -175,6 +175,7 @@ impl Server {
             clock,
             work: Notify::new(),
             waiters: Mutex::new(Vec::new()),
+            told: queue::Told::default(),
             reports: Reports::default(),
             limiter: Mutex::new(Limiter::default()),
             watchers: Watchers::default(),

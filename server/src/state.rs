@@ -14,7 +14,7 @@ use crate::identity::oidc;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::passkeys::NoPasskeys;
-use crate::queue::Waiter;
+use crate::queue::{Told, Waiter};
 use crate::reports::Reports;
 use crate::watchers::Watchers;
 
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) work: Notify,
     /// Nodes that ask for work here.
     pub(crate) waiters: Mutex<Vec<Waiter>>,
+    /// What tasks wait for, as it was told last.
+    pub(crate) told: Told,
     /// What nodes tell here.
     pub(crate) reports: Reports,
     pub(crate) limiter: Mutex<Limiter>,

@@ -56,6 +56,21 @@ impl Tx {
         Ok((waiting, running))
     }
 
+    /// A text that differs whenever a task began to wait or run, changed, or ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn line_mark(&mut self) -> Result<String> {
+        let sql = "SELECT COUNT(*) AS many, COALESCE(MAX(id), '') AS newest, \
+                   CAST(COALESCE(SUM(revision), 0) AS BIGINT) AS all_of FROM tasks \
+                   WHERE state IN ('queued', 'running')";
+        let row = self.maybe(sqlx::query(sql)).await?;
+        row.map_or(Ok(String::new()), |row| {
+            let (many, all) = (row.count("many")?, row.count("all_of")?);
+            Ok(format!("{many}/{all}/{}", row.text("newest")?))
+        })
+    }
+
     /// Where the instances of tasks that wait or run come from, for those that say so.
     ///
     /// # Errors

@@ -321,7 +321,8 @@ pub(crate) async fn get(
     let mut tx = shared.catalog.read().await?;
     let mut view = TaskView::from(tx.task(id, &actor.visible()).await?);
     if view.state == TaskState::Queued {
-        view.waits_for = queue::hold(&mut tx, id, shared.now()).await?;
+        drop(tx);
+        view.waits_for = queue::hold(&shared, id).await?;
     }
     Ok(Json(view))
 }
