@@ -12,3 +12,5 @@ CREATE INDEX restore_tests_by_destination ON restore_tests (destination_id, id);
 CREATE INDEX audit_by_actor ON audit (actor, seq);
 CREATE INDEX audit_by_action ON audit (action, seq);
 CREATE INDEX audit_by_time ON audit (at_ms);
+-- Who sets settings that are based on others waits for whoever does so.
+INSERT INTO settings (name, value) VALUES ('lock-settings', '');

@@ -30,3 +30,4 @@ mod task_log;
 pub(crate) mod tasks;
 pub(crate) mod totp;
 mod usage;
+mod uses;

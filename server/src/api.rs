@@ -37,7 +37,7 @@ pub(crate) mod users;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use axum::{Extension, Router};
 use serde::de::DeserializeOwned;
@@ -52,7 +52,7 @@ use zeroize::Zeroizing;
 use crate::complaint::complain;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{account, dispatch, docs, idempotency, metrics};
+use crate::{account, dispatch, docs, idempotency, metrics, validators};
 
 /// How much is repeated of a name that is not known, in characters.
 const LONGEST_NAME: usize = 64;
@@ -292,7 +292,8 @@ pub(crate) fn service(shared: Shared) -> Router {
     let document = document::completed(document).to_json().unwrap_or_default();
     let json = [("content-type", "application/json")];
     let replay = crate::approvals::Replay(api.clone().with_state(shared.clone()));
-    api.layer(from_fn_with_state(shared.clone(), crate::approvals::layer))
+    api.layer(from_fn(validators::layer))
+        .layer(from_fn_with_state(shared.clone(), crate::approvals::layer))
         .layer(Extension(replay))
         .layer(from_fn_with_state(shared.clone(), idempotency::layer))
         .route("/api/v1/openapi.json", get(async move || (json, document)))

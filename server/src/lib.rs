@@ -65,6 +65,7 @@ mod state;
 mod ticker;
 mod tls;
 mod totp;
+mod validators;
 mod watchers;
 
 pub use api::openapi;

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
 use sluice_catalog::{InstanceId, Missed, MissedFilter, PolicyId, ProjectId};
@@ -14,32 +16,38 @@ use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::queue::{Rules, SETTING};
 use crate::state::Shared;
+use crate::validators::{self, base_of};
 
 /// Read how many tasks run at a time, and how waiting counts
 #[utoipa::path(get, path = "/api/v1/limits", tag = "task", operation_id = "get-limits",
     responses((status = 200, body = Rules), (status = "4XX", body = Problem)))]
-pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Json<Rules>> {
+pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Response> {
     actor.require(Permission::Read, None)?;
-    Ok(Json(Rules::load(&mut shared.catalog.read().await?).await?))
+    let rules = Rules::load(&mut shared.catalog.read().await?).await?;
+    Ok(validators::tagged(&base_of(&rules), rules))
 }
 
 /// Set how many tasks run at a time, and how waiting counts
 #[utoipa::path(put, path = "/api/v1/limits", tag = "task", operation_id = "set-limits",
-    request_body = Rules,
+    params(("If-Match" = Option<String>, Header,
+    description = "The tag of what the change is based on")), request_body = Rules,
     responses((status = 200, body = Rules), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
     State(shared): State<Shared>,
     actor: Actor,
+    headers: HeaderMap,
     Body(rules): Body<Rules>,
-) -> Result<Json<Rules>> {
+) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     let document = json!(rules);
     let mut tx = shared.catalog.begin().await?;
+    tx.alone_with_settings().await?;
+    validators::check(&headers, &base_of(&Rules::load(&mut tx).await?))?;
     tx.set_setting(SETTING, &document.to_string()).await?;
     tx.audit(actor.did("limits.change", "", None, document), shared.now()).await?;
     tx.commit().await?;
     shared.work.notify_one();
-    Ok(Json(rules))
+    Ok(validators::tagged(&base_of(&rules), rules))
 }
 
 /// Occurrences of a schedule that did not run.

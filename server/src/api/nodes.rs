@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
@@ -23,6 +24,7 @@ use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
+use crate::validators;
 
 /// How long a join token may be used.
 const JOIN_MS: u64 = 3_600_000;
@@ -123,12 +125,13 @@ pub(crate) async fn get(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<NodeId>,
-) -> Result<Json<NodeView>> {
+) -> Result<Response> {
     actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    let base = node.revision.to_string();
+    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
@@ -142,7 +145,7 @@ pub(crate) async fn put(
     Path(id): Path<NodeId>,
     headers: HeaderMap,
     Body(change): Body<NodeChange>,
-) -> Result<Json<NodeView>> {
+) -> Result<Response> {
     actor.require_some_node(Permission::Administer)?;
     if let Some(odd) = change.slots_by_kind.keys().find(|kind| TaskKind::from_name(kind).is_none())
     {
@@ -152,12 +155,7 @@ pub(crate) async fn put(
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
-    if let Some(tag) = headers.get(header::IF_MATCH)
-        && tag.as_bytes() != format!("\"{}\"", node.revision).as_bytes()
-    {
-        let text = "it was changed by somebody else: read it again";
-        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text));
-    }
+    validators::check(&headers, &node.revision.to_string())?;
     // What it may reach and do for all projects is not a matter of one node.
     if change.destinations != node.body.destinations || change.config != node.body.config {
         actor.require(Permission::Administer, None)?;
@@ -178,22 +176,27 @@ pub(crate) async fn put(
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     tx.commit().await?;
     shared.work.notify_one();
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    let base = node.revision.to_string();
+    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Remove a node: its access ends at once, and its tasks are taken over once their leases end
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
-    params(("id" = NodeId, Path)),
+    params(("id" = NodeId, Path),
+    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<NodeId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     actor.require_some_node(Permission::Administer)?;
     let mut tx = shared.catalog.begin().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
+    validators::check(&headers, &node.revision.to_string())?;
+    tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;
     tx.audit(actor.did("node.remove", id, None, json!({})), shared.now()).await?;
     tx.commit().await?;

@@ -17,6 +17,7 @@ use crate::destinations as allowed;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators;
 
 /// A record.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -97,21 +98,6 @@ impl<K: Kind> From<Record<K>> for View<K> {
 pub(crate) fn tagged<K: Kind>(status: StatusCode, record: Record<K>) -> Response {
     let tag = AppendHeaders([(header::ETAG, format!("\"{}\"", record.revision))]);
     (status, tag, Json(View::from(record))).into_response()
-}
-
-/// The revision that a change is based on.
-pub(crate) fn based_on(headers: &HeaderMap) -> Result<u64> {
-    let given = headers.get(header::IF_MATCH).ok_or_else(|| {
-        let text = "a change names the revision it is based on: If-Match: \"REVISION\"";
-        Problem::new(StatusCode::PRECONDITION_REQUIRED, "revision-needed", text)
-    })?;
-    let revision = given.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-    revision.ok_or_else(stale)
-}
-
-pub(crate) fn stale() -> Problem {
-    let text = "it was changed by somebody else: read it again";
-    Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text)
 }
 
 /// What is particular about a kind.
@@ -295,9 +281,7 @@ async fn put<K: Rules>(
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<K>(id, &actor.visible()).await?;
     actor.require(K::NEEDS, &record)?;
-    if based_on(headers)? != record.revision {
-        return Err(stale());
-    }
+    validators::require(headers, &record.revision.to_string())?;
     change.spec.fits(&mut tx, record.project, actor).await?;
     let before = serde_json::to_value(&record.body).unwrap_or_default();
     record.name = change.name;
@@ -310,12 +294,18 @@ async fn put<K: Rules>(
     Ok(tagged(StatusCode::OK, record))
 }
 
-async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<StatusCode> {
+async fn remove<K: Rules>(
+    shared: &Shared,
+    actor: &Actor,
+    id: K::Id,
+    headers: &HeaderMap,
+) -> Result<StatusCode> {
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<K>(id, &actor.visible()).await?;
     actor.require(K::NEEDS, &record)?;
-    tx.refuse_if_used::<K>(&record).await?;
+    validators::check(headers, &record.revision.to_string())?;
+    tx.refuse_if_used::<K>(&record, &actor.visible()).await?;
     tx.delete::<K>(id).await?;
     tx.remove_secrets(&id.to_string()).await?;
     let detail = json!({"name": record.name});
@@ -399,14 +389,16 @@ macro_rules! requests {
 
             /// Remove one
             #[utoipa::path(delete, path = $one, tag = $tag, operation_id = concat!("remove-", $tag),
-                        params(("id" = $id, Path)), responses(
+                        params(("id" = $id, Path), ("If-Match" = Option<String>, Header,
+                        description = "The revision that is to be removed")), responses(
                         (status = 204), (status = "4XX", body = Problem)))]
             pub(crate) async fn remove(
                 State(shared): State<Shared>,
                 actor: Actor,
                 Path(id): Path<$id>,
+                headers: HeaderMap,
             ) -> Result<StatusCode> {
-                super::remove::<$body>(&shared, &actor, id).await
+                super::remove::<$body>(&shared, &actor, id, &headers).await
             }
         }
     };
