@@ -87,7 +87,7 @@ async fn what_was_changed_meanwhile_is_neither_changed_nor_removed() {
     let admin = &place.admin;
     let id = make(admin, "projects", json!({"name": "blog", "spec": {}})).await;
     let path = format!("/api/v1/projects/{id}");
-    let body = json!({"name": "blog-2", "spec": {}});
+    let body = json!({"name": "blog", "spec": {"description": "of the shop"}});
     let first = tag(admin, &path).await;
     assert_eq!(first, "\"1\"");
     assert_eq!(status(&admin.send(Method::PUT, &path, Some(&body), &[]).await), 428);
