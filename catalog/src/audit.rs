@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Query, Tx, document, number, query, text_of};
 use crate::error::Result;
+use crate::found::{Found, Span, escaped};
 use crate::id::ProjectId;
 use crate::listed::Listed;
 use crate::record::Page;
@@ -86,6 +87,56 @@ impl AuditRow {
 
 const COLUMNS: &str = "seq, at_ms, actor, action, object, project_id, detail, hash";
 
+/// How far clocks are set back at most that entries are found in spite of, in milliseconds.
+const CLOCK_MS: u64 = 3_600_000;
+
+/// Which entries to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// What this login did.
+    pub actor: Option<String>,
+    /// Those that tell of this: `policy.create`, or `policy.*` for all that was done to policies.
+    pub action: Option<String>,
+    /// What was done to this: an id or a name.
+    pub object: Option<String>,
+    /// What was done in this project.
+    pub project: Option<ProjectId>,
+    /// What was done within this time.
+    pub at: Span,
+    /// The newest first.
+    pub newest_first: bool,
+}
+
+/// A list of entries. Of what is named, one chooses the index; `single` resources, where these are
+/// what is seen, have few enough.
+pub(crate) fn listed(filter: &AuditFilter, single: bool) -> Listed {
+    let list = match filter.newest_first {
+        true => Listed::newest("audit", COLUMNS),
+        false => Listed::oldest("audit", COLUMNS),
+    };
+    let word = |word: &Option<String>| word.clone().unwrap_or_default();
+    let whole = filter.action.as_ref().filter(|action| !action.ends_with(".*"));
+    let list = list.by("seq").of_first(&[
+        ("object", word(&filter.object)),
+        ("actor", word(&filter.actor)),
+        ("action", whole.filter(|_| !single).cloned().unwrap_or_default()),
+    ]);
+    let list = match single {
+        true => list.also("action", whole.cloned().unwrap_or_default()),
+        false => list,
+    };
+    let list = match filter.action.as_ref().and_then(|action| action.strip_suffix('*')) {
+        Some(start) if whole.is_none() => {
+            list.holds("action LIKE ? ESCAPE '!'", format!("{}%", escaped(start)))
+        }
+        _ => list,
+    };
+    match list.is_narrow() {
+        true => list.also("project_id", text_of(filter.project)),
+        false => list.with("project_id", text_of(filter.project)),
+    }
+}
+
 impl Tx {
     /// Adds an entry at the end of the chain.
     ///
@@ -132,10 +183,57 @@ impl Tx {
         after: u64,
         limit: u32,
     ) -> Result<Vec<AuditRow>> {
-        let list = Listed::oldest("audit", COLUMNS).by("seq");
-        let after = |select: Query| select.bind(number(after));
-        let rows = self.page_after(list, (visible, &OF_OBJECT), after, limit).await?;
-        rows.iter().map(AuditRow::read).collect()
+        let filter = AuditFilter::default();
+        self.audit_found(visible, &filter, Some(after), limit).await?.whole()
+    }
+
+    /// The entries that are asked for, with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn audit_found(
+        &mut self,
+        visible: &Visible,
+        filter: &AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Found<AuditRow>> {
+        let visible = visible.of_project(filter.project);
+        let (since, until) = (self.audit_at(filter.at.since_ms, false).await?, filter.at.until_ms);
+        let until = self.audit_at(until, true).await?;
+        let mut list = listed(filter, visible.has_single());
+        // Numbers of entries follow their times, but for clocks that were set.
+        let (first, other) = match filter.newest_first {
+            true => (after.unwrap_or(u64::MAX).min(until.unwrap_or(u64::MAX)), (">=", since)),
+            false => (after.unwrap_or(0).max(since.map_or(0, |seq| seq.max(1) - 1)), ("<", until)),
+        };
+        if let (sign, Some(seq)) = other {
+            list = list.holds(&format!("seq {sign} CAST(? AS BIGINT)"), number(seq).to_string());
+        }
+        for (sign, bound) in [(">=", filter.at.since_ms), ("<", filter.at.until_ms)] {
+            if let Some(bound) = bound {
+                let condition = format!("at_ms + 0 {sign} CAST(? AS BIGINT)");
+                list = list.holds(&condition, number(bound).to_string());
+            }
+        }
+        let begins = |select: Query| select.bind(number(first));
+        let rows = self.page_after(list, (&visible, &OF_OBJECT), begins, limit).await?;
+        Found::of(&rows, limit, AuditRow::read, |row| row.count("seq").map(|seq| seq.to_string()))
+    }
+
+    /// The number of the first entry of a moment, with time to spare before it, or behind it for
+    /// the last; nothing without a moment, or where all entries are before it.
+    async fn audit_at(&mut self, ms: Option<u64>, last: bool) -> Result<Option<u64>> {
+        let Some(ms) = ms else { return Ok(None) };
+        let at = if last { ms.saturating_add(CLOCK_MS) } else { ms.saturating_sub(CLOCK_MS) };
+        let sql = "SELECT seq FROM audit WHERE at_ms >= $1 ORDER BY at_ms, seq LIMIT 1";
+        let row = self.maybe(sqlx::query(sql).bind(number(at))).await?;
+        match (row, last) {
+            (Some(row), _) => row.count("seq").map(Some),
+            (None, true) => Ok(None),
+            // All entries were made before.
+            (None, false) => Ok(Some(u64::MAX)),
+        }
     }
 
     /// Follows the chain from its beginning. Returns how many entries it has, and where it breaks.

@@ -26,6 +26,7 @@ mod audit;
 mod db;
 mod error;
 mod fate;
+mod found;
 mod id;
 mod listed;
 mod model;
@@ -34,20 +35,22 @@ mod record;
 mod schema;
 mod seal;
 mod snapshot;
+mod sought;
 mod store;
 mod visible;
 
-pub use audit::{AuditEntry, AuditRow, ChainFlaw};
+pub use audit::{AuditEntry, AuditFilter, AuditRow, ChainFlaw};
 pub use db::{Catalog, Part, Tx};
 pub use error::{CatalogError, ErrorKind, Result};
 pub use fate::{Claim, Consent, approved, claimed, rehearsed};
+pub use found::{Found, Span, Unreadable};
 pub use id::{
     ApprovalId, DestinationId, GroupId, Guid, InstanceId, InventoryId, MountId, NodeConfigId,
     NodeId, PasskeyId, PlanId, PlanRunId, PointId, PolicyId, ProjectId, ProviderId, RestoreTestId,
     RetentionEventId, SessionId, SnapshotId, TaskId, TokenId, UserId,
 };
 pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User};
-pub use model::approval::{Approval, ApprovalState, NewApproval};
+pub use model::approval::{Approval, ApprovalFilter, ApprovalState, NewApproval};
 pub use model::assign::{Assign, Having};
 pub use model::destination::{Destination, Maintenance, MaintenanceWork};
 pub use model::event::RetentionEvent;
@@ -71,8 +74,10 @@ pub use model::plan::{
     OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
 };
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
-pub use model::point::{NewPoint, Point};
-pub use model::policy::{CopyRule, Keep, Missed, Objectives, Policy, Rule, Schedule, When};
+pub use model::point::{NewPoint, Point, PointFilter};
+pub use model::policy::{
+    CopyRule, Keep, Missed, MissedFilter, Objectives, Policy, Rule, Schedule, When,
+};
 pub use model::project::Project;
 pub use model::proof::{BackupType, Proof, ProofState, VerifyDepth, VerifyRule};
 pub use model::provider::{
@@ -91,6 +96,7 @@ pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, Usa
 pub use password::{hash_password, token_hash, verify_password};
 pub use record::{Kind, Page, Readable, Record};
 pub use seal::{Sealed, Sealer};
+pub use sought::Sought;
 pub use store::answers::{Answer, Claimed};
 pub use store::certificates::NodeCertificate;
 pub use store::events::NewRetentionEvent;

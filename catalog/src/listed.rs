@@ -16,6 +16,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Query, Tx, query};
 use crate::error::Result;
+use crate::found::{Span, id_prefix};
 use crate::record::Page;
 use crate::visible::{Visible, Way, Whose};
 
@@ -33,6 +34,8 @@ pub(crate) struct Listed {
     table: &'static str,
     /// What orders it.
     key: &'static str,
+    /// Whether rows with the same key are ordered by their ids.
+    tied: bool,
     newest_first: bool,
     conditions: Vec<String>,
     values: Vec<String>,
@@ -47,6 +50,7 @@ impl Listed {
             select: format!("SELECT {columns} FROM {table}"),
             table,
             key: "id",
+            tied: false,
             newest_first: false,
             conditions: Vec::new(),
             values: Vec::new(),
@@ -62,6 +66,13 @@ impl Listed {
     /// Ordered by another column than the id.
     pub(crate) fn by(self, key: &'static str) -> Self {
         Self { key, ..self }
+    }
+
+    /// Ordered by a column that rows share values of, and within these by ids. The value after
+    /// which it begins is followed by the id, which is the first of the list's own values.
+    pub(crate) fn by_time(mut self, key: &'static str, after_id: String) -> Self {
+        self.values.insert(0, after_id);
+        Self { key, tied: true, ..self }
     }
 
     /// Read by another statement, up to its table.
@@ -84,6 +95,47 @@ impl Listed {
         self
     }
 
+    /// The same, where something else is to find the rows: neither database takes it for a reason
+    /// to look into another index, for these are of columns as they are.
+    pub(crate) fn also(mut self, column: &str, value: String) -> Self {
+        if !value.is_empty() {
+            self.values.push(value);
+            self.conditions.push(format!("{column} || '' = ${}", 2 + self.values.len()));
+        }
+        self
+    }
+
+    /// Only rows for which this holds of a value: `?` stands for that.
+    pub(crate) fn holds(mut self, condition: &str, value: String) -> Self {
+        self.values.push(value);
+        self.conditions.push(condition.replace('?', &format!("${}", 2 + self.values.len())));
+        self
+    }
+
+    /// Only rows of the one thing of these that is named first, which is found by an index of its
+    /// own, and of whatever else is named.
+    pub(crate) fn of_first(self, named: &[(&str, String)]) -> Self {
+        named.iter().fold(self, |list, (column, value)| match list.narrow {
+            true => list.also(column, value.clone()),
+            false => list.of(column, value.clone()),
+        })
+    }
+
+    /// Whether something that is named chooses the index.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow
+    }
+
+    /// Only rows with ids of this time, in milliseconds since 1970: from a moment on, until before
+    /// another. It begins and ends there, and reads nothing beyond.
+    pub(crate) fn within(self, span: &Span) -> Self {
+        match (self.newest_first, span) {
+            (true, Span { since_ms: Some(since), .. }) => self.holds("id >= ?", id_prefix(*since)),
+            (false, Span { until_ms: Some(until), .. }) => self.holds("id < ?", id_prefix(*until)),
+            _ => self,
+        }
+    }
+
     /// Only rows of one thing, if it is named: few, and found by an index of their own.
     pub(crate) fn of(mut self, column: &str, id: String) -> Self {
         self.narrow |= !id.is_empty();
@@ -93,8 +145,20 @@ impl Listed {
     /// The statement, and its values from `$3`.
     fn statement(self, visible: &Visible, whose: &Whose<'_>) -> (String, Vec<String>) {
         let (sign, order) = if self.newest_first { ("<", " DESC") } else { (">", "") };
-        let tail = format!("ORDER BY {}{order} LIMIT $2", self.key);
-        let mut conditions = vec![format!("{} {sign} $1", self.key)];
+        let (key, table) = (self.key, self.table);
+        let (keys, tail, begins) = match self.tied {
+            true => (
+                format!("{key}, id"),
+                format!("ORDER BY {key}{order}, id{order} LIMIT $2"),
+                format!("{key} {sign}= $1 AND ({key} {sign} $1 OR id {sign} $3)"),
+            ),
+            false => (
+                key.to_owned(),
+                format!("ORDER BY {key}{order} LIMIT $2"),
+                format!("{key} {sign} $1"),
+            ),
+        };
+        let mut conditions = vec![begins];
         conditions.extend(self.conditions.iter().cloned());
         let (mut values, first) = (self.values.clone(), 3 + self.values.len());
         let ways = if self.narrow { Vec::new() } else { visible.ways(whose, first) };
@@ -108,23 +172,42 @@ impl Listed {
             let sql = format!("{} WHERE {} {tail}", self.select, conditions.join(" AND "));
             return (sql, values);
         }
-        let (key, table, conditions) = (self.key, self.table, conditions.join(" AND "));
+        let conditions = conditions.join(" AND ");
         let page = |way: &Way| {
             let may = &way.condition;
             format!(
-                "SELECT {key} FROM (SELECT {key} FROM {table} WHERE {conditions} AND {may} {tail}) \
-                 AS way"
+                "SELECT {keys} FROM (SELECT {keys} FROM {table} WHERE {conditions} AND {may} \
+                 {tail}) AS way"
             )
         };
         let pages: Vec<String> = ways.iter().map(page).collect();
         values.extend(ways.into_iter().flat_map(|way| way.values));
         // What is seen in two ways is one row of the page.
-        let sql = format!(
-            "{} WHERE {key} IN (SELECT DISTINCT {key} FROM ({}) AS found {tail}) {tail}",
-            self.select,
-            pages.join(" UNION ALL ")
-        );
+        let pages = pages.join(" UNION ALL ");
+        let found = format!("SELECT DISTINCT {keys} FROM ({pages}) AS found {tail}");
+        let sql = match self.tied {
+            true => format!(
+                "{} WHERE id IN (SELECT id FROM ({found}) AS page) ORDER BY {key}{order}, \
+                 id{order}",
+                self.select
+            ),
+            false => format!("{} WHERE {key} IN ({found}) {tail}", self.select),
+        };
         (sql, values)
+    }
+
+    /// Where a list by ids begins: behind what was shown, and at the border of the time that is
+    /// asked for.
+    fn begin(&self, after: Option<&String>, span: &Span) -> String {
+        let border = if self.newest_first { span.until_ms } else { span.since_ms };
+        match (border.map(id_prefix), after, self.newest_first) {
+            (Some(border), Some(after), true) => border.min(after.clone()),
+            (Some(border), Some(after), false) => border.max(after.clone()),
+            (Some(border), None, _) => border,
+            (None, Some(after), _) => after.clone(),
+            (None, None, true) => BEHIND_ALL.to_owned(),
+            (None, None, false) => String::new(),
+        }
     }
 }
 
@@ -136,9 +219,20 @@ impl Tx {
         (visible, whose): (&Visible, &Whose<'_>),
         page: &Page,
     ) -> Result<Vec<AnyRow>> {
-        let first = if list.newest_first { BEHIND_ALL } else { "" };
-        let after = page.after.clone().unwrap_or_else(|| first.to_owned());
-        self.page_after(list, (visible, whose), |query| query.bind(after), page.limit).await
+        self.page_within(list, (visible, whose), page, &Span::default()).await
+    }
+
+    /// The same, of what was made within a time.
+    pub(crate) async fn page_within(
+        &mut self,
+        list: Listed,
+        (visible, whose): (&Visible, &Whose<'_>),
+        page: &Page,
+        span: &Span,
+    ) -> Result<Vec<AnyRow>> {
+        let begin = list.begin(page.after.as_ref(), span);
+        let list = list.within(span);
+        self.page_after(list, (visible, whose), |query| query.bind(begin), page.limit).await
     }
 
     /// The same of a list that is not ordered by ids; `after` binds where it begins.
@@ -233,6 +327,80 @@ mod tests {
             lists.push(("audit", audit, crate::visible::OF_OBJECT));
         }
         lists
+    }
+
+    /// What each filter must follow: a column with a value.
+    fn filtered() -> Vec<(&'static str, Listed, Whose<'static>, &'static str)> {
+        use crate::id::{DestinationId, NodeId, PolicyId, ProjectId};
+        use crate::model::point::PointFilter;
+        use crate::model::task::{TaskFilter, TaskState};
+        use crate::store::{points, tasks};
+        let (own, task) = (Whose::OF_INSTANCE, crate::visible::OF_TASK);
+        let none = TaskFilter::default();
+        let (node, policy) = (Some(NodeId::new(3)), Some(PolicyId::new(4)));
+        let (destination, project) = (Some(DestinationId::new(5)), Some(ProjectId::new(1)));
+        let kind = Some("restore".to_owned());
+        let (failed, ended) = (Some(TaskState::Failed), Some(TaskState::Succeeded));
+        let (instance, single) = (Some(InstanceId::new(2)), false);
+        let tasks = [
+            (TaskFilter { kind: kind.clone(), ..none.clone() }, "kind=?"),
+            (TaskFilter { kind: kind.clone(), state: ended, ..none.clone() }, "kind=?"),
+            (TaskFilter { kind: kind.clone(), state: failed, ..none.clone() }, "state=?"),
+            (TaskFilter { node, state: failed, ..none.clone() }, "state=?"),
+            (TaskFilter { node, kind: kind.clone(), project, ..none.clone() }, "node_id=?"),
+            (TaskFilter { policy, destination, ..none.clone() }, "policy_id=?"),
+            (TaskFilter { destination, state: ended, ..none.clone() }, "destination_id=?"),
+            (TaskFilter { instance, policy, state: failed, kind, ..none.clone() }, "instance_id=?"),
+            (TaskFilter { project, oldest_first: true, ..none }, "project_id=?"),
+        ];
+        let of_task = |(filter, column)| ("tasks", tasks::listed(&filter, single), task, column);
+        let timed = |list: Listed| list.by_time("taken_ms", String::new());
+        let none = PointFilter::default();
+        let points = [
+            (none, "taken_ms<?"),
+            (PointFilter { project, ..none }, "project_id=?"),
+            (PointFilter { destination, project, ..none }, "destination_id=?"),
+            (PointFilter { destination, instance, ..none }, "instance_id=?"),
+        ];
+        let of_point = |(filter, column)| {
+            ("points", points::listed(timed(Listed::newest("points", "*")), &filter), own, column)
+        };
+        let audit = |actor: &str, action: &str, object: &str| {
+            let word = |word: &str| Some(word.to_owned()).filter(|word| !word.is_empty());
+            let (actor, action, object) = (word(actor), word(action), word(object));
+            let filter = crate::audit::AuditFilter { actor, action, object, ..Default::default() };
+            crate::audit::listed(&filter, single)
+        };
+        let of_object = crate::visible::OF_OBJECT;
+        let audit = [
+            ("audit", audit("anna", "policy.create", ""), of_object, "actor=?"),
+            ("audit", audit("", "policy.create", ""), of_object, "action=?"),
+            ("audit", audit("anna", "", "an id"), of_object, "object=?"),
+        ];
+        tasks.map(of_task).into_iter().chain(points.map(of_point)).chain(audit).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_list_is_filtered_by_is_followed_and_nothing_is_sorted() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.sqlite").display());
+        let catalog = crate::Catalog::open(&url).await.unwrap();
+        for (table, list, whose, column) in filtered() {
+            for scopes in [&[Scope::System][..], &[Scope::Project(ProjectId::new(1))]] {
+                let (sql, values) = list.clone().statement(&seen(scopes), &whose);
+                let told = plan(&catalog, &sql, values).await;
+                let follows = |line: &String| {
+                    line.starts_with(&format!("SEARCH {table} "))
+                        && (line.contains(column)
+                            // All that a project has of a time is as good.
+                            || column == "taken_ms<?" && line.contains("project_id=?"))
+                };
+                assert!(told.iter().any(follows), "{column}: {sql}: {told:#?}");
+                // Rows of one moment are put in the order of their ids.
+                let sorts = |line: &String| line.contains("FOR ORDER BY");
+                assert!(!told.iter().any(sorts), "{column}: {sql}: {told:#?}");
+            }
+        }
     }
 
     #[tokio::test]

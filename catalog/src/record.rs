@@ -166,7 +166,12 @@ impl<K: Kind> Record<K> {
         )
     }
 
-    fn read(row: &AnyRow) -> Result<Self> {
+    /// A list of them, oldest first.
+    pub(crate) fn listed() -> Listed {
+        Listed::oldest(K::TABLE, COLUMNS).reading(Self::select())
+    }
+
+    pub(crate) fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             id: row.id("id")?,
             project: row.maybe_id("project_id")?,
@@ -304,12 +309,22 @@ impl Tx {
         shared: Option<&'static str>,
         page: &Page,
     ) -> Result<Vec<AnyRow>> {
+        self.records_of::<K>(Record::<K>::listed(), visible, shared, page).await
+    }
+
+    /// A page of a list of records, with what the system shares as a column or expression tells it.
+    pub(crate) async fn records_of<K: Kind>(
+        &mut self,
+        list: Listed,
+        visible: &Visible,
+        shared: Option<&'static str>,
+        page: &Page,
+    ) -> Result<Vec<AnyRow>> {
         let own = [(K::WORD, "id")];
         let columns = match K::TABLE {
             "projects" => Whose { project: "id", shared: None, resources: &[] },
             _ => Whose { project: "project_id", shared, resources: &own },
         };
-        let list = Listed::oldest(K::TABLE, COLUMNS).reading(Record::<K>::select());
         self.page(list, (visible, &columns), page).await
     }
 
@@ -417,56 +432,5 @@ impl Tx {
             self.run(sqlx::query(sql).bind(id.to_string())).await?;
         }
         self.changed(K::TABLE).await
-    }
-}
-
-impl Tx {
-    /// Refuses when something else needs the record: a project with content, a destination of a
-    /// policy or with restore points, an instance with restore points or snapshots.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] with what needs it.
-    pub async fn refuse_if_used<K: Kind>(&mut self, record: &Record<K>) -> Result<()> {
-        let tables: &[(&str, &str)] = match K::TABLE {
-            "projects" => &[
-                ("instances", "project_id"),
-                ("inventories", "project_id"),
-                ("policies", "project_id"),
-                ("destinations", "project_id"),
-                ("bindings", "project_id"),
-                ("group_bindings", "project_id"),
-                ("mapped_bindings", "project_id"),
-                ("identity_providers", "body"),
-                ("policies", "body"),
-                ("destinations", "body"),
-            ],
-            "destinations" => &[("points", "destination_id"), ("policies", "body")],
-            "instances" => &[("points", "instance_id"), ("snapshots", "instance_id")],
-            _ => &[],
-        };
-        if K::TABLE == "projects" {
-            // What is being added to it is there then, and nothing more is added.
-            let sql = "UPDATE projects SET revision = revision WHERE id = $1";
-            self.run(sqlx::query(sql).bind(record.id.to_string())).await?;
-        }
-        for (table, column) in tables {
-            let gone = match *table {
-                "points" => "AND removed_ms IS NULL ",
-                "snapshots" => "AND state <> 'gone' ",
-                _ => "",
-            };
-            // Ids stand in documents as they are, and nowhere within something else.
-            let (sign, value) = match *column {
-                "body" => ("LIKE", format!("%{}%", record.id)),
-                _ => ("=", record.id.to_string()),
-            };
-            let sql =
-                format!("SELECT 1 AS one FROM {table} WHERE {column} {sign} $1 {gone}LIMIT 1");
-            if self.maybe(query(sql).bind(value)).await?.is_some() {
-                let text = format!("the {} is needed by {table}", K::WORD);
-                return Err(CatalogError::new(ErrorKind::Conflict, text));
-            }
-        }
-        Ok(())
     }
 }

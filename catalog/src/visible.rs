@@ -115,6 +115,15 @@ impl Visible {
             }
     }
 
+    /// The same, where nothing but what belongs to a project is asked for: of whoever sees all of
+    /// that, nothing else needs to be looked at.
+    pub(crate) fn of_project(&self, project: Option<ProjectId>) -> Self {
+        match (project, self.covers(project), self) {
+            (Some(project), true, Self::Only { .. }) => Self::projects([project]),
+            _ => self.clone(),
+        }
+    }
+
     /// Whether one of the resources has this id.
     pub(crate) fn names(&self, id: &str) -> bool {
         match self {

@@ -13,6 +13,7 @@ mod import;
 mod init;
 mod inventory;
 mod key;
+mod lists;
 mod lock;
 mod look;
 mod mount;
@@ -67,6 +68,10 @@ pub(crate) use inventory::{
     InventoryRunArgs,
 };
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
+pub(crate) use lists::{
+    ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
+    TaskListArgs, TestListArgs, TimeFilter,
+};
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use look::LookArgs;
 pub(crate) use mount::{MountArgs, UnmountArgs};

@@ -7,6 +7,7 @@ pub(crate) mod dashboard;
 pub(crate) mod directory_logins;
 mod document;
 pub(crate) mod files;
+pub(crate) mod filters;
 pub(crate) mod groups;
 pub(crate) mod inventories;
 pub(crate) mod limits;
@@ -40,22 +41,25 @@ pub(crate) mod users;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use axum::{Extension, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sluice_catalog::Page;
+use sluice_catalog::{Found, Page};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
+use crate::complaint::complain;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::{account, dispatch, docs, idempotency, metrics};
+use crate::{account, dispatch, docs, idempotency, metrics, validators};
 
+/// How much is repeated of a name that is not known, in characters.
+const LONGEST_NAME: usize = 64;
 /// The most that a request may have, in bytes.
 const LARGEST_REQUEST: usize = 2 << 20;
 
@@ -82,6 +86,9 @@ impl Modify for Security {
     }
 }
 
+/// What is shown of something, or the id of what cannot be shown, and why.
+pub(crate) type Shown<T> = std::result::Result<T, (String, Problem)>;
+
 /// A part of a list.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct List<T> {
@@ -89,6 +96,22 @@ pub(crate) struct List<T> {
     pub(crate) items: Vec<T>,
     /// What to give as `after` for the next part; nothing at the end.
     pub(crate) next: Option<String>,
+    /// What should be there and cannot be read, because it was damaged or written by a release that
+    /// knows more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unreadable: Vec<UnreadableView>,
+}
+
+/// Something that cannot be read.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct UnreadableView {
+    /// Its id.
+    id: String,
+    /// Its name, where it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    /// What is wrong with it.
+    why: String,
 }
 
 impl<T> List<T> {
@@ -96,7 +119,34 @@ impl<T> List<T> {
     pub(crate) fn new(items: Vec<T>, limit: u32, name: impl Fn(&T) -> String) -> Self {
         let full = items.len() >= limit.min(Page::LARGEST) as usize;
         let next = items.last().filter(|_| full).map(name);
-        Self { items, next }
+        Self { items, next, unreadable: Vec::new() }
+    }
+
+    /// All there is.
+    pub(crate) fn all(items: Vec<T>) -> Self {
+        Self { items, next: None, unreadable: Vec::new() }
+    }
+
+    /// What was found of things that are called `word`, as it is shown. What cannot be read, or
+    /// cannot be shown, is told apart, and to whoever runs the server.
+    pub(crate) fn found<F>(word: &str, found: Found<F>, view: impl Fn(F) -> Shown<T>) -> Self {
+        let mut list = Self::all(Vec::with_capacity(found.items.len()));
+        list.next = found.next;
+        let mut told = |id: String, name: String, why: String| {
+            let called = if name.is_empty() { &id } else { &name };
+            complain(&format!("the {word} {called}"), &why);
+            list.unreadable.push(UnreadableView { id, name, why });
+        };
+        for one in found.unreadable {
+            told(one.id, one.name, one.error.to_string());
+        }
+        for item in found.items {
+            match view(item) {
+                Ok(item) => list.items.push(item),
+                Err((id, problem)) => told(id, String::new(), problem.detail),
+            }
+        }
+        list
     }
 }
 
@@ -263,7 +313,8 @@ pub(crate) fn service(shared: Shared) -> Router {
     let document = document::completed(document).to_json().unwrap_or_default();
     let json = [("content-type", "application/json")];
     let replay = crate::approvals::Replay(api.clone().with_state(shared.clone()));
-    api.layer(from_fn_with_state(shared.clone(), crate::approvals::layer))
+    api.layer(from_fn(validators::layer))
+        .layer(from_fn_with_state(shared.clone(), crate::approvals::layer))
         .layer(Extension(replay))
         .layer(from_fn_with_state(shared.clone(), idempotency::layer))
         .route("/api/v1/openapi.json", get(async move || (json, document)))
@@ -311,13 +362,28 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Path<T> {
     }
 }
 
-/// Parameters behind the path.
+/// Parameters behind the path: those that are declared, and no others. A name that nobody knows is
+/// a mistake: what it was to leave out would be there, and nobody would notice.
 pub(crate) struct Query<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequestParts<Shared> for Query<T> {
+impl<T: DeserializeOwned + IntoParams> FromRequestParts<Shared> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self> {
+        let given = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)?.0;
+        let bad = |text: String| Problem::new(StatusCode::BAD_REQUEST, "bad-query", text);
+        if !given.is_empty() {
+            let known: Vec<String> =
+                T::into_params(|| None).into_iter().map(|known| known.name).collect();
+            if let Some((odd, _)) = given.iter().find(|(name, _)| !known.contains(name)) {
+                let odd: String = odd.chars().take(LONGEST_NAME).collect();
+                let text = format!("{odd:?} is no parameter here; known are {}", known.join(", "));
+                return Err(bad(text));
+            }
+            if let Some((name, _)) = given.iter().find(|(_, value)| value.contains('\0')) {
+                return Err(bad(format!("{name} has a zero byte")));
+            }
+        }
         let found = axum::extract::Query::from_request_parts(parts, shared).await?;
         Ok(Self(found.0))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{Kind, Page, Record, Tx};
+use sluice_catalog::{Kind, Page, Record, Tx, Visible};
 
 use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
@@ -36,9 +36,17 @@ pub(crate) fn complain(what: &str, why: &str) {
 /// # Errors
 /// Those of the database.
 pub(crate) async fn all_readable<K: Kind>(tx: &mut Tx) -> Result<Vec<Record<K>>> {
+    readable(tx, &EVERYTHING).await
+}
+
+/// The same, of those that somebody may know of.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn readable<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
     let (mut records, mut page) = (Vec::new(), Page { after: None, limit: Page::LARGEST });
     loop {
-        let part = tx.list_readable::<K>(&EVERYTHING, &page).await?;
+        let part = tx.list_readable::<K>(visible, &page).await?;
         let Some(last) = part.last else { return Ok(records) };
         page.after = Some(last);
         for (_, name, error) in part.unreadable {

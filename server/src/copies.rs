@@ -17,13 +17,13 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_catalog::{
     CopyRule, Destination, DestinationId, Held, Instance, InstanceId, NewPoint, NewTask, NodeId,
-    Page, Point, Policy, PolicyId, Record, Task, TaskId, Tx,
+    Point, Policy, PolicyId, Record, Task, TaskId, Tx,
 };
 use sluice_node_api::TaskSpec;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::go_on;
+use crate::complaint::{all_readable, go_on};
 use crate::destinations;
 use crate::dispatch::kept;
 use crate::events;
@@ -307,43 +307,39 @@ pub(crate) struct Overdue {
 pub(crate) async fn overdue(tx: &mut Tx, now: u64) -> Result<BTreeMap<InstanceId, Vec<Overdue>>> {
     let mut found: BTreeMap<InstanceId, Vec<Overdue>> = BTreeMap::new();
     let mut held: Option<BTreeMap<(InstanceId, DestinationId), u64>> = None;
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<Policy>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { return Ok(found) };
-        page.after = Some(last.id.to_string());
-        for policy in part.iter().filter(|policy| copies(&policy.body).next().is_some()) {
-            let held = match &mut held {
-                Some(held) => held,
-                None => {
-                    let all = tx.held(&EVERYTHING).await?.into_iter();
-                    let all = all.map(|one| ((one.instance, one.destination), one.last_good_ms));
-                    held.insert(all.collect())
+    let policies = all_readable::<Policy>(tx).await?;
+    for policy in policies.iter().filter(|policy| copies(&policy.body).next().is_some()) {
+        let held = match &mut held {
+            Some(held) => held,
+            None => {
+                let all = tx.held(&EVERYTHING).await?.into_iter();
+                let all = all.map(|one| ((one.instance, one.destination), one.last_good_ms));
+                held.insert(all.collect())
+            }
+        };
+        for instance in tx.instances_of(policy, &EVERYTHING).await? {
+            for (from, copy) in copies(&policy.body) {
+                let last = |at| held.get(&(instance.id, at)).copied().unwrap_or(0);
+                let (here, there) = (last(from), last(copy.destination));
+                let cutoff = now.saturating_sub(copy.overdue_ms());
+                // What lacks a copy is later than the last one that has: too young to matter.
+                if here <= there || there > cutoff {
+                    continue;
                 }
-            };
-            for instance in tx.instances_of(policy, &EVERYTHING).await? {
-                for (from, copy) in copies(&policy.body) {
-                    let last = |at| held.get(&(instance.id, at)).copied().unwrap_or(0);
-                    let (here, there) = (last(from), last(copy.destination));
-                    let cutoff = now.saturating_sub(copy.overdue_ms());
-                    // What lacks a copy is later than the last one that has: too young to matter.
-                    if here <= there || there > cutoff {
-                        continue;
-                    }
-                    let first = tx.first_point_after(instance.id, from, there).await?;
-                    if let Some(since_ms) = first.filter(|taken| *taken <= cutoff) {
-                        found.entry(instance.id).or_default().push(Overdue {
-                            policy: policy.id,
-                            copy: copy.name.clone(),
-                            from,
-                            destination: copy.destination,
-                            since_ms,
-                        });
-                    }
+                let first = tx.first_point_after(instance.id, from, there).await?;
+                if let Some(since_ms) = first.filter(|taken| *taken <= cutoff) {
+                    found.entry(instance.id).or_default().push(Overdue {
+                        policy: policy.id,
+                        copy: copy.name.clone(),
+                        from,
+                        destination: copy.destination,
+                        since_ms,
+                    });
                 }
             }
         }
     }
+    Ok(found)
 }
 
 /// The restore point that a task is about, when it may be read at several destinations.

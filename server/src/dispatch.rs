@@ -428,8 +428,11 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         name.or_else(parts)
     };
     let chosen = |keep: bool| points.iter().filter(move |point| point["keep"] == keep);
-    let gone: Vec<String> = chosen(false).filter_map(name).collect();
-    let left: BTreeSet<String> = chosen(true).filter_map(name).collect();
+    // Nodes of earlier releases tell each point by itself.
+    let gone = chosen(false).filter_map(name).chain(by_instance(&task.result["gone"]));
+    let gone: Vec<String> = gone.collect();
+    let left = chosen(true).filter_map(name).chain(by_instance(&task.result["left"]));
+    let left: BTreeSet<String> = left.collect();
     let mut many = tx.points_removed(destination, &gone, now).await?;
     // With warnings, some could not be read: they were neither kept nor removed.
     if task.state == TaskState::Succeeded {
@@ -440,6 +443,15 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
         ledger::shrunk(tx, task, now).await?;
     }
     Ok(())
+}
+
+/// Restore points whose ids are told instance by instance.
+fn by_instance(told: &Value) -> impl Iterator<Item = String> {
+    let instances = told.as_object().into_iter().flatten();
+    instances.flat_map(|(instance, ids)| {
+        let ids = ids.as_array().into_iter().flatten().filter_map(Value::as_str);
+        ids.map(move |id| format!("{instance}@{id}"))
+    })
 }
 
 /// What a node does to back up an instance.

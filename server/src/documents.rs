@@ -11,7 +11,7 @@ const LARGEST: usize = 64 << 10;
 
 /// Lists of these kinds of tasks are of everything that is there, and grow with it.
 const LONG: [(&str, &[&str]); 3] = [
-    ("prune", &["points"]),
+    ("prune", &["points", "gone", "left"]),
     ("copy", &["copies", "pruned"]),
     ("stat", &["by_instance", "by_project", "damage"]),
 ];
@@ -37,10 +37,12 @@ pub(crate) fn kept(kind: &str, mut document: Value) -> Value {
     }
 }
 
-/// Puts its length where a list is.
+/// Puts its length where a list is, or lists by name.
 fn count(document: &mut Value, name: &str) {
+    let length = |list: &Value| list.as_array().map(Vec::len);
     if let Some(list) = document.get_mut(name)
-        && let Some(many) = list.as_array().map(Vec::len)
+        && let Some(many) =
+            length(list).or_else(|| list.as_object().and_then(|all| all.values().map(length).sum()))
     {
         *list = many.into();
     }
@@ -60,6 +62,9 @@ mod tests {
     fn lists_that_grow_are_kept_as_how_long_they_were() {
         let prune = json!({"kept": 1, "removed": 2, "points": [{}, {}, {}]});
         assert_eq!(kept("prune", prune.clone()), json!({"kept": 1, "removed": 2, "points": 3}));
+        let brief = json!({"kept": 2, "gone": {"a": [1, 2], "b": [3]}, "left": null});
+        let told = json!({"kept": 2, "gone": 3, "left": null});
+        assert_eq!(kept("prune", brief), told);
         assert_eq!(kept("backup", prune.clone()), prune, "what is short is kept as it is");
         let copy = json!({"bytes": 7, "copies": [{}], "pruned": []});
         assert_eq!(kept("copy", copy), json!({"bytes": 7, "copies": 1, "pruned": 0}));

@@ -72,6 +72,7 @@ mod ticker;
 mod tls;
 mod totp;
 mod upgrades;
+mod validators;
 mod verifications;
 mod watchers;
 

@@ -4,113 +4,68 @@
 //! What is due while the same still waits or runs is not made twice, and what was due while no
 //! server ran is made once.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use sluice_catalog::{
-    Destination, DestinationId, Maintenance, MaintenanceWork, NewTask, Record, Tx,
-};
+use sluice_catalog::{Destination, MaintenanceWork, NewTask, Record, Tx};
 use sluice_node_api::TaskSpec;
 
-use crate::complaint::{all_readable, go_on};
+use crate::complaint::all_readable;
 use crate::problem::Result;
-use crate::state::Shared;
-use crate::ticker::{AGAIN_MS, Times};
+use crate::ticker::{Clockwork, Scheduled, Timetable};
 
 /// After backups, and before nothing: whoever waits for a restore or a backup waits less.
 const PRIORITY: u32 = 30;
 /// Attempts of a task that became due.
 const ATTEMPTS: u32 = 3;
 
-/// What destinations say, as of the last change.
-#[derive(Debug, Default)]
-pub(crate) struct Planner {
-    /// The change that it has seen.
-    changes: Option<String>,
-    slots: Vec<Slot>,
-    /// When it was looked last.
-    now: u64,
-}
+/// The schedules of the maintenance of all destinations.
+pub(crate) type Planner = Timetable<Slot>;
 
 /// A schedule of one destination.
 #[derive(Debug)]
-struct Slot {
-    destination: Record<Destination>,
+pub(crate) struct Slot {
+    destination: Arc<Record<Destination>>,
     work: MaintenanceWork,
     /// `NAME/SCHEDULE`.
     key: String,
-    paused: bool,
-    times: Times,
-    mark: u64,
-    next: Option<u64>,
+    clockwork: Clockwork,
 }
 
-impl Planner {
-    /// Makes tasks of what is due.
-    pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
-        let changes = shared.catalog.read().await?.changes_of::<Destination>().await?;
-        if self.changes.as_ref() != Some(&changes) || now < self.now {
-            *self = Self::load(shared, changes, now).await?;
-        }
-        self.now = now;
-        for slot in &mut self.slots {
-            if slot.next.is_some_and(|next| next <= now) {
-                let fired = fire(shared, slot, now).await;
-                let name = format!("the maintenance of {}", slot.destination.name);
-                if go_on(&name, fired)?.is_none() {
-                    slot.next = Some(now + AGAIN_MS);
-                }
-            }
-        }
-        Ok(())
-    }
+impl Scheduled for Slot {
+    type Of = Destination;
 
-    async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
-        let mut tx = shared.catalog.read().await?;
+    async fn load(tx: &mut Tx, now: u64) -> Result<Vec<Self>> {
         let marks = tx.maintenance_marks().await?;
         let mut slots = Vec::new();
-        for destination in all_readable(&mut tx).await? {
-            slots.extend(slots_of(&destination, &marks, now));
+        for destination in all_readable::<Destination>(tx).await? {
+            let destination = Arc::new(destination);
+            let all = destination.body.maintenance.iter();
+            let all = all.flat_map(|one| one.schedules.iter().map(move |schedule| (one, schedule)));
+            slots.extend(all.filter_map(|(one, schedule)| {
+                let key = format!("{}/{}", one.name, schedule.name);
+                let mark = marks.get(&(destination.id, key.clone())).copied();
+                let clockwork = Clockwork::of(schedule, mark, destination.updated_ms, now)?;
+                Some(Self { destination: destination.clone(), work: one.work, key, clockwork })
+            }));
         }
-        Ok(Self { changes: Some(changes), slots, now })
+        Ok(slots)
     }
-}
 
-fn slots_of(
-    destination: &Record<Destination>,
-    marks: &BTreeMap<(DestinationId, String), u64>,
-    now: u64,
-) -> Vec<Slot> {
-    let slot = |one: &Maintenance, schedule: &sluice_catalog::Schedule| {
-        let times = Times::of(schedule)?;
-        let key = format!("{}/{}", one.name, schedule.name);
-        // What is new owes nothing for the past; nothing is due in the future.
-        let mark = marks.get(&(destination.id, key.clone())).copied();
-        let mark = mark.unwrap_or(destination.updated_ms).min(now);
-        let (next, paused) = (times.next(mark), schedule.paused);
-        let destination = destination.clone();
-        Some(Slot { destination, work: one.work, key, paused, times, mark, next })
-    };
-    let all = destination.body.maintenance.iter();
-    all.flat_map(|one| one.schedules.iter().filter_map(move |schedule| slot(one, schedule)))
-        .collect()
-}
-
-async fn fire(shared: &Shared, slot: &mut Slot, now: u64) -> Result<()> {
-    let Some(due) = slot.times.due(slot.mark, now, slot.paused) else {
-        slot.next = slot.times.next(now);
-        return Ok(());
-    };
-    let mut tx = shared.catalog.begin().await?;
-    tx.decide_alone().await?;
-    tx.set_maintenance_mark(slot.destination.id, &slot.key, due.last).await?;
-    if let Some((at, _)) = due.run.last() {
-        begin(&mut tx, slot, *at, now).await?;
+    fn clockwork(&mut self) -> &mut Clockwork {
+        &mut self.clockwork
     }
-    tx.commit().await?;
-    shared.work.notify_one();
-    slot.mark = due.last;
-    slot.next = slot.times.next(due.last);
-    Ok(())
+
+    fn name(&self) -> String {
+        format!("the maintenance of {}", self.destination.name)
+    }
+
+    async fn set_mark(&self, tx: &mut Tx, at: u64) -> Result<()> {
+        Ok(tx.set_maintenance_mark(self.destination.id, &self.key, at).await?)
+    }
+
+    async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<()> {
+        begin(tx, self, at, now).await
+    }
 }
 
 /// A check of all that is there.

@@ -10,10 +10,11 @@ use std::time::Instant;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use sluice_catalog::{Page, Project, Tx};
+use sluice_catalog::{Project, Tx};
 use sluice_node_api::metrics::{Histogram, Tell, Text};
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::all_readable;
 use crate::problem::Result;
 use crate::queue::LOST_MS;
 use crate::quota::{self, Counted};
@@ -189,8 +190,7 @@ async fn known(shared: &Shared, text: &mut Text) -> Result<()> {
 
 /// How much of their hard limits projects use.
 async fn quotas(tx: &mut Tx, text: &mut Text, now: u64) -> Result<()> {
-    let page = Page { after: None, limit: Page::LARGEST };
-    let projects = tx.list::<Project>(&EVERYTHING, &page).await?;
+    let projects = all_readable::<Project>(tx).await?;
     for project in projects.into_iter().take(PROJECTS) {
         let Some(quota) = quota::of(tx, project.id).await? else { continue };
         let caps = quota.project;

@@ -5,12 +5,13 @@ use regex::Regex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, Page, Point, Policy, PolicyId, Record,
+    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, Point, Policy, PolicyId, Record,
     RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
 };
 use sluice_node_api::{CheckScript, CheckSsh, TaskSpec, TestOrder};
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::all_readable;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 use crate::ticker::Due;
@@ -97,15 +98,8 @@ pub(crate) async fn able(tx: &mut Tx, named: Option<NodeId>) -> Result<()> {
             false => Err(none("this node cannot boot restore points; install qemu-system-x86")),
         };
     }
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { return Err(none(MISSING)) };
-        page.after = Some(last.id.to_string());
-        if part.iter().any(|node| can(&node.body)) {
-            return Ok(());
-        }
-    }
+    let nodes = all_readable::<Node>(tx).await?;
+    if nodes.iter().any(|node| can(&node.body)) { Ok(()) } else { Err(none(MISSING)) }
 }
 
 /// Adds a test and its task.

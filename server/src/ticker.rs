@@ -5,6 +5,7 @@
 
 mod slot;
 mod snapshots;
+mod timetable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use crate::state::Shared;
 use crate::verifications;
 pub(crate) use slot::compiled;
 pub(crate) use slot::{Due, Times};
+pub(crate) use timetable::{Clockwork, Slot as Scheduled, Timetable};
 
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);

@@ -29,8 +29,9 @@ usage: cargo xtask soak [--minutes N] [--seed N] [--s3] [--folder DIR]
        cargo xtask soak --control-plane [--postgres] [--minutes N] [--seed N] [--folder DIR]
 
   --control-plane
-                soak a server and two nodes instead: they are killed, the server's disk becomes
-                full (where a small one may be mounted), and with --postgres the database goes away
+                soak a server and two nodes instead: they are killed and cut off each other,
+                the server's disk becomes full (where a small one may be mounted), and with
+                --postgres the database goes away
   --minutes N   how long to go on (default 3)
   --seed N      the choices to repeat (default: the time)
   --s3          keep the repository on the S3 server of tests/lab/s3 instead of in a folder

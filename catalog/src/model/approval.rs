@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use crate::found::Span;
 use crate::id::{ApprovalId, ProjectId, UserId};
 
 /// How far a request is.
@@ -82,4 +83,19 @@ pub struct Approval {
     pub decider: String,
     /// What they said, or what went wrong.
     pub reason: String,
+}
+
+/// Which requests to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApprovalFilter {
+    /// Those in this state.
+    pub state: Option<ApprovalState>,
+    /// Those that do this.
+    pub action: Option<String>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those that this login asked for.
+    pub requester: Option<String>,
+    /// Those that were asked for within this time.
+    pub asked: Span,
 }

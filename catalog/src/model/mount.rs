@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::found::Span;
 use crate::id::{DestinationId, InstanceId, MountId, NodeId, PointId, ProjectId, TaskId};
 
 /// How far a mount is.
@@ -156,4 +157,14 @@ pub struct MountFilter {
     pub state: Option<MountState>,
     /// Those of this instance.
     pub instance: Option<InstanceId>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those of restore points at this destination.
+    pub destination: Option<DestinationId>,
+    /// Those that this node shows.
+    pub node: Option<NodeId>,
+    /// Those that were asked for within this time.
+    pub added: Span,
+    /// The oldest first.
+    pub oldest_first: bool,
 }

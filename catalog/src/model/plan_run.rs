@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::found::Span;
 use crate::id::{PlanId, PlanRunId, ProjectId};
 use crate::model::plan::PlanMode;
 
@@ -79,4 +80,12 @@ pub struct PlanRunFilter {
     pub state: Option<PlanRunState>,
     /// Those of this plan.
     pub plan: Option<PlanId>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those that are for this.
+    pub mode: Option<PlanMode>,
+    /// Those that began within this time.
+    pub begun: Span,
+    /// The oldest first.
+    pub oldest_first: bool,
 }

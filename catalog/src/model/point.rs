@@ -1,3 +1,4 @@
+use crate::found::Span;
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId, TaskId};
 use crate::model::proof::{BackupType, Proof};
 
@@ -39,4 +40,20 @@ pub struct NewPoint {
     pub new_bytes: u64,
     /// Bytes that were stored for it.
     pub stored_bytes: u64,
+}
+
+/// Which restore points to list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PointFilter {
+    /// Those of this instance.
+    pub instance: Option<InstanceId>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those at this destination.
+    pub destination: Option<DestinationId>,
+    /// Those that hold a moment of this time.
+    pub taken: Span,
+    /// In the order of the moments that they hold: the oldest first, or the newest. Without, in
+    /// the order in which they became known.
+    pub newest_first: Option<bool>,
 }

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::kind;
 use crate::error::{CatalogError, Result};
+use crate::found::Span;
 use crate::id::{DestinationId, InstanceId, PolicyId, ProjectId};
 use crate::model::assign::Assign;
 use crate::model::hook::Hooks;
@@ -300,6 +301,21 @@ pub struct Missed {
     pub last_ms: u64,
     /// How many they are.
     pub times: u64,
+}
+
+/// Which of it to tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MissedFilter {
+    /// What this policy wanted.
+    pub policy: Option<PolicyId>,
+    /// What concerned this instance alone.
+    pub instance: Option<InstanceId>,
+    /// What concerned this project.
+    pub project: Option<ProjectId>,
+    /// What did not run for this reason.
+    pub reason: Option<String>,
+    /// What was missed within this time, all of it or a part.
+    pub at: Span,
 }
 
 impl Policy {

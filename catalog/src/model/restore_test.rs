@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::error::{CatalogError, Result};
+use crate::found::Span;
 use crate::id::{
     DestinationId, InstanceId, NodeId, PointId, PolicyId, ProjectId, RestoreTestId, TaskId,
 };
@@ -372,6 +373,16 @@ pub struct TestFilter {
     pub state: Option<TestState>,
     /// Those of this instance.
     pub instance: Option<InstanceId>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those that this policy wanted.
+    pub policy: Option<PolicyId>,
+    /// Those of restore points at this destination.
+    pub destination: Option<DestinationId>,
+    /// Those that were asked for within this time.
+    pub added: Span,
+    /// The oldest first.
+    pub oldest_first: bool,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::grant::Resource;
+use crate::found::Span;
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, ProjectId, TaskId};
 
 /// How far a task is.
@@ -201,6 +202,20 @@ pub struct TaskFilter {
     pub state: Option<TaskState>,
     /// Those of this instance.
     pub instance: Option<InstanceId>,
+    /// Those of this kind.
+    pub kind: Option<String>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those that this policy wanted.
+    pub policy: Option<PolicyId>,
+    /// Those that use this destination.
+    pub destination: Option<DestinationId>,
+    /// Those that this node runs, or ran last.
+    pub node: Option<NodeId>,
+    /// Those that were added within this time.
+    pub added: Span,
+    /// The oldest first.
+    pub oldest_first: bool,
 }
 
 /// A line of a task's log.

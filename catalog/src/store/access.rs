@@ -7,6 +7,7 @@ use crate::error::{CatalogError, ErrorKind, Result};
 use crate::id::{SessionId, TokenId, UserId};
 use crate::model::access::{OpenSession, Session, Token, User};
 use crate::record::{Page, check_name};
+use crate::sought::Sought;
 
 impl User {
     pub(super) fn read(row: &AnyRow) -> Result<Self> {
@@ -111,9 +112,21 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn users(&mut self, page: &Page) -> Result<Vec<User>> {
-        let sql = format!("{USER} WHERE id > $1 ORDER BY id LIMIT $2");
+        self.users_called("*", page).await
+    }
+
+    /// The users whose logins match a pattern, in small letters or large, oldest first: `*` stands
+    /// for anything, `?` for one character.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn users_called(&mut self, pattern: &str, page: &Page) -> Result<Vec<User>> {
+        let sql = format!(
+            "{USER} WHERE id > $1 AND LOWER(login) LIKE LOWER($3) ESCAPE '!' ORDER BY id LIMIT $2"
+        );
         let select = crate::db::query(sql).bind(page.after.clone().unwrap_or_default());
         let select = select.bind(i64::from(page.limit.min(Page::LARGEST)));
+        let select = select.bind(Sought::like(pattern));
         self.all(select).await?.iter().map(User::read).collect()
     }
 

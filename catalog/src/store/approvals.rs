@@ -8,8 +8,9 @@ use crate::audit::AuditEntry;
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::fate::Consent;
+use crate::found::Found;
 use crate::id::{ApprovalId, UserId};
-use crate::model::approval::{Approval, ApprovalState, NewApproval};
+use crate::model::approval::{Approval, ApprovalFilter, ApprovalState, NewApproval};
 use crate::record::Page;
 use crate::seal::{Sealed, Sealer};
 use crate::visible::{OF_OBJECT, Visible};
@@ -88,8 +89,8 @@ impl Tx {
         Ok(id)
     }
 
-    /// Requests that concern what the caller may know of, and the caller's own, oldest first; with
-    /// a state, those in it.
+    /// Requests that concern what the caller may know of, and the caller's own, oldest first;
+    /// those that cannot be read apart.
     ///
     /// # Errors
     /// Those of the database.
@@ -97,26 +98,35 @@ impl Tx {
         &mut self,
         sealer: &Sealer,
         (visible, requester): (&Visible, UserId),
-        state: Option<ApprovalState>,
+        filter: &ApprovalFilter,
         page: &Page,
         now_ms: u64,
-    ) -> Result<Vec<Approval>> {
-        let (condition, values) = visible.condition(&OF_OBJECT, 6);
+    ) -> Result<Found<Approval>> {
+        let (condition, values) = visible.condition(&OF_OBJECT, 11);
         let sql = format!(
             "SELECT {COLUMNS} FROM approvals WHERE id > $1 AND ($3 = '' OR CASE \
              WHEN state = 'pending' AND expires_ms <= $4 THEN 'expired' ELSE state END = $3) \
+             AND ($6 = '' OR action = $6) AND ($7 = '' OR project_id = $7) \
+             AND ($8 = '' OR requester = $8) AND created_ms >= $9 AND created_ms < $10 \
              AND ({condition} OR requester_id = $5) ORDER BY id LIMIT $2"
         );
+        let ApprovalFilter { state, action, project, requester: login, asked } = filter;
         let mut select = query(sql)
             .bind(page.after.clone().unwrap_or_default())
             .bind(i64::from(page.limit.min(Page::LARGEST)))
             .bind(state.map(ApprovalState::word).unwrap_or_default())
             .bind(number(now_ms))
-            .bind(requester.to_string());
+            .bind(requester.to_string())
+            .bind(action.clone().unwrap_or_default())
+            .bind(text_of(*project))
+            .bind(login.clone().unwrap_or_default())
+            .bind(number(asked.since_ms.unwrap_or(0)))
+            .bind(number(asked.until_ms.unwrap_or(u64::MAX)));
         for value in values {
             select = select.bind(value);
         }
-        self.all(select).await?.iter().map(|row| read(row, sealer, now_ms)).collect()
+        let rows = self.all(select).await?;
+        Found::by_id(&rows, page.limit, |row| read(row, sealer, now_ms))
     }
 
     /// A request, if the caller may know of it.

@@ -9,6 +9,7 @@ use crate::id::{GroupId, UserId};
 use crate::model::access::Group;
 use crate::model::grant::Grant;
 use crate::record::{Page, check_name};
+use crate::sought::Sought;
 
 const COLUMNS: &str = "id, name, revision, created_ms, updated_ms";
 
@@ -46,10 +47,22 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn groups(&mut self, page: &Page) -> Result<Vec<Group>> {
-        let sql = format!("SELECT {COLUMNS} FROM user_groups WHERE id > $1 ORDER BY id LIMIT $2");
+        self.groups_called("*", page).await
+    }
+
+    /// The groups whose names match a pattern, in small letters or large, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn groups_called(&mut self, pattern: &str, page: &Page) -> Result<Vec<Group>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM user_groups WHERE id > $1 \
+             AND LOWER(name) LIKE LOWER($3) ESCAPE '!' ORDER BY id LIMIT $2"
+        );
         let select = query(sql)
             .bind(page.after.clone().unwrap_or_default())
-            .bind(i64::from(page.limit.min(Page::LARGEST)));
+            .bind(i64::from(page.limit.min(Page::LARGEST)))
+            .bind(Sought::like(pattern));
         let mut groups = Vec::new();
         for row in self.all(select).await? {
             groups.push(self.read_group(&row).await?);

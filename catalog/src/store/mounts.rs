@@ -8,6 +8,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{MountId, NodeId, TaskId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
@@ -95,13 +96,36 @@ impl Tx {
         filter: &MountFilter,
         page: &Page,
     ) -> Result<Vec<Mount>> {
-        let list = Listed::newest("mounts", COLUMNS).of("instance_id", text_of(filter.instance));
+        self.mounts_found(visible, filter, page).await?.whole()
+    }
+
+    /// The same, with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn mounts_found(
+        &mut self,
+        visible: &Visible,
+        filter: &MountFilter,
+        page: &Page,
+    ) -> Result<Found<Mount>> {
+        let visible = visible.of_project(filter.project);
+        let list = match filter.oldest_first {
+            true => Listed::oldest("mounts", COLUMNS),
+            false => Listed::newest("mounts", COLUMNS),
+        };
+        let list = list
+            .of("instance_id", text_of(filter.instance))
+            .also("node_id", text_of(filter.node))
+            .also("destination_id", text_of(filter.destination))
+            .also("project_id", text_of(filter.project));
         let list = match filter.state {
             Some(state) => list.with("state", state.word().to_owned()),
             None => list.only("state <> 'gone'"),
         };
-        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
-        rows.iter().map(Mount::read).collect()
+        let whose = (&visible, &Whose::OF_INSTANCE);
+        let rows = self.page_within(list, whose, page, &filter.added).await?;
+        Found::by_id(&rows, page.limit, Mount::read)
     }
 
     /// What a node has, or is to have: all that is not gone.

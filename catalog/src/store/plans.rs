@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{PlanId, PlanRunId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
@@ -91,11 +92,35 @@ impl Tx {
         filter: &PlanRunFilter,
         page: &Page,
     ) -> Result<Vec<PlanRun>> {
-        let list = Listed::newest("plan_runs", COLUMNS)
-            .with("state", filter.state.map_or("", PlanRunState::word).to_owned())
-            .of("plan_id", text_of(filter.plan));
-        let rows = self.page(list, (visible, &OF_PLAN), page).await?;
-        rows.iter().map(PlanRun::read).collect()
+        self.plan_runs_found(visible, filter, page).await?.whole()
+    }
+
+    /// The same, with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn plan_runs_found(
+        &mut self,
+        visible: &Visible,
+        filter: &PlanRunFilter,
+        page: &Page,
+    ) -> Result<Found<PlanRun>> {
+        let visible = visible.of_project(filter.project);
+        let list = match filter.oldest_first {
+            true => Listed::oldest("plan_runs", COLUMNS),
+            false => Listed::newest("plan_runs", COLUMNS),
+        };
+        let list = list
+            .of("plan_id", text_of(filter.plan))
+            .also("project_id", text_of(filter.project))
+            .also("mode", filter.mode.map_or("", PlanMode::word).to_owned());
+        let state = filter.state.map_or("", PlanRunState::word).to_owned();
+        let list = match list.is_narrow() {
+            true => list.also("state", state),
+            false => list.with("state", state),
+        };
+        let rows = self.page_within(list, (&visible, &OF_PLAN), page, &filter.begun).await?;
+        Found::by_id(&rows, page.limit, PlanRun::read)
     }
 
     /// The runs that have not ended.

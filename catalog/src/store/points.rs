@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use sqlx::any::AnyRow;
 
-use crate::db::{Columns, Tx, number, query, text_of};
+use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::{CatalogError, Result};
+use crate::found::{Found, Span};
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
-use crate::model::point::{NewPoint, Point};
+use crate::model::point::{NewPoint, Point, PointFilter};
 use crate::model::proof::{BackupType, Proof, ProofState, VerifyDepth};
 use crate::record::Page;
 use crate::visible::{Visible, Whose};
@@ -49,6 +50,24 @@ fn proof(row: &AnyRow) -> Result<Option<Proof>> {
     let depth = VerifyDepth::from_word(&row.text("proof_depth")?);
     let found = state.zip(depth).zip(row.maybe_count("proof_ms")?);
     Ok(found.map(|((state, depth), at_ms)| Proof { state, depth, at_ms }))
+}
+
+/// A list of what is there of what is asked for: that of an instance is narrowest.
+pub(crate) fn listed(list: Listed, filter: &PointFilter) -> Listed {
+    let list = list.only("removed_ms IS NULL").of_first(&[
+        ("instance_id", text_of(filter.instance)),
+        ("destination_id", text_of(filter.destination)),
+    ]);
+    match list.is_narrow() {
+        true => list.also("project_id", text_of(filter.project)),
+        false => list.with("project_id", text_of(filter.project)),
+    }
+}
+
+/// Where a list in the order of moments begins: behind a moment and an id.
+fn begin(after: &str) -> Result<(u64, String)> {
+    let parts = after.split_once('.').and_then(|(ms, id)| Some((ms.parse().ok()?, id.to_owned())));
+    parts.ok_or_else(|| CatalogError::invalid("after is what next of the part before says"))
 }
 
 impl Tx {
@@ -93,11 +112,52 @@ impl Tx {
         instance: Option<InstanceId>,
         page: &Page,
     ) -> Result<Vec<Point>> {
-        let list = Listed::oldest("points", COLUMNS)
-            .only("removed_ms IS NULL")
-            .of("instance_id", text_of(instance));
-        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
-        rows.iter().map(Point::read).collect()
+        let filter = PointFilter { instance, ..PointFilter::default() };
+        self.points_found(visible, &filter, page).await?.whole()
+    }
+
+    /// The restore points that the caller may know of, by more than their instance, with those
+    /// that cannot be read apart. What was removed is left out.
+    ///
+    /// # Errors
+    /// Those of the database, and [`crate::ErrorKind::Invalid`] when the page begins nowhere.
+    pub async fn points_found(
+        &mut self,
+        visible: &Visible,
+        filter: &PointFilter,
+        page: &Page,
+    ) -> Result<Found<Point>> {
+        let visible = visible.of_project(filter.project);
+        let whose = (&visible, &Whose::OF_INSTANCE);
+        let timed = filter.taken != Span::default() || filter.destination.is_some();
+        if filter.newest_first.is_none() && !timed {
+            let list = listed(Listed::oldest("points", COLUMNS), filter);
+            let rows = self.page(list, whose, page).await?;
+            return Found::by_id(&rows, page.limit, Point::read);
+        }
+        let newest_first = filter.newest_first == Some(true);
+        let (after_ms, after_id) = match &page.after {
+            Some(after) => begin(after)?,
+            None if newest_first => (filter.taken.until_ms.unwrap_or(u64::MAX), String::new()),
+            None => (filter.taken.since_ms.unwrap_or(0), String::new()),
+        };
+        let list = match newest_first {
+            true => Listed::newest("points", COLUMNS),
+            false => Listed::oldest("points", COLUMNS),
+        };
+        let mut list = listed(list.by_time("taken_ms", after_id), filter);
+        let bounds = [(">=", filter.taken.since_ms), ("<", filter.taken.until_ms)];
+        for (sign, bound) in bounds {
+            if let Some(bound) = bound {
+                let condition = format!("taken_ms {sign} CAST(? AS BIGINT)");
+                list = list.holds(&condition, number(bound).to_string());
+            }
+        }
+        let after = |select: Query| select.bind(number(after_ms));
+        let rows = self.page_after(list, whose, after, page.limit).await?;
+        Found::of(&rows, page.limit, Point::read, |row| {
+            Ok(format!("{}.{}", row.count("taken_ms")?, row.text("id")?))
+        })
     }
 
     /// A restore point, if the caller may know of it.

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
+use crate::found::Span;
 use crate::id::{InstanceId, PolicyId};
 use crate::model::assign::Having;
 use crate::model::grant::Resource;
 use crate::model::history::ByHand;
 use crate::model::instance::Instance;
-use crate::model::policy::{Missed, Policy};
+use crate::model::policy::{Missed, MissedFilter, Policy};
 use crate::record::{Page, Record};
 use crate::visible::{Visible, Whose};
 
@@ -208,13 +209,35 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn missed(&mut self, visible: &Visible, since_ms: u64) -> Result<Vec<Missed>> {
-        let (condition, values) = visible.condition(&OF_MISSED, 3);
+        let at = Span { since_ms: Some(since_ms), until_ms: None };
+        self.missed_of(visible, &MissedFilter { at, ..MissedFilter::default() }).await
+    }
+
+    /// The same, of some of it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn missed_of(
+        &mut self,
+        visible: &Visible,
+        filter: &MissedFilter,
+    ) -> Result<Vec<Missed>> {
+        let (condition, values) = visible.condition(&OF_MISSED, 8);
         let sql = format!(
             "SELECT policy_id, schedule, instance_id, reason, project_id, first_ms, last_ms, \
-             times FROM missed WHERE last_ms >= $1 AND {condition} \
+             times FROM missed WHERE last_ms >= $1 AND first_ms < $3 \
+             AND ($4 = '' OR policy_id = $4) AND ($5 = '' OR instance_id = $5) \
+             AND ($6 = '' OR project_id = $6) AND ($7 = '' OR reason = $7) AND {condition} \
              ORDER BY last_ms DESC, policy_id, schedule, instance_id, reason LIMIT $2"
         );
-        let mut select = query(sql).bind(number(since_ms)).bind(i64::from(Page::LARGEST));
+        let mut select = query(sql)
+            .bind(number(filter.at.since_ms.unwrap_or(0)))
+            .bind(i64::from(Page::LARGEST))
+            .bind(number(filter.at.until_ms.unwrap_or(u64::MAX)))
+            .bind(text_of(filter.policy))
+            .bind(text_of(filter.instance))
+            .bind(text_of(filter.project))
+            .bind(filter.reason.clone().unwrap_or_default());
         for value in values {
             select = select.bind(value);
         }

@@ -4,6 +4,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{DestinationId, InstanceId, PolicyId, RestoreTestId, TaskId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
@@ -100,11 +101,38 @@ impl Tx {
         filter: &TestFilter,
         page: &Page,
     ) -> Result<Vec<RestoreTest>> {
-        let list = Listed::newest("restore_tests", COLUMNS)
-            .with("state", filter.state.map_or("", TestState::word).to_owned())
-            .of("instance_id", text_of(filter.instance));
-        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
-        rows.iter().map(RestoreTest::read).collect()
+        self.tests_found(visible, filter, page).await?.whole()
+    }
+
+    /// The same, with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tests_found(
+        &mut self,
+        visible: &Visible,
+        filter: &TestFilter,
+        page: &Page,
+    ) -> Result<Found<RestoreTest>> {
+        let visible = visible.of_project(filter.project);
+        let list = match filter.oldest_first {
+            true => Listed::oldest("restore_tests", COLUMNS),
+            false => Listed::newest("restore_tests", COLUMNS),
+        };
+        let list = list.of_first(&[
+            ("instance_id", text_of(filter.instance)),
+            ("policy_id", text_of(filter.policy)),
+            ("destination_id", text_of(filter.destination)),
+        ]);
+        let state = filter.state.map_or("", TestState::word).to_owned();
+        let project = text_of(filter.project);
+        let list = match list.is_narrow() {
+            true => list.also("state", state).also("project_id", project),
+            false => list.with("state", state).with("project_id", project),
+        };
+        let whose = (&visible, &Whose::OF_INSTANCE);
+        let rows = self.page_within(list, whose, page, &filter.added).await?;
+        Found::by_id(&rows, page.limit, RestoreTest::read)
     }
 
     /// Pending tests whose task has ended.

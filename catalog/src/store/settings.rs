@@ -4,6 +4,15 @@ use crate::db::{Columns, Tx};
 use crate::error::Result;
 
 impl Tx {
+    /// Lets nobody else set a value, or what is set like one, until this transaction ends: what is
+    /// based on what was read is so when it is written.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn alone_with_settings(&mut self) -> Result<()> {
+        self.lock("lock-settings").await
+    }
+
     /// A single value.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{NodeId, TaskId};
 use crate::listed::Listed;
 use crate::model::need::needs;
@@ -24,6 +25,42 @@ const LISTED: &str = "id, project_id, instance_id, policy_id, destination_id, ki
     priority, due_key, wanted_node, node_id, attempt, max_attempts, lease_until_ms, \
     not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
     progress, 'null' AS result, message, from_id";
+
+/// A list of tasks. Of what is named, that chooses the index which leaves the fewest rows: an
+/// instance has some hundreds, few tasks are in a state in which most do not end, and most kinds
+/// are as rare. What is seen are `single` resources: they are few enough.
+pub(crate) fn listed(filter: &TaskFilter, single: bool) -> Listed {
+    let list = match filter.oldest_first {
+        true => Listed::oldest("tasks", LISTED),
+        false => Listed::newest("tasks", LISTED),
+    };
+    let state = filter.state.map_or("", TaskState::word).to_owned();
+    let kind = filter.kind.clone().unwrap_or_default();
+    let project = text_of(filter.project);
+    let rare = filter.state.is_some_and(|state| state != TaskState::Succeeded);
+    let list = list.of("instance_id", text_of(filter.instance));
+    if rare && !list.is_narrow() {
+        let list = list.with("state", state).with("project_id", project).also("kind", kind);
+        return list
+            .also("policy_id", text_of(filter.policy))
+            .also("destination_id", text_of(filter.destination))
+            .also("node_id", text_of(filter.node));
+    }
+    let list = list.of_first(&[
+        ("policy_id", text_of(filter.policy)),
+        ("node_id", text_of(filter.node)),
+        ("destination_id", text_of(filter.destination)),
+    ]);
+    if list.is_narrow() {
+        return list.also("state", state).also("kind", kind).also("project_id", project);
+    }
+    let list = list.with("project_id", project);
+    match (kind.is_empty(), single) {
+        (true, _) => list.with("state", state),
+        (false, false) => list.with("kind", kind).also("state", state),
+        (false, true) => list.also("kind", kind).also("state", state),
+    }
+}
 
 /// How many lost tasks are taken back at a time.
 const LOOKED_AT: usize = 500;
@@ -120,11 +157,23 @@ impl Tx {
         filter: &TaskFilter,
         page: &Page,
     ) -> Result<Vec<Task>> {
-        let list = Listed::newest("tasks", LISTED)
-            .with("state", filter.state.map_or("", TaskState::word).to_owned())
-            .of("instance_id", text_of(filter.instance));
-        let rows = self.page(list, (visible, &OF_TASK), page).await?;
-        rows.iter().map(Task::read).collect()
+        self.tasks_found(visible, filter, page).await?.whole()
+    }
+
+    /// The same, with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn tasks_found(
+        &mut self,
+        visible: &Visible,
+        filter: &TaskFilter,
+        page: &Page,
+    ) -> Result<Found<Task>> {
+        let visible = visible.of_project(filter.project);
+        let list = listed(filter, visible.has_single());
+        let rows = self.page_within(list, (&visible, &OF_TASK), page, &filter.added).await?;
+        Found::by_id(&rows, page.limit, Task::read)
     }
 
     /// Whether a task waits. Cheap, and takes no lock.

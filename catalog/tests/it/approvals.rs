@@ -1,6 +1,6 @@
 use sluice_catalog::{
-    ApprovalState, Catalog, Consent, ErrorKind, NewApproval, Page, Project, Sealer, UserId,
-    Visible, approved, rehearsed,
+    ApprovalFilter, ApprovalState, Catalog, Consent, ErrorKind, NewApproval, Page, Project, Sealer,
+    UserId, Visible, approved, rehearsed,
 };
 use zeroize::Zeroizing;
 
@@ -121,21 +121,22 @@ async fn requests_are_sealed_and_seen_in_their_project(Lab { catalog, .. }: Lab)
         (Some(ApprovalState::Expired), 100, 1),
         (Some(ApprovalState::Done), 20, 0),
     ] {
+        let filter = ApprovalFilter { state: wanted, ..ApprovalFilter::default() };
         let found = tx
-            .approvals(&sealer(), (&Visible::All, stranger()), wanted, &page, now_ms)
+            .approvals(&sealer(), (&Visible::All, stranger()), &filter, &page, now_ms)
             .await
             .unwrap();
-        assert_eq!(found.len(), many, "{wanted:?} {now_ms}");
+        assert_eq!(found.items.len(), many, "{wanted:?} {now_ms}");
     }
-    assert!(
-        tx.approvals(&sealer(), (&nobody, stranger()), None, &page, 20).await.unwrap().is_empty()
-    );
+    let all = ApprovalFilter::default();
+    let found = tx.approvals(&sealer(), (&nobody, stranger()), &all, &page, 20).await.unwrap();
+    assert!(found.items.is_empty());
     assert!(tx.approval(&sealer(), consent.approval, (&nobody, stranger()), 20).await.is_err());
     let found =
         tx.approval(&sealer(), consent.approval, (&Visible::All, stranger()), 20).await.unwrap();
     assert_eq!(*found.new.body, "hush");
     let own = (&nobody, found.new.requester);
-    assert_eq!(tx.approvals(&sealer(), own, None, &page, 20).await.unwrap().len(), 1);
+    assert_eq!(tx.approvals(&sealer(), own, &all, &page, 20).await.unwrap().items.len(), 1);
     assert!(tx.approval(&sealer(), consent.approval, own, 20).await.is_ok(), "one's own");
     assert_eq!(found.new.headers, request(0).headers);
     let other = Sealer::new(&[8; 32]);

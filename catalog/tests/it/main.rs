@@ -4,6 +4,7 @@ mod access;
 mod answers;
 mod approvals;
 mod events;
+mod filters;
 mod grants;
 mod history;
 mod inventories;

@@ -79,7 +79,7 @@ async fn mounts_are_seen_by_their_project_only(lab: Lab) {
     let page = Page { after: Some(ids[1].to_string()), limit: 9 };
     let rest = tx.mounts(&own, &MountFilter::default(), &page).await.unwrap();
     assert_eq!(rest.iter().map(|mount| mount.id).collect::<Vec<_>>(), [ids[0]]);
-    let gone = MountFilter { state: Some(Gone), instance: None };
+    let gone = MountFilter { state: Some(Gone), ..MountFilter::default() };
     let gone = tx.mounts(&own, &gone, &Page::default()).await.unwrap();
     assert_eq!(gone.iter().map(|mount| mount.id).collect::<Vec<_>>(), [ids[3]]);
     let other = tx.mount(ids[2], &own).await.unwrap_err();

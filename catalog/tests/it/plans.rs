@@ -96,7 +96,8 @@ async fn only_the_newest_tests_keep_their_evidence(lab: Lab) {
         tx.end_test(id, &outcome(TestState::Ok), 2).await.unwrap();
         ids.push(id);
     }
-    let filter = TestFilter { state: Some(TestState::Ok), instance: Some(one) };
+    let filter =
+        TestFilter { state: Some(TestState::Ok), instance: Some(one), ..TestFilter::default() };
     let all = tx.tests(&Visible::All, &filter, &Page::default()).await.unwrap();
     assert_eq!((all.len(), all[0].id), (32, ids[32]), "newest first, and none is forgotten");
     let kept: Vec<_> = all.iter().map(|test| test.has_screenshot).collect();
@@ -171,7 +172,8 @@ async fn a_run_is_changed_by_who_has_seen_it_last(lab: Lab) {
     let kept = tx.plan_run(first.id, &Visible::All).await.unwrap();
     assert_eq!((kept.state, kept.finished_ms, kept.revision), (PlanRunState::Failed, Some(9), 2));
     assert_eq!(tx.plan_runs_under_way().await.unwrap().len(), 2);
-    let filter = PlanRunFilter { state: Some(PlanRunState::Failed), plan: Some(first.plan) };
+    let state = Some(PlanRunState::Failed);
+    let filter = PlanRunFilter { state, plan: Some(first.plan), ..PlanRunFilter::default() };
     let failed = tx.plan_runs(&Visible::All, &filter, &Page::default()).await.unwrap();
     assert_eq!(failed.iter().map(|run| run.id).collect::<Vec<_>>(), [first.id]);
     let others = Visible::projects([ProjectId::new(2)]);

@@ -22,7 +22,7 @@ async fn meanwhile() {
 async fn remove(catalog: Catalog, id: ProjectId) -> Result<()> {
     let mut tx = catalog.begin().await?;
     let record = tx.get::<Project>(id, &Visible::All).await?;
-    tx.refuse_if_used(&record).await?;
+    tx.refuse_if_used(&record, &Visible::All).await?;
     tx.delete::<Project>(id).await?;
     tx.commit().await
 }
@@ -46,7 +46,7 @@ async fn a_project_is_removed_or_gets_something_and_not_both(Lab { catalog, .. }
     let blog = project(&catalog, "blog").await;
     let mut removes = catalog.begin().await.unwrap();
     let record = removes.get::<Project>(blog, &Visible::All).await.unwrap();
-    removes.refuse_if_used(&record).await.unwrap();
+    removes.refuse_if_used(&record, &Visible::All).await.unwrap();
     removes.delete::<Project>(blog).await.unwrap();
     let adding = tokio::spawn(add(catalog.clone(), blog));
     meanwhile().await;

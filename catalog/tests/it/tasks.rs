@@ -97,7 +97,7 @@ async fn the_line_tells_who_waits_and_who_runs(Lab { catalog, .. }: Lab) {
     assert_eq!(tx.line().await.unwrap().1.len(), 1, "it is another lease");
     tx.commit().await.unwrap();
     let mut tx = catalog.read().await.unwrap();
-    let filter = TaskFilter { state: Some(TaskState::Running), instance: None };
+    let filter = TaskFilter { state: Some(TaskState::Running), ..TaskFilter::default() };
     let listed = tx.tasks(&Visible::All, &filter, &Page::default()).await.unwrap();
     assert_eq!(listed.len(), 1);
     let newest = tx.tasks(&Visible::All, &TaskFilter::default(), &Page::default()).await.unwrap();

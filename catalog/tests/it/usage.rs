@@ -179,7 +179,7 @@ async fn what_is_no_restore_point_yet_is_gone_with_its_destination(Lab { catalog
     assert_eq!(tx.in_use(one, None).await.unwrap().stored_bytes, 35);
     // No restore point keeps a destination that has only what is not one yet.
     let near = tx.get::<Destination>(made[0], &Visible::All).await.unwrap();
-    tx.refuse_if_used::<Destination>(&near).await.unwrap();
+    tx.refuse_if_used::<Destination>(&near, &Visible::All).await.unwrap();
     tx.delete::<Destination>(made[0]).await.unwrap();
     assert_eq!(tx.pending((web, made[0])).await.unwrap(), 0);
     assert_eq!(tx.pending((web, made[1])).await.unwrap(), 30, "the other's stays");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::lists::ApprovalListArgs;
+
 /// Show and change users of a server, their second factors, sessions and tokens
 ///
 /// Passwords come from SLUICE_PASSWORD_FILE and SLUICE_NEW_PASSWORD_FILE, codes from
@@ -248,11 +250,7 @@ pub(crate) struct ApprovalArgs {
 pub(crate) enum ApprovalCommand {
     /// List requests that wait, or have waited
     #[command(after_help = "Example:\n  sluice approval list --state pending")]
-    List {
-        /// Only those in this state: pending, done, failed, rejected, withdrawn, expired
-        #[arg(long, value_name = "STATE")]
-        state: Option<String>,
-    },
+    List(ApprovalListArgs),
     /// Show all of a request, without its secrets
     #[command(after_help = "Example:\n  sluice approval show 0193a2b4-...")]
     Show {

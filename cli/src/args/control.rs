@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::lists::{NodeListArgs, PointListArgs, RecordListArgs, TaskListArgs};
 use super::{TargetFormat, value};
 
 /// Run everything on this machine: server, one node, one destination
@@ -140,8 +141,8 @@ Examples:
   sluice node run --allow-path /srv/images")]
     Run(NodeRunArgs),
     /// List the nodes of the server
-    #[command(after_help = "Example:\n  sluice node list")]
-    List,
+    #[command(after_help = "Example:\n  sluice node list --state draining")]
+    List(NodeListArgs),
     /// Show a node, and what works there
     #[command(after_help = "Example:\n  sluice node show mover-1")]
     Show {
@@ -315,12 +316,11 @@ pub(crate) struct TaskArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskCommand {
     /// List tasks, newest first
-    #[command(after_help = "Example:\n  sluice task list --state running")]
-    List {
-        /// Only those in this state: queued, running, succeeded, warnings, failed, cancelled
-        #[arg(long, value_name = "STATE")]
-        state: Option<String>,
-    },
+    #[command(after_help = "\
+Examples:
+  sluice task list --state running
+  sluice task list --kind restore --project shop --since 2026-11-01")]
+    List(TaskListArgs),
     /// Show a task
     #[command(after_help = "Example:\n  sluice task show 0193a2b4-...")]
     Show {
@@ -445,12 +445,9 @@ pub(crate) enum PointCommand {
     #[command(after_help = "\
 Examples:
   sluice point list
-  sluice point list --instance shop/web-1 --json")]
-    List {
-        /// Only those of this instance
-        #[arg(long, value_name = "PROJECT/NAME")]
-        instance: Option<String>,
-    },
+  sluice point list --instance shop/web-1 --json
+  sluice point list --destination vault --since 2026-11-01 --order newest")]
+    List(PointListArgs),
     /// Tell that an event has happened for which retention of policies waits
     ///
     /// Of restore points that a policy keeps `after_event`, the time begins. Heard of twice, the
@@ -512,8 +509,12 @@ pub(crate) struct RecordArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RecordCommand {
     /// List them
-    #[command(after_help = "Example:\n  sluice instance list")]
-    List,
+    #[command(after_help = "\
+Examples:
+  sluice instance list
+  sluice instance list --project shop --tag gold --name 'web-*'
+  sluice policy list --destination vault")]
+    List(Box<RecordListArgs>),
     /// Show one
     #[command(after_help = "Example:\n  sluice instance show shop/web-1")]
     Show {

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::lists::TimeFilter;
+
 /// Recovery plans of a server: what is brought back, in which order, and to where
 ///
 /// A plan says groups of instances, and scripts around them; how one is written is in
@@ -16,8 +18,15 @@ pub(crate) struct PlanArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PlanCommand {
     /// List plans
-    #[command(after_help = "Example:\n  sluice plan list")]
-    List,
+    #[command(after_help = "Example:\n  sluice plan list --project shop")]
+    List {
+        /// Only those with this name; `*` stands for anything, `?` for one character
+        #[arg(long, value_name = "PATTERN")]
+        name: Option<String>,
+        /// Only those of this project
+        #[arg(long, value_name = "NAME")]
+        project: Option<String>,
+    },
     /// Show a plan
     #[command(after_help = "Example:\n  sluice plan show shop/flood")]
     Show {
@@ -57,6 +66,14 @@ Examples:
         /// Only those in this state: running, succeeded, warnings, failed, cancelled
         #[arg(long, value_name = "STATE", conflicts_with = "id")]
         state: Option<String>,
+        /// Only those of this project
+        #[arg(long, value_name = "NAME", conflicts_with = "id")]
+        project: Option<String>,
+        /// Only those that are for this: run, test
+        #[arg(long, value_name = "MODE", conflicts_with = "id")]
+        mode: Option<String>,
+        #[command(flatten)]
+        time: TimeFilter,
     },
     /// Cancel a run: what it has started is ended
     #[command(after_help = "Example:\n  sluice plan cancel 0193a2b4-...")]

@@ -67,6 +67,11 @@ pub(crate) struct PruneArgs {
     /// Show what would happen and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+
+    /// With --json: tell points by their ids, instance by instance, and nothing else of them; at
+    /// most 100000 are removed at once, and the rest by the next prune
+    #[arg(long, hide = true, conflicts_with_all = ["simulate", "dry_run"])]
+    pub(crate) brief: bool,
 }
 
 /// Remove the named restore points

@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use sluice_node_api::Network;
 
+use super::lists::MountListArgs;
 use super::value;
 
 /// Show restore points as disks on a node of a server, and end that
@@ -21,11 +22,7 @@ pub(crate) struct RemoteMountArgs {
 pub(crate) enum RemoteMountCommand {
     /// List mounts, newest first; those that are gone only with --state gone
     #[command(after_help = "Example:\n  sluice remote-mount list --state ready")]
-    List {
-        /// Only those in this state: requested, ready, failed, releasing, gone
-        #[arg(long, value_name = "STATE")]
-        state: Option<String>,
-    },
+    List(MountListArgs),
     /// Show a mount
     #[command(after_help = "Example:\n  sluice remote-mount show 0193a2b4-...")]
     Show {

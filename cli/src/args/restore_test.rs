@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::lists::TestListArgs;
+
 /// Test that restore points of a server boot and answer, and show what proves it
 ///
 /// A node with QEMU boots the restore point in a virtual machine that reaches nothing; what it
@@ -18,11 +20,7 @@ pub(crate) enum RestoreTestCommand {
     Run(RestoreTestRunArgs),
     /// List tests, newest first
     #[command(after_help = "Example:\n  sluice restore-test list --state failed")]
-    List {
-        /// Only those in this state: pending, ok, failed, undone, cancelled
-        #[arg(long, value_name = "STATE")]
-        state: Option<String>,
-    },
+    List(TestListArgs),
     /// Show a test, with the end of the guest's console
     #[command(after_help = "Example:\n  sluice restore-test show 0193a2b4-... --screenshot w.png")]
     Show {

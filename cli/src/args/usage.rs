@@ -205,7 +205,7 @@ pub(crate) enum SavedReport {
 }
 
 /// A date or a moment, in milliseconds since 1970.
-fn moment(text: &str) -> Result<u64, String> {
+pub(super) fn moment(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no time; write 2026-11-01 or 2026-11-01T12:00:00Z");
     let at = match text.parse::<jiff::civil::Date>() {
         Ok(date) if text.len() == 10 => {

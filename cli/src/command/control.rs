@@ -5,6 +5,7 @@ mod approvals;
 mod browser;
 mod bundle;
 mod difference;
+mod filter;
 mod groups;
 mod inventories;
 mod keep;
@@ -38,7 +39,7 @@ use sluice_node_api::Client;
 
 use crate::args::{
     IdentityProviderCommand, NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand,
-    RemoteMountCommand, RestoreTestCommand, TaskCommand,
+    RemoteMountCommand, RestoreTestCommand, TaskCommand, TaskListArgs,
 };
 use crate::context::Context;
 use crate::error::Exit;
@@ -89,8 +90,10 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
             }
             Ok(Exit::Done)
         }
-        NodeCommand::List => {
-            let nodes = all(&profile::client()?, "/api/v1/nodes").await?;
+        NodeCommand::List(args) => {
+            let client = profile::client()?;
+            let path = filter::Filter::new(&client).nodes(&args).path("/api/v1/nodes");
+            let nodes = all(&client, &path).await?;
             let row = |node: &Value| {
                 let told = &node["capabilities"];
                 let (host, version) = (word(told, "host"), word(told, "version"));
@@ -113,7 +116,7 @@ pub(crate) async fn record(
 
 /// Does something with tasks.
 pub(crate) async fn task(context: &Context, command: Option<TaskCommand>) -> Result<Exit> {
-    tasks::run(context, command.unwrap_or(TaskCommand::List { state: None })).await
+    tasks::run(context, command.unwrap_or(TaskCommand::List(TaskListArgs::default()))).await
 }
 
 /// Does something with configurations of nodes.
@@ -152,6 +155,10 @@ async fn all(client: &Client, path: &str) -> Result<Vec<Value>> {
         let from = if after.is_empty() { after.clone() } else { format!("&after={after}") };
         let part: Value = client.get(&format!("{path}{sign}limit=1000{from}")).await?;
         items.extend(part["items"].as_array().cloned().unwrap_or_default());
+        for one in part["unreadable"].as_array().into_iter().flatten() {
+            let name = if one["name"].is_string() { word(one, "name") } else { word(one, "id") };
+            output::warn(format_args!("{name} is not told: {}", word(one, "why")));
+        }
         match part["next"].as_str() {
             Some(next) => next.clone_into(&mut after),
             None => return Ok(items),

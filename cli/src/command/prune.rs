@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use futures::stream::{self, StreamExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_repository::retention::{Candidate, Policy, Reason, Verdict, WAITING, apply};
 use sluice_repository::{ErrorKind, Listing, Repository, RepositoryError, RestorePoint};
 
@@ -14,6 +14,10 @@ use crate::output::{self, count, local, note, table, warn};
 
 /// Tombstones put side by side.
 const PARALLEL: usize = 8;
+/// Points that one prune removes at most whose list is for a server: it is told of each.
+const MOST_AT_ONCE: usize = 100_000;
+/// Points of which ids are told to a server: some 30 bytes each, of the 16 MiB that it hears.
+const MOST_TOLD: usize = 400_000;
 
 const LATER: &str = "`sluice collect` gives the space back";
 
@@ -93,19 +97,57 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     for one in &damaged {
         warn(format_args!("{} (left alone)", one.error));
     }
-    let removed: Vec<&RestorePoint> =
+    let mut removed: Vec<&RestorePoint> =
         judged.iter().filter(|(_, verdict)| !verdict.keep()).map(|(point, _)| *point).collect();
+    let rest = removed.len().saturating_sub(MOST_AT_ONCE);
+    if args.brief && rest > 0 {
+        removed.truncate(MOST_AT_ONCE);
+        warn(format_args!("{rest} more restore points are for the next prune to remove"));
+    }
     let mut stay = Vec::new();
     if !args.dry_run {
         let reason = format!("policy: {policy}");
         stay = remove(&repository, &removed, &reason).await?;
     }
     // Protected since it was listed: it stays, and the others go nevertheless.
-    stay.iter().for_each(warn);
+    stay.iter().for_each(|(_, why)| warn(why));
     let locked = locked_until(&repository, &removed).await;
-    tell(context, args, &judged, (removed.len() - stay.len(), locked))?;
-    let quiet = damaged.is_empty() && stay.is_empty();
+    match args.brief && context.global.json {
+        true => {
+            let stays = |point: &RestorePoint| stay.iter().any(|(one, _)| *one == point);
+            let gone: Vec<_> = removed.iter().copied().filter(|point| !stays(point)).collect();
+            output::json(&brief(&judged, &gone, locked))?;
+        }
+        false => tell(context, args, &judged, (removed.len() - stay.len(), locked))?,
+    }
+    let quiet = damaged.is_empty() && stay.is_empty() && !(args.brief && rest > 0);
     Ok(if quiet { Exit::Done } else { Exit::Warnings })
+}
+
+/// The ids of points that were removed and of those that are left, instance by instance: a server
+/// keeps its list by it. Of more than can be told, those that are left are only counted.
+fn brief(
+    judged: &[(&RestorePoint, Verdict)],
+    removed: &[&RestorePoint],
+    locked_until: Option<u64>,
+) -> Value {
+    let by_instance = |points: &mut dyn Iterator<Item = &RestorePoint>| {
+        let mut ids: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for point in points {
+            ids.entry(point.instance.clone()).or_default().push(point.id.to_string());
+        }
+        ids
+    };
+    let gone: BTreeSet<String> = removed.iter().map(ToString::to_string).collect();
+    let mut left =
+        judged.iter().map(|(point, _)| *point).filter(|point| !gone.contains(&point.to_string()));
+    json!({
+        "kept": judged.len() - removed.len(),
+        "removed": removed.len(),
+        "locked_until": locked_until.map(sluice_repository::rfc3339),
+        "gone": by_instance(&mut removed.iter().copied()),
+        "left": (judged.len() <= MOST_TOLD).then(|| by_instance(&mut left)),
+    })
 }
 
 /// A verdict for each point; instances are judged apart. `own` has the times of single points.
@@ -233,7 +275,7 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
         repository.may_forget(point).await?;
     }
     let stay = remove(&repository, &points.iter().collect::<Vec<_>>(), "forget").await?;
-    if let Some(kept) = stay.into_iter().next() {
+    if let Some((_, kept)) = stay.into_iter().next() {
         return Err(kept.into());
     }
     let locked = locked_until(&repository, &points.iter().collect::<Vec<_>>()).await;
@@ -248,20 +290,20 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
     Ok(Exit::Done)
 }
 
-/// Removes points; returns what was said of those that have to stay.
-async fn remove(
+/// Removes points; returns those that have to stay, and what was said of them.
+async fn remove<'p>(
     repository: &Repository,
-    points: &[&RestorePoint],
+    points: &[&'p RestorePoint],
     reason: &str,
-) -> Result<Vec<RepositoryError>> {
+) -> Result<Vec<(&'p RestorePoint, RepositoryError)>> {
     let who = &who();
     let mut removals = stream::iter(points)
-        .map(|point| async move { (point, repository.forget(point, who, reason).await) })
+        .map(|point| async move { (*point, repository.forget(point, who, reason).await) })
         .buffer_unordered(PARALLEL);
     let mut stay = Vec::new();
     while let Some((point, removed)) = removals.next().await {
         match removed {
-            Err(error) if error.kind() == ErrorKind::Protected => stay.push(error),
+            Err(error) if error.kind() == ErrorKind::Protected => stay.push((point, error)),
             other => other.with_context(|| format!("{point} was not removed"))?,
         }
     }

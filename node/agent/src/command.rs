@@ -109,12 +109,14 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             verify
         }
         TaskSpec::Prune { instance, keep, until } => {
-            let mut prune = step(["prune"]);
-            prune.words.extend(kept(keep));
-            prune.words.extend(until.iter().flat_map(kept_until));
-            if prune.words.len() == 1 {
+            // What is printed is heard up to a size, and a repository may have millions of points.
+            let mut prune = step(["prune", "--brief"]);
+            let mut kept: Vec<String> = kept(keep).collect();
+            kept.extend(until.iter().flat_map(kept_until));
+            if kept.is_empty() {
                 return Err("a prune that keeps nothing is not done".into());
             }
+            prune.words.extend(kept);
             if let Some(instance) = instance {
                 prune.words.extend(["--".into(), instance.clone()]);
             }
@@ -400,7 +402,7 @@ mod tests {
             keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
             until: None,
         };
-        assert_eq!(words(&prune(7)), ["prune --keep-daily 7"]);
+        assert_eq!(words(&prune(7)), ["prune --brief --keep-daily 7"]);
         assert!(steps(&prune(0), true, Path::new("/state")).is_err());
     }
 

@@ -6,11 +6,13 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sluice_catalog::{Approval, ApprovalId, ApprovalState, Consent, ProjectId, UserId};
+use sluice_catalog::{
+    Approval, ApprovalFilter, ApprovalId, ApprovalState, Consent, ProjectId, UserId,
+};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::query::ApprovalQuery;
+use crate::api::query::{ApprovalQuery, span};
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::approvals::{Replay, without_secrets};
 use crate::auth::Actor;
@@ -101,9 +103,15 @@ pub(crate) async fn list(
     let (now, visible) = (shared.now(), actor.visible());
     let mut tx = shared.catalog.read().await?;
     let who = (&visible, actor.user.id);
-    let found = tx.approvals(&shared.sealer, who, query.state, &page, now).await?;
-    let views = found.into_iter().map(ApprovalView::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &ApprovalView| view.id.to_string())))
+    let filter = ApprovalFilter {
+        state: query.state,
+        action: query.action,
+        project: query.project,
+        requester: query.requester,
+        asked: span(query.since_ms, query.until_ms)?,
+    };
+    let found = tx.approvals(&shared.sealer, who, &filter, &page, now).await?;
+    Ok(Json(List::found("approval", found, |approval| Ok(approval.into()))))
 }
 
 /// Read a request that waits, or has waited, for a second person

@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
-use sluice_catalog::{AuditRow, Page, ProjectId};
+use sluice_catalog::{AuditFilter, AuditRow, Page, ProjectId};
 use utoipa::ToSchema;
 
 use crate::access::{Permission, visible_with};
-use crate::api::query::AuditQuery;
+use crate::api::query::{AuditQuery, Order, span};
 use crate::api::{List, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -55,10 +55,17 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Administer)?;
     let administered = visible_with(&actor.grants, Permission::Administer);
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let after = query.after.unwrap_or(0);
-    let rows = shared.catalog.read().await?.audit_list(&administered, after, limit).await?;
-    let views = rows.into_iter().map(AuditView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &AuditView| view.seq.to_string())))
+    let filter = AuditFilter {
+        actor: query.actor,
+        action: query.action,
+        object: query.object,
+        project: query.project,
+        at: span(query.since_ms, query.until_ms)?,
+        newest_first: query.order == Some(Order::Newest),
+    };
+    let mut tx = shared.catalog.read().await?;
+    let found = tx.audit_found(&administered, &filter, query.after, limit).await?;
+    Ok(Json(List::found("entry of the audit log", found, |row| Ok(row.into()))))
 }
 
 /// Whether the chain holds.

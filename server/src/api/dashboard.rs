@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sluice_catalog::{DestinationId, Page, Policy, PolicyId, ProjectId, TaskCount, Tx, Visible};
+use sluice_catalog::{DestinationId, Policy, PolicyId, ProjectId, TaskCount, Tx, Visible};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::auth::Actor;
+use crate::complaint::readable;
 use crate::problem::{Problem, Result};
 use crate::queue::LOST_MS;
 use crate::state::Shared;
@@ -105,20 +106,14 @@ fn by_state(counts: &[TaskCount], kind: Option<&str>) -> ByState {
 
 async fn due_soon(tx: &mut Tx, visible: &Visible, now: u64) -> Result<Vec<DueSoon>> {
     let mut soon = Vec::new();
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<Policy>(visible, &page).await?;
-        let Some(last) = part.last() else { break };
-        page.after = Some(last.id.to_string());
-        for record in &part {
-            for (schedule, at_ms) in next_times(&record.body, now) {
-                let (policy, name, project) = (record.id, record.name.clone(), record.project);
-                soon.push(DueSoon { at_ms, policy, name, project, schedule });
-            }
+    for record in &readable::<Policy>(tx, visible).await? {
+        for (schedule, at_ms) in next_times(&record.body, now) {
+            let (policy, name, project) = (record.id, record.name.clone(), record.project);
+            soon.push(DueSoon { at_ms, policy, name, project, schedule });
         }
-        soon.sort_by_key(|due| due.at_ms);
-        soon.truncate(SOON);
     }
+    soon.sort_by_key(|due| due.at_ms);
+    soon.truncate(SOON);
     Ok(soon)
 }
 

@@ -13,7 +13,8 @@ const REFUSALS: [(&str, &str); 2] = [
     ("5XX", "The server or its database cannot answer now"),
 ];
 
-/// The document with the problems that every request may be answered, and with what is told
+/// The document with the problems that every request may be answered, with what is answered to who
+/// has it already, and with what is told
 /// instead where a second person must agree.
 pub(super) fn completed(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
@@ -21,6 +22,11 @@ pub(super) fn completed(mut document: OpenApi) -> OpenApi {
             if MAY_WAIT.iter().any(|(word, template, _)| *word == method && template == path) {
                 let accepted = RefOr::T(accepted());
                 operation.responses.responses.insert("202".to_owned(), accepted);
+            }
+            if method == "GET" {
+                let text = "It is what `If-None-Match` names, by the `ETag` that it came with";
+                let same = RefOr::T(ResponseBuilder::new().description(text).build());
+                operation.responses.responses.insert("304".to_owned(), same);
             }
             for (status, text) in REFUSALS {
                 let problem = RefOr::T(problem(text));

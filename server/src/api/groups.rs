@@ -10,12 +10,13 @@ use sluice_catalog::{Grant, Group, GroupId, NewGroup, Tx, UserId};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::records::{based_on, stale};
+use crate::api::filters::NameQuery;
 use crate::api::users::{check_grants, keep_one};
 use crate::api::{Body, List, PageQuery, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators;
 
 /// A group.
 #[derive(Serialize, ToSchema)]
@@ -67,16 +68,17 @@ async fn checked(tx: &mut Tx, spec: GroupSpec) -> Result<NewGroup> {
 
 /// List groups
 #[utoipa::path(get, path = "/api/v1/groups", tag = "user", operation_id = "list-groups",
-    params(PageQuery), responses(
+    params(NameQuery), responses(
     (status = 200, body = List<GroupView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NameQuery>,
 ) -> Result<Json<List<GroupView>>> {
     actor.require(Permission::Administer, None)?;
-    let page = query.page()?;
-    let groups = shared.catalog.read().await?.groups(&page).await?;
+    let page = PageQuery { after: query.after, limit: query.limit }.page()?;
+    let name = query.name.unwrap_or_else(|| "*".to_owned());
+    let groups = shared.catalog.read().await?.groups_called(&name, &page).await?;
     let views = groups.into_iter().map(GroupView::from).collect();
     Ok(Json(List::new(views, page.limit, |view: &GroupView| view.id.to_string())))
 }
@@ -130,10 +132,8 @@ pub(crate) async fn put(
     let (now, detail) = (shared.now(), json!(spec));
     let mut tx = shared.catalog.begin().await?;
     let known = tx.group(id).await?;
-    let revision = based_on(&headers)?;
-    if revision != known.revision {
-        return Err(stale());
-    }
+    let revision = known.revision;
+    validators::require(&headers, &revision.to_string())?;
     let new = checked(&mut tx, spec).await?;
     let group = tx.change_group(id, revision, &new, now).await?;
     keep_one(&mut tx).await?;
@@ -144,16 +144,20 @@ pub(crate) async fn put(
 
 /// Remove a group; its members stay
 #[utoipa::path(delete, path = "/api/v1/groups/{id}", tag = "user", operation_id = "remove-group",
-    params(("id" = GroupId, Path)),
+    params(("id" = GroupId, Path),
+    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<GroupId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     actor.require(Permission::Administer, None)?;
     let mut tx = shared.catalog.begin().await?;
     let group = tx.group(id).await?;
+    validators::check(&headers, &group.revision.to_string())?;
+    tx.refuse_if_group_is_used(id).await?;
     tx.delete_group(id).await?;
     keep_one(&mut tx).await?;
     let detail = json!({"name": group.name});

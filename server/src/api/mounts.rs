@@ -15,10 +15,11 @@ use zeroize::Zeroizing;
 
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
-use crate::api::query::MountQuery;
+use crate::api::query::{MountQuery, Order, span};
 use crate::api::tasks::TaskView;
 use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
+use crate::complaint::all_readable;
 use crate::mounts::{self, HTTP_TOKEN};
 use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
@@ -270,21 +271,15 @@ async fn node(
     let own = tx.get::<Instance>(point.instance, &EVERYTHING).await.ok();
     let own = own.and_then(|instance| instance.body.node);
     let seen = tx.liveness().await?;
-    let mut page = Page { after: None, limit: Page::LARGEST };
     let mut best: Option<Record<Node>> = None;
-    loop {
-        let part = tx.list::<Node>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { break };
-        page.after = Some(last.id.to_string());
-        for node in part {
-            let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
-            let able = node.body.takes_tasks()
-                && heard + LATELY_MS > now
-                && mounts::check_able(&configs.narrow(node.body.clone()), destination, protocol)
-                    .is_ok();
-            if able && (best.is_none() || own == Some(node.id)) {
-                best = Some(node);
-            }
+    for node in all_readable::<Node>(tx).await? {
+        let heard = seen.get(&node.id).map_or(0, |seen| seen.last_seen_ms);
+        let able = node.body.takes_tasks()
+            && heard + LATELY_MS > now
+            && mounts::check_able(&configs.narrow(node.body.clone()), destination, protocol)
+                .is_ok();
+        if able && (best.is_none() || own == Some(node.id)) {
+            best = Some(node);
         }
     }
     let text = format!("no node that makes mounts by {} was heard of lately", protocol.word());
@@ -304,10 +299,18 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
-    let filter = MountFilter { state: query.state, instance: query.instance };
-    let found = shared.catalog.read().await?.mounts(&actor.visible(), &filter, &page).await?;
-    let views = found.into_iter().map(MountView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &MountView| view.id.to_string())))
+    let filter = MountFilter {
+        state: query.state,
+        instance: query.instance,
+        project: query.project,
+        destination: query.destination,
+        node: query.node,
+        added: span(query.since_ms, query.until_ms)?,
+        oldest_first: query.order == Some(Order::Oldest),
+    };
+    let mut tx = shared.catalog.read().await?;
+    let found = tx.mounts_found(&actor.visible(), &filter, &page).await?;
+    Ok(Json(List::found("mount", found, |mount| Ok(mount.into()))))
 }
 
 /// Mount a restore point: a node shows it as disks

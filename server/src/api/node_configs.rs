@@ -9,12 +9,14 @@ use sluice_catalog::{Destination, Node, NodeConfig, NodeConfigId, Record, Tx};
 use sluice_scheduler::work::TaskKind;
 
 use crate::access::Permission;
+use crate::api::filters::{self, NameQuery};
 use crate::api::policies::EVERYTHING;
-use crate::api::records::{Change, Create, View, based_on, stale, tagged};
-use crate::api::{Body, List, PageQuery, Path, Query};
+use crate::api::records::{Change, Create, View, tagged};
+use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators;
 
 /// Whether it fits to the other records.
 async fn check(config: &NodeConfig, tx: &mut Tx) -> Result<()> {
@@ -30,19 +32,16 @@ async fn check(config: &NodeConfig, tx: &mut Tx) -> Result<()> {
 
 /// List configurations of nodes
 #[utoipa::path(get, path = "/api/v1/node-configs", tag = "node",
-    operation_id = "list-node-configs", params(PageQuery), responses(
+    operation_id = "list-node-configs", params(NameQuery), responses(
     (status = 200, body = List<View<NodeConfig>>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NameQuery>,
 ) -> Result<Json<List<View<NodeConfig>>>> {
     actor.require_anywhere(Permission::Read)?;
-    let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
-    let records = tx.list::<NodeConfig>(&actor.visible(), &page).await?;
-    let views = records.into_iter().map(View::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &View<NodeConfig>| view.id().to_owned())))
+    filters::list(&mut tx, &actor.visible(), &query, View::from).await.map(Json)
 }
 
 /// Make a configuration of nodes
@@ -102,9 +101,7 @@ pub(crate) async fn put(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<NodeConfig>(id, &EVERYTHING).await?;
-    if based_on(&headers)? != record.revision {
-        return Err(stale());
-    }
+    validators::require(&headers, &record.revision.to_string())?;
     check(&config, &mut tx).await?;
     (record.name, record.body) = (name, config);
     tx.update(&mut record, now).await?;
@@ -114,16 +111,19 @@ pub(crate) async fn put(
 
 /// Remove a configuration that no node has
 #[utoipa::path(delete, path = "/api/v1/node-configs/{id}", tag = "node",
-    operation_id = "remove-node-config", params(("id" = NodeConfigId, Path)), responses(
-    (status = 204), (status = "4XX", body = Problem)))]
+    operation_id = "remove-node-config", params(("id" = NodeConfigId, Path),
+    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
+    responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<NodeConfigId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     actor.require(Permission::Administer, None)?;
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<NodeConfig>(id, &EVERYTHING).await?;
+    validators::check(&headers, &record.revision.to_string())?;
     let nodes: Vec<Record<Node>> = crate::queue::all_nodes_as_they_are(&mut tx).await?;
     if let Some(node) = nodes.iter().find(|node| node.body.config == Some(id)) {
         let text =

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
@@ -16,14 +17,16 @@ use sluice_scheduler::work::TaskKind;
 use utoipa::ToSchema;
 
 use crate::access::Permission;
+use crate::api::filters::{self, NodeQuery};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::JoinQuery;
-use crate::api::{Body, List, PageQuery, Path, Query};
+use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::placement::{self, Judgement};
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
 use crate::upgrades;
+use crate::validators;
 
 /// How long a join token may be used.
 const JOIN_MS: u64 = 3_600_000;
@@ -110,23 +113,21 @@ fn view(
 
 /// List nodes
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "node", operation_id = "list-nodes",
-    params(PageQuery), responses(
+    params(NodeQuery), responses(
     (status = 200, body = List<NodeView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NodeQuery>,
 ) -> Result<Json<List<NodeView>>> {
     actor.require_some_node(Permission::Read)?;
-    let page = query.page()?;
     let mut tx = shared.catalog.read().await?;
-    let (nodes, seen) = (tx.list::<Node>(&actor.visible(), &page).await?, tx.liveness().await?);
-    let ends = tx.certificate_ends().await?;
-    let views = nodes.into_iter().map(|node| {
+    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    let shown = |node: Record<Node>| {
         let (seen, end) = (seen.get(&node.id), ends.get(&node.id).copied());
         view(node, seen, end)
-    });
-    Ok(Json(List::new(views.collect(), page.limit, |view| view.id.to_string())))
+    };
+    filters::list(&mut tx, &actor.visible(), &query, shown).await.map(Json)
 }
 
 /// Read a node
@@ -137,12 +138,13 @@ pub(crate) async fn get(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<NodeId>,
-) -> Result<Json<NodeView>> {
+) -> Result<Response> {
     actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    let base = node.revision.to_string();
+    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
@@ -156,7 +158,7 @@ pub(crate) async fn put(
     Path(id): Path<NodeId>,
     headers: HeaderMap,
     Body(change): Body<NodeChange>,
-) -> Result<Json<NodeView>> {
+) -> Result<Response> {
     actor.require_some_node(Permission::Administer)?;
     if let Some(odd) = change.slots_by_kind.keys().find(|kind| TaskKind::from_name(kind).is_none())
     {
@@ -166,12 +168,7 @@ pub(crate) async fn put(
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
-    if let Some(tag) = headers.get(header::IF_MATCH)
-        && tag.as_bytes() != format!("\"{}\"", node.revision).as_bytes()
-    {
-        let text = "it was changed by somebody else: read it again";
-        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text));
-    }
+    validators::check(&headers, &node.revision.to_string())?;
     // What it may reach and do for all projects is not a matter of one node.
     if change.destinations != node.body.destinations || change.config != node.body.config {
         actor.require(Permission::Administer, None)?;
@@ -192,7 +189,8 @@ pub(crate) async fn put(
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     tx.commit().await?;
     shared.work.notify_one();
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    let base = node.revision.to_string();
+    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Upgrade a node: it takes no new tasks, finishes what it has, and starts again with what was
@@ -272,17 +270,21 @@ pub(crate) async fn for_instance(
 
 /// Remove a node: its access ends at once, and its tasks are taken over once their leases end
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
-    params(("id" = NodeId, Path)),
+    params(("id" = NodeId, Path),
+    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<NodeId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     actor.require_some_node(Permission::Administer)?;
     let mut tx = shared.catalog.begin().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
+    validators::check(&headers, &node.revision.to_string())?;
+    tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;
     tx.audit(actor.did("node.remove", id, None, json!({})), shared.now()).await?;
     tx.commit().await?;

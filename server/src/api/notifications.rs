@@ -1,8 +1,8 @@
 //! Who is told what.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::Tx;
@@ -14,6 +14,7 @@ use crate::auth::Actor;
 use crate::notify::{self, Event, Occurrence, Wanted};
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators::{self, base_of};
 
 /// What waits for a channel.
 #[derive(Serialize, ToSchema)]
@@ -32,24 +33,21 @@ pub(crate) struct NotificationView {
     waiting: Vec<Waiting>,
 }
 
-async fn view(tx: &mut Tx) -> Result<Json<NotificationView>> {
+async fn view(tx: &mut Tx) -> Result<Response> {
     let wanted = Wanted::load(tx).await?;
     let mut all = Vec::new();
     for channel in &wanted.channels {
         let (waiting, failure) = tx.notices_waiting(&channel.name).await?;
         all.push(Waiting { channel: channel.name.clone(), waiting, failure });
     }
-    Ok(Json(NotificationView { wanted, waiting: all }))
+    Ok(validators::tagged(&base_of(&wanted), NotificationView { wanted, waiting: all }))
 }
 
 /// Read who is told what, and what waits to be told
 #[utoipa::path(get, path = "/api/v1/notifications", tag = "operation",
     operation_id = "get-notifications",
     responses((status = 200, body = NotificationView), (status = "4XX", body = Problem)))]
-pub(crate) async fn get(
-    State(shared): State<Shared>,
-    actor: Actor,
-) -> Result<Json<NotificationView>> {
+pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     view(&mut shared.catalog.read().await?).await
 }
@@ -58,16 +56,21 @@ pub(crate) async fn get(
 ///
 /// Secrets of channels are set apart, and stay.
 #[utoipa::path(put, path = "/api/v1/notifications", tag = "operation",
-    operation_id = "set-notifications", request_body = Wanted,
+    operation_id = "set-notifications", params(("If-Match" = Option<String>, Header,
+    description = "The tag of what the change is based on")),
+    request_body = Wanted,
     responses((status = 200, body = NotificationView), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
     State(shared): State<Shared>,
     actor: Actor,
+    headers: HeaderMap,
     Body(wanted): Body<Wanted>,
-) -> Result<Json<NotificationView>> {
+) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     wanted.check()?;
     let mut tx = shared.catalog.begin().await?;
+    tx.alone_with_settings().await?;
+    validators::check(&headers, &base_of(&Wanted::load(&mut tx).await?))?;
     wanted.store(&mut tx).await?;
     let names: Vec<&str> = wanted.channels.iter().map(|one| one.name.as_str()).collect();
     let detail = json!({"channels": names, "rules": wanted.rules});

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
-use crate::api::query::PlanRunQuery;
+use crate::api::query::{Order, PlanRunQuery, span};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::plans::{self, StepView};
@@ -116,10 +116,21 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
-    let filter = PlanRunFilter { state: query.state, plan: query.plan };
-    let found = shared.catalog.read().await?.plan_runs(&actor.visible(), &filter, &page).await?;
-    let views = found.into_iter().map(PlanRunView::of).collect::<Result<_>>()?;
-    Ok(Json(List::new(views, limit, |view: &PlanRunView| view.id.to_string())))
+    let filter = PlanRunFilter {
+        state: query.state,
+        plan: query.plan,
+        project: query.project,
+        mode: query.mode,
+        begun: span(query.since_ms, query.until_ms)?,
+        oldest_first: query.order == Some(Order::Oldest),
+    };
+    let mut tx = shared.catalog.read().await?;
+    let found = tx.plan_runs_found(&actor.visible(), &filter, &page).await?;
+    let shown = |run: PlanRun| {
+        let id = run.id.to_string();
+        PlanRunView::of(run).map_err(|problem| (id, problem))
+    };
+    Ok(Json(List::found("run", found, shown)))
 }
 
 /// Read a run of a plan

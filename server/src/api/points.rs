@@ -6,12 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sluice_catalog::{
-    BackupType, DestinationId, InstanceId, Page, Point, PointId, ProjectId, Proof, TaskId, Tx,
+    BackupType, DestinationId, InstanceId, Page, Point, PointFilter, PointId, ProjectId, Proof,
+    TaskId, Tx,
 };
 use utoipa::ToSchema;
 
 use crate::access::Permission;
-use crate::api::query::PointQuery;
+use crate::api::query::{Order, PointQuery, span};
 use crate::api::{List, Path, Query};
 use crate::auth::Actor;
 use crate::events::{Keeping, Keepings};
@@ -109,10 +110,17 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
+    let filter = PointFilter {
+        instance: query.instance,
+        project: query.project,
+        destination: query.destination,
+        taken: span(query.since_ms, query.until_ms)?,
+        newest_first: query.order.map(|order| order == Order::Newest),
+    };
     let mut tx = shared.catalog.read().await?;
-    let points = tx.points(&actor.visible(), query.instance, &page).await?;
-    let views = views(&mut tx, points).await?;
-    Ok(Json(List::new(views, limit, |view: &PointView| view.id.to_string())))
+    let mut found = tx.points_found(&actor.visible(), &filter, &page).await?;
+    let views = views(&mut tx, std::mem::take(&mut found.items)).await?;
+    Ok(Json(List { items: views, ..List::found("restore point", found, |one| Ok(one.into())) }))
 }
 
 /// Read a restore point

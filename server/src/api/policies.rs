@@ -177,7 +177,7 @@ pub(crate) async fn instances(
     let mut tx = shared.catalog.read().await?;
     let policy = tx.get::<Policy>(id, &actor.visible()).await?;
     let instances = tx.instances_of(&policy, &actor.visible()).await?;
-    Ok(Json(List { items: instances.into_iter().map(View::from).collect(), next: None }))
+    Ok(Json(List::all(instances.into_iter().map(View::from).collect())))
 }
 
 /// A policy as it might be.
@@ -232,7 +232,7 @@ pub(crate) async fn preview(
         }
     };
     let instances = tx.instances_of(&policy, &visible).await?;
-    Ok(Json(List { items: instances.into_iter().map(View::from).collect(), next: None }))
+    Ok(Json(List::all(instances.into_iter().map(View::from).collect())))
 }
 
 /// Both, if the caller may change what becomes of the instance.

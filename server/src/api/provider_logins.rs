@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{BeginningLogin, IdentityProvider, LoginVia, Page, Record, token_hash};
+use sluice_catalog::{BeginningLogin, IdentityProvider, LoginVia, Record, token_hash};
 use utoipa::ToSchema;
 
-use crate::api::policies::EVERYTHING;
 use crate::api::sessions::{SessionView, failed, wait};
 use crate::api::{Body, Hidden};
+use crate::complaint::all_readable;
 use crate::identity::oidc::{Brought, Login, Pending};
 use crate::identity::{self, Person, Refusal, refused};
 use crate::places::network;
@@ -109,8 +109,7 @@ pub(crate) struct FinishDevice {
     operation_id = "list-login-providers", security(()), responses(
     (status = 200, body = Vec<LoginProvider>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<LoginProvider>>> {
-    let page = Page { after: None, limit: Page::LARGEST };
-    let records = shared.catalog.read().await?.list::<IdentityProvider>(&EVERYTHING, &page).await?;
+    let records = all_readable::<IdentityProvider>(&mut shared.catalog.read().await?).await?;
     let views = records.into_iter().filter(|record| record.body.enabled).map(|record| {
         let kind = match record.body.via {
             LoginVia::Oidc(_) => "oidc",

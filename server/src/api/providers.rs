@@ -10,14 +10,16 @@ use sluice_catalog::{IdentityProvider, LoginVia, OidcVia, ProviderId, Record, Tx
 use utoipa::ToSchema;
 
 use crate::access::Permission;
+use crate::api::filters::{self, NameQuery};
 use crate::api::policies::EVERYTHING;
-use crate::api::records::{Change, Create, View, based_on, stale, tagged};
+use crate::api::records::{Change, Create, View, tagged};
 use crate::api::users::check_grants;
-use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
+use crate::api::{Body, Hidden, List, Path, Query};
 use crate::auth::Actor;
 use crate::identity;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators;
 
 /// Whether it fits to the other records.
 async fn check(provider: &IdentityProvider, tx: &mut Tx) -> Result<()> {
@@ -45,18 +47,16 @@ fn same_people(old: &IdentityProvider, new: &IdentityProvider) -> bool {
 
 /// List identity providers
 #[utoipa::path(get, path = "/api/v1/identity-providers", tag = "user",
-    operation_id = "list-identity-providers", params(PageQuery), responses(
+    operation_id = "list-identity-providers", params(NameQuery), responses(
     (status = 200, body = List<View<IdentityProvider>>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<NameQuery>,
 ) -> Result<Json<List<View<IdentityProvider>>>> {
     actor.require(Permission::Administer, None)?;
-    let page = query.page()?;
-    let records = shared.catalog.read().await?.list::<IdentityProvider>(&EVERYTHING, &page).await?;
-    let views = records.into_iter().map(View::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &View<IdentityProvider>| view.id().to_owned())))
+    let mut tx = shared.catalog.read().await?;
+    filters::list(&mut tx, &EVERYTHING, &query, View::from).await.map(Json)
 }
 
 /// Make an identity provider
@@ -115,9 +115,7 @@ pub(crate) async fn put(
     let (name, provider) = change.parts();
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<IdentityProvider>(id, &EVERYTHING).await?;
-    if based_on(&headers)? != record.revision {
-        return Err(stale());
-    }
+    validators::require(&headers, &record.revision.to_string())?;
     check(&provider, &mut tx).await?;
     if !same_people(&record.body, &provider) {
         unused(&mut tx, id).await?;
@@ -131,16 +129,19 @@ pub(crate) async fn put(
 
 /// Remove an identity provider from which no user comes
 #[utoipa::path(delete, path = "/api/v1/identity-providers/{id}", tag = "user",
-    operation_id = "remove-identity-provider", params(("id" = ProviderId, Path)),
+    operation_id = "remove-identity-provider", params(("id" = ProviderId, Path),
+    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<ProviderId>,
+    headers: HeaderMap,
 ) -> Result<StatusCode> {
     actor.require(Permission::Administer, None)?;
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<IdentityProvider>(id, &EVERYTHING).await?;
+    validators::check(&headers, &record.revision.to_string())?;
     unused(&mut tx, id).await?;
     tx.remove_secrets(&id.to_string()).await?;
     tx.delete::<IdentityProvider>(id).await?;

@@ -2,19 +2,55 @@
 
 use serde::Deserialize;
 use sluice_catalog::{
-    ApprovalState, DestinationId, InstanceId, MountState, NodeId, PlanId, PlanRunState, PolicyId,
-    ProjectId, SnapshotState, TaskState, TestState,
+    ApprovalState, DestinationId, InstanceId, MountState, NodeId, PlanId, PlanMode, PlanRunState,
+    PolicyId, ProjectId, SnapshotState, Span as TimeSpan, TaskState, TestState,
 };
 use sluice_scheduler::metering::By;
 use sluice_scheduler::time::Span;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
+use crate::problem::{Problem, Result};
 use crate::reporting::Format;
+
+/// In which order a list is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Order {
+    /// The oldest first.
+    Oldest,
+    /// The newest first.
+    Newest,
+}
+
+/// The time that is asked for.
+pub(crate) fn span(since_ms: Option<u64>, until_ms: Option<u64>) -> Result<TimeSpan> {
+    match (since_ms, until_ms) {
+        (Some(since), Some(until)) if since >= until => {
+            Err(Problem::invalid("a time ends after it begins: see since_ms and until_ms"))
+        }
+        _ => Ok(TimeSpan { since_ms, until_ms }),
+    }
+}
 
 /// Which entries.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AuditQuery {
+    /// What this login did.
+    pub(crate) actor: Option<String>,
+    /// Those that tell of this: `policy.create`, or `policy.*` for all that is done to policies.
+    pub(crate) action: Option<String>,
+    /// What was done to this: an id or a name.
+    pub(crate) object: Option<String>,
+    /// What was done in this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that were written at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that were written before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In which order; the oldest first when it is not said.
+    pub(crate) order: Option<Order>,
     /// Begin after this number.
     pub(crate) after: Option<u64>,
     /// Return so many at most: 1 to 1000.
@@ -28,6 +64,19 @@ pub(crate) struct PointQuery {
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those at this destination.
+    #[param(value_type = Option<String>)]
+    pub(crate) destination: Option<DestinationId>,
+    /// Those that hold this moment or a later one, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that hold a moment before this one, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In the order of the moments that they hold. When it is not said, the oldest first where a
+    /// destination or a time is, and else in the order in which they became known.
+    pub(crate) order: Option<Order>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
@@ -43,6 +92,26 @@ pub(crate) struct TaskQuery {
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,
+    /// Those of this kind: `backup`, `restore`, `verify`, ...
+    pub(crate) kind: Option<String>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that this policy wanted.
+    #[param(value_type = Option<String>)]
+    pub(crate) policy: Option<PolicyId>,
+    /// Those that use this destination.
+    #[param(value_type = Option<String>)]
+    pub(crate) destination: Option<DestinationId>,
+    /// Those that this node runs, or ran last.
+    #[param(value_type = Option<String>)]
+    pub(crate) node: Option<NodeId>,
+    /// Those that were added at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that were added before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In which order; the newest first when it is not said.
+    pub(crate) order: Option<Order>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
@@ -58,6 +127,21 @@ pub(crate) struct MountQuery {
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those of restore points at this destination.
+    #[param(value_type = Option<String>)]
+    pub(crate) destination: Option<DestinationId>,
+    /// Those that this node shows.
+    #[param(value_type = Option<String>)]
+    pub(crate) node: Option<NodeId>,
+    /// Those that were asked for at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that were asked for before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In which order; the newest first when it is not said.
+    pub(crate) order: Option<Order>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
@@ -73,6 +157,21 @@ pub(crate) struct TestQuery {
     /// Those of this instance.
     #[param(value_type = Option<String>)]
     pub(crate) instance: Option<InstanceId>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that this policy wanted.
+    #[param(value_type = Option<String>)]
+    pub(crate) policy: Option<PolicyId>,
+    /// Those of restore points at this destination.
+    #[param(value_type = Option<String>)]
+    pub(crate) destination: Option<DestinationId>,
+    /// Those that were asked for at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that were asked for before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In which order; the newest first when it is not said.
+    pub(crate) order: Option<Order>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
@@ -103,6 +202,17 @@ pub(crate) struct PlanRunQuery {
     /// Those of this plan.
     #[param(value_type = Option<String>)]
     pub(crate) plan: Option<PlanId>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that are for this.
+    pub(crate) mode: Option<PlanMode>,
+    /// Those that began at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that began before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// In which order; the newest first when it is not said.
+    pub(crate) order: Option<Order>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000.
@@ -115,6 +225,30 @@ pub(crate) struct PlanRunQuery {
 pub(crate) struct ApprovalQuery {
     /// Those in this state.
     pub(crate) state: Option<ApprovalState>,
+    /// Those that do this, such as `destination.remove`.
+    pub(crate) action: Option<String>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that this login asked for.
+    pub(crate) requester: Option<String>,
+    /// Those that were asked for at this moment or later, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Those that were asked for before this moment, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000, 100 when it is not said.
+    pub(crate) limit: Option<u32>,
+}
+
+/// Which users.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct UserQuery {
+    /// Those with this login, in small letters or large; `*` stands for anything, `?` for one
+    /// character.
+    pub(crate) login: Option<String>,
     /// Begin after this: `next` of the part before.
     pub(crate) after: Option<String>,
     /// Return so many at most: 1 to 1000, 100 when it is not said.
@@ -137,6 +271,19 @@ pub(crate) struct LogQuery {
 pub(crate) struct MissedQuery {
     /// Only what was missed since, in milliseconds since 1970.
     pub(crate) since_ms: Option<u64>,
+    /// Only what was missed before, in milliseconds since 1970.
+    pub(crate) until_ms: Option<u64>,
+    /// Only of this policy.
+    #[param(value_type = Option<String>)]
+    pub(crate) policy: Option<PolicyId>,
+    /// Only of this instance.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Only in this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Only for this reason: `too-late`, `superseded`, ...
+    pub(crate) reason: Option<String>,
 }
 
 /// Whose usage, when, and how it is grouped.

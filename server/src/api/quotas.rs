@@ -1,7 +1,8 @@
 //! Quotas of projects.
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::json;
 use sluice_catalog::{Project, ProjectId, Tx};
@@ -14,6 +15,7 @@ use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::quota::{self, Counted};
 use crate::state::Shared;
+use crate::validators::{self, base_of};
 
 /// A quota, and what of it is used.
 #[derive(Serialize, ToSchema)]
@@ -58,11 +60,12 @@ pub(crate) async fn get(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<ProjectId>,
-) -> Result<Json<QuotaView>> {
+) -> Result<Response> {
     actor.require_anywhere(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     tx.get::<Project>(id, &actor.visible()).await?;
-    Ok(Json(view(&mut tx, id, shared.now()).await?))
+    let view = view(&mut tx, id, shared.now()).await?;
+    Ok(validators::tagged(&base_of(&view.quota), view))
 }
 
 /// Set the quota of a project
@@ -70,24 +73,29 @@ pub(crate) async fn get(
 /// Limits that are left out are none. Whoever administers a project cannot: a quota is what the
 /// system gives it.
 #[utoipa::path(put, path = "/api/v1/projects/{id}/quota", tag = "project",
-    operation_id = "set-project-quota", params(("id" = ProjectId, Path)),
+    operation_id = "set-project-quota", params(("id" = ProjectId, Path),
+    ("If-Match" = Option<String>, Header, description = "The tag of what the change is based on")),
     request_body = Quota, responses(
     (status = 200, body = QuotaView), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
     State(shared): State<Shared>,
     actor: Actor,
     Path(id): Path<ProjectId>,
+    headers: HeaderMap,
     Body(quota): Body<Quota>,
-) -> Result<Json<QuotaView>> {
+) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     quota.check().map_err(|error| Problem::invalid(error.to_string()))?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     tx.get::<Project>(id, &actor.visible()).await?;
+    tx.alone_with_settings().await?;
+    let known = quota::of(&mut tx, id).await?.unwrap_or_default();
+    validators::check(&headers, &base_of(&known))?;
     let document = json!(quota);
     tx.set_quota(id, &document, now).await?;
     tx.audit(actor.did("project.quota", id, Some(id), document), now).await?;
     let view = view(&mut tx, id, now).await?;
     tx.commit().await?;
-    Ok(Json(view))
+    Ok(validators::tagged(&base_of(&view.quota), view))
 }

@@ -11,13 +11,15 @@ use sluice_catalog::{
 use utoipa::ToSchema;
 
 use crate::access::{Permission, granted};
-use crate::api::policies::{EVERYTHING, check_calendars, check_destination, check_policy};
-use crate::api::{List, PageQuery};
+use crate::api::List;
+use crate::api::filters::{self, Filter};
+use crate::api::policies::{check_calendars, check_destination, check_policy};
 use crate::auth::Actor;
 use crate::destinations as allowed;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::validators;
 
 /// A record.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -65,13 +67,6 @@ pub(crate) struct Change<B> {
     spec: B,
 }
 
-impl<B> View<B> {
-    /// Its id.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-}
-
 impl<B> Create<B> {
     /// The project, the name, and what it says.
     pub(crate) fn parts(self) -> (Option<ProjectId>, String, B) {
@@ -105,21 +100,6 @@ impl<K: Kind> From<Record<K>> for View<K> {
 pub(crate) fn tagged<K: Kind>(status: StatusCode, record: Record<K>) -> Response {
     let tag = AppendHeaders([(header::ETAG, format!("\"{}\"", record.revision))]);
     (status, tag, Json(View::from(record))).into_response()
-}
-
-/// The revision that a change is based on.
-pub(crate) fn based_on(headers: &HeaderMap) -> Result<u64> {
-    let given = headers.get(header::IF_MATCH).ok_or_else(|| {
-        let text = "a change names the revision it is based on: If-Match: \"REVISION\"";
-        Problem::new(StatusCode::PRECONDITION_REQUIRED, "revision-needed", text)
-    })?;
-    let revision = given.to_str().ok().and_then(|text| text.trim_matches('"').parse().ok());
-    revision.ok_or_else(stale)
-}
-
-pub(crate) fn stale() -> Problem {
-    let text = "it was changed by somebody else: read it again";
-    Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text)
 }
 
 /// What is particular about a kind.
@@ -285,13 +265,11 @@ fn require_system<K: Rules>(actor: &Actor) -> Result<()> {
 async fn list<K: Rules>(
     shared: &Shared,
     actor: &Actor,
-    query: &PageQuery,
+    filter: &impl Filter<K>,
 ) -> Result<Json<List<View<K>>>> {
     actor.require_anywhere(Permission::Read)?;
-    let page = query.page()?;
-    let records = shared.catalog.read().await?.list::<K>(&actor.visible(), &page).await?;
-    let views = records.into_iter().map(View::from).collect();
-    Ok(Json(List::new(views, page.limit, |view: &View<K>| view.id.clone())))
+    let mut tx = shared.catalog.read().await?;
+    filters::list(&mut tx, &actor.visible(), filter, View::from).await.map(Json)
 }
 
 async fn create<K: Rules>(shared: &Shared, actor: &Actor, new: Create<K>) -> Result<Response> {
@@ -330,9 +308,7 @@ async fn put<K: Rules>(
     let mut tx = shared.catalog.begin().await?;
     let mut record = tx.get::<K>(id, &actor.visible()).await?;
     actor.require(K::NEEDS, &record)?;
-    if based_on(headers)? != record.revision {
-        return Err(stale());
-    }
+    validators::require(headers, &record.revision.to_string())?;
     change.spec.fits(&mut tx, record.project, actor).await?;
     let before = serde_json::to_value(&record.body).unwrap_or_default();
     record.name = change.name;
@@ -345,13 +321,19 @@ async fn put<K: Rules>(
     Ok(tagged(StatusCode::OK, record))
 }
 
-async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<StatusCode> {
+async fn remove<K: Rules>(
+    shared: &Shared,
+    actor: &Actor,
+    id: K::Id,
+    headers: &HeaderMap,
+) -> Result<StatusCode> {
     require_system::<K>(actor)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let record = tx.get::<K>(id, &actor.visible()).await?;
     actor.require(K::NEEDS, &record)?;
-    tx.refuse_if_used::<K>(&record).await?;
+    validators::check(headers, &record.revision.to_string())?;
+    tx.refuse_if_used::<K>(&record, &actor.visible()).await?;
     tx.delete::<K>(id).await?;
     tx.remove_secrets(&id.to_string()).await?;
     let detail = json!({"name": record.name});
@@ -362,7 +344,10 @@ async fn remove<K: Rules>(shared: &Shared, actor: &Actor, id: K::Id) -> Result<S
 
 /// The five requests of a kind.
 macro_rules! requests {
-    ($module:ident, $body:ident, $id:ident, $tag:literal, $all:literal, $one:literal) => {
+    (
+        $module:ident, $body:ident, $id:ident, $query:ident,
+        $tag:literal, $all:literal, $one:literal
+    ) => {
         #[doc = concat!("`", $all, "`")]
         pub(crate) mod $module {
             use axum::Json;
@@ -372,18 +357,20 @@ macro_rules! requests {
             use sluice_catalog::{$body, $id};
 
             use super::{Change, Create, View};
-            use crate::api::{Body, List, PageQuery, Path, Query};
+            use crate::api::filters::$query;
+            use crate::api::{Body, List, Path, Query};
             use crate::auth::Actor;
             use crate::problem::{Problem, Result};
             use crate::state::Shared;
 
             /// List them
             #[utoipa::path(get, path = $all, tag = $tag, operation_id = concat!("list-", $tag),
-                        params(PageQuery), responses((status = 200, body = List<View<$body>>)))]
+                        params($query), responses((status = 200, body = List<View<$body>>),
+                        (status = "4XX", body = Problem)))]
             pub(crate) async fn list(
                 State(shared): State<Shared>,
                 actor: Actor,
-                Query(query): Query<PageQuery>,
+                Query(query): Query<$query>,
             ) -> Result<Json<List<View<$body>>>> {
                 super::list(&shared, &actor, &query).await
             }
@@ -430,24 +417,35 @@ macro_rules! requests {
 
             /// Remove one
             #[utoipa::path(delete, path = $one, tag = $tag, operation_id = concat!("remove-", $tag),
-                        params(("id" = $id, Path)), responses(
+                        params(("id" = $id, Path), ("If-Match" = Option<String>, Header,
+                        description = "The revision that is to be removed")), responses(
                         (status = 204), (status = "4XX", body = Problem)))]
             pub(crate) async fn remove(
                 State(shared): State<Shared>,
                 actor: Actor,
                 Path(id): Path<$id>,
+                headers: HeaderMap,
             ) -> Result<StatusCode> {
-                super::remove::<$body>(&shared, &actor, id).await
+                super::remove::<$body>(&shared, &actor, id, &headers).await
             }
         }
     };
 }
 
-requests!(projects, Project, ProjectId, "project", "/api/v1/projects", "/api/v1/projects/{id}");
+requests!(
+    projects,
+    Project,
+    ProjectId,
+    NameQuery,
+    "project",
+    "/api/v1/projects",
+    "/api/v1/projects/{id}"
+);
 requests!(
     destinations,
     Destination,
     DestinationId,
+    DestinationQuery,
     "destination",
     "/api/v1/destinations",
     "/api/v1/destinations/{id}"
@@ -456,6 +454,7 @@ requests!(
     instances,
     Instance,
     InstanceId,
+    InstanceQuery,
     "instance",
     "/api/v1/instances",
     "/api/v1/instances/{id}"
@@ -464,9 +463,18 @@ requests!(
     inventories,
     Inventory,
     InventoryId,
+    InventoryQuery,
     "inventory",
     "/api/v1/inventories",
     "/api/v1/inventories/{id}"
 );
-requests!(policies, Policy, PolicyId, "policy", "/api/v1/policies", "/api/v1/policies/{id}");
-requests!(plans, Plan, PlanId, "plan", "/api/v1/plans", "/api/v1/plans/{id}");
+requests!(
+    policies,
+    Policy,
+    PolicyId,
+    PolicyQuery,
+    "policy",
+    "/api/v1/policies",
+    "/api/v1/policies/{id}"
+);
+requests!(plans, Plan, PlanId, PlanQuery, "plan", "/api/v1/plans", "/api/v1/plans/{id}");

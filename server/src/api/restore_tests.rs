@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
-use crate::api::query::TestQuery;
+use crate::api::query::{Order, TestQuery, span};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
@@ -98,10 +98,18 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
-    let filter = TestFilter { state: query.state, instance: query.instance };
-    let found = shared.catalog.read().await?.tests(&actor.visible(), &filter, &page).await?;
-    let views = found.into_iter().map(TestView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &TestView| view.id.to_string())))
+    let filter = TestFilter {
+        state: query.state,
+        instance: query.instance,
+        project: query.project,
+        policy: query.policy,
+        destination: query.destination,
+        added: span(query.since_ms, query.until_ms)?,
+        oldest_first: query.order == Some(Order::Oldest),
+    };
+    let mut tx = shared.catalog.read().await?;
+    let found = tx.tests_found(&actor.visible(), &filter, &page).await?;
+    Ok(Json(List::found("restore test", found, |test| Ok(test.into()))))
 }
 
 /// Test a restore point: a node boots it and sees whether it answers

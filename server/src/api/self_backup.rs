@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
@@ -19,6 +20,7 @@ use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::self_backup::{SelfBackup, SelfBackupState};
 use crate::state::Shared;
+use crate::validators::{self, base_of};
 
 /// Restore points in one request.
 const MOST: usize = 1000;
@@ -31,19 +33,16 @@ pub(crate) struct SelfBackupView {
     state: SelfBackupState,
 }
 
-async fn view(tx: &mut Tx) -> Result<Json<SelfBackupView>> {
+async fn view(tx: &mut Tx) -> Result<Response> {
     let (wanted, state) = (SelfBackup::load(tx).await?, SelfBackupState::load(tx).await?);
-    Ok(Json(SelfBackupView { wanted, state }))
+    Ok(validators::tagged(&base_of(&wanted), SelfBackupView { wanted, state }))
 }
 
 /// Read where the control plane is backed up, and what became of it
 #[utoipa::path(get, path = "/api/v1/self-backup", tag = "operation",
     operation_id = "get-self-backup",
     responses((status = 200, body = SelfBackupView), (status = "4XX", body = Problem)))]
-pub(crate) async fn get(
-    State(shared): State<Shared>,
-    actor: Actor,
-) -> Result<Json<SelfBackupView>> {
+pub(crate) async fn get(State(shared): State<Shared>, actor: Actor) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     view(&mut shared.catalog.read().await?).await
 }
@@ -52,16 +51,21 @@ pub(crate) async fn get(
 ///
 /// A first backup is made at once. The destination must be encrypted.
 #[utoipa::path(put, path = "/api/v1/self-backup", tag = "operation",
-    operation_id = "set-self-backup", request_body = SelfBackup,
+    operation_id = "set-self-backup", params(("If-Match" = Option<String>, Header,
+    description = "The tag of what the change is based on")),
+    request_body = SelfBackup,
     responses((status = 200, body = SelfBackupView), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
     State(shared): State<Shared>,
     actor: Actor,
+    headers: HeaderMap,
     Body(wanted): Body<SelfBackup>,
-) -> Result<Json<SelfBackupView>> {
+) -> Result<Response> {
     actor.require(Permission::Administer, None)?;
     wanted.check()?;
     let mut tx = shared.catalog.begin().await?;
+    tx.alone_with_settings().await?;
+    validators::check(&headers, &base_of(&SelfBackup::load(&mut tx).await?))?;
     tx.get::<Destination>(wanted.destination, &EVERYTHING).await?;
     destinations::check_own(&mut tx, wanted.destination).await?;
     wanted.store(&mut tx).await?;

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::policies::check_usable;
-use crate::api::query::{LogQuery, TaskQuery};
+use crate::api::query::{LogQuery, Order, TaskQuery, span};
 use crate::api::{Body, List, Path, Query};
 use crate::auth::{self, Actor};
 use crate::destinations;
@@ -204,10 +204,20 @@ pub(crate) async fn list(
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
-    let filter = TaskFilter { state: query.state, instance: query.instance };
-    let tasks = shared.catalog.read().await?.tasks(&actor.visible(), &filter, &page).await?;
-    let views = tasks.into_iter().map(TaskView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &TaskView| view.id.to_string())))
+    let filter = TaskFilter {
+        state: query.state,
+        instance: query.instance,
+        kind: query.kind,
+        project: query.project,
+        policy: query.policy,
+        destination: query.destination,
+        node: query.node,
+        added: span(query.since_ms, query.until_ms)?,
+        oldest_first: query.order == Some(Order::Oldest),
+    };
+    let mut tx = shared.catalog.read().await?;
+    let found = tx.tasks_found(&actor.visible(), &filter, &page).await?;
+    Ok(Json(List::found("task", found, |task| Ok(task.into()))))
 }
 
 /// The task that was asked for, if the caller may start it; `from` is where it reads beside its

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sluice_catalog::{
-    Destination, DestinationId, Instance, InstanceId, Kind, Page, Policy, Project, ProjectId,
-    Record, Tx, UsageBy, UsageFilter, Visible,
+    Destination, DestinationId, Instance, InstanceId, Kind, Policy, Project, ProjectId, Record, Tx,
+    UsageBy, UsageFilter, Visible,
 };
 use sluice_scheduler::metering::{By, Period, Total, Usage};
 use sluice_scheduler::time::Span;
@@ -18,6 +18,7 @@ use crate::access::Permission;
 use crate::api::Query;
 use crate::api::query::{ProtectionQuery, UsageQuery};
 use crate::auth::Actor;
+use crate::complaint::readable;
 use crate::copies::{self, Overdue};
 use crate::problem::{Problem, Result};
 use crate::queue::moment;
@@ -48,16 +49,10 @@ pub(crate) struct UsageReport {
     pub(crate) items: Vec<UsageRow>,
 }
 
-/// All records of a kind that the caller may know of.
+/// All records of a kind that the caller may know of and that can be read; the others are told of
+/// to whoever runs the server.
 pub(crate) async fn every<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
-    let mut all = Vec::new();
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<K>(visible, &page).await?;
-        let Some(last) = part.last() else { return Ok(all) };
-        page.after = Some(last.id.to_string());
-        all.extend(part);
-    }
+    readable(tx, visible).await
 }
 
 /// The names of what usage is grouped by.

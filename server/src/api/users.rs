@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::policies::EVERYTHING;
+use crate::api::query::UserQuery;
 use crate::api::sessions::{confirm_password, hashed};
 use crate::api::{Body, Hidden, List, PageQuery, Path, Query};
 use crate::auth::Actor;
@@ -94,18 +95,19 @@ async fn view(tx: &mut Tx, user: User) -> Result<UserView> {
 
 /// List users
 #[utoipa::path(get, path = "/api/v1/users", tag = "user", operation_id = "list-users",
-    params(PageQuery), responses(
+    params(UserQuery), responses(
     (status = 200, body = List<UserView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<UserQuery>,
 ) -> Result<Json<List<UserView>>> {
     actor.require(Permission::Administer, None)?;
-    let page = query.page()?;
+    let page = PageQuery { after: query.after, limit: query.limit }.page()?;
     let mut tx = shared.catalog.read().await?;
     let mut views = Vec::new();
-    for user in tx.users(&page).await? {
+    let login = query.login.unwrap_or_else(|| "*".to_owned());
+    for user in tx.users_called(&login, &page).await? {
         views.push(view(&mut tx, user).await?);
     }
     Ok(Json(List::new(views, page.limit, |view| view.id.to_string())))

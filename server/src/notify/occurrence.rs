@@ -1,10 +1,11 @@
 //! What happened that somebody may want to know.
 
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{Destination, Instance, Inventory, Page, Policy, Project, ProjectId, Tx};
+use sluice_catalog::{Destination, Instance, Inventory, Policy, Project, ProjectId, Tx};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
+use crate::complaint::all_readable;
 use crate::copies;
 use crate::problem::Result;
 use crate::queue::moment;
@@ -228,31 +229,23 @@ async fn found(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> 
 }
 
 async fn quotas(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> {
-    let mut page = Page { after: None, limit: Page::LARGEST };
-    loop {
-        let part = tx.list::<Project>(&EVERYTHING, &page).await?;
-        let Some(last) = part.last() else { return Ok(()) };
-        page.after = Some(last.id.to_string());
-        for project in part {
-            let Some(quota) = quota::of(tx, project.id).await? else { continue };
-            let caps = quota.project;
-            let used = Counted::load(tx, &caps, project.id, None, now).await?;
-            for limit in used.against(&caps) {
-                let Capped { words: what, used, .. } = limit;
-                let Some(soft) = limit.soft.filter(|soft| used > *soft) else { continue };
-                all.push(Occurrence {
-                    event: Event::QuotaSoft,
-                    at_ms: now,
-                    project: Some(project.id),
-                    text: format!(
-                        "{} has {used} {what}, above its soft limit of {soft}",
-                        project.name
-                    ),
-                    key: format!("quota/{}/{what}", project.id),
-                });
-            }
+    for project in all_readable::<Project>(tx).await? {
+        let Some(quota) = quota::of(tx, project.id).await? else { continue };
+        let caps = quota.project;
+        let used = Counted::load(tx, &caps, project.id, None, now).await?;
+        for limit in used.against(&caps) {
+            let Capped { words: what, used, .. } = limit;
+            let Some(soft) = limit.soft.filter(|soft| used > *soft) else { continue };
+            all.push(Occurrence {
+                event: Event::QuotaSoft,
+                at_ms: now,
+                project: Some(project.id),
+                text: format!("{} has {used} {what}, above its soft limit of {soft}", project.name),
+                key: format!("quota/{}/{what}", project.id),
+            });
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ usage: cargo xtask bench catalog [OPTION...]
 const TICKS: Duration = Duration::from_secs(20);
 
 /// What is asked, and how long it may take, in milliseconds; 0 for what has no budget.
-const QUESTIONS: [(&str, &str, u32); 21] = [
+const QUESTIONS: [(&str, &str, u32); 31] = [
     ("projects", "projects", 50),
     ("destinations", "destinations", 50),
     ("instances, first part", "instances", 50),
@@ -42,6 +42,16 @@ const QUESTIONS: [(&str, &str, u32); 21] = [
     ("restore points, oldest", "points", 50),
     ("restore points, in the middle", "points?after={point}", 50),
     ("restore points of an instance", "points?instance={instance}", 50),
+    ("instances by a pattern of names", "instances?name=*99*", 50),
+    ("instances with a tag that few have", "instances?tag=nobody-has-it", 50),
+    ("tasks of a kind", "tasks?kind=backup", 50),
+    ("tasks of a kind that there is none of", "tasks?kind=restore", 50),
+    ("failed tasks of a kind", "tasks?kind=backup&state=failed", 50),
+    ("tasks of long ago", "tasks?until_ms=1", 50),
+    ("restore points, newest moments", "points?order=newest", 50),
+    ("restore points of no time", "points?since_ms=1&until_ms=2", 50),
+    ("restore points from a moment on", "points?since_ms=1700000000000", 50),
+    ("audit log of an action", "audit?action=policy.create&order=newest", 50),
     ("mounts", "mounts", 50),
     ("audit log", "audit", 50),
     ("missed", "reports/missed", 50),
@@ -52,13 +62,16 @@ const QUESTIONS: [(&str, &str, u32); 21] = [
 ];
 
 /// What people with other roles ask, and how long that may take, in milliseconds.
-const OF_PEOPLE: [(&str, &str); 7] = [
+const OF_PEOPLE: [(&str, &str); 10] = [
     ("instances", "instances"),
     ("tasks", "tasks"),
     ("failed tasks", "tasks?state=failed"),
     ("restore points", "points"),
     ("restore points, in the middle", "points?after={point}"),
     ("restore points of an instance", "points?instance={instance}"),
+    ("tasks of a kind", "tasks?kind=backup"),
+    ("restore points, newest moments", "points?order=newest"),
+    ("instances by a pattern of names", "instances?name=*99*"),
     ("audit log", "audit"),
 ];
 const OF_PEOPLE_MS: u32 = 50;

@@ -1,6 +1,6 @@
 //! The control plane under fire: a server and two nodes that run backups by schedule and on
-//! demand, while all of them are killed (SIGKILL) at random instants, the database goes away, and
-//! the server's disk fills up.
+//! demand, while all of them are killed (SIGKILL) at random instants, nodes are cut off the server
+//! (in one direction or both), the database goes away, and the server's disk fills up.
 //!
 //! The model is outside: each disk says which version it is, and all of its bytes follow from
 //! that. At the end each task that was promised has ended in one known way, no task has two
@@ -11,6 +11,7 @@ mod check;
 mod database;
 mod disks;
 mod plane;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use super::roles::Dice;
 use database::Database;
 use disks::Disks;
 use plane::{Part, Plane};
+use wire::Way;
 
 /// Instances, each with one disk.
 const INSTANCES: usize = 6;
@@ -51,6 +53,7 @@ struct World {
     asked: Mutex<Vec<String>>,
     over: AtomicBool,
     kills: AtomicU64,
+    cuts: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -87,6 +90,7 @@ pub(super) fn run(options: Options) -> Result<()> {
         asked: Mutex::default(),
         over: AtomicBool::new(false),
         kills: AtomicU64::new(0),
+        cuts: AtomicU64::new(0),
         refused: AtomicU64::new(0),
     });
     world.plane.set_up(&world.disks)?;
@@ -102,8 +106,9 @@ pub(super) fn run(options: Options) -> Result<()> {
     let told = check::everything(&world)?;
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "soak: {} kills, {} requests that got no answer; {told}",
+        "soak: {} kills, {} partitions, {} requests that got no answer; {told}",
         load(&world.kills),
+        load(&world.cuts),
         load(&world.refused)
     );
     world.plane.end();
@@ -114,12 +119,14 @@ type Roles = Vec<(&'static str, JoinHandle<Result<()>>)>;
 
 fn roles(world: &Arc<World>, seed: u64) -> Roles {
     type Role = fn(&World, Dice) -> Result<()>;
-    let all: [(&'static str, Role); 5] = [
+    let all: [(&'static str, Role); 7] = [
         ("writer of disks", writer),
         ("one who asks", asker),
         ("killer of servers", |world, dice| killer(world, Part::Server, dice)),
         ("killer of node 0", |world, dice| killer(world, Part::Node(0), dice)),
         ("killer of node 1", |world, dice| killer(world, Part::Node(1), dice)),
+        ("cutter of node 0", |world, dice| cutter(world, 0, dice)),
+        ("cutter of node 1", |world, dice| cutter(world, 1, dice)),
     ];
     let start = |(number, (name, role)): (usize, (&'static str, Role))| {
         let (world, dice) = (world.clone(), Dice::new(seed, number as u64));
@@ -182,6 +189,24 @@ fn asker(world: &World, mut dice: Dice) -> Result<()> {
             }
         }
         world.sleep(Duration::from_millis(500 + dice.below(2500)));
+    }
+    Ok(())
+}
+
+/// Cuts a node off the server now and then: mostly for longer than a lease, and in one direction
+/// or both.
+fn cutter(world: &World, node: usize, mut dice: Dice) -> Result<()> {
+    let wire = &world.plane.wires[node];
+    while !world.over() {
+        world.sleep(Duration::from_millis(3000 + dice.below(20_000)));
+        if world.over() {
+            break;
+        }
+        wire.cut(Way::ALL[dice.below(3) as usize]);
+        world.cuts.fetch_add(1, Ordering::Relaxed);
+        let longest = if dice.below(6) == 0 { 60_000 } else { 15_000 };
+        world.sleep(Duration::from_millis(1000 + dice.below(longest)));
+        wire.mend();
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Answer;
 
+use super::filter::Filter;
 use super::{all, profile, records, show_list, word};
 use crate::args::{AccessCommand, ApprovalCommand};
 use crate::context::Context;
@@ -52,9 +53,9 @@ pub(crate) fn waits(answer: &Answer) -> Option<&str> {
 pub(crate) async fn run(context: &Context, command: ApprovalCommand) -> Result<Exit> {
     let client = profile::client()?;
     let (id, reason, verb) = match command {
-        ApprovalCommand::List { state } => {
-            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
-            let approvals = all(&client, &format!("/api/v1/approvals{state}")).await?;
+        ApprovalCommand::List(args) => {
+            let filter = Filter::new(&client).approvals(&args).await?;
+            let approvals = all(&client, &filter.path("/api/v1/approvals")).await?;
             let row = |approval: &Value| {
                 let text = |name| word(approval, name);
                 let end = super::moment(context, &approval["expires_ms"]);

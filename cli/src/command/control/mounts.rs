@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::Records;
 use super::{all, profile, show_list, word};
 use crate::args::{RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol};
@@ -24,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        RemoteMountCommand::List { state } => {
-            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
-            let mounts = all(&client, &format!("/api/v1/mounts{state}")).await?;
+        RemoteMountCommand::List(args) => {
+            let filter = Filter::new(&client).mounts(&args).await?;
+            let mounts = all(&client, &filter.path("/api/v1/mounts")).await?;
             let headings = ["ID", "POINT", "STATE", "ENDS", "WHERE"];
             show_list(context, &headings, &mounts, |mount| row(context, mount))
         }

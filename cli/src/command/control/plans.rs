@@ -8,6 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::{Records, document, set};
 use super::{all, profile, show_list, word};
 use crate::args::{PlanCommand, PlanRunArgs};
@@ -22,8 +23,10 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) async fn run(context: &Context, command: PlanCommand) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        PlanCommand::List => {
-            let plans = Records::load(&client, "plans").await?;
+        PlanCommand::List { name, project } => {
+            let filter = Filter::new(&client).word("name", name);
+            let filter = filter.one("project", "projects", project.as_ref()).await?;
+            let plans = Records::sought(&client, "plans", &filter).await?;
             let named: Vec<_> = plans.named().collect();
             let items: Vec<Value> = named.iter().map(|(_, plan)| (*plan).clone()).collect();
             let names: BTreeMap<String, String> =
@@ -55,14 +58,11 @@ pub(crate) async fn run(context: &Context, command: PlanCommand) -> Result<Exit>
             show(context, &run)?;
             Ok(Exit::Done)
         }
-        PlanCommand::Runs { id: None, plan, state } => {
-            let mut query = Vec::new();
-            if let Some(name) = plan {
-                let plans = Records::load(&client, "plans").await?;
-                query.push(format!("plan={}", word(plans.one(&name)?, "id")));
-            }
-            query.extend(state.map(|state| format!("state={state}")));
-            let runs = all(&client, &format!("/api/v1/plan-runs?{}", query.join("&"))).await?;
+        PlanCommand::Runs { id: None, plan, state, project, mode, time } => {
+            let filter = Filter::new(&client).word("state", state).word("mode", mode).time(&time);
+            let filter = filter.one("plan", "plans", plan.as_ref()).await?;
+            let filter = filter.one("project", "projects", project.as_ref()).await?;
+            let runs = all(&client, &filter.path("/api/v1/plan-runs")).await?;
             let headings = ["ID", "PLAN", "MODE", "STATE", "STEPS", "BEGUN", "TOOK", "WHY"];
             show_list(context, &headings, &runs, |run| row(context, run))
         }

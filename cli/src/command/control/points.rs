@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::approvals::{Done, done, waits};
+use super::filter::Filter;
 use super::records::Records;
 use super::{all, mounts, profile, show_list, word};
 use crate::args::{PointCommand, PointEventArgs};
@@ -17,15 +18,16 @@ use crate::output::{self, bytes, local, note};
 pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        PointCommand::List { instance } => {
+        PointCommand::List(args) => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
-            let mut path = "/api/v1/points".to_owned();
-            if let Some(name) = &instance {
-                path.push_str(&format!("?instance={}", word(instances.one(name)?, "id")));
-            }
-            let points = all(&client, &path).await?;
-            let points = without_copies(points);
+            let filter = Filter::new(&client).points(&args).await?;
+            let points = all(&client, &filter.path("/api/v1/points")).await?;
+            // What is asked of one destination is what it holds.
+            let points = match args.destination {
+                Some(_) => points,
+                None => without_copies(points),
+            };
             let headings =
                 ["TAKEN", "INSTANCE", "POINT", ">SIZE", "TYPE", "PROOF", "EVENTS", "DESTINATIONS"];
             show_list(context, &headings, &points, |point| {

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::approvals::{Done, done, waits};
 use super::difference::{Difference, differences};
+use super::filter::Filter;
 use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::adapter::source;
@@ -30,8 +31,9 @@ pub(crate) async fn run(
 ) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        RecordCommand::List => {
-            let records = Records::load(&client, kind).await?;
+        RecordCommand::List(args) => {
+            let filter = Filter::new(&client).records(&args).await?;
+            let records = Records::sought(&client, kind, &filter).await?;
             let row = |record: &Value| {
                 vec![records.name(record), word(record, "id"), record["revision"].to_string()]
             };
@@ -75,8 +77,20 @@ pub(crate) struct Records {
 
 impl Records {
     pub(crate) async fn load(client: &Client, kind: &'static str) -> Result<Self> {
-        let items = all(client, &format!("/api/v1/{kind}")).await?;
-        let projects = all(client, "/api/v1/projects").await?;
+        Self::sought(client, kind, &Filter::new(client)).await
+    }
+
+    /// Those of a kind that are asked for.
+    pub(super) async fn sought(
+        client: &Client,
+        kind: &'static str,
+        filter: &Filter<'_>,
+    ) -> Result<Self> {
+        let items = all(client, &filter.path(&format!("/api/v1/{kind}"))).await?;
+        let projects = match kind == "projects" && filter.is_nothing() {
+            true => items.clone(),
+            false => all(client, "/api/v1/projects").await?,
+        };
         Ok(Self { kind, items, projects })
     }
 

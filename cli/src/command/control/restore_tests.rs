@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::{Records, document};
 use super::{all, mounts, profile, show_list, word};
 use crate::args::{RestoreTestCommand, RestoreTestRunArgs};
@@ -24,9 +25,9 @@ pub(crate) async fn run(context: &Context, command: RestoreTestCommand) -> Resul
     let client = profile::client()?;
     match command {
         RestoreTestCommand::Run(args) => start(context, &client, args).await,
-        RestoreTestCommand::List { state } => {
-            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
-            let tests = all(&client, &format!("/api/v1/restore-tests{state}")).await?;
+        RestoreTestCommand::List(args) => {
+            let filter = Filter::new(&client).tests(&args).await?;
+            let tests = all(&client, &filter.path("/api/v1/restore-tests")).await?;
             let instances = Records::load(&client, "instances").await?;
             let headings = ["ID", "INSTANCE", "STATE", "ANSWERED", "WHEN", "WHY"];
             show_list(context, &headings, &tests, |test| {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::filter::Filter;
 use super::records::Records;
 use super::{all, mounts, profile, show_list, word};
 use crate::args::{TargetFormat, TaskCommand};
@@ -15,9 +16,9 @@ use crate::output::{self, bytes};
 pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        TaskCommand::List { state } => {
-            let state = state.map(|state| format!("?state={state}")).unwrap_or_default();
-            let tasks = all(&client, &format!("/api/v1/tasks{state}")).await?;
+        TaskCommand::List(args) => {
+            let filter = Filter::new(&client).tasks(&args).await?;
+            let tasks = all(&client, &filter.path("/api/v1/tasks")).await?;
             let headings = ["ID", "KIND", "STATE", ">DONE", ">RATE", "MESSAGE"];
             return show_list(context, &headings, &tasks, row);
         }

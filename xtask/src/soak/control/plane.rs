@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::NODES;
 use super::disks::Disks;
+use super::wire::Wire;
 
 /// A server that finds no database, or no room, is started again for so long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -46,6 +47,8 @@ pub(super) struct Plane {
     small: bool,
     server: Mutex<Option<Child>>,
     nodes: Vec<Mutex<Option<Child>>>,
+    /// From each node to the server.
+    pub(super) wires: Vec<Wire>,
 }
 
 impl Plane {
@@ -54,7 +57,8 @@ impl Plane {
         std::fs::create_dir_all(folder.join("server"))?;
         let nodes = (0..NODES).map(|_| Mutex::default()).collect();
         let server = Mutex::default();
-        Ok(Self { sluice, folder, database, port, small: false, server, nodes })
+        let wires = (0..NODES).map(|_| Wire::to(port)).collect::<Result<_>>()?;
+        Ok(Self { sluice, folder, database, port, small: false, server, nodes, wires })
     }
 
     /// Gives the server a small disk, where this process may mount one.
@@ -247,6 +251,7 @@ impl Plane {
             let file = self.write("join.txt", token["token"].as_str().unwrap_or_default())?;
             let (name, state) = (Part::Node(number).name(), self.text(&Part::Node(number).name())?);
             self.must(&["node", "join", &name, "--token-file", &file, "--state", &state])?;
+            self.wired(number)?;
             self.start(Part::Node(number))?;
         }
         let repository = self.text("repository")?;
@@ -268,6 +273,14 @@ impl Plane {
         let file = self.write("policy.json", &policy.to_string())?;
         self.must(&["policy", "set", "lab/often", "--spec", &file])?;
         Ok(())
+    }
+
+    /// Lets a node that has joined speak over its own wire.
+    fn wired(&self, number: usize) -> Result<()> {
+        let path = self.folder.join(Part::Node(number).name()).join("node.json");
+        let mut profile: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        profile["server"] = format!("https://127.0.0.1:{}", self.wires[number].port).into();
+        Ok(std::fs::write(&path, serde_json::to_vec(&profile)?)?)
     }
 
     fn text(&self, name: &str) -> Result<String> {
