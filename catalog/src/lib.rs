@@ -58,7 +58,7 @@ pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
-pub use model::inventory::{Found, Inventory, Look, Looked, Per};
+pub use model::inventory::{Finding, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::need::needs as task_needs;
 pub use model::node::{
@@ -87,9 +87,10 @@ pub use model::restore_test::{
     BootCheck, BootDisk, BootFirmware, BootNic, BootSpec, NewTest, RestoreTest, TestFilter,
     TestOutcome, TestRule, TestState,
 };
+pub use model::serves::{Placed, Serves, ServesBy};
 pub use model::snapshot::{
-    InstanceSnapshot, NewSnapshot, Placed, Serves, ServesBy, SnapshotFilter, SnapshotImage,
-    SnapshotKeep, SnapshotRule, SnapshotState,
+    InstanceSnapshot, NewSnapshot, SnapshotFilter, SnapshotImage, SnapshotKeep, SnapshotRule,
+    SnapshotState,
 };
 pub use model::task::{InLine, LeaseMark, LogLine, NewTask, Progress, Task, TaskFilter, TaskState};
 pub use model::usage::{Held, InUse, Level, Moved, Stored, Transfer, UsageBy, UsageFilter};

@@ -24,15 +24,12 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0017-trusted-destinations.sql"),
     include_str!("../migrations/0018-limits-that-hold.sql"),
     include_str!("../migrations/0019-maintenance.sql"),
-<<<<<<< HEAD
     include_str!("../migrations/0020-inventories.sql"),
     include_str!("../migrations/0021-policies.sql"),
     include_str!("../migrations/0022-snapshots.sql"),
     include_str!("../migrations/0023-needs.sql"),
     include_str!("../migrations/0024-looks.sql"),
-=======
     include_str!("../migrations/0025-filters.sql"),
->>>>>>> api
 ];
 
 const SETTINGS: &str =

@@ -88,6 +88,7 @@ pub(crate) async fn wanted(
         tags: BTreeSet::new(),
         node: Some(*node),
         cluster: None,
+        host: None,
         paused: true,
         present: false,
     };

@@ -20,8 +20,8 @@ pub(crate) mod schedule;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    AuditEntry, Found, Having, Instance, InstanceId, Inventory, InventoryId, Look, NewTask, NodeId,
-    Page, Policy, Record, Task, TaskState, Tx, Visible, lies_in,
+    AuditEntry, Finding, Having, Instance, InstanceId, Inventory, InventoryId, Look, NewTask,
+    NodeId, Page, Policy, Record, Task, TaskState, Tx, Visible, lies_in,
 };
 use sluice_node_api::{InventoryOrder, InventoryReport, TaskSpec, Work};
 
@@ -192,7 +192,7 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     Ok(End { state, document, message, again: false })
 }
 
-async fn all_found(tx: &mut Tx, inventory: InventoryId) -> Result<Vec<Found>> {
+async fn all_found(tx: &mut Tx, inventory: InventoryId) -> Result<Vec<Finding>> {
     let (mut all, mut page) = (Vec::new(), Page { after: None, limit: Page::LARGEST });
     loop {
         let part = tx.found(inventory, &page).await?;
@@ -248,7 +248,7 @@ async fn note(
         let Some(mut one) = by_id(found.instance) else { continue };
         one.body.present = false;
         tx.update(&mut one, now).await?;
-        tx.set_found(&Found { gone_ms: Some(now), ..found.clone() }).await?;
+        tx.set_found(&Finding { gone_ms: Some(now), ..found.clone() }).await?;
         audit(tx, record, "instance.gone", one.id, json!({"place": found.place}), now).await?;
     }
     for (name, unit) in &verdict.add {
@@ -258,7 +258,7 @@ async fn note(
         tx.trust_source(made.id, true).await?;
         let judge::Unit { place, source, identity, format, size_bytes } = unit.clone();
         let (instance, inventory) = (made.id, record.id);
-        let found = Found {
+        let found = Finding {
             instance,
             inventory,
             place,
@@ -283,6 +283,7 @@ fn draft(record: &Record<Inventory>, unit: &judge::Unit) -> Instance {
         tags: record.body.tags.clone(),
         node: record.body.node,
         cluster: record.body.cluster.clone(),
+        host: None,
         paused: false,
         present: true,
     }

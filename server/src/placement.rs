@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    DestinationId, Instance, Node, NodeConfigId, NodeId, NodeLiveness, NodeState, Placed, Record,
-    ServesBy, Task, Tx, task_needs,
+    BackupType, DestinationId, Instance, Node, NodeConfigId, NodeId, NodeLiveness, NodeState,
+    Placed, Record, ServesBy, Task, Tx, task_needs,
 };
 use sluice_node_api::NEEDED;
 use sluice_scheduler::PoolId;
@@ -278,7 +278,8 @@ pub(crate) async fn for_instance(
     record: &Record<Instance>,
     now: u64,
 ) -> Result<Vec<Judgement>> {
-    let spec = serde_json::to_value(backup_spec(tx, record).await?).unwrap_or_default();
+    let spec = serde_json::to_value(backup_spec(tx, record, BackupType::default()).await?)
+        .unwrap_or_default();
     let asked = Asked {
         kind: BACKUP.to_owned(),
         needs: task_needs(BACKUP, &spec),

@@ -13,20 +13,18 @@
 mod held;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluice_catalog::{
-    ErrorKind, InLine, Node, NodeConfig, NodeId, NodeLiveness, NodeState, Record, TaskId,
-    TaskState, Tx,
+    ErrorKind, InLine, Node, NodeId, NodeLiveness, NodeState, Record, TaskId, TaskState, Tx,
 };
 use sluice_node_api::Lease;
 use sluice_scheduler::queue::{self, Demand, Fairness, Limits, Queue, Running, Waiting};
 use sluice_scheduler::work::{Priority, TaskKind};
 use sluice_scheduler::{PoolId, SourceId};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -47,11 +45,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(500);
 /// A node that was not heard of for so long is lost. Nodes that wait for work ask each 20 seconds.
 pub(crate) const LOST_MS: u64 = 60_000;
-/// So many that wait are a long line: who waits for what is then told as of a moment ago.
-const LONG: usize = 1000;
-/// Decisions on a long line that only tell who waits for what take one of so many parts of the
-/// time.
-const SHARE: u32 = 4;
 /// The kind of task that a node gets in any state.
 const UNMOUNT: &str = "unmount";
 /// The setting that holds limits and fairness.

@@ -209,7 +209,7 @@ kind!(Inventory, InventoryId, "inventories", "inventory", shared: false);
 
 /// An instance that an inventory has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Finding {
     /// The instance.
     pub instance: InstanceId,
     /// Which inventory has found it.

@@ -8,13 +8,13 @@ use sqlx::any::AnyRow;
 use crate::db::{Columns, Tx, document, number, query};
 use crate::error::Result;
 use crate::id::{InstanceId, InventoryId};
-use crate::model::inventory::{Found, Looked};
+use crate::model::inventory::{Finding, Looked};
 use crate::record::Page;
 
 const COLUMNS: &str =
     "instance_id, inventory_id, place, source, identity, format, size_bytes, gone_ms";
 
-impl Found {
+impl Finding {
     fn read(row: &AnyRow) -> Result<Self> {
         Ok(Self {
             instance: row.id("instance_id")?,
@@ -34,7 +34,7 @@ impl Tx {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Conflict`] when something else was found there, or one of them is gone.
-    pub async fn set_found(&mut self, found: &Found) -> Result<()> {
+    pub async fn set_found(&mut self, found: &Finding) -> Result<()> {
         let sql = format!(
             "INSERT INTO found_instances ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
              ON CONFLICT (instance_id) DO UPDATE SET inventory_id = excluded.inventory_id, \
@@ -67,10 +67,10 @@ impl Tx {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn found_where(&mut self, instance: InstanceId) -> Result<Option<Found>> {
+    pub async fn found_where(&mut self, instance: InstanceId) -> Result<Option<Finding>> {
         let sql = format!("SELECT {COLUMNS} FROM found_instances WHERE instance_id = $1");
         let row = self.maybe(query(sql).bind(instance.to_string())).await?;
-        row.map(|row| Found::read(&row)).transpose()
+        row.map(|row| Finding::read(&row)).transpose()
     }
 
     /// A part of what an inventory has found, in the order of places; the place before is
@@ -78,7 +78,7 @@ impl Tx {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn found(&mut self, inventory: InventoryId, page: &Page) -> Result<Vec<Found>> {
+    pub async fn found(&mut self, inventory: InventoryId, page: &Page) -> Result<Vec<Finding>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM found_instances WHERE inventory_id = $1 AND place > $2 \
              ORDER BY place LIMIT $3"
@@ -87,19 +87,19 @@ impl Tx {
             .bind(inventory.to_string())
             .bind(page.after.clone().unwrap_or_default())
             .bind(i64::from(page.limit.min(Page::LARGEST)));
-        self.all(select).await?.iter().map(Found::read).collect()
+        self.all(select).await?.iter().map(Finding::read).collect()
     }
 
     /// What was seen to be gone since a time, a thousand at most.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn gone_since(&mut self, since_ms: u64) -> Result<Vec<Found>> {
+    pub async fn gone_since(&mut self, since_ms: u64) -> Result<Vec<Finding>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM found_instances WHERE gone_ms >= $1 ORDER BY gone_ms LIMIT $2"
         );
         let select = query(sql).bind(number(since_ms.max(1))).bind(i64::from(Page::LARGEST));
-        self.all(select).await?.iter().map(Found::read).collect()
+        self.all(select).await?.iter().map(Finding::read).collect()
     }
 
     /// What came of the last look; nothing before the first.

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use sluice_catalog::{
-    Found, Instance, InstanceId, Inventory, InventoryId, Looked, NewTask, Page, Project, ProjectId,
-    Source, TaskId, Tx, Visible,
+    Finding, Instance, InstanceId, Inventory, InventoryId, Looked, NewTask, Page, Project,
+    ProjectId, Source, TaskId, Tx, Visible,
 };
 
 use crate::records::instance;
@@ -22,8 +22,8 @@ async fn images(tx: &mut Tx) -> (ProjectId, InventoryId) {
     (shop, tx.insert(Some(shop), "images", body, 1).await.unwrap().id)
 }
 
-fn found(instance: InstanceId, inventory: InventoryId, place: &str) -> Found {
-    Found {
+fn found(instance: InstanceId, inventory: InventoryId, place: &str) -> Finding {
+    Finding {
         instance,
         inventory,
         place: place.into(),
@@ -45,12 +45,13 @@ async fn what_was_found_is_known_until_its_instance_or_its_inventory_is_gone(lab
         ids.push(id);
     }
     let first = Page { after: None, limit: 2 };
-    let places =
-        |found: Vec<Found>| -> Vec<String> { found.into_iter().map(|found| found.place).collect() };
+    let places = |found: Vec<Finding>| -> Vec<String> {
+        found.into_iter().map(|found| found.place).collect()
+    };
     assert_eq!(places(tx.found(images, &first).await.unwrap()), ["/srv/a", "/srv/b"]);
     let next = Page { after: Some("/srv/b".into()), limit: 2 };
     assert_eq!(places(tx.found(images, &next).await.unwrap()), ["/srv/c"]);
-    let gone = Found { gone_ms: Some(50), ..found(ids[0], images, "/srv/c") };
+    let gone = Finding { gone_ms: Some(50), ..found(ids[0], images, "/srv/c") };
     tx.set_found(&gone).await.unwrap();
     assert_eq!(tx.found_where(ids[0]).await.unwrap().as_ref(), Some(&gone));
     assert_eq!(tx.gone_since(50).await.unwrap(), [gone]);
@@ -60,7 +61,7 @@ async fn what_was_found_is_known_until_its_instance_or_its_inventory_is_gone(lab
     tx.forget_found(ids[2]).await.unwrap();
     assert_eq!(places(tx.found(images, &Page::default()).await.unwrap()), ["/srv/c"]);
     let project = tx.get::<Project>(shop, &Visible::All).await.unwrap();
-    assert!(tx.refuse_if_used(&project).await.is_err());
+    assert!(tx.refuse_if_used(&project, &Visible::All).await.is_err());
     tx.delete::<Inventory>(images).await.unwrap();
     assert!(tx.found_where(ids[0]).await.unwrap().is_none());
     assert!(tx.get::<Instance>(ids[0], &Visible::All).await.is_ok(), "it stays");

@@ -10,7 +10,8 @@ use crate::inventory::InventoryOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
-use crate::snapshots::{Ability, ImportOrder, Installed, SnapshotOrder, SnapshotUse};
+use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
+use crate::standing::{Ability, Installed};
 
 /// The version of the contract. What nodes of contracts 1 and 2 say is still understood: the first
 /// show a token, and before 3 they do not tell how they stand.

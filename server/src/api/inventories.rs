@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sluice_catalog::{Found, Instance, InstanceId, Inventory, InventoryId, Looked};
+use sluice_catalog::{Finding, Instance, InstanceId, Inventory, InventoryId, Looked};
 use utoipa::ToSchema;
 
 use crate::access::Permission;
@@ -114,11 +114,12 @@ pub(crate) async fn found(
     let looked = tx.looked(id).await?;
     let mut items = Vec::new();
     for found in tx.found(id, &page).await? {
-        let Found { instance, place, gone_ms, format, size_bytes, .. } = found;
+        let Finding { instance, place, gone_ms, format, size_bytes, .. } = found;
         let record = tx.get::<Instance>(instance, &EVERYTHING).await?;
         let (name, present) = (record.name, record.body.present);
         items.push(FoundView { instance, name, place, present, gone_ms, format, size_bytes });
     }
-    let List { items, next } = List::new(items, page.limit, |view: &FoundView| view.place.clone());
+    let List { items, next, .. } =
+        List::new(items, page.limit, |view: &FoundView| view.place.clone());
     Ok(Json(FoundList { looked, items, next }))
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::access::{Permission, granted};
 use crate::api::List;
 use crate::api::filters::{self, Filter};
-use crate::api::policies::{check_calendars, check_destination, check_policy};
+use crate::api::policies::{EVERYTHING, check_calendars, check_destination, check_policy};
 use crate::auth::Actor;
 use crate::destinations as allowed;
 use crate::node_configs;

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluice_catalog::{
-    Found, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage,
+    Finding, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage,
 };
 use sluice_node_api::{FoundDisk, InventoryReport};
 
@@ -26,7 +26,7 @@ pub(super) struct Case<'a> {
     pub(super) inventory: &'a Record<Inventory>,
     pub(super) report: &'a InventoryReport,
     /// What it has found before.
-    pub(super) known: &'a [Found],
+    pub(super) known: &'a [Finding],
     /// All instances of the project.
     pub(super) instances: &'a [Record<Instance>],
     /// What came of the last look.
@@ -53,13 +53,13 @@ pub(super) struct Verdict {
     /// New ones, with their names.
     pub(super) add: Vec<(String, Unit)>,
     /// Those of which something else is known now, as it is to be noted.
-    pub(super) noted: Vec<Found>,
+    pub(super) noted: Vec<Finding>,
     /// Those of them with other disks than before.
     pub(super) changed: BTreeSet<InstanceId>,
     /// Those that are there again.
     pub(super) back: Vec<InstanceId>,
     /// Those that are gone.
-    pub(super) gone: Vec<Found>,
+    pub(super) gone: Vec<Finding>,
     /// Those whose source somebody has changed: they are that person's now.
     pub(super) left: Vec<InstanceId>,
     /// Those that are gone, and are not noted as gone.
@@ -209,7 +209,7 @@ fn paths(source: &Source) -> Vec<&str> {
 
 /// What is there; returns the places of known instances that were seen.
 fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<String> {
-    let by_place: HashMap<&str, &Found> =
+    let by_place: HashMap<&str, &Finding> =
         case.known.iter().map(|found| (found.place.as_str(), found)).collect();
     let by_id: HashMap<InstanceId, &Record<Instance>> =
         case.instances.iter().map(|one| (one.id, one)).collect();
@@ -259,7 +259,7 @@ fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<St
 }
 
 /// A known instance was seen.
-fn again(found: &Found, one: &Record<Instance>, unit: Unit, verdict: &mut Verdict) {
+fn again(found: &Finding, one: &Record<Instance>, unit: Unit, verdict: &mut Verdict) {
     if !one.body.present {
         verdict.back.push(found.instance);
     }
@@ -269,7 +269,7 @@ fn again(found: &Found, one: &Record<Instance>, unit: Unit, verdict: &mut Verdic
     }
     let (instance, inventory) = (found.instance, found.inventory);
     let now =
-        Found { instance, inventory, place, source, identity, format, size_bytes, gone_ms: None };
+        Finding { instance, inventory, place, source, identity, format, size_bytes, gone_ms: None };
     if now != *found {
         verdict.noted.push(now);
     }
@@ -283,7 +283,7 @@ struct Others<'a> {
 
 impl<'a> Others<'a> {
     fn of(case: &Case<'a>) -> Self {
-        let by_id: HashMap<InstanceId, &Found> =
+        let by_id: HashMap<InstanceId, &Finding> =
             case.known.iter().map(|found| (found.instance, found)).collect();
         let (mut by_path, mut folders) = (HashMap::new(), HashMap::new());
         for one in case.instances {
@@ -359,7 +359,7 @@ fn unseen(case: &Case<'_>, seen: &BTreeSet<String>, verdict: &mut Verdict) {
 
 /// Tells which new ones are known files under another name.
 fn renamed(case: &Case<'_>, verdict: &mut Verdict) {
-    let was: HashMap<&str, &Found> = (case.known.iter())
+    let was: HashMap<&str, &Finding> = (case.known.iter())
         .filter(|found| !found.identity.is_empty())
         .map(|found| (found.identity.as_str(), found))
         .collect();

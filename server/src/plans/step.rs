@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use sluice_catalog::{
     BootCheck, BootSpec, ErrorKind, MountId, MountProtocol, MountSpec, MountState, NewMount,
-    NewTask, Node, NodeId, NodeState, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice,
-    Script, TaskState, TestState, Tx,
+    NewTask, Node, NodeId, PlanItem, PlanMode, PlanRun, PlanTarget, Point, PointChoice, Script,
+    TaskState, TestState, Tx,
 };
 use sluice_node_api::{ScriptOrder, TaskSpec};
 use sluice_scheduler::recovery::{Phase, StepState};

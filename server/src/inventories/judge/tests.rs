@@ -7,7 +7,7 @@ use super::*;
 /// A project with an inventory, and what it knows.
 struct World {
     inventory: Record<Inventory>,
-    known: Vec<Found>,
+    known: Vec<Finding>,
     instances: Vec<Record<Instance>>,
     last: Looked,
     accept_gone: bool,
@@ -60,7 +60,7 @@ impl World {
             let Unit { place, source, identity, format, size_bytes } = unit;
             let inventory = InventoryId::new(1);
             let gone_ms = None;
-            self.known.push(Found {
+            self.known.push(Finding {
                 instance,
                 inventory,
                 place,
