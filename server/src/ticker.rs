@@ -39,7 +39,7 @@ pub(crate) use timetable::{Clockwork, Slot as Scheduled, Timetable};
 /// How often is looked.
 const TICK: Duration = Duration::from_secs(1);
 /// What is due and cannot be made is tried again after so many milliseconds.
-pub(crate) const AGAIN_MS: u64 = 60_000;
+const AGAIN_MS: u64 = 60_000;
 /// Attempts of a task that became due.
 const ATTEMPTS: u32 = 3;
 /// What a task says that found no place in time.

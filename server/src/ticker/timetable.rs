@@ -1,5 +1,5 @@
 //! Schedules of records, each of which makes something of its latest occurrence: recovery plans,
-//! the maintenance of destinations.
+//! the maintenance of destinations, inventories.
 //!
 //! What was due while no server ran is made once, what is new owes nothing for the past, and of
 //! several servers on one database one makes it: up to when a schedule was decided is written in
