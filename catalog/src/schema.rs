@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0023-needs.sql"),
     include_str!("../migrations/0024-looks.sql"),
     include_str!("../migrations/0025-filters.sql"),
+    include_str!("../migrations/0026-bounds-of-sources.sql"),
 ];
 
 const SETTINGS: &str =

@@ -380,6 +380,10 @@ impl<T: DeserializeOwned + IntoParams> FromRequestParts<Shared> for Query<T> {
                 let text = format!("{odd:?} is no parameter here; known are {}", known.join(", "));
                 return Err(bad(text));
             }
+            // Longer than any name, and what databases take for a pattern.
+            if let Some((name, _)) = given.iter().find(|(_, value)| value.len() > 16_384) {
+                return Err(bad(format!("{name} is too long")));
+            }
             if let Some((name, _)) = given.iter().find(|(_, value)| value.contains('\0')) {
                 return Err(bad(format!("{name} has a zero byte")));
             }

@@ -77,6 +77,9 @@ pub(crate) async fn wanted(
         let text = format!("there is an instance {name} already: name another");
         return Err(Problem::new(StatusCode::CONFLICT, "conflict", text));
     }
+    if tags.len() > 100 || tags.iter().any(|tag| tag.is_empty() || tag.len() > 128) {
+        return Err(Problem::invalid("a tag has 1 to 128 bytes, and there are at most 100"));
+    }
     // It names a folder.
     if name.starts_with('.') || name.contains('/') {
         return Err(Problem::invalid("what is imported has no name with / or a dot before it"));
@@ -179,8 +182,8 @@ async fn settle_one(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     let done = |task: &Task| matches!(task.state, TaskState::Succeeded | TaskState::Warnings);
-    if task.as_ref().is_some_and(done) {
-        return arrived(tx, import, now).await;
+    if let Some(task) = task.as_ref().filter(|task| done(task)) {
+        return arrived(tx, import, task, now).await;
     }
     match tx.delete::<Instance>(import.instance).await {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
@@ -188,7 +191,8 @@ async fn settle_one(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
     }
     // Nothing is left of one that nobody has begun.
     let Some(task) = task else { return Ok(()) };
-    let Some(node) = task.node else { return Ok(()) };
+    let begun = task.node.or(task.new.wanted_node.filter(|_| task.attempt > 0));
+    let Some(node) = begun else { return Ok(()) };
     let Ok(TaskSpec::Import { import: order, .. }) = serde_json::from_value(task.new.spec.clone())
     else {
         return Ok(());
@@ -208,7 +212,7 @@ async fn settle_one(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
 }
 
 /// The images are there: the instance is what it was to be.
-async fn arrived(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
+async fn arrived(tx: &mut Tx, import: &Import, task: &Task, now: u64) -> Result<()> {
     let mut instance = match tx.get::<Instance>(import.instance, &EVERYTHING).await {
         Ok(instance) => instance,
         // Somebody has removed the record meanwhile; the images are theirs to look after.
@@ -218,8 +222,17 @@ async fn arrived(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
     (instance.body.present, instance.body.paused) = (true, false);
     instance.body.tags.extend(import.tags.iter().cloned());
     tx.update(&mut instance, now).await?;
-    // Its images were put where an administrator lets them be.
-    tx.trust_source(instance.id, true).await?;
+    // Its images were put where an administrator lets them be. What somebody made of the record
+    // meanwhile is theirs to be allowed.
+    if let Ok(TaskSpec::Import { import: order, .. }) =
+        serde_json::from_value(task.new.spec.clone())
+    {
+        let path = format!("{}/{}", order.folder, order.name);
+        let as_made = instance.body.source == Source::Folder { path };
+        if as_made && instance.body.node == task.new.wanted_node {
+            tx.trust_source_within(instance.id, &order.folder).await?;
+        }
+    }
     let entry = AuditEntry {
         actor: "server".to_owned(),
         action: "instance.imported",

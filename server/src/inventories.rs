@@ -26,7 +26,6 @@ use sluice_catalog::{
 use sluice_node_api::{InventoryOrder, InventoryReport, TaskSpec, Work};
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::go_on;
 use crate::node_configs;
 use crate::problem::{Problem, Result};
 use judge::{Case, Verdict, judge};
@@ -254,8 +253,13 @@ async fn note(
     for (name, unit) in &verdict.add {
         let body = draft(record, unit);
         let made = tx.insert(record.project, name, body, now).await?;
-        // Only somebody with a role in the system may say which places are looked through.
-        tx.trust_source(made.id, true).await?;
+        // Only somebody with a role in the system may say which places are looked through. Who may
+        // write there must not lead out of it.
+        match &record.body.look {
+            Look::Files { folder, .. } => tx.trust_source_within(made.id, folder).await?,
+            // Names of devices are links to where they are.
+            Look::Devices { .. } => tx.trust_source(made.id, true).await?,
+        }
         let judge::Unit { place, source, identity, format, size_bytes } = unit.clone();
         let (instance, inventory) = (made.id, record.id);
         let found = Finding {
@@ -370,17 +374,4 @@ async fn foretell(
         document["added"][at]["policies"] = json!(names);
     }
     Ok(())
-}
-
-/// The folder in which a source must lie that an inventory has found and nobody has changed.
-pub(crate) async fn folder_of(tx: &mut Tx, one: &Record<Instance>) -> Result<Option<String>> {
-    let found = tx.found_where(one.id).await?.filter(|found| found.source == one.body.source);
-    let Some(found) = found else { return Ok(None) };
-    let record = tx.get::<Inventory>(found.inventory, &EVERYTHING).await;
-    let record = go_on("an inventory", record.map_err(Problem::from))?;
-    Ok(record.and_then(|record| match record.body.look {
-        Look::Files { folder, .. } => Some(folder),
-        // Names of devices are links to where they are.
-        Look::Devices { .. } => None,
-    }))
 }

@@ -211,7 +211,7 @@ impl Looks {
     }
 
     /// Whether a node waits here, and what was published here.
-    fn to_look_for(&self) -> (bool, Vec<String>) {
+    fn to_look_for(&self) -> (Vec<NodeId>, Vec<String>) {
         let mut desk = lock(&self.0);
         desk.nodes.retain(|_, waits| {
             waits.retain(|wait| !wait.is_closed());
@@ -219,7 +219,7 @@ impl Looks {
         });
         let published = desk.open.iter().filter(|(_, open)| open.stage == Stage::Published);
         let published = published.map(|(id, _)| id.clone()).collect();
-        (!desk.nodes.is_empty(), published)
+        (desk.nodes.keys().copied().collect(), published)
     }
 
     fn waits_here(&self, node: NodeId) -> bool {
@@ -271,6 +271,8 @@ async fn answered(
     let text = serde_json::to_string(&order).unwrap_or_default();
     let look = WaitingLook { id: order.id, node, question: text };
     let mut tx = shared.catalog.begin().await?;
+    // What was asked by those who went away stays with nobody else to remove it.
+    tx.forget_look(&look.id, now.saturating_sub(OLD_MS)).await?;
     tx.add_look(&look, now).await?;
     tx.commit().await?;
     let answer = told.await.map_err(|_| lost());
@@ -295,11 +297,14 @@ pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
 
 async fn turn(shared: &Shared) -> Result<()> {
     let (waits, published) = shared.looks.to_look_for();
-    if !waits && published.is_empty() {
+    if waits.is_empty() && published.is_empty() {
         return Ok(());
     }
     let mut tx = shared.catalog.read().await?;
-    let questions = if waits { tx.looks_waiting().await? } else { Vec::new() };
+    let mut questions = Vec::new();
+    for node in waits {
+        questions.extend(tx.looks_waiting(node, shared.now().saturating_sub(OLD_MS)).await?);
+    }
     let mut answers = Vec::new();
     for id in published {
         if let Some(text) = tx.look_answer(&id).await? {

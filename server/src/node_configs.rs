@@ -19,7 +19,7 @@ use crate::auth::Actor;
 use crate::complaint::complain;
 use crate::hooks;
 use crate::imports;
-use crate::inventories;
+use crate::placement;
 use crate::problem::{Problem, Result};
 use crate::snapshots;
 
@@ -159,7 +159,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
         return Ok(());
     }
     work.folders = folders(tx, &config, &instance).await?;
-    work.folders.extend(inventories::folder_of(tx, &instance).await?.map(|folder| vec![folder]));
+    work.folders.extend(tx.source_bound(instance.id).await?.map(|folder| vec![folder]));
     if let Source::Command { command, .. } = &instance.body.source {
         let program = command.first().map(String::as_str).unwrap_or_default();
         if !tx.source_is_trusted(instance.id).await? {
@@ -283,10 +283,10 @@ pub(crate) async fn named(
 ) -> Result<()> {
     let now = serde_json::to_value(&instance.body).unwrap_or_default();
     let same = |before: &Value| before["source"] == now["source"] && before["node"] == now["node"];
-    if before.is_some_and(same) {
-        return Ok(());
-    }
     let trusted = granted(&actor.grants, Permission::Manage, None);
+    if before.is_some_and(same) {
+        return if trusted { Ok(()) } else { same_nodes(tx, instance, before).await };
+    }
     tx.trust_source(instance.id, trusted).await?;
     if trusted {
         return Ok(());
@@ -314,6 +314,29 @@ pub(crate) async fn named(
     let mut refused = refused.unwrap_or_else(|| not_allowed(path, "any node"));
     refused.status = StatusCode::UNPROCESSABLE_ENTITY.as_u16();
     Err(refused)
+}
+
+/// Refuses that a project has a path read by other nodes, where it may be somebody else's, if it was
+/// named for those that read it now.
+async fn same_nodes(
+    tx: &mut Tx,
+    instance: &Record<Instance>,
+    before: Option<&Value>,
+) -> Result<()> {
+    let was = before.and_then(|body| serde_json::from_value::<Instance>(body.clone()).ok());
+    let Some(was) = was.filter(|_| instance.body.node.is_none()) else { return Ok(()) };
+    if !tx.source_is_trusted(instance.id).await? {
+        return Ok(());
+    }
+    let configs = Configs::load(tx).await?;
+    let was = Record { body: was, ..instance.clone() };
+    let served = |one: &Record<Instance>| placement::claim(&configs, &placement::placed(one));
+    if served(&was) == served(instance) {
+        return Ok(());
+    }
+    let text = "other nodes would read this source then: somebody with a role in the system changes \
+                its cluster, host or tags, or names its node";
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "source-not-allowed", text))
 }
 
 #[cfg(test)]

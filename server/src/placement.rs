@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    BackupType, DestinationId, Instance, Node, NodeConfigId, NodeId, NodeLiveness, NodeState,
-    Placed, Record, ServesBy, Task, Tx, task_needs,
+    BackupType, DestinationId, ErrorKind, Instance, Node, NodeConfigId, NodeId, NodeLiveness,
+    NodeState, Placed, Record, ServesBy, Task, Tx, task_needs,
 };
 use sluice_node_api::NEEDED;
 use sluice_scheduler::PoolId;
@@ -30,10 +30,15 @@ use crate::queue::{LOST_MS, all_nodes_by};
 
 /// Nodes that serve nobody in particular.
 const OPEN: &str = "open";
-/// The kind of task that reaches what an instance runs on.
-const BACKUP: &str = "backup";
+/// The kinds of task that reach what an instance runs on.
+const READ: [&str; 2] = ["backup", "snapshot"];
 /// How many nodes are named in one line.
 const NAMED: usize = 8;
+
+/// Whether a kind of task reaches what an instance runs on.
+fn reads(kind: &str) -> bool {
+    READ.contains(&kind)
+}
 
 /// Who has an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +82,7 @@ pub(crate) fn pools_of_task(
     if let Some(node) = wanted {
         return Some([PoolId::from(node.to_string())].into());
     }
-    match claim(configs, instance.filter(|_| kind == BACKUP)?) {
+    match claim(configs, instance.filter(|_| reads(kind))?) {
         Claim::Anyone => None,
         Claim::Open => Some([PoolId::from(OPEN)].into()),
         Claim::By(_, ids) => Some(ids.iter().map(|id| PoolId::from(id.to_string())).collect()),
@@ -136,11 +141,15 @@ impl Asked {
     /// By a task.
     async fn of(tx: &mut Tx, task: &Task) -> Result<Self> {
         let new = &task.new;
-        let instance = match new.instance.filter(|_| new.kind == BACKUP) {
-            Some(id) => {
-                let record = tx.get::<Instance>(id, &crate::api::policies::EVERYTHING).await?;
-                Some(placed(&record))
-            }
+        let instance = match new.instance.filter(|_| reads(&new.kind)) {
+            Some(id) => match tx.get::<Instance>(id, &crate::api::policies::EVERYTHING).await {
+                Ok(record) => Some(placed(&record)),
+                // The task is there still, and somebody wants to know why it waits.
+                Err(error) if [ErrorKind::NotFound, ErrorKind::Damaged].contains(&error.kind()) => {
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            },
             None => None,
         };
         Ok(Self {
@@ -154,7 +163,7 @@ impl Asked {
 }
 
 /// An instance as configurations look at it.
-fn placed(record: &Record<Instance>) -> Placed {
+pub(crate) fn placed(record: &Record<Instance>) -> Placed {
     let Instance { tags, cluster, host, .. } = &record.body;
     let name = match &record.project_name {
         Some(project) => format!("{project}/{}", record.name),
@@ -201,7 +210,7 @@ fn assigned(
             false => Err(format!("{} is named for this", name.unwrap_or("a node that is gone"))),
         };
     }
-    let Some(instance) = asked.instance.as_ref().filter(|_| asked.kind == BACKUP) else {
+    let Some(instance) = asked.instance.as_ref().filter(|_| reads(&asked.kind)) else {
         return Ok("any node may".to_owned());
     };
     let own = configs.of(&record.body).filter(|config| !config.serves.is_nothing());
@@ -281,8 +290,8 @@ pub(crate) async fn for_instance(
     let spec = serde_json::to_value(backup_spec(tx, record, BackupType::default()).await?)
         .unwrap_or_default();
     let asked = Asked {
-        kind: BACKUP.to_owned(),
-        needs: task_needs(BACKUP, &spec),
+        kind: "backup".to_owned(),
+        needs: task_needs("backup", &spec),
         destinations: BTreeSet::new(),
         wanted: record.body.node,
         instance: Some(placed(record)),

@@ -128,7 +128,8 @@ pub(crate) async fn release(
         }
         return Ok(());
     }
-    let node = one.node.or(task.and_then(|task| task.node));
+    let begun = |task: Task| task.node.or(task.new.wanted_node.filter(|_| task.attempt > 0));
+    let node = one.node.or(task.and_then(begun));
     // Nobody has begun it.
     let Some(node) = node else {
         return Ok(tx.snapshot_gone(one.id, Some(why), now).await?);
@@ -195,7 +196,17 @@ pub(crate) async fn task_ended(
                 SnapshotState::Ready if task.cancel_requested => {
                     release(tx, &one, ("it was cancelled", 0), now).await
                 }
-                SnapshotState::Ready => retain_of(tx, &one, now).await,
+                SnapshotState::Ready => {
+                    // What was told is noted, whatever cannot be read of others.
+                    let part = tx.begin_part().await?;
+                    let kept = retain_of(tx, &one, now).await;
+                    let what = format!("the snapshots of instance {}", one.new.instance);
+                    match go_on(&what, kept)? {
+                        Some(()) => tx.end_part(part).await?,
+                        None => tx.undo_part(part).await?,
+                    }
+                    Ok(())
+                }
                 _ => Ok(()),
             }
         }

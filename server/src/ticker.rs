@@ -259,6 +259,8 @@ async fn expire(shared: &Shared, over: &[LeaseMark], now: u64) -> Result<()> {
     for task in tx.reclaim(over, now).await? {
         tracing::warn!(task = %task.id, state = task.state.word(), "{}", task.message);
     }
+    // Those that ran on a node which was removed meanwhile, and are bound to it.
+    tx.end_of_no_node(now).await?;
     tx.commit().await?;
     shared.work.notify_one();
     Ok(())

@@ -118,7 +118,9 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
                 }
             }
             UpgradeState::Draining | UpgradeState::Restarting => {
-                if heard || theirs.since_ms + BACK_MS >= now {
+                // It drains for hours, and is away since it was heard last.
+                let last = seen.get(&other.id).map_or(0, |seen| seen.last_seen_ms);
+                if heard || last.max(theirs.since_ms) + BACK_MS >= now {
                     return Ok(Turn::After(other.name));
                 }
                 let message = "it did not come back".to_owned();

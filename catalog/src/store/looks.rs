@@ -37,20 +37,21 @@ impl Tx {
         self.run(insert).await.map(drop)
     }
 
-    /// Questions that wait, the oldest first.
+    /// Questions for a node that wait since `since_ms`, the oldest first.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn looks_waiting(&mut self) -> Result<Vec<WaitingLook>> {
+    pub async fn looks_waiting(&mut self, node: NodeId, since_ms: u64) -> Result<Vec<WaitingLook>> {
         let sql = format!(
-            "SELECT id, node_id, question FROM looks WHERE taken_ms = 0 \
-             ORDER BY created_ms, id LIMIT {LOOKED_AT}"
+            "SELECT id, node_id, question FROM looks WHERE taken_ms = 0 AND node_id = $1 \
+             AND created_ms >= $2 ORDER BY created_ms, id LIMIT {LOOKED_AT}"
         );
         let read = |row: &AnyRow| {
             let (id, node) = (row.text("id")?, row.id("node_id")?);
             Ok(WaitingLook { id, node, question: row.text("question")? })
         };
-        self.all(crate::db::query(sql)).await?.iter().map(read).collect()
+        let select = crate::db::query(sql).bind(node.to_string()).bind(number(since_ms));
+        self.all(select).await?.iter().map(read).collect()
     }
 
     /// Takes a question to its node; returns whether nobody else has.

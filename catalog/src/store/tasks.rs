@@ -354,6 +354,28 @@ impl Tx {
         self.take_back(&rows, "the node that ran it was started again", now_ms).await
     }
 
+    /// Ends tasks that wait for a node which is no longer there: nobody else may do them.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_of_no_node(&mut self, now_ms: u64) -> Result<u64> {
+        let waits = "state = 'queued' AND wanted_node <> '' \
+                     AND wanted_node NOT IN (SELECT id FROM nodes)";
+        let found =
+            self.maybe(query(format!("SELECT id FROM tasks WHERE {waits} LIMIT 1"))).await?;
+        if found.is_none() {
+            return Ok(0);
+        }
+        self.lock("lock-dispatch").await?;
+        let sql = format!(
+            "UPDATE tasks SET state = 'failed', message = $1, finished_ms = $2, \
+             revision = revision + 1 WHERE {waits}"
+        );
+        let message = "the node that it waited for is no longer there";
+        let end = query(sql).bind(message.to_owned()).bind(number(now_ms));
+        self.run(end).await
+    }
+
     /// Notes how large what a running backup protects is: it counts for [`Tx::in_use`] as long as
     /// the backup runs.
     ///

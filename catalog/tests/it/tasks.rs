@@ -7,6 +7,7 @@ use sluice_catalog::{
 use crate::support::{Lab, on_both};
 
 on_both! {
+    what_waits_for_a_node_that_is_gone_ends
     the_line_tells_who_waits_and_who_runs
     a_task_that_found_no_place_in_its_window_ends
     a_due_task_is_added_once
@@ -348,4 +349,22 @@ async fn a_part_of_a_transaction_is_undone_alone(lab: Lab) {
     let lines = tx.log_lines(task, 0, 10).await.unwrap();
     let lines: Vec<_> = lines.iter().map(|line| line.line.as_str()).collect();
     assert_eq!(lines, ["kept", "last"]);
+}
+
+async fn what_waits_for_a_node_that_is_gone_ends(Lab { catalog, .. }: Lab) {
+    let (gone, stays) = (node(&catalog, "gone").await.id, node(&catalog, "stays").await.id);
+    let of = |wanted_node| NewTask { wanted_node, ..backup() };
+    let mut tasks = Vec::new();
+    for wanted in [Some(gone), Some(stays), None] {
+        tasks.push(add(&catalog, &of(wanted)).await);
+    }
+    let mut tx = catalog.begin().await.unwrap();
+    assert_eq!(tx.end_of_no_node(9).await.unwrap(), 0);
+    tx.delete::<Node>(gone).await.unwrap();
+    assert_eq!(tx.end_of_no_node(9).await.unwrap(), 1);
+    let mut states = Vec::new();
+    for task in tasks {
+        states.push(tx.task(task, &Visible::All).await.unwrap().state);
+    }
+    assert_eq!(states, [TaskState::Failed, TaskState::Queued, TaskState::Queued]);
 }

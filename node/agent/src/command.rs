@@ -414,14 +414,14 @@ mod tests {
             keep: [("daily".to_owned(), 7), (EVENTS.to_owned(), 1)].into(),
             until: Some(UntilOrder { all_ms: None, points_ms }),
         };
-        let typed = "prune --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
+        let typed = "prune --brief --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
                      --keep-until=a.b@k2=event -- a.b";
         assert_eq!(words(&prune), [typed]);
         // Of rules that keep nothing else, the newest is left when the time is over.
         let TaskSpec::Prune { keep, until, .. } = &mut prune else { panic!("a prune") };
         keep.remove("daily");
         *until = Some(UntilOrder { all_ms: Some(5_000), ..UntilOrder::default() });
-        assert_eq!(words(&prune), ["prune --keep-until=@5 -- a.b"]);
+        assert_eq!(words(&prune), ["prune --brief --keep-until=@5 -- a.b"]);
     }
 
     #[test]

@@ -286,7 +286,9 @@ pub(crate) async fn remove(
     validators::check(&headers, &node.revision.to_string())?;
     tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;
-    tx.audit(actor.did("node.remove", id, None, json!({})), shared.now()).await?;
+    let now = shared.now();
+    tx.end_of_no_node(now).await?;
+    tx.audit(actor.did("node.remove", id, None, json!({})), now).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

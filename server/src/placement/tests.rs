@@ -92,6 +92,10 @@ fn each_node_is_told_why_it_may_or_may_not() {
     let other = Asked { instance: Some(Placed::default()), ..backup() };
     let may: Vec<bool> = judged(&other, &nodes, &all).iter().map(|one| one.0).collect();
     assert_eq!(may, [false, true, true]);
+    // A snapshot is made of what is there, too.
+    let snapshot = Asked { kind: "snapshot".into(), ..backup() };
+    let may: Vec<bool> = judged(&snapshot, &nodes, &all).iter().map(|one| one.0).collect();
+    assert_eq!(may, [true, false, false]);
     // Who names a node means that one, whatever configurations say.
     let wanted = Asked { wanted: Some(nodes[2].id), ..backup() };
     let told = judged(&wanted, &nodes, &all);

@@ -97,6 +97,18 @@ async fn an_instance_is_there_when_its_images_are_and_gone_when_they_are_not() {
     }
     let told = manager.post::<Value>("/api/v1/tasks", &start(".hidden")).await;
     assert_eq!(status(&told), 422);
+    let mut tagged = start("tagged");
+    tagged["tags"] = json!([""]);
+    assert_eq!(status(&manager.post::<Value>("/api/v1/tasks", &tagged).await), 422);
+
+    // It is read where it was put, and nowhere else.
+    let stores: Value = admin.get("/api/v1/destinations").await.unwrap();
+    let copy = json!({"kind": "backup", "instance": there["id"],
+        "destination": stores["items"][0]["id"]});
+    make(&admin, "tasks", copy).await;
+    let order = lease(&node).await;
+    assert_eq!(order.work.folders, [["/srv/shop/new"]]);
+    end(&node, &order, Outcome::Failed).await;
 
     // It counts as a restore: two have begun.
     let quota = json!({"project": {"restores": {"hard": 2, "window": "1h"}}});

@@ -24,16 +24,18 @@ const LEFT_OUT: &str = "[left out]";
 const SECRET: [&str; 7] =
     ["secret", "password", "passphrase", "token", "credential", "private", "authorization"];
 /// What is asked of the server, by the name of the part.
-const PARTS: [(&str, &str); 14] = [
+const PARTS: [(&str, &str); 16] = [
     ("me", "me"),
     ("dashboard", "dashboard"),
     ("nodes", "nodes?limit=1000"),
+    ("node-configs", "node-configs?limit=1000"),
     ("projects", "projects?limit=1000"),
     ("destinations", "destinations?limit=1000"),
     ("inventories", "inventories?limit=1000"),
     ("policies", "policies?limit=1000"),
     ("limits", "limits"),
     ("mounts", "mounts?limit=1000"),
+    ("snapshots", "snapshots?limit=1000"),
     ("failed tasks", "tasks?state=failed&limit=100"),
     ("running tasks", "tasks?state=running&limit=100"),
     ("missed", "reports/missed"),
