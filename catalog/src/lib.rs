@@ -71,7 +71,8 @@ pub use model::passkey::{
     NewChallenge, NewPasskey, Passkey, PasskeyPurpose, PasskeyUse, TakenChallenge,
 };
 pub use model::plan::{
-    OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanSchedule, PlanTarget, PointChoice, Script,
+    OnFailure, Plan, PlanGroup, PlanItem, PlanMode, PlanNetwork, PlanSchedule, PlanTarget,
+    PointChoice, Script,
 };
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point, PointFilter};

@@ -48,7 +48,9 @@ pub(crate) use access::{
     TotpCommand, UserArgs, UserCommand,
 };
 pub(crate) use backup::{BackupArgs, SourceFormat};
-pub(crate) use boot_test::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic, TcpCheck};
+pub(crate) use boot_test::{
+    Accelerator, BootTestArgs, BootTogetherArgs, DiskBus, Firmware, Nic, TcpCheck,
+};
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
     ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
@@ -287,6 +289,7 @@ pub(crate) enum Command {
     Mountd(MountdArgs),
     Restore(RestoreArgs),
     BootTest(BootTestArgs),
+    BootTogether(BootTogetherArgs),
     Cat(CatArgs),
     Diff(DiffArgs),
     Verify(VerifyArgs),

@@ -85,6 +85,7 @@ async fn dispatch(context: &mut Context, command: Command, ready: Option<Ready>)
         Command::Mountd(args) => mountd::run(context, &args).await,
         Command::Restore(args) => Box::pin(restore::run(context, &args)).await,
         Command::BootTest(args) => Box::pin(boot_test::run(context, args)).await,
+        Command::BootTogether(args) => Box::pin(boot_test::run_together(context, args)).await,
         Command::Cat(args) => read::cat(context, &args).await,
         Command::Diff(args) => read::diff(context, &args).await,
         Command::Verify(args) => verify::run(context, &args).await,

@@ -11,7 +11,7 @@ use sluice_catalog::{
     Instance, Node, NodeConfig, NodeConfigId, NodeId, NodeState, Page, Project, Record, Source,
     Task, Tx, lies_in,
 };
-use sluice_node_api::{TaskSpec, Work};
+use sluice_node_api::{TaskSpec, TestOrder, Work};
 
 use crate::access::{Permission, granted};
 use crate::api::policies::EVERYTHING;
@@ -197,6 +197,15 @@ pub(crate) async fn only_paths(
 /// the configuration does not allow. Links are looked at on the node.
 fn allow_checks(config: &NodeConfig, node: &str, work: &mut Work) -> Result<()> {
     let TaskSpec::RestoreTest { test } = &mut work.spec else { return Ok(()) };
+    allow_test(config, node, test)?;
+    for guest in &mut test.guests {
+        allow_test(config, node, guest)?;
+    }
+    work.programs = config.commands.iter().cloned().collect();
+    Ok(())
+}
+
+fn allow_test(config: &NodeConfig, node: &str, test: &mut TestOrder) -> Result<()> {
     for script in &test.scripts {
         let program = script.command.first().map(String::as_str).unwrap_or_default();
         if !config.commands.iter().any(|path| lies_in(program, path)) {
@@ -209,7 +218,6 @@ fn allow_checks(config: &NodeConfig, node: &str, work: &mut Work) -> Result<()> 
         };
         test.ssh_key.clone_from(&ssh.key_file);
     }
-    work.programs = config.commands.iter().cloned().collect();
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 
 mod schedule;
 mod step;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -167,6 +168,8 @@ pub(crate) async fn check(
         item.test.as_ref().map_or(Ok(()), restore_tests::check)?;
     }
     let named = plan.items().filter_map(|item| item.target.node());
+    let networks = plan.groups.iter().filter_map(|group| group.network.as_ref());
+    let named = named.chain(networks.filter_map(|network| network.node));
     for node in named.chain(plan.scripts().map(|script| script.node)) {
         tx.get::<Node>(node, &EVERYTHING).await?;
     }

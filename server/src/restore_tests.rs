@@ -140,6 +140,61 @@ pub(crate) async fn start(
     Ok(id)
 }
 
+/// A restore point that is booted with others.
+pub(crate) struct Guest {
+    pub(crate) point: Point,
+    pub(crate) spec: BootSpec,
+    pub(crate) stage: u32,
+    pub(crate) address: String,
+}
+
+/// Adds tests of guests in one network, all of one project and at one destination, and the task
+/// that does them.
+pub(crate) async fn start_together(
+    tx: &mut Tx,
+    guests: &[Guest],
+    (subnet, node): (&str, Option<NodeId>),
+    priority: u32,
+    now: u64,
+) -> Result<Vec<RestoreTestId>> {
+    let Some(first) = guests.first() else { return Ok(Vec::new()) };
+    let ids: Vec<_> = guests.iter().map(|_| RestoreTestId::new(now)).collect();
+    let orders = ids.iter().zip(guests).map(|(id, guest)| TestOrder {
+        stage: guest.stage,
+        address: guest.address.clone(),
+        ..order(*id, &guest.point, &guest.spec)
+    });
+    let (guests_of, subnet) = (orders.collect(), subnet.to_owned());
+    let test = TestOrder { guests: guests_of, subnet, ..TestOrder::default() };
+    let work = TaskSpec::RestoreTest { test };
+    let task = NewTask {
+        project: first.point.project,
+        instance: None,
+        policy: None,
+        destination: Some(first.point.new.destination),
+        wanted_node: node,
+        kind: KIND.to_owned(),
+        priority,
+        due_key: None,
+        max_attempts: ATTEMPTS,
+        not_before_ms: 0,
+        spec: serde_json::to_value(&work).unwrap_or_default(),
+    };
+    let task = tx.add_task(&task, now).await?;
+    for (id, Guest { point, spec, .. }) in ids.iter().zip(guests) {
+        let new = NewTest {
+            project: point.project,
+            instance: point.instance,
+            point: point.id,
+            destination: point.new.destination,
+            policy: None,
+            spec: spec.clone(),
+        };
+        tx.add_test(*id, &new, task, now).await?;
+    }
+    Ok(ids)
+}
+
 /// A rule of a policy is due: the newest restore point of each of its instances is tested.
 pub(crate) async fn due(
     tx: &mut Tx,
@@ -182,6 +237,10 @@ async fn give_up(tx: &mut Tx, id: RestoreTestId, why: &str, now: u64) -> Result<
 /// What a task told, without what is kept elsewhere.
 pub(crate) fn without_evidence(document: &Value) -> Value {
     let mut document = document.clone();
+    let guests = document.get_mut("guests").and_then(Value::as_array_mut);
+    for guest in guests.into_iter().flatten() {
+        *guest = without_evidence(guest);
+    }
     if document["verdict"].is_string()
         && let Some(fields) = document.as_object_mut()
     {
@@ -189,6 +248,25 @@ pub(crate) fn without_evidence(document: &Value) -> Value {
         fields.remove("console");
     }
     document
+}
+
+/// What a task was to do.
+fn ordered(task: &Task) -> Option<TestOrder> {
+    match serde_json::from_value(task.new.spec.clone()) {
+        Ok(TaskSpec::RestoreTest { test }) => Some(test),
+        _ => None,
+    }
+}
+
+/// The part of an order, and of what was told, that is about one test.
+fn about(order: TestOrder, document: &Value, id: &str) -> (TestOrder, Value) {
+    if order.guests.is_empty() {
+        return (order, document.clone());
+    }
+    let mut told = document["guests"].as_array().into_iter().flatten();
+    let told = told.find(|guest| guest["id"] == id).cloned();
+    let own = order.guests.into_iter().find(|guest| guest.id == id);
+    (own.unwrap_or_default(), told.unwrap_or_default())
 }
 
 fn outcome(state: TestState, document: &Value, message: &str) -> TestOutcome {
@@ -206,12 +284,13 @@ fn outcome(state: TestState, document: &Value, message: &str) -> TestOutcome {
 }
 
 /// The verdict of a task that has ended, which told this.
-fn judged(task: &Task, document: &Value) -> TestOutcome {
+fn judged(task: &Task, order: &TestOrder, document: &Value) -> TestOutcome {
     let done = matches!(task.state, TaskState::Succeeded | TaskState::Warnings);
-    let ordered = task.new.spec.get("test").cloned().map(serde_json::from_value::<TestOrder>);
-    let ordered = ordered.and_then(Result::ok).map_or(0, |order| order.checks());
+    // A guest that was not tried to its end says why, and nothing of its checks.
+    let tried = document["verdict"] != "undone";
     // A node of an earlier release leaves out what it does not know.
-    if done && document["checks"].as_array().is_some_and(|told| told.len() < ordered) {
+    let checks = document["checks"].as_array().map(Vec::len);
+    if done && tried && checks.is_some_and(|told| told < order.checks()) {
         let text = "the node has left checks out: upgrade it";
         return outcome(TestState::Undone, document, text);
     }
@@ -224,6 +303,7 @@ fn judged(task: &Task, document: &Value) -> TestOutcome {
     let message = match state {
         TestState::Ok => "",
         TestState::Failed => document["reason"].as_str().unwrap_or_default(),
+        TestState::Undone if done && !tried => document["reason"].as_str().unwrap_or_default(),
         TestState::Undone if done => "the node told no verdict; is it of another release?",
         _ => &task.message,
     };
@@ -232,11 +312,16 @@ fn judged(task: &Task, document: &Value) -> TestOutcome {
 
 /// A task has ended for good. `document` is what it told last, with the evidence.
 pub(crate) async fn task_ended(tx: &mut Tx, task: &Task, document: &Value, now: u64) -> Result<()> {
-    let Ok(TaskSpec::RestoreTest { test }) = serde_json::from_value(task.new.spec.clone()) else {
-        return Ok(());
+    let Some(test) = ordered(task) else { return Ok(()) };
+    let all: Vec<String> = match test.guests.is_empty() {
+        true => vec![test.id.clone()],
+        false => test.guests.iter().map(|guest| guest.id.clone()).collect(),
     };
-    let Ok(id) = test.id.parse::<RestoreTestId>() else { return Ok(()) };
-    tx.end_test(id, &judged(task, document), now).await?;
+    for name in all {
+        let Ok(id) = name.parse::<RestoreTestId>() else { continue };
+        let (own, told) = about(test.clone(), document, &name);
+        tx.end_test(id, &judged(task, &own, &told), now).await?;
+    }
     Ok(())
 }
 
@@ -253,7 +338,11 @@ pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
             None => None,
         };
         let outcome = match &task {
-            Some(task) => judged(task, &task.result),
+            Some(task) => {
+                let order = ordered(task).unwrap_or_default();
+                let (own, told) = about(order, &task.result, &test.id.to_string());
+                judged(task, &own, &told)
+            }
             None => outcome(TestState::Undone, &json!(null), "its task is gone"),
         };
         tx.end_test(test.id, &outcome, now).await?;

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,6 +13,8 @@ use crate::model::restore_test::BootSpec;
 
 /// Steps of one plan.
 const MOST_STEPS: usize = 1000;
+/// Guests that are booted together.
+const MOST_GUESTS: usize = 8;
 /// How long a script may take at most, in seconds.
 const LONGEST_SCRIPT: u64 = 24 * 3600;
 
@@ -53,6 +56,44 @@ pub struct PlanGroup {
     /// What becomes of the plan when something of it fails.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// The network in which all that is booted of it is booted together; each in one of its own
+    /// without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<PlanNetwork>,
+}
+
+/// A network of guests that are booted together to be tested. It leads nowhere but to each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlanNetwork {
+    /// Its addresses, a network of /8 to /27; `10.0.2.0/24` when nothing is said. The last three
+    /// of its hosts are not guests'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<String>,
+    /// The node on which all of them run; without, one that can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+}
+
+impl PlanNetwork {
+    /// The network, and the part of an address that names it.
+    fn bits(&self) -> Option<(u32, u32)> {
+        let text = self.subnet.as_deref().unwrap_or("10.0.2.0/24");
+        let (base, prefix) = text.split_once('/')?;
+        let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
+        let prefix = prefix.parse::<u32>().ok().filter(|prefix| (8..=27).contains(prefix))?;
+        let mask = u32::MAX << (32 - prefix);
+        (base & !mask == 0).then_some((base, mask))
+    }
+
+    /// Whether an address is one that a guest may have.
+    fn has(&self, address: &str) -> bool {
+        let (Some((base, mask)), Ok(own)) = (self.bits(), address.parse::<Ipv4Addr>()) else {
+            return false;
+        };
+        let own = u32::from(own);
+        own & mask == base && own != base && own < (base | !mask) - 3
+    }
 }
 
 /// What becomes of a plan when something of a group fails.
@@ -86,6 +127,18 @@ pub struct PlanItem {
     /// How it is booted when the plan is only tested; without, it is mounted then.
     #[serde(default)]
     pub test: Option<BootSpec>,
+    /// In the network of its group: it is started when all of lower stages have answered, and they
+    /// run on meanwhile.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub stage: u32,
+    /// Its address in the network of its group, by DHCP or as it knows itself; the next that is
+    /// free when nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+fn is_first(stage: &u32) -> bool {
+    *stage == 0
 }
 
 /// A restore point.
@@ -278,6 +331,7 @@ impl Plan {
             if !names.insert(&group.name) {
                 return Err(bad("two groups of a plan have the same name"));
             }
+            group.network_sense()?;
         }
         for name in self.parameters.keys() {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -311,7 +365,42 @@ impl Plan {
     }
 }
 
+impl PlanGroup {
+    fn network_sense(&self) -> Result<()> {
+        let bad = CatalogError::invalid;
+        let Some(network) = &self.network else {
+            let placed = |item: &PlanItem| item.stage != 0 || item.address.is_some();
+            return match self.items.iter().any(placed) {
+                true => Err(bad("stages and addresses go with the network of a group")),
+                false => Ok(()),
+            };
+        };
+        if network.bits().is_none() {
+            return Err(bad("a network is one such as 10.0.2.0/24, of /8 to /27"));
+        }
+        if self.items.len() > MOST_GUESTS {
+            return Err(bad("a network has 8 guests at most"));
+        }
+        let addresses: Vec<&String> =
+            self.items.iter().filter_map(|item| item.address.as_ref()).collect();
+        let different: BTreeSet<&&String> = addresses.iter().collect();
+        if different.len() < addresses.len() || !addresses.iter().all(|one| network.has(one)) {
+            return Err(bad("each guest has an address of its own in the network of its group"));
+        }
+        Ok(())
+    }
+}
+
 impl PlanItem {
+    /// How it is booted in a run of that mode, if it is.
+    pub fn boot(&self, mode: PlanMode) -> Option<&BootSpec> {
+        match (&self.test, &self.target) {
+            (Some(boot), _) if mode == PlanMode::Test => Some(boot),
+            (_, PlanTarget::BootTest { boot, .. }) => Some(boot),
+            _ => None,
+        }
+    }
+
     fn sense(&self) -> Result<()> {
         let bad = CatalogError::invalid;
         let text = self.target.path().unwrap_or("/");
@@ -369,6 +458,26 @@ mod tests {
             p["groups"].as_array_mut().unwrap().push(group);
         };
         assert!(plan(twice).is_err());
+    }
+
+    #[test]
+    fn guests_of_a_network_have_places_in_it() {
+        let network = |network: Value, address: Value| {
+            plan(|p| {
+                p["groups"][0]["network"] = network;
+                p["groups"][0]["items"][0]["address"] = address;
+            })
+        };
+        let (none, own) = (Value::Null, serde_json::json!({"subnet": "192.168.7.0/24"}));
+        assert!(network(serde_json::json!({}), none.clone()).is_ok());
+        assert!(network(own.clone(), "192.168.7.9".into()).is_ok());
+        for bad in ["10.0.2.15", "192.168.7.0", "192.168.7.254", "x"] {
+            assert!(network(own.clone(), bad.into()).is_err(), "{bad}");
+        }
+        for bad in ["10.0.2.0", "10.0.2.1/24", "10.0.2.0/28"] {
+            assert!(network(serde_json::json!({"subnet": bad}), none.clone()).is_err(), "{bad}");
+        }
+        assert!(network(none, "10.0.2.15".into()).is_err(), "there is no network");
     }
 
     #[test]

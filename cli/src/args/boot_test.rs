@@ -85,6 +85,32 @@ pub(crate) struct BootTestArgs {
     pub(crate) screenshot: Option<PathBuf>,
 }
 
+/// Boot several restore points in one network and see whether they answer
+///
+/// Each guest is one as of `sluice boot-test`. Their network leads nowhere but to each other: they
+/// have addresses by DHCP, or those that they come with. A guest of a later stage is started when
+/// all of earlier ones have answered, and all run until the last has. Needs QEMU 7.2 or later.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice boot-together shop.yaml
+  sluice boot-together '{\"guests\": [{\"point\": \"db-1\"}, {\"point\": \"web-1\", \"stage\": 1}]}'
+
+shop.yaml:
+  subnet: 10.0.2.0/24
+  guests:
+    - {point: db-1, address: 10.0.2.15, tcp: [\"5432\"]}
+    - {point: web-1@latest, stage: 1, console: [\"orders: [0-9]+\"], timeout_seconds: 600}")]
+pub(crate) struct BootTogetherArgs {
+    /// What is booted: a file, - for standard input, or the document itself
+    #[arg(value_name = "SPEC")]
+    pub(crate) spec: String,
+
+    /// Whether the processor runs the guests itself; auto does where that works for any guest
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub(crate) accelerator: Accelerator,
+}
+
 /// A port that is to answer.
 #[derive(Debug, Clone)]
 pub(crate) struct TcpCheck {

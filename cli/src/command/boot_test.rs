@@ -14,7 +14,9 @@ mod checks;
 mod folder;
 mod machine;
 mod monitor;
+mod network;
 mod script;
+mod together;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -38,9 +40,11 @@ use crate::output::{self, note, seconds};
 use crate::{interrupt, leash};
 
 use checks::{Check, Console};
-use machine::Places;
+use machine::{Net, Places};
 pub(crate) use machine::{firmware_files, kvm_lacks, qemu};
-use monitor::Monitor;
+use monitor::{Monitor, Ports};
+use together::Turn;
+pub(crate) use together::run as run_together;
 
 /// QEMU's overlays lie here: they may become large, and memory is not the place for them.
 const SCRATCH: &str = "/var/tmp";
@@ -69,8 +73,9 @@ pub(crate) async fn run(context: &Context, mut args: BootTestArgs) -> Result<Exi
     let export = Box::pin(export).await?;
     let export_ms = milliseconds(begun);
     let accelerator = machine::accelerator(args.accelerator);
-    let words = machine::words(&args, accelerator, &export.images, &places)?;
-    let test = Test { context, args: &args, checks: &checks, begun, stop, places };
+    let words = machine::words(&args, accelerator, &export.images, (&places, &Net::Own))?;
+    let others = None;
+    let test = Test { context, args: &args, checks: &checks, begun, stop, places, others };
     let done = test.perform(&qemu, &words).await;
     let point = export.point.clone();
     exported.cancel();
@@ -93,12 +98,16 @@ struct Test<'a> {
     begun: Instant,
     stop: CancellationToken,
     places: Places<'a>,
+    /// Those that are booted with it.
+    others: Option<&'a Turn>,
 }
 
 /// How a guest's test ended.
 enum Ended {
     Answered,
     Rejected(String),
+    /// It answered, and did not stay.
+    Left,
     TooLate,
     Gone,
     Stopped,
@@ -123,10 +132,15 @@ impl Test<'_> {
         })?;
         let start_ms = milliseconds(self.begun);
         let monitor = Arc::new(Mutex::new(monitor));
+        let own = || Ports { monitor: Arc::clone(&monitor), address: None };
+        let ports = self.others.map_or_else(own, |others| others.ports.clone());
         let mut answered = vec![None; self.checks.len()];
-        let ended = self.wait(&mut guest, &console, &monitor, &mut answered).await;
+        let mut ended = self.wait(&mut guest, &console, &ports, &mut answered).await;
         let answer_ms = milliseconds(self.begun);
         let screen = self.screen(&monitor).await;
+        if let (Some(others), Ended::Answered) = (self.others, &ended) {
+            ended = self.stay(&mut guest, others).await;
+        }
         let _ = guest.kill().await;
         if matches!(ended, Ended::Stopped) {
             anyhow::bail!("the test was stopped");
@@ -140,6 +154,7 @@ impl Test<'_> {
                 format!("after {}: {}", seconds(self.args.timeout), open.join("; "))
             }
             Ended::Rejected(why) => why.clone(),
+            Ended::Left => "the guest has ended while others needed it".to_owned(),
             Ended::Gone => format!("the guest has ended before: {}", open.join("; ")),
         };
         let checks = self.checks.iter().zip(answered).map(|(check, at)| check.told(at));
@@ -171,18 +186,29 @@ impl Test<'_> {
         None
     }
 
+    /// Lets a guest run that has answered, until all others have, or cannot any more.
+    async fn stay(&self, guest: &mut Child, others: &Turn) -> Ended {
+        others.answered();
+        tokio::select! {
+            biased;
+            () = others.over() => Ended::Answered,
+            _ = guest.wait() => Ended::Left,
+            () = self.stop.cancelled() => Ended::Stopped,
+        }
+    }
+
     async fn wait(
         &self,
         guest: &mut Child,
         console: &Console,
-        monitor: &Mutex<Monitor>,
+        ports: &Ports,
         answered: &mut [Option<u64>],
     ) -> Ended {
         let agent = self.places.agent();
         let agent = &agent;
         let one = |(at, check): (usize, &'_ Check)| {
             let check = check.clone();
-            async move { (at, check.wait(console, monitor, agent).await) }
+            async move { (at, check.wait(console, ports, agent).await) }
         };
         let mut waits: FuturesUnordered<_> = self.checks.iter().enumerate().map(one).collect();
         let too_late = tokio::time::sleep(self.args.timeout);

@@ -55,6 +55,7 @@ pub(crate) use operate::{catalog, restore, self_backup};
 pub(crate) use points::run as point;
 pub(crate) use policies::run as policy;
 pub(crate) use profile::login;
+pub(crate) use records::document;
 pub(crate) use reports::report;
 pub(crate) use serve::{server, up};
 pub(crate) use snapshots::run as snapshot;

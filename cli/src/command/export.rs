@@ -28,7 +28,7 @@ use crate::ready::Ready;
 pub(crate) use http::http;
 pub(crate) use iscsi::iscsi;
 use points::Chosen;
-pub(crate) use socket::at_socket;
+pub(crate) use socket::{AtSocket, at_socket};
 use tls::Secrecy;
 pub(crate) use vhost_user::vhost_user;
 use writable::Writable;

@@ -205,16 +205,33 @@ fn kept(keep: &BTreeMap<String, u32>) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is typed for a restore test. Expressions may begin with a dash.
+/// What is typed for a restore test.
 fn boot_test(test: &TestOrder) -> Step {
-    let mut boot = step(["boot-test"]);
-    let words = &mut boot.words;
-    words.push(format!("--memory={}MiB", test.memory_mib));
-    words.push(format!("--cpus={}", test.cpus));
-    words.push(format!("--firmware={}", test.firmware));
-    words.push(format!("--disk={}", test.disk));
-    words.push(format!("--nic={}", test.nic));
-    words.push(format!("--timeout={}s", test.timeout_seconds.max(1)));
+    let words = match test.guests.is_empty() {
+        true => boot_words(test),
+        false => {
+            let spec = serde_json::to_string(test).unwrap_or_default();
+            vec!["boot-together".to_owned(), "--".to_owned(), spec]
+        }
+    };
+    Step { words, probe: false }
+}
+
+/// What is typed for one guest: the words behind `sluice`. Expressions may begin with a dash, and
+/// what is not said is usual.
+pub fn boot_words(test: &TestOrder) -> Vec<String> {
+    let mut words = vec!["boot-test".to_owned()];
+    let mut say = |option: &str, what: String| {
+        if !["", "0", "0s", "0MiB"].contains(&what.as_str()) {
+            words.push(format!("--{option}={what}"));
+        }
+    };
+    say("memory", format!("{}MiB", test.memory_mib));
+    say("cpus", test.cpus.to_string());
+    say("firmware", test.firmware.clone());
+    say("disk", test.disk.clone());
+    say("nic", test.nic.clone());
+    say("timeout", format!("{}s", test.timeout_seconds));
     words.extend(test.console.iter().map(|pattern| format!("--console={pattern}")));
     words.extend(test.tcp.iter().map(|port| format!("--tcp={port}")));
     words.extend(test.guest_agent.then(|| "--guest-agent".to_owned()));
@@ -227,7 +244,7 @@ fn boot_test(test: &TestOrder) -> Step {
         words.push(format!("--ssh-key={}", test.ssh_key));
     }
     words.extend(["--".to_owned(), test.point.clone()]);
-    boot
+    words
 }
 
 /// What is typed for a look at which disks there are. Patterns may begin with a dash.

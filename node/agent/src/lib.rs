@@ -38,6 +38,7 @@ mod tenure;
 
 pub use abilities::Abilities;
 pub use agent::{Agent, Config, Ended};
+pub use command::boot_words;
 pub use credentials::Credentials;
 pub use identity::variables as own_variables;
 pub use metrics::{Metrics, tell};

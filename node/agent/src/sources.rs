@@ -68,7 +68,8 @@ fn check_test(
     if !test.ssh.is_empty() && own.is_some() {
         return Err("this machine runs no commands on guests: --allow-command".into());
     }
-    test.scripts.iter().try_for_each(|script| may_run(&script.command, programs, own))
+    test.scripts.iter().try_for_each(|script| may_run(&script.command, programs, own))?;
+    test.guests.iter().try_for_each(|guest| check_test(guest, programs, own))
 }
 
 fn places(

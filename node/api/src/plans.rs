@@ -37,6 +37,22 @@ pub struct TestOrder {
     pub ssh_key: String,
     /// How long the guest has to answer, in seconds.
     pub timeout_seconds: u64,
+    /// Guests that are booted together, in one network; then nothing but `subnet` is said beside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<TestOrder>,
+    /// Addresses of their network, such as `10.0.2.0/24`, which it is when nothing is said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub subnet: String,
+    /// Of such a guest: it is started when all of lower stages have answered.
+    #[serde(skip_serializing_if = "is_first")]
+    pub stage: u32,
+    /// Of such a guest: its address in the network; the next that is free when nothing is said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+}
+
+fn is_first(stage: &u32) -> bool {
+    *stage == 0
 }
 
 /// A command that tells whether a guest answers.

@@ -11,7 +11,7 @@ use sluice_catalog::{
 use sluice_node_api::{ScriptOrder, TaskSpec};
 use sluice_scheduler::recovery::{Phase, StepState};
 
-use super::{RunBody, StepView, filled};
+use super::{RunBody, StepView, filled, together};
 use crate::api::policies::EVERYTHING;
 use crate::mounts;
 use crate::problem::{Problem, Result};
@@ -19,7 +19,7 @@ use crate::quota::{self, Quotas};
 use crate::restore_tests;
 
 /// Recoveries go before backups.
-const PRIORITY: u32 = 80;
+pub(super) const PRIORITY: u32 = 80;
 /// Attempts of a restore.
 const ATTEMPTS: u32 = 3;
 /// How long what is mounted by a test stays at most, in milliseconds.
@@ -27,7 +27,7 @@ const TEST_LEASE_MS: u64 = 3_600_000;
 /// Who may look at what a test has mounted.
 const THIS_MACHINE: &str = "127.0.0.0/8";
 
-fn ended(step: &mut StepView, state: StepState, why: &str, now: u64) {
+pub(super) fn ended(step: &mut StepView, state: StepState, why: &str, now: u64) {
     step.state = state;
     why.clone_into(&mut step.message);
     step.finished_ms = Some(now);
@@ -85,6 +85,14 @@ pub(super) async fn start(
     at: usize,
     now: u64,
 ) -> Result<()> {
+    if state.steps[at].state != StepState::Waiting {
+        // It was started together with others.
+        return Ok(());
+    }
+    if together::is_for(state, run.mode, at) {
+        let group = state.steps[at].group;
+        return together::start(tx, run, state, group, now).await;
+    }
     let mut step = state.steps[at].clone();
     step.started_ms = Some(now);
     step.state = StepState::Running;
@@ -150,7 +158,16 @@ async fn script(
 }
 
 /// The restore point that an item means now.
-async fn chosen(tx: &mut Tx, item: &PlanItem) -> Result<Point> {
+pub(super) async fn chosen(tx: &mut Tx, run: &PlanRun, item: &PlanItem) -> Result<Point> {
+    let point = newest(tx, item).await?;
+    // Instances can move between projects in no way, and this stays true if they ever can.
+    if point.project != run.project {
+        return Err(Problem::not_found("restore point"));
+    }
+    Ok(point)
+}
+
+async fn newest(tx: &mut Tx, item: &PlanItem) -> Result<Point> {
     let until = match item.point {
         PointChoice::Latest => None,
         PointChoice::At { time_ms } => Some(time_ms),
@@ -172,27 +189,13 @@ async fn item(
     step: &mut StepView,
     now: u64,
 ) -> Result<()> {
-    let point = chosen(tx, item).await?;
-    // Instances can move between projects in no way, and this stays true if they ever can.
-    if point.project != run.project {
-        return Err(Problem::not_found("restore point"));
-    }
+    let point = chosen(tx, run, item).await?;
     step.point = Some(point.new.point.clone());
-    let image = |boot: &BootSpec| -> Result<BootSpec> {
-        let mut boot = boot.clone();
-        boot.image = boot.image.or_else(|| item.image.clone());
-        for word in boot.checks.iter_mut().filter_map(BootCheck::command_mut).flatten() {
-            *word = filled(word, &state.parameters)?;
-        }
-        Ok(boot)
-    };
-    if let Some(boot) = item.test.as_ref().filter(|_| run.mode == PlanMode::Test) {
-        return test(tx, &point, &image(boot)?, item.target.node(), step, now).await;
+    if let Some(boot) = item.boot(run.mode) {
+        let boot = spec(item, boot, &state.parameters)?;
+        return test(tx, &point, &boot, item.target.node(), step, now).await;
     }
     match &item.target {
-        PlanTarget::BootTest { node, boot } => {
-            test(tx, &point, &image(boot)?, *node, step, now).await
-        }
         PlanTarget::Mount { node, protocol, clients, lease_seconds } => {
             let lease_ms = match run.mode {
                 PlanMode::Run => lease_seconds.saturating_mul(1000),
@@ -208,6 +211,20 @@ async fn item(
         }
         target => restore(tx, run, &state.parameters, (&point, item, target), step, now).await,
     }
+}
+
+/// How an item is booted, with its parameters.
+pub(super) fn spec(
+    item: &PlanItem,
+    boot: &BootSpec,
+    parameters: &BTreeMap<String, String>,
+) -> Result<BootSpec> {
+    let mut boot = boot.clone();
+    boot.image = boot.image.or_else(|| item.image.clone());
+    for word in boot.checks.iter_mut().filter_map(BootCheck::command_mut).flatten() {
+        *word = filled(word, parameters)?;
+    }
+    Ok(boot)
 }
 
 async fn restore(

@@ -204,3 +204,62 @@ async fn a_plan_that_is_cancelled_ends_what_it_has_started() {
     let again = world.admin.send(Method::POST, &cancel, None, &[]).await;
     assert_eq!(status(&again), 409);
 }
+
+#[tokio::test]
+async fn what_is_booted_together_is_one_task_and_each_has_its_own_proof() {
+    let world = World::new(&["backup", "restore-test"]).await;
+    let boot = json!({"checks": [{"kind": "console", "pattern": "login:"}]});
+    let item = |stage: u32, address: Value| {
+        json!({"instance": world.instance, "stage": stage, "address": address,
+            "target": {"kind": "boot-test", "boot": boot}})
+    };
+    let items = [item(0, Value::Null), item(1, "10.1.0.40".into())];
+    let body = |name: &str, network: Value| {
+        let group = json!({"name": "g", "concurrency": 1, "network": network, "items": items});
+        json!({"project": world.project, "name": name, "spec": {"groups": [group]}})
+    };
+    for bad in [Value::Null, json!({}), json!({"subnet": "10.1.0.0"})] {
+        let refused = world.admin.post::<Value>("/api/v1/plans", &body("bad", bad)).await;
+        assert_eq!(status(&refused), 422);
+    }
+    let far = json!({"subnet": "10.1.0.0/16", "node": "00000000-0000-7000-8000-000000000000"});
+    let refused = world.admin.post::<Value>("/api/v1/plans", &body("far", far)).await;
+    assert_eq!(status(&refused), 404, "there is no such node");
+
+    let plan = make(&world.admin, "plans", body("p", json!({"subnet": "10.1.0.0/16"}))).await;
+    let begin = async || {
+        let run = make(&world.admin, &format!("plans/{plan}/runs"), json!({"mode": "run"})).await;
+        let lease = world.lease("restore-test").await;
+        let TaskSpec::RestoreTest { test } = lease.work.spec.clone() else { panic!() };
+        (run, lease, test)
+    };
+    let (run, lease, order) = begin().await;
+    assert_eq!((order.guests.len(), &*order.subnet), (2, "10.1.0.0/16"));
+    let told = order.guests.iter().map(|guest| (guest.stage, &*guest.address, &*guest.console[0]));
+    assert_eq!(told.collect::<Vec<_>>(), [(0, "", "login:"), (1, "10.1.0.40", "login:")]);
+    let ids: Vec<_> = order.guests.iter().map(|guest| guest.id.clone()).collect();
+    let document = json!({"verdict": "failed", "guests": [
+        {"id": ids[1], "verdict": "undone", "reason": "it was not tried", "checks": []},
+        {"id": ids[0], "verdict": "ok", "checks": [{"kind": "console"}], "console": "login: \n"},
+    ]});
+    world.report(&lease, Outcome::Warnings, document).await;
+    let run = world.ended(&run).await;
+    let steps = run["steps"].as_array().unwrap();
+    let step = |at: usize| (steps[at]["state"].as_str(), steps[at]["message"].as_str());
+    assert_eq!(step(0), (Some("done"), Some("")));
+    assert_eq!(step(1), (Some("failed"), Some("it was not tried")));
+    let path = format!("/api/v1/restore-tests/{}/console", ids[0]);
+    assert_eq!(world.admin.fetch(&path).await.unwrap(), b"login: \n");
+    let task: Value = world.admin.get(&format!("/api/v1/tasks/{}", lease.task)).await.unwrap();
+    assert_eq!(task["result"]["guests"][1]["console"], Value::Null, "evidence is kept once");
+
+    // A node that knows nothing of guests proves nothing.
+    let (run, lease, _) = begin().await;
+    let document = json!({"verdict": "ok", "checks": [{"kind": "console"}]});
+    world.report(&lease, Outcome::Succeeded, document).await;
+    let run = world.ended(&run).await;
+    for step in run["steps"].as_array().unwrap() {
+        assert_eq!(step["state"], "failed", "{run}");
+        assert!(step["message"].as_str().unwrap().contains("another release"), "{run}");
+    }
+}

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::monitor::{Monitor, agent_answers};
+use super::monitor::{Ports, agent_answers};
 use super::script::Script;
 use crate::args::{BootTestArgs, TcpCheck};
 
@@ -120,17 +120,17 @@ impl Check {
     pub(super) async fn wait(
         &self,
         console: &Console,
-        monitor: &tokio::sync::Mutex<Monitor>,
+        ports: &Ports,
         agent: &Path,
     ) -> Result<(), String> {
         loop {
             let answered = match self {
                 Self::Console(at, _) => console.has(*at),
-                Self::Tcp(check) => timeout(ANSWER, answers(check, monitor)).await == Ok(true),
+                Self::Tcp(check) => timeout(ANSWER, answers(check, ports)).await == Ok(true),
                 Self::GuestAgent => {
                     matches!(timeout(ANSWER, agent_answers(agent)).await, Ok(Ok(())))
                 }
-                Self::Script(script) => script.run(monitor).await?,
+                Self::Script(script) => script.run(ports).await?,
             };
             if answered {
                 return Ok(());
@@ -142,21 +142,15 @@ impl Check {
 
 /// Whether a port answers. QEMU takes a connection before the guest does, so that it can be made
 /// says nothing: the guest must have taken it too, or have sent something.
-async fn answers(check: &TcpCheck, monitor: &tokio::sync::Mutex<Monitor>) -> bool {
-    let flows = monitor.lock().await.network().await.unwrap_or_default();
-    let forwards = |there| {
-        let of_port = flows.iter().filter(move |flow| flow.there == there);
-        of_port.filter(|flow| flow.state == "HOST_FORWARD")
-    };
-    let Some(forward) = forwards(check.port).next() else { return false };
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", forward.here)).await else {
+async fn answers(check: &TcpCheck, ports: &Ports) -> bool {
+    let Some(here) = ports.forward(check.port).await else { return false };
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", here)).await else {
         return false;
     };
     let Some(banner) = &check.banner else {
         loop {
-            let flows = monitor.lock().await.network().await.unwrap_or_default();
-            let mut own = flows.iter().filter(|flow| flow.there == check.port);
-            if own.any(|flow| flow.state == "ESTABLISHED") {
+            let flows = ports.flows(check.port).await;
+            if flows.iter().any(|flow| flow.state == "ESTABLISHED") {
                 return true;
             }
             let mut byte = [0];

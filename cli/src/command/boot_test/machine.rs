@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use sluice_node_api::CheckSsh;
 
+use super::network::{Member, Subnet};
 use crate::args::{Accelerator, BootTestArgs, DiskBus, Firmware, Nic};
 use crate::error::advise;
 
@@ -97,12 +98,20 @@ fn value(text: &str) -> String {
     text.replace(',', ",,")
 }
 
+/// The network that a guest is in.
+pub(super) enum Net<'a> {
+    /// One of its own.
+    Own,
+    /// One of several guests: the socket of its wire, and the address of its card.
+    Shared(&'a Path, String),
+}
+
 /// The words behind the program's name. The first of `images` is booted.
 pub(super) fn words(
     args: &BootTestArgs,
     accelerator: &str,
     images: &[String],
-    places: &Places<'_>,
+    (places, net): (&Places<'_>, &Net<'_>),
 ) -> Result<Vec<String>> {
     let cpu = if accelerator == "kvm" { "host" } else { "max" };
     let mut words: Vec<String> = [
@@ -139,14 +148,23 @@ pub(super) fn words(
     say("-chardev", socket("agent"));
     say("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".into());
     say("-device", "virtio-rng-pci".into());
-    // Nothing gets out, and nothing in but from this machine to what is checked.
-    let ports = ports(args).into_iter().map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
-    say("-netdev", format!("user,id=net,restrict=on{}", ports.collect::<String>()));
     let card = match args.nic {
         Nic::Virtio => "virtio-net-pci",
         Nic::E1000 => "e1000",
     };
-    say("-device", format!("{card},netdev=net,romfile="));
+    match net {
+        // Nothing gets out, and nothing in but from this machine to what is checked.
+        Net::Own => {
+            let ports = ports(args).into_iter();
+            let ports = ports.map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
+            say("-netdev", format!("user,id=net,restrict=on{}", ports.collect::<String>()));
+            say("-device", format!("{card},netdev=net,romfile="));
+        }
+        Net::Shared(socket, mac) => {
+            say("-netdev", wire(socket, "net"));
+            say("-device", format!("{card},netdev=net,romfile=,mac={mac}"));
+        }
+    }
     if args.disk == DiskBus::Scsi {
         say("-device", "virtio-scsi-pci,id=scsi".into());
     }
@@ -171,8 +189,51 @@ pub(super) fn words(
     Ok(words)
 }
 
+/// One end of a wire.
+fn wire(socket: &Path, id: &str) -> String {
+    let path = value(&socket.to_string_lossy());
+    format!("stream,id={id},server=off,addr.type=unix,addr.path={path}")
+}
+
+/// The words for a QEMU without a guest, which is the gateway of a network.
+pub(super) fn gateway_words(
+    subnet: Subnet,
+    members: &[Member],
+    monitor: &Path,
+    socket: &Path,
+) -> Vec<String> {
+    let mut words: Vec<String> = [
+        "-name",
+        "sluice-boot-network",
+        "-no-user-config",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-machine",
+        "none",
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut say = |option: &str, what: String| words.extend([option.to_owned(), what]);
+    let path = value(&monitor.to_string_lossy());
+    say("-chardev", format!("socket,id=monitor,path={path},server=on,wait=off"));
+    say("-mon", "chardev=monitor,mode=control".into());
+    let forwards = members.iter().flat_map(|member| {
+        let to = move |port| format!(",hostfwd=tcp:127.0.0.1:0-{}:{port}", member.address);
+        member.ports.iter().map(to)
+    });
+    let forwards = forwards.collect::<String>();
+    say("-netdev", format!("user,id=net,restrict=on,{}{forwards}", subnet.words()));
+    say("-netdev", wire(socket, "wire"));
+    say("-netdev", "hubport,id=inside,hubid=0,netdev=net".into());
+    say("-netdev", "hubport,id=outside,hubid=0,netdev=wire".into());
+    words
+}
+
 /// Ports of the guest that something is to reach.
-fn ports(args: &BootTestArgs) -> BTreeSet<u16> {
+pub(super) fn ports(args: &BootTestArgs) -> BTreeSet<u16> {
     let scripts = args.script.iter().flat_map(|script| script.ports.iter().copied());
     let logins = args.ssh.iter().map(ssh_port);
     args.tcp.iter().map(|check| check.port).chain(scripts).chain(logins).collect()
@@ -208,7 +269,8 @@ mod tests {
             panic!("{line} is no test");
         };
         let images: Vec<String> = images.iter().map(|&image| image.to_owned()).collect();
-        words(&args, "tcg", &images, &Places(Path::new("/t,1"))).unwrap().join(" ")
+        let places = Places(Path::new("/t,1"));
+        words(&args, "tcg", &images, (&places, &Net::Own)).unwrap().join(" ")
     }
 
     #[test]

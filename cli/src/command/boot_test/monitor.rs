@@ -1,12 +1,15 @@
 //! QEMU's monitor, and the guest's agent: lines of JSON over a socket.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 
 /// An answer is not longer than this, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -94,8 +97,37 @@ pub(super) struct Flow {
     pub(super) state: String,
     /// The port of this machine.
     pub(super) here: u16,
+    /// The address of the guest.
+    pub(super) address: String,
     /// The port of the guest.
     pub(super) there: u16,
+}
+
+/// How the ports of one guest are reached.
+#[derive(Clone)]
+pub(super) struct Ports {
+    /// Of the QEMU that forwards them.
+    pub(super) monitor: Arc<Mutex<Monitor>>,
+    /// The guest's, where that QEMU forwards for others, too.
+    pub(super) address: Option<Ipv4Addr>,
+}
+
+impl Ports {
+    /// What is known of a port of the guest.
+    pub(super) async fn flows(&self, port: u16) -> Vec<Flow> {
+        let mut flows = self.monitor.lock().await.network().await.unwrap_or_default();
+        let own = self.address.map(|address| address.to_string());
+        flows.retain(|flow| {
+            flow.there == port && own.as_ref().is_none_or(|own| *own == flow.address)
+        });
+        flows
+    }
+
+    /// Where a port of the guest is reached on this machine.
+    pub(super) async fn forward(&self, port: u16) -> Option<u16> {
+        let flows = self.flows(port).await;
+        flows.iter().find(|flow| flow.state == "HOST_FORWARD").map(|flow| flow.here)
+    }
 }
 
 /// `TCP[STATE] FD ADDRESS PORT ADDRESS PORT QUEUE QUEUE`, one a line.
@@ -104,7 +136,8 @@ fn flows(text: &str) -> Vec<Flow> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let state = words.first()?.strip_prefix("TCP[")?.strip_suffix(']')?;
         let (here, there) = (words.get(3)?.parse().ok()?, words.get(5)?.parse().ok()?);
-        Some(Flow { state: state.to_owned(), here, there })
+        let address = (*words.get(4)?).to_owned();
+        Some(Flow { state: state.to_owned(), here, address, there })
     };
     text.lines().filter_map(flow).collect()
 }
@@ -137,7 +170,13 @@ mod tests {
                     Dest. Address  Port RecvQ SendQ\r\n  TCP[ESTABLISHED]   12       127.0.0.1 \
                     40122       10.0.2.15    22     0     0\r\n  TCP[HOST_FORWARD]  9       \
                     127.0.0.1 38511       10.0.2.15    22     0     0\r\n";
-        let flow = |state: &str, here| Flow { state: state.into(), here, there: 22 };
+        let address = "10.0.2.15".to_owned();
+        let flow = |state: &str, here| Flow {
+            state: state.into(),
+            here,
+            address: address.clone(),
+            there: 22,
+        };
         assert_eq!(flows(text), [flow("ESTABLISHED", 40122), flow("HOST_FORWARD", 38511)]);
         assert!(flows("").is_empty());
     }

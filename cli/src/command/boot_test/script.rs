@@ -18,10 +18,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use sluice_node_api::{CheckScript, CheckSsh};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::Mutex as AsyncMutex;
 
 use super::machine::ssh_port;
-use super::monitor::Monitor;
+use super::monitor::Ports;
 use crate::args::BootTestArgs;
 use crate::leash;
 
@@ -125,16 +124,13 @@ impl Script {
     ///
     /// # Errors
     /// Why it never will.
-    pub(super) async fn run(&self, monitor: &AsyncMutex<Monitor>) -> Result<bool, String> {
+    pub(super) async fn run(&self, ports: &Ports) -> Result<bool, String> {
         // A command with no port yet would only find out that there is none.
-        let flows = monitor.lock().await.network().await.unwrap_or_default();
-        let here = |port: u16| {
-            let mut of_port = flows.iter().filter(|flow| flow.there == port);
-            of_port.find(|flow| flow.state == "HOST_FORWARD").map(|flow| flow.here)
-        };
-        let places: Option<Vec<(u16, u16)>> =
-            self.ports.iter().map(|port| Some((*port, here(*port)?))).collect();
-        let Some(places) = places else { return Ok(false) };
+        let mut places = Vec::new();
+        for port in &self.ports {
+            let Some(here) = ports.forward(*port).await else { return Ok(false) };
+            places.push((*port, here));
+        }
         let (ended, said) = self.once(&places).await;
         let code = match &ended {
             Ok(status) => status.code(),

@@ -187,6 +187,12 @@ fn references<'v>(spec: &'v mut Value, change: &mut dyn FnMut(&'static str, &'v 
     let groups = spec.get_mut("groups").and_then(Value::as_array_mut);
     for group in groups.into_iter().flatten().filter_map(Value::as_object_mut) {
         for (part, inside) in group {
+            if part == "network" {
+                if let Some(node) = inside.get_mut("node") {
+                    change("nodes", node);
+                }
+                continue;
+            }
             for one in inside.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut)
             {
                 for (name, value) in one {
@@ -261,6 +267,7 @@ mod tests {
     fn every_name_in_a_plan_is_found() {
         let mut spec = json!({"groups": [{
             "name": "node",
+            "network": {"node": "n"},
             "before": [{"name": "node", "node": "n", "command": ["node"]}],
             "items": [
                 {"instance": "i", "destination": "d", "target": {"kind": "file", "node": "n"}},
@@ -275,6 +282,7 @@ mod tests {
             ("destinations", "d"),
             ("instances", "i"),
             ("instances", "i"),
+            ("nodes", "n"),
             ("nodes", "n"),
             ("nodes", "n"),
             ("nodes", "n"),

@@ -93,6 +93,58 @@ fn a_plan_goes_on_where_it_was_when_the_server_is_killed() {
 }
 
 #[test]
+fn tiers_of_a_plan_are_tested_in_one_network() {
+    if !has_qemu() {
+        return;
+    }
+    let place = Place::new();
+    let _up = world(&place);
+    let log = place.path("asked");
+    let script = place.write("asks.sh", "#!/bin/sh\necho \"$1 at $SLUICE_GUEST_HOST\" >> \"$2\"\n");
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let config = place.write("node.json", &json!({"commands": [script]}).to_string());
+    place.ok(&["node-config", "set", "default", "--spec", text(&config)]);
+    let target = json!({"kind": "boot-test"});
+    let asks = json!({"kind": "script", "command": [script, "${who}", log]});
+    let seen = json!({"kind": "console", "pattern": "login:"});
+    let boot = |checks: Value| json!({"timeout_seconds": 60, "memory_mib": 32, "checks": checks});
+    let mut plan = json!({"parameters": {"who": "orders"}, "groups": [{
+    "name": "shop", "network": {"subnet": "192.168.7.0/24", "node": "local"},
+    "items": [
+        {"instance": "web", "target": target, "test": boot(json!([seen]))},
+        {"instance": "web", "target": target, "stage": 1, "address": "192.168.7.40",
+         "test": boot(json!([seen, asks]))},
+    ]}]});
+    let set = |plan: &Value| {
+        let spec = place.write("plan.json", &plan.to_string());
+        place.cmd(&["plan", "set", "shop/flood", "--spec", text(&spec)])
+    };
+    set(&plan).ok();
+    let run = place.ok(&["plan", "run", "shop/flood", "--test"]).json();
+    assert_eq!(states(&run), ["done", "done"], "{run}");
+    let task = |at: usize| run["steps"][at]["task"].as_str().unwrap().to_owned();
+    let test = |at: usize| run["steps"][at]["test"].as_str().unwrap().to_owned();
+    assert!(task(0) == task(1) && test(0) != test(1), "one task, and a proof of each: {run}");
+    let shown = place.ok(&["restore-test", "show", &test(1)]).json();
+    assert_eq!(shown["report"]["address"], "192.168.7.40", "{shown}");
+    assert!(shown["console"].as_str().unwrap().contains("login:"), "{shown}");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "orders at 127.0.0.1\n");
+    let exported = place.plain(&["config", "export"]).ok().text();
+    assert!(exported.contains("192.168.7.40") && exported.contains("node: local"), "{exported}");
+
+    // The first tier does not answer: the second was not tried.
+    plan["groups"][0]["items"][0]["test"] = boot(json!([{"kind": "console", "pattern": "never"}]));
+    plan["groups"][0]["items"][0]["test"]["timeout_seconds"] = json!(2);
+    set(&plan).ok();
+    let run = place.cmd(&["plan", "run", "shop/flood", "--test"]).fails(1).json();
+    assert_eq!(states(&run), ["failed", "failed"], "{run}");
+    let why = |at: usize| run["steps"][at]["message"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("never") && why(1).contains("not tried"), "{run}");
+    plan["groups"][0]["items"][1]["address"] = json!("10.0.0.1");
+    assert_ne!(set(&plan).run().code, Some(0), "it is of another network");
+}
+
+#[test]
 fn a_test_of_a_plan_boots_and_mounts_and_leaves_nothing() {
     if !has_qemu() {
         return;

@@ -153,6 +153,48 @@ fn commands_of_the_node_tell_whether_a_guest_answers() {
 }
 
 #[test]
+fn guests_of_a_network_are_booted_one_stage_after_the_other() {
+    if !has_qemu() {
+        return;
+    }
+    let repo = Repo::new();
+    for (name, code) in [("speaks", SPEAKS), ("mute", MUTE)] {
+        let image = repo.path("disk.raw");
+        bootable(&image, code);
+        repo.sluice(["backup", name, image.to_str().unwrap()]).ok();
+    }
+    let together = |guests: Value| {
+        let spec = json!({"subnet": "192.168.7.0/24", "guests": guests});
+        let words = ["--json", "--no-progress", "boot-together"].map(String::from).to_vec();
+        repo.sluice([words, vec![spec.to_string()]].concat())
+    };
+    let guest = |point: &str, stage: u32| {
+        let (timeout, memory) = (60, 32);
+        json!({"point": point, "stage": stage, "timeout_seconds": timeout, "memory_mib": memory})
+    };
+    let told = together(json!([guest("speaks", 1), guest("speaks", 0)])).ok().json();
+    let guests = told["guests"].as_array().unwrap();
+    let time = |at: usize, name: &str| guests[at]["timings"][name].as_u64().unwrap();
+    assert!(guests.iter().all(|guest| guest["verdict"] == "ok"), "{told}");
+    assert!(guests.iter().all(|guest| guest["screenshot"].is_string()), "{told}");
+    // The second is of the first stage: the other began when it had answered.
+    assert!(time(0, "begin_ms") >= time(1, "begin_ms") + time(1, "answer_ms"), "{told}");
+    let address = |at: usize| guests[at]["address"].as_str().unwrap();
+    assert_eq!([address(0), address(1)], ["192.168.7.15", "192.168.7.16"]);
+
+    // What comes after one that does not answer is not tried, and what has answered has.
+    let mut mute = guest("mute", 1);
+    mute["timeout_seconds"] = json!(2);
+    let told = together(json!([guest("speaks", 0), mute, guest("speaks", 2)])).fails(3).json();
+    let verdicts: Vec<_> =
+        told["guests"].as_array().unwrap().iter().map(|guest| &guest["verdict"]).collect();
+    assert_eq!(verdicts, ["ok", "failed", "undone"], "{told}");
+    assert!(told["reason"].as_str().unwrap().contains("login:"), "{told}");
+    let odd = together(json!([{"point": "speaks", "address": "10.0.0.1"}])).fails(2).json();
+    assert!(odd["error"]["message"].as_str().unwrap().contains("192.168.7.1 to"), "{odd}");
+}
+
+#[test]
 fn a_server_lets_checks_run_what_the_node_allows() {
     if !has_qemu() {
         return;

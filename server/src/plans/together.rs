@@ -1,0 +1,92 @@
+//! Items of a group that are booted in one network: one task boots all, and each has a restore test
+//! of its own with its proof.
+
+use sluice_catalog::{PlanMode, PlanNetwork, PlanRun, Point, Tx};
+use sluice_scheduler::recovery::{Phase, StepState};
+
+use super::RunBody;
+use super::step::{PRIORITY, chosen, ended, spec};
+use crate::api::policies::EVERYTHING;
+use crate::problem::{Problem, Result};
+use crate::restore_tests::{self, Guest};
+
+/// Whether a step is booted together with others.
+pub(super) fn is_for(state: &RunBody, mode: PlanMode, at: usize) -> bool {
+    let step = &state.steps[at];
+    let group = &state.plan.groups[step.group];
+    let boots = || group.items[step.index].boot(mode).is_some();
+    step.phase == Phase::Item && group.network.is_some() && boots()
+}
+
+/// Starts all of a group that are booted and wait. If one cannot be, none is.
+pub(super) async fn start(
+    tx: &mut Tx,
+    run: &PlanRun,
+    state: &mut RunBody,
+    group: usize,
+    now: u64,
+) -> Result<()> {
+    let members: Vec<usize> = (0..state.steps.len())
+        .filter(|at| state.steps[*at].group == group)
+        .filter(|at| state.steps[*at].state == StepState::Waiting && is_for(state, run.mode, *at))
+        .collect();
+    let started = boot(tx, run, state, (group, &members), now).await;
+    for at in &members {
+        let step = &mut state.steps[*at];
+        step.started_ms = Some(now);
+        match &started {
+            Ok(()) => step.state = StepState::Running,
+            Err(problem) => ended(step, StepState::Failed, &problem.detail, now),
+        }
+    }
+    match started {
+        Err(problem) if problem.status >= 500 => Err(problem),
+        _ => Ok(()),
+    }
+}
+
+async fn boot(
+    tx: &mut Tx,
+    run: &PlanRun,
+    state: &mut RunBody,
+    (group, members): (usize, &[usize]),
+    now: u64,
+) -> Result<()> {
+    let rules = &state.plan.groups[group];
+    let network = rules.network.clone().unwrap_or_default();
+    let mut guests = Vec::new();
+    for at in members {
+        let item = &rules.items[state.steps[*at].index];
+        let point = chosen(tx, run, item).await?;
+        let Some(boot) = item.boot(run.mode) else { continue };
+        let spec = spec(item, boot, &state.parameters)?;
+        let address = item.address.clone().unwrap_or_default();
+        guests.push(Guest { point, spec, stage: item.stage, address });
+    }
+    at_one_place(&guests)?;
+    let named = rules.items.iter().find_map(|item| item.target.node());
+    let node = network.node.or(named);
+    restore_tests::able(tx, node).await?;
+    let PlanNetwork { subnet, .. } = network;
+    let subnet = subnet.unwrap_or_default();
+    let tests = restore_tests::start_together(tx, &guests, (&subnet, node), PRIORITY, now).await?;
+    for ((at, guest), test) in members.iter().zip(&guests).zip(tests) {
+        let task = tx.test(test, &EVERYTHING).await?.task;
+        let step = &mut state.steps[*at];
+        step.point = Some(guest.point.new.point.clone());
+        (step.test, step.task) = (Some(test), task);
+    }
+    Ok(())
+}
+
+/// A task reads at one destination.
+fn at_one_place(guests: &[Guest]) -> Result<()> {
+    let place = |point: &Point| point.new.destination;
+    let first = guests.first().map(|guest| place(&guest.point));
+    match guests.iter().all(|guest| Some(place(&guest.point)) == first) {
+        true => Ok(()),
+        false => Err(Problem::invalid(
+            "guests of one network are read at one destination: name it in each item",
+        )),
+    }
+}
