@@ -18,6 +18,7 @@ mod lock;
 mod look;
 mod mount;
 mod mountd;
+mod node;
 mod node_config;
 mod operate;
 mod overlay;
@@ -53,9 +54,9 @@ pub(crate) use boot_test::{
 };
 pub(crate) use collect::CollectArgs;
 pub(crate) use control::{
-    ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, NodeArgs, NodeCommand, NodeRunArgs,
-    NodeUpgradeArgs, PointArgs, PointCommand, PointEventArgs, PolicyArgs, PolicyCommand,
-    RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs, TaskCommand, UpArgs,
+    ApplyArgs, ConfigCommand, LoginArgs, MountPlaceArgs, PointArgs, PointCommand, PointEventArgs,
+    PolicyArgs, PolicyCommand, RecordArgs, RecordCommand, ServerArgs, SetArgs, TaskArgs,
+    TaskCommand, UpArgs,
 };
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use export::{
@@ -78,6 +79,7 @@ pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use look::LookArgs;
 pub(crate) use mount::{MountArgs, UnmountArgs};
 pub(crate) use mountd::{DetachArgs, MountdArgs, MountsArgs, MountsCommand, RenewArgs};
+pub(crate) use node::{NodeArgs, NodeCommand, NodeRunArgs, NodeUpgradeArgs};
 pub(crate) use node_config::{NodeConfigArgs, NodeConfigCommand};
 pub(crate) use operate::{
     CatalogArgs, CatalogCommand, NotifyArgs, NotifyCommand, SelfBackupArgs, SelfBackupCommand,

@@ -70,7 +70,7 @@ const LARGEST_REQUEST: usize = 2 << 20;
         description = "Backups: what is protected, how, and what became of it.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, sluice_catalog::InventoryId)),
     modifiers(&Security),
     security(("token" = []))
 )]
