@@ -18,7 +18,7 @@ fn id(configs: &Configs, name: &str) -> NodeConfigId {
 }
 
 fn node(name: &str, config: Option<NodeConfigId>) -> Record<Node> {
-    let kinds = vec!["backup".into(), "mount".into()];
+    let kinds = ["backup", "mount", "snapshot"].map(str::to_owned).to_vec();
     let capabilities = Capabilities { kinds, ..Capabilities::default() };
     Record {
         id: NodeId::new(name.len() as u64),
