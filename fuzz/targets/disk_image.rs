@@ -10,6 +10,6 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         assert!(name.len() <= 1023, "longer than the format allows");
     }
     if let Ok(files) = inspect::vmdk_extents(&inspect::vmdk_descriptor(input)) {
-        assert!(files.iter().all(|file| !file.contains('"')));
+        assert!(files.iter().all(|file| !file.name.contains('"')));
     }
 });

@@ -12,10 +12,13 @@
 //!   is listed beside instances, and everything else is by hand.
 //! * What a look found, and what follows from it, is noted in the transaction in which its task
 //!   ends.
+//! * What another project reads, or what a node keeps as snapshots, is not found.
 //! * What is found lies in the folder of its inventory, also when it is backed up.
 
 mod judge;
 pub(crate) mod schedule;
+
+use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -146,6 +149,12 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
     let project = record.project.ok_or_else(|| Problem::not_found("project"))?;
     let known = all_found(tx, record.id).await?;
     let instances = all_instances(tx, &Visible::projects([project])).await?;
+    let mut strangers: Vec<Record<Instance>> = crate::complaint::all_readable(tx).await?;
+    strangers.retain(|one| one.project != record.project);
+    let snapshot_folders = match task.node.or(record.body.node) {
+        Some(node) => node_configs::snapshot_folders(tx, node).await?,
+        None => BTreeSet::new(),
+    };
     let last = tx.looked(record.id).await?.unwrap_or_default();
     let said = |name: &str| task.new.spec[name] == true;
     let accept_gone = said(ACCEPT_GONE);
@@ -154,6 +163,8 @@ async fn look_at(tx: &mut Tx, task: &Task, told: &Value, now: u64) -> Result<End
         report: &report,
         known: &known,
         instances: &instances,
+        strangers: &strangers,
+        snapshot_folders: &snapshot_folders,
         last: &last,
         accept_gone,
     };
@@ -362,7 +373,7 @@ async fn foretell(
     verdict: &Verdict,
     document: &mut Value,
 ) -> Result<()> {
-    let by_hand = std::collections::BTreeSet::new();
+    let by_hand = BTreeSet::new();
     let policies: Vec<Record<Policy>> = crate::complaint::all_readable(tx).await?;
     let having: Vec<Having<'_>> =
         policies.iter().map(|policy| Having::of(policy, &by_hand)).collect();

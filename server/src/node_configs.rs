@@ -3,7 +3,7 @@
 //! A node has the configuration it was assigned, or the one that is called `default`. What a node
 //! says of itself narrows it: the smaller number counts, and destinations must be in both.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -191,6 +191,16 @@ pub(crate) async fn only_paths(
         true => Ok(lists),
         false => Err(not_allowed(folder, &record.name)),
     }
+}
+
+/// Where a node keeps snapshots.
+pub(crate) async fn snapshot_folders(tx: &mut Tx, node: NodeId) -> Result<BTreeSet<String>> {
+    let record = tx.get::<Node>(node, &EVERYTHING).await?;
+    let configs = Configs::load(tx).await?;
+    if configs.is_unknown(&record.body) {
+        return Err(Problem::invalid("the configuration of this node cannot be read"));
+    }
+    Ok(configs.of(&record.body).map(|config| config.snapshot_folders.clone()).unwrap_or_default())
 }
 
 /// Adds to a restore test which programs its node may run, and the key for logins; refuses what

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use sluice_connector_disk::{DiskSource, Format};
+use sluice_connector_disk::{DiskError, DiskSource, Format, Within};
 
 use crate::args::SourceFormat;
+use crate::error::usage_error;
 
-/// Opens an image file or device.
-pub(crate) async fn open(path: &Path, format: SourceFormat) -> Result<DiskSource> {
+/// Opens an image file or device, of which all files lie where they may.
+pub(crate) async fn open(path: &Path, format: SourceFormat, within: &Within) -> Result<DiskSource> {
     let format = match format {
         SourceFormat::Auto => None,
         SourceFormat::Raw => Some(Format::Raw),
@@ -17,5 +18,9 @@ pub(crate) async fn open(path: &Path, format: SourceFormat) -> Result<DiskSource
         SourceFormat::Vhd => Some(Format::Vhd),
         SourceFormat::Vhdx => Some(Format::Vhdx),
     };
-    Ok(sluice_connector_disk::open(path, format).await?)
+    match sluice_connector_disk::open_within(path, format, within).await {
+        // It stays so until somebody changes something.
+        Err(error @ DiskError::Outside(..)) => Err(usage_error(error.to_string())),
+        other => Ok(other?),
+    }
 }

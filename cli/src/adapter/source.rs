@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sluice_block::BlockRead;
+use sluice_connector_disk::Within;
 use sluice_connector_nbd::{NbdSource, NbdUri};
 use sluice_engine::{Change, Source, SourceImage};
 use sluice_repository::check_name;
@@ -180,10 +181,11 @@ fn set(planned: &mut [Planned], option: &str, name: &str, how: How) -> Result<()
 
 /// Opens the planned images.
 ///
-/// `of_task` says that a server asked for it, which has set this process's variables.
+/// `of_task` says that a server asked for it, which has set this process's variables. All files of
+/// the images must lie where `within` says.
 pub(crate) async fn open(
     planned: Vec<Planned>,
-    format: SourceFormat,
+    (format, within): (SourceFormat, &Within),
     of_task: bool,
 ) -> Result<Vec<SourceImage>> {
     let mut images = Vec::with_capacity(planned.len());
@@ -193,13 +195,20 @@ pub(crate) async fn open(
             format!("cannot open image {:?}", one.name),
             "check that the image is there, may be read, and is of the --format that is named",
         );
-        images.push(open_one(one, format, of_task).await.context(context)?);
+        images.push(open_one(one, (format, within), of_task).await.context(context)?);
     }
     Ok(images)
 }
 
-async fn open_one(planned: Planned, format: SourceFormat, of_task: bool) -> Result<SourceImage> {
+async fn open_one(
+    planned: Planned,
+    (format, within): (SourceFormat, &Within),
+    of_task: bool,
+) -> Result<SourceImage> {
     let Planned { name, place, how } = planned;
+    if matches!(place, Place::Stdin | Place::Nbd(_)) && !within.is_anywhere() {
+        return Err(usage_error("--within: only files lie in folders"));
+    }
     let (device, description, bitmap): (Arc<dyn BlockRead>, String, _) = match place {
         Place::Stdin => {
             let source = Source::Stream(Box::new(StandardInput::new()));
@@ -220,7 +229,7 @@ async fn open_one(planned: Planned, format: SourceFormat, of_task: bool) -> Resu
             (source, uri, bitmap)
         }
         Place::File(path) => {
-            let disk = super::disk::open(&path, format).await?;
+            let disk = super::disk::open(&path, format, within).await?;
             (disk.device, format!("{} ({})", path.display(), disk.format), None)
         }
     };

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use sluice_connector_disk::Within;
 
 use super::value;
 
@@ -39,6 +40,10 @@ pub(crate) struct BackupArgs {
     /// Format of image files
     #[arg(long, value_enum, default_value_t = SourceFormat::Auto)]
     pub(crate) format: SourceFormat,
+
+    /// Lists of folders, as JSON: all files of the images must lie in a folder of each list
+    #[arg(long, hide = true, value_name = "JSON", value_parser = value::within)]
+    pub(crate) within: Option<Within>,
 
     /// Read only the extents this file lists; NAME=FILE where there are several images
     #[arg(long, value_name = "[NAME=]FILE", conflicts_with = "rescan")]

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use sluice_connector_disk::Within;
 
 use super::value;
 
@@ -86,6 +87,9 @@ Example:
     Make {
         #[command(flatten)]
         place: SnapshotPlaceArgs,
+        /// Lists of folders, as JSON: the images must lie in a folder of each list
+        #[arg(long, hide = true, value_name = "JSON", value_parser = value::within)]
+        within: Option<Within>,
         /// An image file; NAME=IMAGE gives it a name
         #[arg(required = true, last = true, value_name = "[NAME=]IMAGE")]
         images: Vec<String>,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sluice_connector_disk::Within;
+
 /// Bytes: a number, perhaps with KiB, MiB, GiB, TiB (or K, M, G, T for the same).
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
@@ -15,6 +17,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} has no whole number"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+/// Lists of folders, as an array of arrays of JSON.
+pub(crate) fn within(text: &str) -> Result<Within, String> {
+    let lists: Vec<Vec<String>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(Within::new(&lists))
 }
 
 /// A block size as the format allows it: a power of two from 16 KiB to 1 MiB.
@@ -89,6 +97,14 @@ fn split(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_folders_are_json_and_an_empty_one_is_a_list() {
+        assert!(within("[]").unwrap().is_anywhere());
+        assert!(!within("[[]]").unwrap().is_anywhere());
+        assert_ne!(within(r#"[["/"]]"#).unwrap(), within("[[]]").unwrap());
+        assert!(within("/srv").is_err() && within(r#"["/srv"]"#).is_err());
+    }
 
     #[test]
     fn sizes_are_powers_of_two() {

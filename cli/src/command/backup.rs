@@ -46,7 +46,8 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         tell(context, &outcome, started.elapsed())?;
         return Ok(Exit::Done);
     }
-    let images = source::open(sources, args.format, args.task.is_some()).await?;
+    let within = args.within.unwrap_or_default();
+    let images = source::open(sources, (args.format, &within), args.task.is_some()).await?;
     let cancel = interrupt::watch("stopping; what is under way is stored (again to stop at once)")?;
     let progress = Progress::new();
     let shower = Shower::start(&context.global, progress.clone(), Shown::Backup);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use sluice_connector_disk::Within;
 use sluice_connector_disk::snapshot::{self, Snapshot, SnapshotError};
 
 use crate::adapter::source;
@@ -15,7 +16,9 @@ use crate::output::{self, note};
 /// Does it.
 pub(crate) async fn run(context: &Context, command: SnapshotFilesCommand) -> Result<Exit> {
     let done = tokio::task::spawn_blocking(move || match command {
-        SnapshotFilesCommand::Make { place, images } => make(&place, &images),
+        SnapshotFilesCommand::Make { place, within, images } => {
+            make(&place, &within.unwrap_or_default(), &images)
+        }
         SnapshotFilesCommand::Remove { place } => remove(&place),
     });
     let (document, text) = done.await.context("the snapshot was interrupted")??;
@@ -27,10 +30,10 @@ pub(crate) async fn run(context: &Context, command: SnapshotFilesCommand) -> Res
     Ok(Exit::Done)
 }
 
-fn make(place: &SnapshotPlaceArgs, images: &[String]) -> Result<(Value, String)> {
+fn make(place: &SnapshotPlaceArgs, within: &Within, images: &[String]) -> Result<(Value, String)> {
     let images = images.iter().map(|text| source::file(text)).collect::<Result<Vec<_>>>()?;
     let images: Vec<(String, PathBuf)> = images;
-    let made = snapshot::make(&place.name, &place.folders, &images).map_err(told)?;
+    let made = snapshot::make(&place.name, &place.folders, &images, within).map_err(told)?;
     let Snapshot { folder, made_ms, images } = made;
     let text = format!("{} images kept in {}", images.len(), folder.display());
     let mut listed = Vec::with_capacity(images.len());
@@ -53,7 +56,11 @@ fn told(error: SnapshotError) -> anyhow::Error {
     if !error.is_refusal() {
         return error.into();
     }
+    let text = match &error {
+        SnapshotError::Image(_, why) => format!("{error}: {why}"),
+        _ => error.to_string(),
+    };
     let help = "snapshot_folders of the node's configuration says where snapshots lie; \
                 docs/operations.md says of what they can be made";
-    advise("usage", error.to_string(), help)
+    advise("usage", text, help)
 }

@@ -242,20 +242,22 @@ impl Agent {
             return self.conclude(&lease, finished, lines).await;
         }
         let allowed = sources::check(&lease.work, &self.config.folders, &self.config.commands);
-        let mut finished =
-            match allowed.and_then(|()| steps(&lease.work.spec, encrypted, &self.config.folder)) {
-                Ok(steps) => match snapshots::fresh(&lease.work.spec) {
-                    Some(order) => {
-                        let what = (order, encrypted);
-                        self.perform_on_snapshot(&lease, what, &mut lines, shutdown).await
-                    }
-                    None if hooks::surrounds(&lease.work) => {
-                        self.perform_around(&lease, steps, &mut lines, shutdown).await
-                    }
-                    None => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
-                },
-                Err(message) => Some(failed(message, false)),
-            };
+        let within = sources::lists(&lease.work.folders, &self.config.folders);
+        let steps =
+            allowed.and_then(|()| steps(&lease.work.spec, &within, encrypted, &self.config.folder));
+        let mut finished = match steps {
+            Ok(steps) => match snapshots::fresh(&lease.work.spec) {
+                Some(order) => {
+                    let what = (order, encrypted);
+                    self.perform_on_snapshot(&lease, what, &mut lines, shutdown).await
+                }
+                None if hooks::surrounds(&lease.work) => {
+                    self.perform_around(&lease, steps, &mut lines, shutdown).await
+                }
+                None => self.perform_steps(&lease, steps, &mut lines, shutdown).await,
+            },
+            Err(message) => Some(failed(message, false)),
+        };
         run.ended(outcome(finished.as_ref()));
         if let Some(finished) = &mut finished {
             let document = std::mem::take(&mut finished.document);

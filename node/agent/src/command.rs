@@ -26,11 +26,16 @@ fn step<const N: usize>(words: [&str; N]) -> Step {
 }
 
 /// What is typed for a task. `encrypted` says whether the server gave a passphrase for the
-/// destination.
+/// destination; all files of sources must lie in a folder of each list of `within`.
 ///
 /// # Errors
 /// Why it cannot be done at all, in one line.
-pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Vec<Step>, String> {
+pub(crate) fn steps(
+    spec: &TaskSpec,
+    within: &[Vec<String>],
+    encrypted: bool,
+    state: &Path,
+) -> Result<Vec<Step>, String> {
     let one = match spec {
         TaskSpec::Init {} => {
             let probe = Step { probe: true, ..step(["list"]) };
@@ -69,6 +74,7 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
             backup.words.extend(full.then(|| "--rescan".to_owned()));
             backup.words.extend(outputs.iter().map(output));
+            backup.words.extend(only_within(within));
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
             backup
@@ -78,9 +84,13 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
             }
-            snapshot_files("make", snapshot, &images)
+            let mut make = snapshot_files("make", snapshot);
+            make.words.extend(only_within(within));
+            make.words.push("--".into());
+            make.words.extend(images);
+            make
         }
-        TaskSpec::Unsnapshot { snapshot } => snapshot_files("remove", snapshot, &[]),
+        TaskSpec::Unsnapshot { snapshot } => snapshot_files("remove", snapshot),
         TaskSpec::Restore { point, target, format, overwrite } => {
             let mut restore = step(["restore"]);
             restore.words.extend(format.iter().map(|format| format!("--format={format}")));
@@ -158,15 +168,17 @@ pub(crate) fn steps(spec: &TaskSpec, encrypted: bool, state: &Path) -> Result<Ve
 }
 
 /// What is typed for a snapshot at the source: `make` or `remove`.
-pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder, images: &[String]) -> Step {
+pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder) -> Step {
     let mut words = step(["snapshot-files", verb]);
     words.words.push(format!("--name={}", order.name));
     words.words.extend(order.folders.iter().map(|folder| format!("--folder={folder}")));
-    if !images.is_empty() {
-        words.words.push("--".into());
-        words.words.extend(images.iter().cloned());
-    }
     words
+}
+
+/// The option for where all files of images must lie: what an image names is seen only when it is
+/// opened.
+fn only_within(lists: &[Vec<String>]) -> Option<String> {
+    (!lists.is_empty()).then(|| format!("--within={}", serde_json::json!(lists)))
 }
 
 /// What is typed for images of a new instance: `make` or `remove`.
@@ -294,7 +306,11 @@ mod tests {
     use super::*;
 
     fn words(spec: &TaskSpec) -> Vec<String> {
-        steps(spec, true, Path::new("/state"))
+        words_within(spec, &[])
+    }
+
+    fn words_within(spec: &TaskSpec, within: &[Vec<String>]) -> Vec<String> {
+        steps(spec, within, true, Path::new("/state"))
             .unwrap()
             .into_iter()
             .map(|step| step.words.join(" "))
@@ -362,6 +378,9 @@ mod tests {
         };
         let typed = "backup --task 7 --again --allowance=500 --rescan -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
+        let lists = [vec!["/srv/a b".to_owned()], vec![]];
+        let typed = typed.replace(" -- ", " --within=[[\"/srv/a b\"],[]] -- ");
+        assert_eq!(words_within(&spec, &lists), [typed]);
         let command = ["/bin/dump", "a b", "\"c"].map(str::to_owned).to_vec();
         let text = r#"["/bin/dump","a b","\"c"]"#;
         let unnamed = OutputOrder { name: None, command: command.clone() };
@@ -396,7 +415,9 @@ mod tests {
         let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder: None };
         let named = "--name=s1 --folder=/a/kept --folder=/b/kept";
         let typed = format!("snapshot-files make {named} -- vda=/a/x.raw /a/-y.raw");
-        assert_eq!(words(&make), [typed]);
+        assert_eq!(words(&make), std::slice::from_ref(&typed));
+        let typed = typed.replace(" -- ", " --within=[[\"/a\"]] -- ");
+        assert_eq!(words_within(&make, &[vec!["/a".to_owned()]]), [typed]);
         let remove = TaskSpec::Unsnapshot { snapshot: order };
         assert_eq!(words(&remove), [format!("snapshot-files remove {named}")]);
     }
@@ -420,7 +441,7 @@ mod tests {
             until: None,
         };
         assert_eq!(words(&prune(7)), ["prune --brief --keep-daily 7"]);
-        assert!(steps(&prune(0), true, Path::new("/state")).is_err());
+        assert!(steps(&prune(0), &[], true, Path::new("/state")).is_err());
     }
 
     #[test]
@@ -466,18 +487,19 @@ mod tests {
         let keep = BTreeMap::new();
         let copy = TaskSpec::Copy { instance: "web".into(), from: "/r".into(), keep };
         let allowed = |encrypted| {
-            let steps = steps(&copy, encrypted, Path::new("/state")).unwrap();
+            let steps = steps(&copy, &[], encrypted, Path::new("/state")).unwrap();
             steps[0].words.contains(&"--dest-unencrypted".to_owned())
         };
         assert_eq!((allowed(true), allowed(false)), (false, true));
         // A replica is the same bytes as the original: nothing is written anew.
-        let replica = steps(&TaskSpec::Replicate { to: "/r".into() }, false, Path::new("/state"));
+        let replica =
+            steps(&TaskSpec::Replicate { to: "/r".into() }, &[], false, Path::new("/state"));
         assert_eq!(replica.unwrap()[0].words.join(" "), "replicate --to /r");
     }
 
     #[test]
     fn a_repository_that_is_there_is_left_alone() {
-        let steps = steps(&TaskSpec::Init {}, false, Path::new("/state")).unwrap();
+        let steps = steps(&TaskSpec::Init {}, &[], false, Path::new("/state")).unwrap();
         assert_eq!((steps[0].probe, steps[1].probe), (true, false));
         assert_eq!(steps[1].words.join(" "), "init --encryption none");
     }

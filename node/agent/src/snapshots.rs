@@ -16,6 +16,7 @@ use crate::agent::{Agent, failed, keep};
 use crate::command::{Step, snapshot_files, steps};
 use crate::hooks::{self, Note, line, result};
 use crate::process::Process;
+use crate::sources::lists;
 use crate::tenure::Tenure;
 
 /// The snapshot that is to be made for a task alone.
@@ -75,7 +76,8 @@ impl Agent {
                 let spec = of_snapshot(&lease.work.spec, &made.document);
                 let spec = spec.ok_or_else(|| "the snapshot does not tell its images".to_owned());
                 let folder = &self.config.folder;
-                match spec.and_then(|spec| steps(&spec, encrypted, folder)) {
+                let within = lists(std::slice::from_ref(&order.folders), &self.config.folders);
+                match spec.and_then(|spec| steps(&spec, &within, encrypted, folder)) {
                     Ok(steps) => self.perform_steps(lease, steps, lines, shutdown).await,
                     Err(message) => Some(failed(message, false)),
                 }
@@ -107,7 +109,8 @@ impl Agent {
         };
         let (images, folder) = (images.clone(), folder.clone());
         let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder };
-        steps(&make, false, &self.config.folder)
+        let within = lists(&lease.work.folders, &self.config.folders);
+        steps(&make, &within, false, &self.config.folder)
     }
 
     /// Removes a snapshot, whatever the server says meanwhile.
@@ -117,7 +120,7 @@ impl Agent {
         lease: Option<&Tenure>,
         lines: &mut Vec<LogEntry>,
     ) -> Result<(), String> {
-        let words = snapshot_files("remove", order, &[]).words;
+        let words = snapshot_files("remove", order).words;
         let (executable, folder) = (&self.config.executable, &self.config.folder);
         let mut process = Process::start(executable, folder, &words, &Default::default())?;
         let status = self.watch_to_the_end(lease, &mut process, lines).await;

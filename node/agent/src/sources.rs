@@ -1,5 +1,6 @@
 //! Where sources may lie: what the server says of a task, and what this machine's own
-//! administrator says of all. Links are followed before it is judged.
+//! administrator says of all. Links are followed before it is judged. What an image names beside
+//! itself is judged by the same lists where it is opened: [`lists`] go along.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,11 @@ use sluice_node_api::{TaskSpec, TestOrder, Work};
 
 use crate::command::image_files;
 use crate::hooks::may_run;
+
+/// The lists in a folder of each of which all files of a source must lie.
+pub(crate) fn lists(folders: &[Vec<String>], own: &Option<Vec<String>>) -> Vec<Vec<String>> {
+    folders.iter().chain(own).cloned().collect()
+}
 
 /// Refuses a backup or an inventory of what does not lie in a folder of each list, and in one of
 /// `own`, and a backup of what a program prints that is not allowed.
@@ -78,7 +84,7 @@ fn places(
     lists: &[Vec<String>],
     own: &Option<Vec<String>>,
 ) -> Result<(), String> {
-    let lists: Vec<&Vec<String>> = lists.iter().chain(own).collect();
+    let lists = self::lists(lists, own);
     if lists.is_empty() {
         return Ok(());
     }

@@ -29,6 +29,10 @@ pub(super) struct Case<'a> {
     pub(super) known: &'a [Finding],
     /// All instances of the project.
     pub(super) instances: &'a [Record<Instance>],
+    /// Instances of other projects: what they read is not this project's.
+    pub(super) strangers: &'a [Record<Instance>],
+    /// Folders in which the node that looked keeps snapshots, of whichever project.
+    pub(super) snapshot_folders: &'a BTreeSet<String>,
     /// What came of the last look.
     pub(super) last: &'a Looked,
     /// Whether somebody has said that what is not there is gone.
@@ -119,15 +123,22 @@ pub(super) fn judge(case: &Case<'_>) -> Verdict {
 /// What is there: each file once, or each folder with its files.
 fn units(case: &Case<'_>, verdict: &mut Verdict) -> Vec<Unit> {
     let known: BTreeSet<&str> = case.known.iter().map(|found| found.place.as_str()).collect();
+    let is_kept =
+        |disk: &&FoundDisk| case.snapshot_folders.iter().any(|at| lies_in(&disk.path, at));
+    let (kept, found): (Vec<&FoundDisk>, Vec<&FoundDisk>) =
+        case.report.disks.iter().partition(is_kept);
+    if !kept.is_empty() {
+        verdict.tell(format!("{} lie in folders for snapshots: they are no sources", kept.len()));
+    }
     let mut first: HashMap<&str, &str> = HashMap::new();
-    for disk in case.report.disks.iter().filter(|disk| !disk.identity.is_empty()) {
+    for disk in found.iter().filter(|disk| !disk.identity.is_empty()) {
         let one = first.entry(&disk.identity).or_insert(&disk.path);
         if known.contains(disk.path.as_str()) && !known.contains(*one) {
             *one = &disk.path;
         }
     }
     let mut disks = Vec::new();
-    for disk in &case.report.disks {
+    for disk in found {
         match first.get(disk.identity.as_str()) {
             Some(one) if *one != disk.path => {
                 verdict.tell(format!("{} was found twice: it is {one}, too", disk.path));
@@ -234,13 +245,8 @@ fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<St
                 .tell(format!("the source of {} was changed by hand: it is left alone", one.name));
         }
         let paths = paths(&unit.source).into_iter().chain([unit.place.as_str()]);
-        if let Some(other) = paths.into_iter().find_map(|path| others.claim(path)) {
-            let text = format!("{} is a source of {} already", unit.place, other.name);
-            match other.body.present {
-                true => verdict.tell(text),
-                // As after a catalog was rebuilt from repositories: it is not backed up.
-                false => verdict.warn(format!("{text}, which counts as absent: set it present")),
-            }
+        if let Some(claim) = paths.into_iter().find_map(|path| others.claim(path)) {
+            tell_claim(&unit.place, claim, verdict);
             continue;
         }
         let name = case.inventory.body.name_of(&unit.place);
@@ -256,6 +262,20 @@ fn seen(case: &Case<'_>, units: Vec<Unit>, verdict: &mut Verdict) -> BTreeSet<St
         }
     }
     seen
+}
+
+/// Something that was seen is another instance's.
+fn tell_claim(place: &str, claim: Claim<'_>, verdict: &mut Verdict) {
+    let Claim::Own(other) = claim else {
+        // Whose it is, and what it is called there, is not this project's to know.
+        return verdict.tell(format!("{place} is a source of another project"));
+    };
+    let text = format!("{place} is a source of {} already", other.name);
+    match other.body.present {
+        true => verdict.tell(text),
+        // As after a catalog was rebuilt from repositories: it is not backed up.
+        false => verdict.warn(format!("{text}, which counts as absent: set it present")),
+    }
 }
 
 /// A known instance was seen.
@@ -275,35 +295,53 @@ fn again(found: &Finding, one: &Record<Instance>, unit: Unit, verdict: &mut Verd
     }
 }
 
-/// Instances of the project that are not of this inventory, by what they read.
+/// Whose something is already.
+#[derive(Clone, Copy)]
+enum Claim<'a> {
+    /// An instance's of the project.
+    Own(&'a Record<Instance>),
+    /// Another project's.
+    Stranger,
+}
+
+/// Instances that are not of this inventory, by what they read.
 struct Others<'a> {
-    by_path: HashMap<&'a str, &'a Record<Instance>>,
-    folders: HashMap<&'a str, &'a Record<Instance>>,
+    by_path: HashMap<&'a str, Claim<'a>>,
+    folders: HashMap<&'a str, Claim<'a>>,
 }
 
 impl<'a> Others<'a> {
     fn of(case: &Case<'a>) -> Self {
         let by_id: HashMap<InstanceId, &Finding> =
             case.known.iter().map(|found| (found.instance, found)).collect();
-        let (mut by_path, mut folders) = (HashMap::new(), HashMap::new());
+        let mut others = Self { by_path: HashMap::new(), folders: HashMap::new() };
+        for one in case.strangers {
+            others.add(case, one, Claim::Stranger);
+        }
+        // Of what both read, the project's own is told.
         for one in case.instances {
             let own = by_id.get(&one.id).is_some_and(|found| found.source == one.body.source);
-            let node = case.inventory.body.node;
-            let elsewhere = one.body.node.is_some_and(|id| node.is_some_and(|own| own != id));
-            if own || elsewhere {
-                continue;
-            }
-            for path in paths(&one.body.source) {
-                by_path.insert(path, one);
-            }
-            if let Source::Folder { path } = &one.body.source {
-                folders.insert(path.trim_end_matches('/'), one);
+            if !own {
+                others.add(case, one, Claim::Own(one));
             }
         }
-        Self { by_path, folders }
+        others
     }
 
-    fn claim(&self, path: &str) -> Option<&'a Record<Instance>> {
+    fn add(&mut self, case: &Case<'a>, one: &'a Record<Instance>, claim: Claim<'a>) {
+        let node = case.inventory.body.node;
+        if one.body.node.is_some_and(|id| node.is_some_and(|own| own != id)) {
+            return;
+        }
+        for path in paths(&one.body.source) {
+            self.by_path.insert(path, claim);
+        }
+        if let Source::Folder { path } = &one.body.source {
+            self.folders.insert(path.trim_end_matches('/'), claim);
+        }
+    }
+
+    fn claim(&self, path: &str) -> Option<Claim<'a>> {
         let around = path.rsplit_once('/').map_or("", |(around, _)| around);
         self.by_path.get(path).or_else(|| self.folders.get(around)).copied()
     }

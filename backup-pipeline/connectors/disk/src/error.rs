@@ -22,6 +22,9 @@ pub enum DiskError {
     /// The image names another file in a way that is not followed.
     #[error("{0} names another file that is not followed: {1}")]
     Unsafe(PathBuf, String),
+    /// A file of the image, which is the second one, lies where nothing may be read.
+    #[error("{0} needs {1}, which lies in no folder from which sources may be read here")]
+    Outside(PathBuf, PathBuf),
     /// QEMU's tools are missing.
     #[error("reading this format needs qemu-nbd; install the package qemu-utils")]
     NoQemu(#[source] io::Error),

@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::{DiskError, Format};
+use crate::{DiskError, Format, Within};
 
 /// Bytes looked at from the beginning of a file; descriptors and backing names lie in there.
 const HEAD: usize = 64 << 10;
@@ -17,6 +17,8 @@ const HEAD: usize = 64 << 10;
 const LONGEST_CHAIN: usize = 64;
 /// Longest backing name, by the qcow2 specification.
 const LONGEST_NAME: u32 = 1023;
+/// Longest name of an extent: of a longer one QEMU takes the beginning.
+const LONGEST_EXTENT: usize = 511;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,13 +117,24 @@ pub fn qcow2_backing_format(head: &[u8]) -> Result<Option<String>, &'static str>
     }
 }
 
+/// A file that a VMDK descriptor names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmdkExtent {
+    /// As it is named there.
+    pub name: String,
+    /// Whether it has a header of its own, and is not the disk's bytes as they are.
+    pub sparse: bool,
+}
+
 /// The files a VMDK descriptor names.
 ///
 /// # Errors
-/// When it needs a parent, which is not followed.
-pub fn vmdk_extents(descriptor: &str) -> Result<Vec<String>, &'static str> {
+/// When it needs a parent, which is not followed, or a name is none that QEMU would take so.
+pub fn vmdk_extents(descriptor: &str) -> Result<Vec<VmdkExtent>, &'static str> {
     let mut files = Vec::new();
-    for line in descriptor.lines().map(str::trim) {
+    let mut rest = descriptor;
+    while !rest.is_empty() {
+        let line = rest.lines().next().unwrap_or_default().trim();
         // Whatever mentions a parent must say that there is none: QEMU is lenient about the rest.
         let word = line.to_ascii_lowercase();
         let parent = word.contains("parentfilenamehint")
@@ -129,27 +142,71 @@ pub fn vmdk_extents(descriptor: &str) -> Result<Vec<String>, &'static str> {
         if parent {
             return Err("it is a snapshot that needs its parent");
         }
-        let access = ["RW ", "RDONLY ", "NOACCESS "].iter().any(|word| line.starts_with(word));
-        if access && let Some((_, rest)) = line.split_once('"') {
-            files.push(rest.split('"').next().unwrap_or_default().to_owned());
+        // To QEMU all blanks are the same here, and ends of lines are blanks.
+        let access = rest.split_ascii_whitespace().next().unwrap_or_default();
+        if ["RW", "RDONLY", "NOACCESS"].contains(&access)
+            && let Some((before, name)) = rest.split_once('"')
+        {
+            let name = name.split(['"', '\r', '\n']).next().unwrap_or_default();
+            if name.len() > LONGEST_EXTENT {
+                return Err("the name of an extent is too long");
+            }
+            if name.contains(char::REPLACEMENT_CHARACTER) {
+                return Err("the name of an extent is no text");
+            }
+            files.push(VmdkExtent { name: name.to_owned(), sparse: before.contains("SPARSE") });
         }
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
     }
+    files.dedup();
     Ok(files)
 }
 
 /// The text of the descriptor in the head of a VMDK file.
 pub fn vmdk_descriptor(head: &[u8]) -> String {
-    let text = if head.starts_with(b"KDMV") {
-        // Sparse header: the descriptor's offset in sectors of 512 bytes at byte 28.
-        let sectors =
-            head.get(28..36).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let start = usize::try_from(sectors.saturating_mul(512)).unwrap_or(usize::MAX);
-        head.get(start..).unwrap_or_default()
-    } else {
-        head
-    };
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = from_descriptor(head).split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
+}
+
+/// The head of a VMDK file from its descriptor on, which ends at the first zero.
+fn from_descriptor(head: &[u8]) -> &[u8] {
+    if !head.starts_with(b"KDMV") {
+        return head;
+    }
+    // Sparse header: the descriptor's offset in sectors of 512 bytes at byte 28.
+    let start = usize::try_from(vmdk_number(head, 28).saturating_mul(512)).unwrap_or(usize::MAX);
+    head.get(start..).unwrap_or_default()
+}
+
+/// A field of the header of a sparse VMDK file.
+fn vmdk_number(head: &[u8], at: usize) -> u64 {
+    head.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// Looks at a file that a VMDK descriptor names, which lies in `folder`.
+fn look_at_extent(
+    path: &Path,
+    extent: &VmdkExtent,
+    folder: &Path,
+    within: &Within,
+) -> Result<(), DiskError> {
+    let file = folder.join(&extent.name);
+    // What is not there is QEMU's to miss: some extents it does not open.
+    let real = match std::fs::canonicalize(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        real => real.map_err(|error| DiskError::Io(file.clone(), error))?,
+    };
+    within.check(path, &real)?;
+    if !extent.sparse {
+        return Ok(());
+    }
+    let (_, _, head) = look(&real, Some(Format::Vmdk)).map_err(|e| DiskError::Io(file, e))?;
+    // One without a size has a descriptor of its own, whose extents QEMU would follow.
+    if head.starts_with(b"KDMV") && vmdk_number(&head, 12) == 0 && vmdk_number(&head, 28) != 0 {
+        let text = format!("extent {:?} names further files", extent.name);
+        return Err(DiskError::Unsafe(path.to_owned(), text));
+    }
+    Ok(())
 }
 
 /// Whether a name is a plain path: no protocol, no options.
@@ -163,6 +220,19 @@ fn is_plain(name: &str) -> bool {
 /// # Errors
 /// [`DiskError`].
 pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskError> {
+    inspect_within(path, named, &Within::default())
+}
+
+/// The same, and refuses a file outside of some folders before it is opened.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn inspect_within(
+    path: &Path,
+    named: Option<Format>,
+    within: &Within,
+) -> Result<Inspected, DiskError> {
+    let image = path;
     let mut chain: Vec<(PathBuf, Format)> = Vec::new();
     let mut next = Some((path.to_owned(), named));
     while let Some((path, named)) = next.take() {
@@ -176,6 +246,7 @@ pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskErro
             let text = format!("more than {LONGEST_CHAIN} backing files");
             return Err(DiskError::Unsafe(path, text));
         }
+        within.check(image, &real)?;
         let (this, said, head) = look(&real, named).map_err(failed)?;
         chain.push((real.clone(), this));
         if named.is_none() && this == Format::Raw && is_foreign(&head) {
@@ -210,15 +281,24 @@ pub fn inspect(path: &Path, named: Option<Format>) -> Result<Inspected, DiskErro
                 if descriptor.is_empty() {
                     return Err(invalid("its descriptor is not at its beginning"));
                 }
+                if head.len() == HEAD && !from_descriptor(&head).contains(&0) {
+                    return Err(invalid("its descriptor is too long"));
+                }
                 let extents = vmdk_extents(&descriptor).map_err(invalid)?;
-                for name in extents {
+                let folder = real.parent().unwrap_or(Path::new("/"));
+                for extent in extents {
+                    let name = &extent.name;
                     let own = real.file_name().is_some_and(|own| own == name.as_str());
-                    if name.contains('/') || !is_plain(&name) {
+                    if name.contains('/') || !is_plain(name) {
                         return Err(DiskError::Unsafe(path, format!("extent {name:?}")));
                     }
-                    if !said && !own {
-                        return Err(unsaid(&path, this, &name));
+                    if own {
+                        continue;
                     }
+                    if !said {
+                        return Err(unsaid(&path, this, name));
+                    }
+                    look_at_extent(&path, &extent, folder, within)?;
                 }
             }
         }
@@ -365,7 +445,17 @@ mod tests {
     #[test]
     fn vmdk_extents_stay_in_their_folder() {
         let text = "# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 FLAT \"../x.vmdk\" 0\n";
-        assert_eq!(vmdk_extents(text).unwrap(), ["../x.vmdk"]);
+        let named = |text: &str| -> Vec<String> {
+            vmdk_extents(text).unwrap().into_iter().map(|extent| extent.name).collect()
+        };
+        assert_eq!(named(text), ["../x.vmdk"]);
+        // As QEMU reads them: blanks of any kind, and over the ends of lines.
+        for odd in ["RW\t8\tFLAT\t\"/x\"\t0", "RW\n8 FLAT\n\"/x\" 0\n", " RW 8 FLAT \"/x\nq\""] {
+            assert_eq!(named(odd), ["/x"], "{odd:?}");
+        }
+        for bad in [&format!("RW 8 SPARSE \"{}\"", "x".repeat(512)), "RW 8 FLAT \"\u{fffd}\""] {
+            assert!(vmdk_extents(bad).is_err(), "{bad}");
+        }
         for bad in ["parentCID=12345678", "parentCID 12345678", " PARENTcid = ffffffff"] {
             assert!(vmdk_extents(bad).is_err(), "{bad}");
         }
@@ -374,6 +464,61 @@ mod tests {
         let disk = folder.path().join("d.vmdk");
         std::fs::write(&disk, text).unwrap();
         assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Unsafe(..)));
+    }
+
+    #[test]
+    fn vmdk_extents_hide_no_files_behind_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("shop")).unwrap();
+        let disk = at("shop/d.vmdk");
+        let text = |kind: &str| {
+            format!("# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 {kind} \"x.vmdk\" 0\n")
+        };
+        std::fs::write(&disk, text("FLAT")).unwrap();
+        std::fs::write(at("secret"), [7; 4096]).unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("shop/x.vmdk")).unwrap();
+        let within = Within::new(&[vec![at("shop").to_str().unwrap().to_owned()]]);
+        assert!(inspect(&disk, None).is_ok());
+        let error = inspect_within(&disk, None, &within).unwrap_err();
+        assert!(matches!(&error, DiskError::Outside(..)), "{error}");
+        // A header that leads to another descriptor, as QEMU takes it.
+        std::fs::remove_file(at("shop/x.vmdk")).unwrap();
+        let mut head = vec![0; 1024];
+        head[..4].copy_from_slice(b"KDMV");
+        head[28] = 1;
+        std::fs::write(at("shop/x.vmdk"), head).unwrap();
+        assert!(inspect_within(&disk, None, &within).is_ok(), "these are the disk's own bytes");
+        std::fs::write(&disk, text("SPARSE")).unwrap();
+        let error = inspect(&disk, None).unwrap_err();
+        assert!(error.to_string().contains("names further files"), "{error}");
+        // What is not looked at might name others.
+        std::fs::write(&disk, text("FLAT") + &"#".repeat(HEAD)).unwrap();
+        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Invalid(..)));
+    }
+
+    #[test]
+    fn backing_files_out_of_a_folder_are_no_way_out_of_it() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        std::fs::create_dir(at("shop")).unwrap();
+        std::fs::write(at("secret.raw"), [7; 4096]).unwrap();
+        std::fs::write(at("shop/base.raw"), [7; 4096]).unwrap();
+        std::os::unix::fs::symlink(at("secret.raw"), at("shop/link.raw")).unwrap();
+        std::fs::write(at("shop/middle.qcow2"), qcow2("../secret.raw")).unwrap();
+        let within = Within::new(&[vec![at("shop").to_str().unwrap().to_owned()]]);
+        let absolute = at("secret.raw");
+        let out = ["../secret.raw", absolute.to_str().unwrap(), "link.raw", "middle.qcow2"];
+        for name in out {
+            std::fs::write(at("shop/a.qcow2"), qcow2(name)).unwrap();
+            let error = inspect_within(&at("shop/a.qcow2"), None, &within).unwrap_err();
+            assert!(matches!(&error, DiskError::Outside(..)), "{name}: {error}");
+            assert!(error.to_string().contains("secret.raw"), "{error}");
+        }
+        std::fs::write(at("shop/a.qcow2"), qcow2("base.raw")).unwrap();
+        let inside = inspect_within(&at("shop/a.qcow2"), None, &within).unwrap();
+        assert_eq!(inside.chain.len(), 2);
+        assert!(inspect_within(&at("secret.raw"), None, &within).is_err());
     }
 
     proptest! {

@@ -9,7 +9,8 @@
 //!
 //! A raw disk is written by its guest. A guest that writes the header of another format to its
 //! disk must not thereby choose files of the host for the backup, so a guessed format may not name
-//! other files at all.
+//! other files at all. Whoever may read in some folders only gets no file from elsewhere by an
+//! image that names it ([`Within`]).
 
 mod error;
 mod format;
@@ -18,6 +19,7 @@ pub mod look;
 mod qemu;
 mod raw;
 pub mod snapshot;
+mod within;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use sluice_block::BlockRead;
 
 pub use error::DiskError;
 pub use format::Format;
+pub use within::Within;
 
 /// An opened image.
 pub struct DiskSource {
@@ -49,8 +52,21 @@ impl std::fmt::Debug for DiskSource {
 /// # Errors
 /// [`DiskError`] says what to do.
 pub async fn open(path: &Path, format: Option<Format>) -> Result<DiskSource, DiskError> {
-    let (path, named) = (path.to_owned(), format);
-    let inspected = tokio::task::spawn_blocking(move || inspect::inspect(&path, named))
+    open_within(path, format, &Within::default()).await
+}
+
+/// The same, of an image of which each file must lie in some folders.
+///
+/// # Errors
+/// [`DiskError`], and [`DiskError::Outside`] names the file that lies elsewhere.
+pub async fn open_within(
+    path: &Path,
+    format: Option<Format>,
+    within: &Within,
+) -> Result<DiskSource, DiskError> {
+    let (path, named, within) = (path.to_owned(), format, within.clone());
+    let inspect = move || inspect::inspect_within(&path, named, &within);
+    let inspected = tokio::task::spawn_blocking(inspect)
         .await
         .unwrap_or_else(|error| Err(DiskError::Task(error.to_string())))?;
     let (first, format) = inspected.chain.first().cloned().unwrap_or_default();

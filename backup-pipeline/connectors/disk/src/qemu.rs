@@ -37,6 +37,10 @@ impl QemuDisk {
     /// Serves the first file of a chain, with the others below it.
     pub(crate) async fn open(chain: &[(PathBuf, Format)]) -> Result<Self, DiskError> {
         let path = chain.first().map_or(Path::new(""), |(path, _)| path);
+        // It would be told a name that is almost the same, and open another file.
+        if let Some((odd, _)) = chain.iter().find(|(file, _)| file.to_str().is_none()) {
+            return Err(DiskError::Qemu(odd.clone(), "its name is not UTF-8".into()));
+        }
         let folder = tempfile::Builder::new()
             .prefix("sluice-")
             .tempdir()

@@ -25,8 +25,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::ioctl_ficlone;
 use rustix::io::Errno;
 
-use crate::inspect::inspect;
-use crate::{DiskError, Format};
+use crate::inspect::inspect_within;
+use crate::{DiskError, Format, Within};
 
 /// Behind the name of a snapshot that is not whole.
 const PART: &str = ".part";
@@ -101,7 +101,8 @@ pub struct KeptImage {
 }
 
 /// Makes a snapshot of images, each with its name, in the first of `folders` that lies on their
-/// file system. One that is there already is told again, as it was made.
+/// file system. One that is there already is told again, as it was made. All files of the images
+/// must lie where `within` says.
 ///
 /// # Errors
 /// [`SnapshotError`].
@@ -109,11 +110,12 @@ pub fn make(
     name: &str,
     folders: &[PathBuf],
     images: &[(String, PathBuf)],
+    within: &Within,
 ) -> Result<Snapshot, SnapshotError> {
     check_name(name)?;
     for (image, path) in images {
         check_name(image)?;
-        check_image(path)?;
+        check_image(path, within)?;
     }
     if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|one| one.is_dir()) {
         return told(&folder, images);
@@ -173,13 +175,13 @@ fn check_name(name: &str) -> Result<(), SnapshotError> {
 }
 
 /// Refuses what has no snapshot before anything is made.
-fn check_image(path: &Path) -> Result<(), SnapshotError> {
+fn check_image(path: &Path, within: &Within) -> Result<(), SnapshotError> {
     let metadata = std::fs::metadata(path).map_err(failed(path))?;
     if metadata.file_type().is_block_device() {
         return Err(SnapshotError::Device(path.to_owned()));
     }
     let image = |error| SnapshotError::Image(path.to_owned(), error);
-    let inspected = inspect(path, None).map_err(image)?;
+    let inspected = inspect_within(path, None, within).map_err(image)?;
     let several = || SnapshotError::SeveralFiles(path.to_owned());
     match &inspected.chain[..] {
         [(real, Format::Vmdk)] => {
@@ -265,6 +267,14 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
 mod tests {
     use super::*;
 
+    fn make(
+        name: &str,
+        folders: &[PathBuf],
+        images: &[(String, PathBuf)],
+    ) -> Result<Snapshot, SnapshotError> {
+        super::make(name, folders, images, &Within::default())
+    }
+
     /// A folder with an image, and a folder for snapshots beside it.
     fn lab() -> (tempfile::TempDir, Vec<(String, PathBuf)>, Vec<PathBuf>) {
         let base = tempfile::tempdir().unwrap();
@@ -313,6 +323,10 @@ mod tests {
         let top = [("top".to_owned(), path)];
         let error = make("one", &folders, &top).unwrap_err();
         assert!(matches!(error, SnapshotError::SeveralFiles(_)), "{error}");
+        let elsewhere = Within::new(&[vec!["/dev".to_owned()]]);
+        let error = super::make("one", &folders, &images, &elsewhere).unwrap_err();
+        assert!(matches!(error, SnapshotError::Image(_, DiskError::Outside(..))), "{error}");
+        assert!(error.is_refusal() && !folders[0].exists());
         for bad in ["", "..", "a/b", ".x", "x.part"] {
             assert!(matches!(make(bad, &folders, &images), Err(SnapshotError::Name(_))), "{bad}");
             assert!(matches!(remove(bad, &folders), Err(SnapshotError::Name(_))), "{bad}");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sluice_block::conformance;
-use sluice_connector_disk::{DiskError, Format, open};
+use sluice_connector_disk::{DiskError, Format, Within, open, open_within};
 
 fn tool(name: &str, args: &[&str]) -> String {
     let output = Command::new(name)
@@ -92,6 +92,31 @@ async fn overlays_show_what_lies_below_also_where_the_sizes_differ() {
         reads_as_qemu(&path, Format::Qcow2, "qcow2").await;
         let disk = open(&path, None).await.unwrap();
         assert_eq!(disk.files.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_reads_nothing_that_lies_outside_of_the_folders_that_are_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = make_raw(folder.path());
+    let shop = folder.path().join("shop");
+    std::fs::create_dir(&shop).unwrap();
+    let inside = shop.join("base.raw");
+    std::fs::copy(&raw, &inside).unwrap();
+    let within = Within::new(&[vec![text(&shop).to_owned()], vec![text(folder.path()).to_owned()]]);
+    for (name, base) in [("out.qcow2", &raw), ("in.qcow2", &inside)] {
+        let path = shop.join(name);
+        let create = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"];
+        tool("qemu-img", &[&create[..], &[text(base), text(&path)]].concat());
+        let opened = open_within(&path, None, &within).await;
+        if base == &inside {
+            conformance::read(&*opened.unwrap().device, &std::fs::read(&raw).unwrap()).await;
+            continue;
+        }
+        let error = opened.unwrap_err();
+        let named = matches!(&error, DiskError::Outside(_, file) if file.ends_with("disk.raw"));
+        assert!(named, "{error}");
+        assert!(open(&path, None).await.is_ok(), "nobody has forbidden it here");
     }
 }
 

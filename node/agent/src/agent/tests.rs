@@ -121,7 +121,7 @@ async fn what_runs_has_ended_before_the_lease_while_reports_hang() {
     let agent = server.agent(&folder, "echo $$ > pid; exec sleep 1000");
     let asked = Instant::now();
     let tenure = tenure(TaskSpec::Collect {}, 8_000);
-    let steps = steps(&TaskSpec::Collect {}, false, folder.path()).unwrap();
+    let steps = steps(&TaskSpec::Collect {}, &[], false, folder.path()).unwrap();
     let (mut lines, shutdown) = (Vec::new(), CancellationToken::new());
     let ended = tokio::select! {
         ended = agent.perform_steps(&tenure, steps, &mut lines, &shutdown) => ended,

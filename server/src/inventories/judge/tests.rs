@@ -9,6 +9,8 @@ struct World {
     inventory: Record<Inventory>,
     known: Vec<Finding>,
     instances: Vec<Record<Instance>>,
+    strangers: Vec<Record<Instance>>,
+    snapshot_folders: BTreeSet<String>,
     last: Looked,
     accept_gone: bool,
 }
@@ -30,7 +32,8 @@ impl World {
         let body = serde_json::from_value(json!({"look": look})).unwrap();
         let inventory: Record<Inventory> = Record::draft(Some(ProjectId::new(1)), body);
         let (known, instances, last) = (Vec::new(), Vec::new(), Looked::default());
-        Self { inventory, known, instances, last, accept_gone: false }
+        let (strangers, snapshot_folders) = (Vec::new(), BTreeSet::new());
+        Self { inventory, known, instances, strangers, snapshot_folders, last, accept_gone: false }
     }
 
     fn judge(&self, report: &InventoryReport) -> Verdict {
@@ -39,6 +42,8 @@ impl World {
             report,
             known: &self.known,
             instances: &self.instances,
+            strangers: &self.strangers,
+            snapshot_folders: &self.snapshot_folders,
             last: &self.last,
             accept_gone: self.accept_gone,
         })
@@ -210,6 +215,61 @@ fn what_was_made_by_hand_is_left_alone() {
     // It is all gone, and they are no concern of the inventory.
     world.inventory.body.most_gone_percent = 100;
     assert_eq!(counts(&world.judge(&report(&[]))), [0; 4]);
+}
+
+#[test]
+fn what_another_project_reads_is_not_found_and_its_name_is_not_told() {
+    let mut world = World::new(json!({}));
+    let mut stranger = |name: &str, source: Value, node: Option<NodeId>| {
+        let body = serde_json::from_value(json!({"source": source, "node": node})).unwrap();
+        let mut one = Record::draft(Some(ProjectId::new(2)), body);
+        (one.id, one.name) = (InstanceId::new(90 + world.strangers.len() as u64), name.to_owned());
+        world.strangers.push(one);
+    };
+    let image = json!({"kind": "disk-files", "images": [{"path": "/srv/images/a.raw"}]});
+    stranger("secret-a", image, None);
+    // As imports are: a folder with the images in it.
+    stranger("secret-x", json!({"kind": "folder", "path": "/srv/images/x"}), Some(NodeId::new(9)));
+    let paths = [&THREE[..2], &["/srv/images/x/y.raw"]].concat();
+    let verdict = world.judge(&report(&paths));
+    assert_eq!(names(&verdict), ["b"]);
+    let told = |text: &str| verdict.lines.iter().filter(|(_, line)| line.contains(text)).count();
+    assert_eq!((told("is a source of another project"), told("secret")), (2, 0));
+    // A name is another project's own matter, and so is what lies on another node.
+    world.strangers[0].name = "b".into();
+    world.inventory.body.node = Some(NodeId::new(8));
+    assert_eq!(names(&world.judge(&report(&paths))), ["b", "y"]);
+    // What both read is told by the name that the project knows.
+    world.instance("mine", Source::Device { path: "/srv/images/a.raw".into() }, None);
+    let lines = world.judge(&report(&paths)).lines;
+    assert!(lines.iter().any(|(_, line)| line.contains("a source of mine already")));
+    // What was found before somebody else named it stays what it is.
+    let mut found = World::new(json!({}));
+    found.look(&report(&THREE));
+    found.strangers = world.strangers;
+    let verdict = found.look(&report(&THREE));
+    assert_eq!((counts(&verdict), verdict.warns()), ([0; 4], false));
+}
+
+#[test]
+fn what_a_node_keeps_as_snapshots_is_no_source() {
+    let kept = "/srv/images/kept/s1/vda/d.raw";
+    for more in [json!({}), json!({"per": "folder"})] {
+        let mut world = World::new(more);
+        let seen = report(&["/srv/images/a/x.raw", kept, "/srv/images/kepts/y.raw"]);
+        assert_eq!(names(&world.judge(&seen)).len(), 3);
+        world.snapshot_folders.insert("/srv/images/kept/".into());
+        let verdict = world.judge(&seen);
+        assert_eq!((names(&verdict).len(), verdict.there, verdict.warns()), (2, 2, false));
+        assert!(verdict.add.iter().all(|(_, unit)| !kept.starts_with(&unit.place)));
+        assert!(verdict.lines.iter().any(|(_, line)| line.contains("1 lie in folders for snap")));
+    }
+    // A link to the same file that lies elsewhere is the one that counts.
+    let mut world = World::new(json!({}));
+    world.snapshot_folders.insert("/srv/images/kept".into());
+    let mut twice = report(&[kept, "/srv/images/d.raw"]);
+    twice.disks.iter_mut().for_each(|disk| disk.identity = "one".into());
+    assert_eq!(names(&world.judge(&twice)), ["d"]);
 }
 
 #[test]
