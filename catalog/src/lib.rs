@@ -53,7 +53,7 @@ pub use model::access::{Binding, Group, OpenSession, Role, Session, Token, User}
 pub use model::approval::{Approval, ApprovalFilter, ApprovalState, NewApproval};
 pub use model::assign::{Assign, Having};
 pub use model::destination::{Destination, Maintenance, MaintenanceWork};
-pub use model::event::RetentionEvent;
+pub use model::event::{EventFilter, RetentionEvent};
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};

@@ -446,7 +446,7 @@ async fn pruned(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
 }
 
 /// Restore points whose ids are told instance by instance.
-fn by_instance(told: &Value) -> impl Iterator<Item = String> {
+pub(crate) fn by_instance(told: &Value) -> impl Iterator<Item = String> {
     let instances = told.as_object().into_iter().flatten();
     instances.flat_map(|(instance, ids)| {
         let ids = ids.as_array().into_iter().flatten().filter_map(Value::as_str);

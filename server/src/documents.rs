@@ -10,9 +10,10 @@ use serde_json::Value;
 const LARGEST: usize = 64 << 10;
 
 /// Lists of these kinds of tasks are of everything that is there, and grow with it.
-const LONG: [(&str, &[&str]); 3] = [
+const LONG: [(&str, &[&str]); 4] = [
     ("prune", &["points", "gone", "left"]),
     ("copy", &["copies", "pruned"]),
+    ("verify", &["looked"]),
     ("stat", &["by_instance", "by_project", "damage"]),
 ];
 
@@ -71,6 +72,8 @@ mod tests {
         let stat = json!({"stored_bytes": 5, "by_instance": [{}], "by_project": null});
         let told = json!({"stored_bytes": 5, "by_instance": 1, "by_project": null});
         assert_eq!(kept("stat", stat), told);
+        let verify = json!({"damage": [], "points": 3, "looked": {"a": ["x", "y"], "b": ["z"]}});
+        assert_eq!(kept("verify", verify), json!({"damage": [], "points": 3, "looked": 3}));
         assert_eq!(kept("prune", Value::Null), Value::Null);
     }
 

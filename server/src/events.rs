@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    ByHand, DestinationId, Having, Instance, InstanceId, Keep, NewTask, Point, PointId, Policy,
-    PolicyId, Record, RetentionEvent, Tx,
+    ByHand, CatalogError, DestinationId, ErrorKind, Having, Instance, InstanceId, Keep, NewTask,
+    Point, PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
 };
 use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
 use utoipa::ToSchema;
@@ -57,6 +57,14 @@ fn until(keep: &Keep, events: &[RetentionEvent], point: Option<PointId>) -> Opti
     ends.reduce(|a, b| Some(a?.max(b?))).unwrap_or(Some(0))
 }
 
+/// What there is. What cannot be read is there: without its time, it would be pruned.
+fn maybe<T>(found: Result<T, CatalogError>) -> Result<Option<T>, CatalogError> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// What a node is told of it; nothing when the rules name no event.
 pub(crate) async fn order(
     tx: &mut Tx,
@@ -73,7 +81,7 @@ pub(crate) async fn order(
         let ends = until(keep, &events, Some(id));
         // A copy has a name of its own.
         let mut points = tx.copies_of(&[id]).await?;
-        points.extend(tx.point(id, &EVERYTHING).await.ok());
+        points.extend(maybe(tx.point(id, &EVERYTHING).await)?);
         points_ms.extend(points.into_iter().map(|point| (point.new.point, ends)));
     }
     Ok(Some(UntilOrder { all_ms: until(keep, &events, None), points_ms }))
@@ -219,18 +227,25 @@ impl Keepings {
         Ok(Self { policies, by_hand, known: BTreeMap::new() })
     }
 
-    /// Those of a restore point.
+    /// What is kept of an instance, and its events.
+    async fn look(&self, tx: &mut Tx, instance: InstanceId) -> Result<Known> {
+        let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+        let own = self.policies.iter();
+        let own = own.filter(|policy| Having::of(policy, &self.by_hand).has(&instance));
+        let keeps = own.flat_map(|policy| policy.body.keeps()).collect();
+        Ok((keeps, tx.events_of(instance.id).await?))
+    }
+
+    /// Those of a restore point. Of an instance that cannot be read nobody knows, and no policy
+    /// takes it.
     pub(crate) async fn of(&mut self, tx: &mut Tx, point: &Point) -> Result<Vec<Keeping>> {
         if self.policies.is_empty() {
             return Ok(Vec::new());
         }
         if !self.known.contains_key(&point.instance) {
-            let instance = tx.get::<Instance>(point.instance, &EVERYTHING).await?;
-            let own = self.policies.iter();
-            let own = own.filter(|policy| Having::of(policy, &self.by_hand).has(&instance));
-            let keeps = own.flat_map(|policy| policy.body.keeps()).collect();
-            let events = tx.events_of(point.instance).await?;
-            self.known.insert(point.instance, (keeps, events));
+            let known = self.look(tx, point.instance).await;
+            let known = go_on(&format!("the retention of instance {}", point.instance), known)?;
+            self.known.insert(point.instance, known.unwrap_or_default());
         }
         let Some((keeps, events)) = self.known.get(&point.instance) else { return Ok(Vec::new()) };
         let mut longest: BTreeMap<&String, u32> = BTreeMap::new();
@@ -269,6 +284,16 @@ mod tests {
     fn keep(events: &[(&str, u32)]) -> Keep {
         let after_event = events.iter().map(|(name, days)| ((*name).to_owned(), *days)).collect();
         Keep { after_event, ..Keep::default() }
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_passed_over() {
+        let failed = |kind| maybe::<()>(Err(CatalogError::new(kind, "a restore point")));
+        assert_eq!(maybe(Ok(7)).unwrap(), Some(7));
+        assert_eq!(failed(ErrorKind::NotFound).unwrap(), None);
+        for kind in [ErrorKind::Damaged, ErrorKind::Unavailable] {
+            assert_eq!(failed(kind).unwrap_err().kind(), kind);
+        }
     }
 
     #[test]

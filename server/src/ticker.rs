@@ -308,8 +308,7 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             } else if let Some(verify) = verifications::at(&policy.body, slot.rule)
                 && !due.run.is_empty()
             {
-                let key = (slot.key.as_str(), due.last);
-                verifications::due(batch.tx, batch.policy, verify, key, batch.now).await?;
+                verifications::due(batch.tx, batch.policy, verify, (&slot.key, &due), now).await?;
             } else if let Some(rule) = kept::at(&policy.body, slot.rule) {
                 batch.add_snapshots(rule, &due).await?;
             }

@@ -3,7 +3,8 @@
 //! ```text
 //!   a backup ended ──► verify the new point, as deep as the deepest rule says
 //!   a schedule is due ──► verify all points of each instance at the rule's destination
-//!   a verification ended, whoever asked ──► each point it looked at is sound or damaged
+//!   a verification ended, whoever asked ──► each point it looked at is sound or damaged,
+//!                                           and what it did not find there is unproven
 //! ```
 //!
 //! A restore point that no verification has looked at is *unproven*. Damage stays noted until as
@@ -14,17 +15,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 use sluice_catalog::{
-    BackupType, Checked, DestinationId, Instance, InstanceId, NewTask, Point, PointId, Policy,
-    PolicyId, ProofState, Record, Rule, Task, Tx, VerifyDepth, VerifyRule,
+    BackupType, Checked, DestinationId, Having, Instance, InstanceId, Missed, NewTask, Point,
+    PointId, Policy, PolicyId, ProjectId, ProofState, Record, Rule, Task, Tx, VerifyDepth,
+    VerifyRule, Visible,
 };
 use sluice_node_api::TaskSpec;
+use sluice_scheduler::plan::MissReason;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::usage::every;
 use crate::complaint::go_on;
+use crate::dispatch::by_instance;
 use crate::ledger;
 use crate::problem::Result;
+use crate::ticker::Due;
 
 /// After backups, like the maintenance of destinations.
 const PRIORITY: u32 = 30;
@@ -113,44 +118,68 @@ pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) 
     Ok(())
 }
 
-/// A schedule of verifications is due: for the instances that have restore points there.
+/// A schedule of verifications is due: for the instances that have restore points there. What is
+/// not verified now is missed.
 pub(crate) async fn due(
     tx: &mut Tx,
     policy: &Record<Policy>,
     (rule, verify): (&Rule, &VerifyRule),
-    (key, at): (&str, u64),
+    (key, due): (&str, &Due),
     now: u64,
 ) -> Result<()> {
+    let Some((first_ms, _)) = due.run.first() else { return Ok(()) };
+    let missed = |instance: Option<&Record<Instance>>, reason: MissReason| Missed {
+        policy: policy.id,
+        schedule: key.to_owned(),
+        instance: instance.map(|instance| instance.id),
+        project: instance.map_or(policy.project, |instance| instance.project),
+        reason: reason.name().to_owned(),
+        first_ms: *first_ms,
+        last_ms: due.last,
+        times: due.run.len() as u64,
+    };
     if verify.paused {
-        return Ok(());
+        return Ok(tx.add_missed(&missed(None, MissReason::Paused)).await?);
     }
-    let destination = rule.destination;
     for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        let newest = tx.newest_point(instance.id, Some(destination), None).await?;
-        let busy = tx.is_verified(instance.id, destination).await?;
-        if instance.body.paused || newest.is_none() || busy {
-            continue;
-        }
-        let added = add(tx, policy.id, &instance, (destination, verify), (key, at), now).await;
-        go_on(&format!("the verification of instance {}", instance.id), added)?;
+        let added = add(tx, policy.id, &instance, (rule, verify), (key, due.last), now).await;
+        let reason = match go_on(&format!("the verification of instance {}", instance.id), added)? {
+            Some(None) => continue,
+            Some(Some(reason)) => reason,
+            None => MissReason::Broken,
+        };
+        tx.add_missed(&missed(Some(&instance), reason)).await?;
     }
     Ok(())
 }
 
+/// Adds the verification of one instance, if it has any restore points; or tells why there is none.
 async fn add(
     tx: &mut Tx,
     policy: PolicyId,
     instance: &Record<Instance>,
-    (destination, verify): (DestinationId, &VerifyRule),
+    (rule, verify): (&Rule, &VerifyRule),
     (key, at): (&str, u64),
     now: u64,
-) -> Result<()> {
+) -> Result<Option<MissReason>> {
+    let destination = rule.destination;
+    if tx.newest_point(instance.id, Some(destination), None).await?.is_none() {
+        return Ok(None);
+    }
+    if instance.body.paused {
+        return Ok(Some(MissReason::Paused));
+    }
+    // What follows a backup looks at one restore point, and stands for none of the others.
+    let own = format!("{policy}/{key}/{}/", instance.id);
+    if tx.is_verified(instance.id, &own).await? {
+        return Ok(Some(MissReason::StillActive));
+    }
     let (data, sample) = depth(verify);
     let name = ledger::name(tx, instance).await?;
     let spec = TaskSpec::Verify { point: None, instance: Some(name), sample, data };
-    let key = Some(format!("{policy}/{key}/{}/{at}", instance.id));
-    tx.add_task(&task(instance, (destination, policy), key, &spec), now).await?;
-    Ok(())
+    let due_key = Some(format!("{own}{at}"));
+    tx.add_task(&task(instance, (destination, policy), due_key, &spec), now).await?;
+    Ok(None)
 }
 
 /// The restore points that need something that is damaged, as a document names them.
@@ -176,7 +205,11 @@ pub(crate) async fn ended(tx: &mut Tx, task: &Task, document: &Value, now: u64) 
             None => _ = damaged.insert(name),
         }
     }
+    // A node of an earlier release does not tell what was there, and of too many nobody does.
+    let seen: Option<BTreeSet<String>> =
+        document["looked"].is_object().then(|| by_instance(&document["looked"]).collect());
     let looked = Checked {
+        seen: seen.as_ref(),
         destination,
         instance: task.new.instance,
         point: point.as_deref(),
@@ -219,34 +252,73 @@ impl Doubt {
     }
 }
 
-/// All restore points that are damaged, and of each instance the newest that is to be proven and
-/// is not.
-pub(crate) async fn doubts(tx: &mut Tx) -> Result<BTreeMap<InstanceId, Vec<Doubt>>> {
-    let mut all: BTreeMap<InstanceId, Vec<Doubt>> = BTreeMap::new();
-    for point in tx.damaged_points(None, None).await? {
-        all.entry(point.instance).or_default().push(Doubt::of(point, DoubtState::Damaged));
+/// What rules want of the restore points of instances at a destination.
+#[derive(Default)]
+struct Asked {
+    /// That of each the newest was verified.
+    each: BTreeSet<InstanceId>,
+    /// That any was, by schedules.
+    any: BTreeSet<InstanceId>,
+}
+
+/// What is asked of the instances that somebody may know of, in few statements however many they
+/// are.
+async fn asked(
+    tx: &mut Tx,
+    visible: &Visible,
+    project: Option<ProjectId>,
+) -> Result<BTreeMap<DestinationId, Asked>> {
+    let mut asked: BTreeMap<DestinationId, Asked> = BTreeMap::new();
+    // Who has a role on an instance alone sees no policies.
+    let mut policies = every::<Policy>(tx, &EVERYTHING).await?;
+    policies.retain(|policy| wanted(&policy.body).next().is_some());
+    if policies.is_empty() {
+        return Ok(asked);
     }
-    for policy in every::<Policy>(tx, &EVERYTHING).await? {
-        if wanted(&policy.body).next().is_none() {
+    let by_hand = tx.by_hand().await?;
+    let having: Vec<Having<'_>> = policies.iter().map(|one| Having::of(one, &by_hand)).collect();
+    for instance in every::<Instance>(tx, visible).await? {
+        if project.is_some() && project != instance.project {
             continue;
         }
-        for instance in tx.instances_of(&policy, &EVERYTHING).await? {
-            for (rule, verify) in wanted(&policy.body) {
-                let newest = tx.newest_point(instance.id, Some(rule.destination), None).await?;
-                let Some(point) = newest else { continue };
-                let proven = match verify.schedules.is_empty() {
-                    true => point.proof.is_some(),
-                    false => tx.any_proven(instance.id, rule.destination).await?,
-                };
-                let damaged = point.proof.is_some_and(|one| one.state == ProofState::Damaged);
-                let known = all.entry(instance.id).or_default();
-                if !proven && !damaged && known.iter().all(|doubt| doubt.point != point.id) {
-                    known.push(Doubt::of(point, DoubtState::Unproven));
-                }
+        let own = having.iter().filter(|one| one.has(&instance));
+        for (rule, verify) in own.flat_map(|one| wanted(&one.policy().body)) {
+            let here = asked.entry(rule.destination).or_default();
+            match verify.schedules.is_empty() {
+                true => here.each.insert(instance.id),
+                false => here.any.insert(instance.id),
+            };
+        }
+    }
+    Ok(asked)
+}
+
+/// All restore points that are damaged, and of each instance the newest that is to be proven and
+/// is not: of those that somebody may know of, in one project when it is named.
+pub(crate) async fn doubts(
+    tx: &mut Tx,
+    visible: &Visible,
+    project: Option<ProjectId>,
+) -> Result<BTreeMap<InstanceId, Vec<Doubt>>> {
+    let mut all: BTreeMap<InstanceId, Vec<Doubt>> = BTreeMap::new();
+    for point in tx.damaged_points(visible, project).await? {
+        all.entry(point.instance).or_default().push(Doubt::of(point, DoubtState::Damaged));
+    }
+    for (destination, Asked { each, any }) in asked(tx, visible, project).await? {
+        let instances: Vec<InstanceId> = each.union(&any).copied().collect();
+        let any: Vec<InstanceId> = any.into_iter().collect();
+        let proven = tx.proven_of(destination, &any).await?;
+        let unproven: BTreeSet<InstanceId> =
+            any.into_iter().filter(|id| !proven.contains(id)).collect();
+        for point in tx.newest_points(destination, &instances).await? {
+            let damaged = point.proof.is_some_and(|one| one.state == ProofState::Damaged);
+            let new = each.contains(&point.instance) && point.proof.is_none();
+            if !damaged && (new || unproven.contains(&point.instance)) {
+                let known = all.entry(point.instance).or_default();
+                known.push(Doubt::of(point, DoubtState::Unproven));
             }
         }
     }
-    all.retain(|_, doubts| !doubts.is_empty());
     Ok(all)
 }
 

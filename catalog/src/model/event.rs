@@ -1,5 +1,16 @@
 use crate::id::{InstanceId, PointId, ProjectId, RetentionEventId};
 
+/// Which events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Those of this instance, and of its restore points.
+    pub instance: Option<InstanceId>,
+    /// Those of this project.
+    pub project: Option<ProjectId>,
+    /// Those that rules call so.
+    pub event: Option<String>,
+}
+
 /// An event that has happened: what retention was waiting for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionEvent {

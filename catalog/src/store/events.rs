@@ -4,9 +4,10 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number, query, text_of};
 use crate::error::{CatalogError, Result};
+use crate::found::Found;
 use crate::id::{InstanceId, PointId, ProjectId, RetentionEventId};
 use crate::listed::Listed;
-use crate::model::event::RetentionEvent;
+use crate::model::event::{EventFilter, RetentionEvent};
 use crate::model::grant::Resource;
 use crate::model::policy::check_event;
 use crate::record::Page;
@@ -80,20 +81,24 @@ impl Tx {
         RetentionEvent::read(&row)
     }
 
-    /// The events that the caller may know of, those noted first before others; of one instance
-    /// when it is named.
+    /// The events that the caller may know of, those noted first before others, with those that
+    /// cannot be read apart.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn events(
         &mut self,
         visible: &Visible,
-        instance: Option<InstanceId>,
+        filter: &EventFilter,
         page: &Page,
-    ) -> Result<Vec<RetentionEvent>> {
-        let list = Listed::oldest("retention_events", COLUMNS).of("instance_id", text_of(instance));
-        let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
-        rows.iter().map(RetentionEvent::read).collect()
+    ) -> Result<Found<RetentionEvent>> {
+        let visible = visible.of_project(filter.project);
+        let list = Listed::oldest("retention_events", COLUMNS)
+            .of("instance_id", text_of(filter.instance))
+            .also("project_id", text_of(filter.project))
+            .also("event", filter.event.clone().unwrap_or_default());
+        let rows = self.page(list, (&visible, &Whose::OF_INSTANCE), page).await?;
+        Found::by_id(&rows, page.limit, RetentionEvent::read)
     }
 
     /// An event, if the caller may know of it.

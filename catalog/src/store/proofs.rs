@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::any::AnyRow;
 
-use crate::db::{Columns, Tx, number, query, text_of};
+use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
-use crate::id::{DestinationId, InstanceId, PointId};
+use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
 use crate::model::point::Point;
 use crate::model::proof::{BackupType, VerifyDepth};
+use crate::visible::{Visible, Whose};
 
-/// Damaged restore points that are named in one statement. Where there are more, nothing is taken
-/// for healed.
-const MOST_NAMED: usize = 1000;
+/// Restore points that are named in one statement.
+const AT_ONCE: usize = 500;
+/// Those that a verification was to look at: four values.
+const SCOPE: &str = "destination_id = $1 AND ($2 = '' OR instance_id = $2) \
+    AND ($3 = '' OR point = $3) AND id < $4 AND removed_ms IS NULL";
 
 /// What a verification looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,26 @@ pub struct Checked<'a> {
     pub depth: VerifyDepth,
     /// What is younger was not looked at, in milliseconds since 1970.
     pub before_ms: u64,
+    /// The names of all that was there and was looked at. When that is not known, nothing is
+    /// proven but the only restore point.
+    pub seen: Option<&'a BTreeSet<String>>,
+}
+
+impl Checked<'_> {
+    /// With the values of `SCOPE`.
+    fn scoped(&self, statement: Query, before: &str) -> Query {
+        statement
+            .bind(self.destination.to_string())
+            .bind(text_of(self.instance))
+            .bind(self.point.unwrap_or_default().to_owned())
+            .bind(before.to_owned())
+    }
+}
+
+/// Places for so many values.
+fn places(first: usize, many: usize) -> String {
+    let all: Vec<String> = (first..first + many).map(|at| format!("${at}")).collect();
+    all.join(", ")
 }
 
 impl Tx {
@@ -45,8 +68,9 @@ impl Tx {
         self.run(update.bind(point.to_owned())).await.map(drop)
     }
 
-    /// Notes what a verification found. Damage is gone where as much was read again: after a
-    /// sample or all data, all data; after a look at the structure, anything.
+    /// Notes what a verification found: what it looked at and did not find damaged is sound, and
+    /// what it should have looked at and did not is unproven. Damage is gone where as much was
+    /// read again: after a sample or all data, all data; after a look at the structure, anything.
     ///
     /// # Errors
     /// Those of the database.
@@ -67,35 +91,53 @@ impl Tx {
                 .bind(looked.destination.to_string());
             self.run(update.bind(point.clone())).await?;
         }
+        // Ids begin with the time, to the millisecond.
+        let before = PointId::new(looked.before_ms).to_string()[..13].to_owned();
+        self.unprove(&looked, &before).await?;
         // What was found damaged just now stays so.
-        let many = damaged.len() > MOST_NAMED;
-        let named: Vec<&String> = damaged.iter().filter(|_| !many).collect();
+        let sound: Vec<&str> = match (looked.seen, looked.point) {
+            (Some(seen), _) => seen.difference(damaged).map(String::as_str).collect(),
+            (None, Some(point)) if !damaged.contains(point) => vec![point],
+            (None, _) => Vec::new(),
+        };
         let heals = match looked.depth {
-            _ if many => "AND proof <> 'damaged'",
             VerifyDepth::Data => "",
             _ => "AND (proof <> 'damaged' OR proof_depth = 'structure')",
         };
-        let places: Vec<String> = (0..named.len()).map(|at| format!("${}", at + 7)).collect();
-        let others = match places.is_empty() {
-            true => String::new(),
-            false => format!("AND point NOT IN ({})", places.join(", ")),
-        };
-        let sql = format!(
-            "UPDATE points SET proof = 'sound', proof_depth = $1, proof_ms = $2 \
-             WHERE destination_id = $3 AND ($4 = '' OR instance_id = $4) \
-             AND ($5 = '' OR point = $5) AND id < $6 AND removed_ms IS NULL {others} {heals}"
-        );
-        // Ids begin with the time, to the millisecond.
-        let before = PointId::new(looked.before_ms).to_string()[..13].to_owned();
-        let update = query(sql)
-            .bind(looked.depth.word())
-            .bind(number(now_ms))
-            .bind(looked.destination.to_string())
-            .bind(text_of(looked.instance))
-            .bind(looked.point.unwrap_or_default().to_owned())
-            .bind(before);
-        let update = named.into_iter().fold(update, |update, point| update.bind(point.clone()));
-        self.run(update).await.map(drop)
+        for part in sound.chunks(AT_ONCE) {
+            let sql = format!(
+                "UPDATE points SET proof = 'sound', proof_depth = $5, proof_ms = $6 \
+                 WHERE {SCOPE} AND point IN ({}) {heals}",
+                places(7, part.len())
+            );
+            let update = looked.scoped(query(sql), &before);
+            let update = update.bind(looked.depth.word()).bind(number(now_ms));
+            let update = part.iter().fold(update, |update, point| update.bind((*point).to_owned()));
+            self.run(update).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what was known of restore points that should have been looked at and were not
+    /// there. Damage stays noted.
+    async fn unprove(&mut self, looked: &Checked<'_>, before: &str) -> Result<()> {
+        let Some(seen) = looked.seen else { return Ok(()) };
+        let sql = format!("SELECT point FROM points WHERE {SCOPE} AND proof = 'sound'");
+        let mut lost = Vec::new();
+        for row in self.all(looked.scoped(query(sql), before)).await? {
+            lost.extend(Some(row.text("point")?).filter(|point| !seen.contains(point)));
+        }
+        for part in lost.chunks(AT_ONCE) {
+            let sql = format!(
+                "UPDATE points SET proof = '', proof_depth = '', proof_ms = NULL \
+                 WHERE {SCOPE} AND point IN ({})",
+                places(5, part.len())
+            );
+            let update = looked.scoped(query(sql), before);
+            let update = part.iter().fold(update, |update, point| update.bind(point.clone()));
+            self.run(update).await?;
+        }
+        Ok(())
     }
 
     /// The names of restore points at a destination by what stands behind the `@` of them: of one
@@ -114,24 +156,79 @@ impl Tx {
         self.all(select).await?.iter().map(|row| row.text("point")).collect()
     }
 
-    /// The restore points of an instance that are damaged, oldest record first; at one destination
-    /// when it is named.
+    /// The restore points that are damaged and that the caller may know of, oldest record first; of
+    /// one project when it is named.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn damaged_points(
         &mut self,
-        instance: Option<InstanceId>,
-        destination: Option<DestinationId>,
+        visible: &Visible,
+        project: Option<ProjectId>,
     ) -> Result<Vec<Point>> {
+        let (may, values) = visible.condition(&Whose::OF_INSTANCE, 2);
         let sql = format!(
             "SELECT {} FROM points WHERE proof = 'damaged' AND removed_ms IS NULL \
-             AND ($1 = '' OR instance_id = $1) AND ($2 = '' OR destination_id = $2) ORDER BY id",
+             AND ($1 = '' OR project_id = $1) AND {may} ORDER BY id",
             Point::COLUMNS
         );
-        let select = query(sql).bind(text_of(instance)).bind(text_of(destination));
-        let rows = self.all(select).await?;
+        let select = query(sql).bind(text_of(project));
+        let rows = self.all(values.into_iter().fold(select, Query::bind)).await?;
         rows.iter().map(Point::read).collect()
+    }
+
+    /// Of each of these instances the restore point at a destination that holds the latest moment.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn newest_points(
+        &mut self,
+        destination: DestinationId,
+        instances: &[InstanceId],
+    ) -> Result<Vec<Point>> {
+        let mut found = Vec::with_capacity(instances.len());
+        for part in instances.chunks(AT_ONCE) {
+            let sql = format!(
+                "SELECT {} FROM points WHERE id IN (SELECT (SELECT one.id FROM points one \
+                 WHERE one.instance_id = instances.id AND one.destination_id = $1 \
+                 AND one.removed_ms IS NULL ORDER BY one.taken_ms DESC, one.copy_of, one.id DESC \
+                 LIMIT 1) FROM instances WHERE instances.id IN ({}))",
+                Point::COLUMNS,
+                places(2, part.len())
+            );
+            let select = query(sql).bind(destination.to_string());
+            let select = part.iter().fold(select, |select, id| select.bind(id.to_string()));
+            for row in self.all(select).await? {
+                found.push(Point::read(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those of these instances of which any restore point at a destination was proven sound.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn proven_of(
+        &mut self,
+        destination: DestinationId,
+        instances: &[InstanceId],
+    ) -> Result<BTreeSet<InstanceId>> {
+        let mut proven = BTreeSet::new();
+        for part in instances.chunks(AT_ONCE) {
+            let sql = format!(
+                "SELECT id FROM instances WHERE id IN ({}) AND EXISTS (SELECT 1 FROM points \
+                 WHERE points.instance_id = instances.id AND destination_id = $1 \
+                 AND proof = 'sound' AND removed_ms IS NULL)",
+                places(2, part.len())
+            );
+            let select = query(sql).bind(destination.to_string());
+            let select = part.iter().fold(select, |select, id| select.bind(id.to_string()));
+            for row in self.all(select).await? {
+                proven.insert(row.id("id")?);
+            }
+        }
+        Ok(proven)
     }
 
     /// What moment the newest restore point holds of each instance whose backup took nothing for
@@ -146,33 +243,15 @@ impl Tx {
         self.all(sqlx::query(sql)).await?.iter().map(read).collect()
     }
 
-    /// Whether a verification of an instance's restore points at a destination waits or runs.
+    /// Whether a verification of an instance's restore points waits or runs that became due by a
+    /// key which begins like this.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn is_verified(
-        &mut self,
-        instance: InstanceId,
-        destination: DestinationId,
-    ) -> Result<bool> {
+    pub async fn is_verified(&mut self, instance: InstanceId, due_key: &str) -> Result<bool> {
         let sql = "SELECT id FROM tasks WHERE instance_id = $1 AND state IN ('queued', 'running') \
-                   AND kind = 'verify' AND destination_id = $2 LIMIT 1";
-        let select = sqlx::query(sql).bind(instance.to_string()).bind(destination.to_string());
-        Ok(self.maybe(select).await?.is_some())
-    }
-
-    /// Whether any restore point of an instance at a destination was proven sound.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn any_proven(
-        &mut self,
-        instance: InstanceId,
-        destination: DestinationId,
-    ) -> Result<bool> {
-        let sql = "SELECT id FROM points WHERE instance_id = $1 AND destination_id = $2 \
-                   AND proof = 'sound' AND removed_ms IS NULL LIMIT 1";
-        let select = sqlx::query(sql).bind(instance.to_string()).bind(destination.to_string());
+                   AND kind = 'verify' AND substr(due_key, 1, length($2)) = $2 LIMIT 1";
+        let select = sqlx::query(sql).bind(instance.to_string()).bind(due_key.to_owned());
         Ok(self.maybe(select).await?.is_some())
     }
 }

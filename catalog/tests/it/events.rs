@@ -1,6 +1,6 @@
 use sluice_catalog::{
-    ErrorKind, InstanceId, NewRetentionEvent, Page, PointId, ProjectId, Record, RetentionEvent,
-    Visible,
+    ErrorKind, EventFilter, InstanceId, NewRetentionEvent, Page, PointId, ProjectId, Record,
+    RetentionEvent, Visible,
 };
 
 use crate::records::{instance, project};
@@ -30,11 +30,29 @@ async fn of_an_event_that_is_heard_of_twice_the_later_time_counts(Lab { catalog,
     let own = tx.set_event(&new(Some(point), 100), 1003).await.unwrap();
     assert_eq!((own.at_ms, own.point), (100, Some(point)));
     let page = Page { after: None, limit: 10 };
-    let seen = |visible: Visible| (visible, page.clone());
-    let (all, page_of) = seen(Visible::All);
-    assert_eq!(tx.events(&all, Some(web.id), &page_of).await.unwrap().len(), 2);
-    let (other, page_of) = seen(Visible::projects([ProjectId::new(1)]));
-    assert!(tx.events(&other, None, &page_of).await.unwrap().is_empty());
+    let of = |instance, project, event: Option<&str>| EventFilter {
+        instance,
+        project,
+        event: event.map(str::to_owned),
+    };
+    let (other, elsewhere) = (Visible::projects([ProjectId::new(1)]), Some(ProjectId::new(1)));
+    for (visible, filter, many) in [
+        (&Visible::All, of(Some(web.id), None, None), 2),
+        (&Visible::All, of(None, Some(shop), Some("sold")), 2),
+        (&Visible::All, of(Some(web.id), Some(shop), Some("over")), 0),
+        (&Visible::All, of(None, elsewhere, None), 0),
+        (&Visible::All, of(Some(web.id), elsewhere, None), 0),
+        (&other, of(None, None, None), 0),
+    ] {
+        let found = tx.events(visible, &filter, &page).await.unwrap();
+        assert_eq!((found.items.len(), found.next), (many, None), "{filter:?}");
+    }
+    // Part by part.
+    let part = Page { limit: 1, ..page };
+    let found = tx.events(&Visible::All, &EventFilter::default(), &part).await.unwrap();
+    let part = Page { after: found.next, ..part };
+    let rest = tx.events(&Visible::All, &EventFilter::default(), &part).await.unwrap();
+    assert_eq!((found.items[0].id, rest.items[0].at_ms), (first.id, 100));
     let hidden = tx.event(first.id, &other).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
     assert_eq!(tx.with_events(900).await.unwrap(), [web.id]);

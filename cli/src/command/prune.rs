@@ -17,7 +17,7 @@ const PARALLEL: usize = 8;
 /// Points that one prune removes at most whose list is for a server: it is told of each.
 const MOST_AT_ONCE: usize = 100_000;
 /// Points of which ids are told to a server: some 30 bytes each, of the 16 MiB that it hears.
-const MOST_TOLD: usize = 400_000;
+pub(super) const MOST_TOLD: usize = 400_000;
 
 const LATER: &str = "`sluice collect` gives the space back";
 

@@ -6,9 +6,12 @@ use anyhow::Result;
 use serde_json::json;
 use sluice_destination::wrap::Repaired;
 use sluice_engine::{Phase, Snapshot};
-use sluice_repository::{Damage, Depth, Recorded, Repository, VerifyProgress, VerifyReport};
+use sluice_repository::{
+    Damage, Depth, PointId, Recorded, Repository, VerifyProgress, VerifyReport,
+};
 
 use crate::args::VerifyArgs;
+use crate::command::prune::MOST_TOLD;
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output::progress::{Shower, Shown};
@@ -92,6 +95,14 @@ pub(super) fn snapshot(progress: &VerifyProgress) -> Snapshot {
     }
 }
 
+/// The ids of points that were looked at, instance by instance; nothing of more than can be told.
+fn looked(report: &VerifyReport, most: usize) -> Option<BTreeMap<&str, Vec<String>>> {
+    let ids = |ids: &[PointId]| -> Vec<String> { ids.iter().map(ToString::to_string).collect() };
+    let many: usize = report.looked.values().map(Vec::len).sum();
+    let all = || report.looked.iter().map(|(instance, of)| (instance.as_str(), ids(of))).collect();
+    (many <= most).then(all)
+}
+
 fn document(report: &VerifyReport, depth: Depth, recorded: Recorded) -> serde_json::Value {
     let depth = match depth {
         Depth::Structure => "structure",
@@ -104,6 +115,7 @@ fn document(report: &VerifyReport, depth: Depth, recorded: Recorded) -> serde_js
         "type": "summary",
         "depth": depth,
         "points": report.points,
+        "looked": looked(report, MOST_TOLD),
         "pages": report.pages,
         "packs": report.packs,
         "chunks": report.chunks,
@@ -220,6 +232,16 @@ fn tell(context: &Context, report: &VerifyReport) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_looked_at_is_told_by_instance_or_not_at_all() {
+        let id = PointId::new(1, [0; 10]);
+        let looked_at = [("a".to_owned(), vec![id, id]), ("b".to_owned(), vec![id])];
+        let report = VerifyReport { looked: looked_at.into(), ..VerifyReport::default() };
+        let told = looked(&report, 3).unwrap();
+        assert_eq!((told["a"].len(), &told["b"]), (2, &vec![id.to_string()]));
+        assert_eq!(looked(&report, 2), None, "a part of it would be taken for all");
+    }
 
     #[test]
     fn a_pack_with_many_bad_slots_is_one_object() {

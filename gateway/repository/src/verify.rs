@@ -21,7 +21,7 @@ mod tests;
 mod touched;
 mod walk;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,7 +32,7 @@ use crate::bad_slots::BadSlots;
 use crate::bounded::get_record;
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
-use crate::format::id::{PackKind, SessionId, pack_key, segments_prefix};
+use crate::format::id::{PackKind, PointId, SessionId, pack_key, segments_prefix};
 use crate::format::pack::SlotEntry;
 use crate::format::record::session_object;
 use crate::points::RestorePoint;
@@ -73,6 +73,8 @@ pub enum Depth {
 pub struct VerifyReport {
     /// Points looked at.
     pub points: u64,
+    /// Their ids, by instance: of what is not here, nothing is known.
+    pub looked: BTreeMap<String, Vec<PointId>>,
     /// Different pages read.
     pub pages: u64,
     /// Different packs whose table was compared.
@@ -136,6 +138,7 @@ impl Repository {
         progress.total_points.store(report.points, Ordering::Relaxed);
         for point in &points {
             walk.point(point).await?;
+            report.looked.entry(point.instance.clone()).or_default().push(point.id);
             progress.points.fetch_add(1, Ordering::Relaxed);
         }
         report.pages = walk.pages.load(Ordering::Relaxed);

@@ -83,6 +83,24 @@ pub(crate) struct PointQuery {
     pub(crate) limit: Option<u32>,
 }
 
+/// Which events that have happened.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct EventQuery {
+    /// Those of this instance, and of its restore points.
+    #[param(value_type = Option<String>)]
+    pub(crate) instance: Option<InstanceId>,
+    /// Those of this project.
+    #[param(value_type = Option<String>)]
+    pub(crate) project: Option<ProjectId>,
+    /// Those that policies call so.
+    pub(crate) event: Option<String>,
+    /// Begin after this: `next` of the part before.
+    pub(crate) after: Option<String>,
+    /// Return so many at most: 1 to 1000.
+    pub(crate) limit: Option<u32>,
+}
+
 /// Which tasks.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

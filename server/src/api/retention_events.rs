@@ -6,13 +6,13 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Instance, InstanceId, NewRetentionEvent, Page, PointId, ProjectId, RetentionEvent,
+    EventFilter, Instance, InstanceId, NewRetentionEvent, Page, PointId, ProjectId, RetentionEvent,
     RetentionEventId, Tx, Visible,
 };
 use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
-use crate::api::query::PointQuery;
+use crate::api::query::EventQuery;
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
 use crate::events;
@@ -82,20 +82,20 @@ pub(crate) async fn about(
 
 /// List the events that have happened, for which retention was waiting
 #[utoipa::path(get, path = "/api/v1/retention-events", tag = "policy",
-    operation_id = "list-retention-events", params(PointQuery), responses(
+    operation_id = "list-retention-events", params(EventQuery), responses(
     (status = 200, body = List<RetentionEventView>), (status = "4XX", body = Problem)))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     actor: Actor,
-    Query(query): Query<PointQuery>,
+    Query(query): Query<EventQuery>,
 ) -> Result<Json<List<RetentionEventView>>> {
     actor.require_anywhere(Permission::Read)?;
     let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
     let page = Page { after: query.after, limit };
-    let mut tx = shared.catalog.read().await?;
-    let events = tx.events(&actor.visible(), query.instance, &page).await?;
-    let views = events.into_iter().map(RetentionEventView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &RetentionEventView| view.id.to_string())))
+    let (instance, project, event) = (query.instance, query.project, query.event);
+    let filter = EventFilter { instance, project, event };
+    let found = shared.catalog.read().await?.events(&actor.visible(), &filter, &page).await?;
+    Ok(Json(List::found("event", found, |one| Ok(one.into()))))
 }
 
 /// Tell that an event has happened: the retention that waits for it begins

@@ -266,7 +266,7 @@ pub(crate) async fn protection_report(
         found.1.push(one.destination);
     }
     let mut overdue = copies::overdue(tx, now).await?;
-    let mut doubts = verifications::doubts(tx).await?;
+    let mut doubts = verifications::doubts(tx, visible, query.project).await?;
     let mut full = tx.last_full().await?;
     let mut items = Vec::new();
     for instance in every::<Instance>(tx, visible).await? {

@@ -171,7 +171,7 @@ async fn missed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()>
 }
 
 async fn damaged(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
-    for point in tx.damaged_points(None, None).await? {
+    for point in tx.damaged_points(&EVERYTHING, None).await? {
         let Some(proof) = point.proof.filter(|proof| proof.at_ms >= from) else { continue };
         let at = tx.get::<Destination>(point.new.destination, &EVERYTHING).await;
         let at = at.map_or_else(|_| point.new.destination.to_string(), |at| at.name);

@@ -108,7 +108,7 @@ impl Told {
         let tests = tx.last_tests(visible, within).await?;
         let tests = tests.into_iter().map(|test| (test.instance, test)).collect();
         let missed = tx.missed_runs(visible, within).await?.into_iter().collect();
-        let doubts = verifications::doubts(tx).await?;
+        let doubts = verifications::doubts(tx, visible, within.project).await?;
         Ok(Self { taken, backups, tests, missed, doubts })
     }
 

@@ -136,7 +136,7 @@ async fn a_filter_that_nobody_knows_is_refused_and_the_known_ones_are_named() {
 
 /// What an instance of a later release may say.
 #[derive(Serialize, Deserialize)]
-struct Later(Value);
+pub struct Later(pub Value);
 
 impl Kind for Later {
     type Id = InstanceId;

@@ -54,10 +54,15 @@ async fn protection(place: &Place) -> Value {
     place.admin.get("/api/v1/reports/protection").await.unwrap()
 }
 
+/// What a verification of all restore points looked at.
+fn all() -> Value {
+    json!({"shop.web": ["k1", "k2"]})
+}
+
 /// Tells that all data was read, and that of this restore point it is damaged.
 async fn damaged(place: &Place, lease: &Lease, point: &str) {
     let damage = json!([{"object": "d/1 slot 1", "problem": "changed", "points": [point]}]);
-    let document = json!({"depth": "data", "damage": damage});
+    let document = json!({"depth": "data", "damage": damage, "looked": all()});
     let (outcome, message) = (Outcome::Failed, "damaged".to_owned());
     let finished = Finished { outcome, document, message, retryable: false };
     let report = Report { attempt: lease.attempt, finished: Some(finished), ..Report::default() };
@@ -149,7 +154,8 @@ async fn damage_is_told_until_as_much_was_read_again() {
         make(&place.admin, "tasks", verify).await;
         let lease = next(&place).await;
         let depth = if data { "data" } else { "structure" };
-        end(&place, &lease, Outcome::Succeeded, json!({"depth": depth, "damage": []})).await;
+        let document = json!({"depth": depth, "damage": [], "looked": all()});
+        end(&place, &lease, Outcome::Succeeded, document).await;
         assert_eq!(proof(&place, "shop.web@k1").await["state"], state, "{depth}");
     }
     assert_eq!(proof(&place, "shop.web@k1").await["state"], "sound");
@@ -182,6 +188,68 @@ async fn a_verification_of_a_whole_destination_proves_all_points_there() {
     let verify = json!({"kind": "verify", "destination": place.destination, "data": true});
     make(&place.admin, "tasks", verify).await;
     let lease = next(&place).await;
-    end(&place, &lease, Outcome::Succeeded, json!({"depth": "data", "damage": []})).await;
+    let document = json!({"depth": "data", "damage": [], "looked": all()});
+    end(&place, &lease, Outcome::Succeeded, document).await;
     assert_eq!(proof(&place, "shop.web@k1").await["depth"], "data");
+    let path = format!("/api/v1/tasks/{}", lease.task);
+    let kept: Value = place.admin.get(&path).await.unwrap();
+    assert_eq!(kept["result"]["looked"], 2, "only how many they were is kept: {kept}");
+}
+
+#[tokio::test]
+async fn a_restore_point_that_is_no_longer_there_is_not_proven_by_a_look_at_the_others() {
+    let place = place().await;
+    for (point, method) in [("shop.web@k1", "full"), ("shop.web@k2", "regions")] {
+        back_up(&place, json!({}), point, method).await;
+    }
+    let states = async || {
+        let all = points(&place).await;
+        all.iter().map(|one| one["proof"]["state"].clone()).collect::<Vec<Value>>()
+    };
+    for (looked, wanted) in [
+        // Without a word of what was there, nothing is known.
+        (Value::Null, [Value::Null, Value::Null]),
+        (json!({"shop.web": ["k2"]}), [Value::Null, json!("sound")]),
+        (all(), [json!("sound"), json!("sound")]),
+        // It was lost since: it is not what it was.
+        (json!({"shop.web": ["k2"]}), [Value::Null, json!("sound")]),
+        (json!({}), [Value::Null, Value::Null]),
+    ] {
+        let verify = json!({"kind": "verify", "destination": place.destination, "data": true});
+        make(&place.admin, "tasks", verify).await;
+        let lease = next(&place).await;
+        let document = json!({"depth": "data", "damage": [], "looked": looked});
+        end(&place, &lease, Outcome::Succeeded, document).await;
+        assert_eq!(states().await, wanted, "{looked}");
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_is_not_put_off_by_what_follows_backups_and_tells_what_it_missed() {
+    let place = place().await;
+    let schedules = json!([{"name": "often", "when": {"kind": "every", "seconds": 1}}]);
+    let verify = json!([{"name": "each"},
+        {"name": "round", "depth": "data", "schedules": schedules},
+        {"name": "rests", "paused": true, "schedules": schedules}]);
+    policy(&place, json!({ "verify": verify })).await;
+    // What follows it waits all the time, for no node asks for it.
+    back_up(&place, json!({}), "shop.web@k1", "full").await;
+    let missed = loop {
+        let missed: Value = place.admin.get("/api/v1/reports/missed").await.unwrap();
+        let of = |schedule: &str| {
+            let all = missed["items"].as_array().unwrap().iter();
+            let mut all = all.filter(|one| one["schedule"] == schedule);
+            all.next().cloned()
+        };
+        if let (Some(round), Some(rests)) = (of("round/often"), of("rests/often")) {
+            break [round, rests];
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    // One waits beside the other verification, and those that become due meanwhile are missed.
+    assert_eq!(missed[0]["reason"], "still-active", "{missed:?}");
+    assert_eq!(missed[0]["instance"], json!(place.instance));
+    assert_eq!((&missed[1]["reason"], &missed[1]["instance"]), (&json!("paused"), &Value::Null));
+    let all: Value = place.admin.get("/api/v1/tasks?kind=verify").await.unwrap();
+    assert_eq!(all["items"].as_array().unwrap().len(), 2, "{all}");
 }

@@ -2,9 +2,11 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use sluice_catalog::{Catalog, Visible};
 use sluice_node_api::{EVENTS, Lease, Outcome, TaskSpec};
 
 use crate::copies::{back_up, copy, end, next, place, points, vault};
+use crate::filters::Later;
 use crate::retention::Place;
 use crate::support::{make, status};
 
@@ -143,4 +145,53 @@ async fn an_event_waits_for_a_second_person_where_shorter_retention_does() {
     assert_eq!((answer.status, &answer.body["action"]), (202, &json!("shorten-retention")));
     let none: Value = place.admin.get(path).await.unwrap();
     assert_eq!(none["items"], json!([]));
+}
+
+#[tokio::test]
+async fn events_are_filtered_by_what_the_list_knows_and_by_nothing_else() {
+    let place = place().await;
+    back_up(&place, "shop.web@k1", 5).await;
+    for event in ["sold", "over"] {
+        tell(&place, json!({"instance": place.instance, "event": event, "at_ms": 1})).await;
+    }
+    let blog = make(&place.admin, "projects", json!({"name": "blog", "spec": {}})).await;
+    let (instance, shop) = (&place.instance, &place.project);
+    for (filter, many) in [
+        ("event=sold".to_owned(), 1),
+        ("event=lost".to_owned(), 0),
+        (format!("project={shop}&instance={instance}"), 2),
+        (format!("project={blog}"), 0),
+        (format!("instance={instance}&project={blog}"), 0),
+        ("limit=1".to_owned(), 1),
+    ] {
+        let path = format!("/api/v1/retention-events?{filter}");
+        let list: Value = place.admin.get(&path).await.unwrap();
+        assert_eq!(list["items"].as_array().unwrap().len(), many, "{filter}");
+        assert_eq!(list["next"].is_string(), filter == "limit=1", "{filter}");
+    }
+    for odd in ["since_ms=1", "order=newest", "destination=x", "until_ms=5"] {
+        let path = format!("/api/v1/retention-events?{odd}");
+        assert_eq!(status(&place.admin.get::<Value>(&path).await), 400, "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn points_of_an_instance_that_cannot_be_read_are_listed_without_their_events() {
+    let place = place().await;
+    policy(&place, json!({"after_event": {"sold": 30}})).await;
+    back_up(&place, "shop.web@k1", 5).await;
+    assert_eq!(points(&place).await[0]["events"][0]["event"], "sold");
+    let file = place.lab.folder.path().join("catalog.sqlite");
+    let catalog = Catalog::open(&format!("sqlite:{}", file.display())).await.unwrap();
+    let mut tx = catalog.begin().await.unwrap();
+    let id = place.instance.parse().unwrap();
+    let mut odd = tx.get::<Later>(id, &Visible::All).await.unwrap();
+    odd.body = Later(json!({"mood": "good"}));
+    tx.update(&mut odd, 1).await.unwrap();
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    let listed = points(&place).await;
+    assert_eq!((&listed[0]["point"], &listed[0]["events"]), (&json!("shop.web@k1"), &json!([])));
+    let path = format!("/api/v1/points/{}", listed[0]["id"].as_str().unwrap());
+    let _: Value = place.admin.get(&path).await.unwrap();
 }

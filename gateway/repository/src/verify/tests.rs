@@ -127,6 +127,9 @@ async fn pages_and_chunks_shared_by_points_are_looked_at_once() {
         back_up(&repository, &fill).await;
     }
     let report = verify(&repository, Depth::Data).await;
+    let points = repository.list(None).await.unwrap().points;
+    let ids = points.iter().map(|point| point.id).collect();
+    assert_eq!(report.looked, [("vm".to_owned(), ids)].into(), "each point is told");
     // One leaf never changed; the other, and the page above, changed each day but the first.
     assert_eq!((report.points, report.pages), (5, 1 + 5 + 5));
     // 255 contents (zeroes are none), and four that were stored again: without an index, a chunk
