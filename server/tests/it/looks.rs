@@ -217,9 +217,8 @@ async fn a_file_that_changes_is_not_handed_out_as_one() {
 async fn two_servers_with_one_database_find_the_node_wherever_it_waits() {
     let world = World::new("fuse").await;
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    for name in ["secrets.key"] {
-        std::fs::copy(world.lab.folder.path().join(name), folder.path().join(name)).unwrap();
-    }
+    let name = "secrets.key";
+    std::fs::copy(world.lab.folder.path().join(name), folder.path().join(name)).unwrap();
     let mut config = config(folder.path(), Duration::from_secs(60));
     let database = world.lab.folder.path().join("catalog.sqlite");
     config.database = Some(format!("sqlite:{}", database.display()));

@@ -83,8 +83,8 @@ fn inside(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, No> {
     let path = if path.is_empty() { &b"."[..] } else { path };
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let mut flags = flags | OFlags::CLOEXEC;
-    // A pipe or a device is opened without waiting for anybody, and closed again. What is only named
-    // is not opened, and takes no such flags.
+    // A pipe or a device is opened without waiting for anybody, and closed again. What is only
+    // named is not opened, and takes no such flags.
     if !flags.contains(OFlags::PATH) {
         flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
     }
