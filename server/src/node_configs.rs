@@ -334,8 +334,8 @@ pub(crate) async fn named(
     Err(refused)
 }
 
-/// Refuses that a project has a path read by other nodes, where it may be somebody else's, if it was
-/// named for those that read it now.
+/// Refuses that a project has a path read by other nodes, where it may be somebody else's, if it
+/// was named for those that read it now.
 async fn same_nodes(
     tx: &mut Tx,
     instance: &Record<Instance>,
@@ -352,8 +352,8 @@ async fn same_nodes(
     if served(&was) == served(instance) {
         return Ok(());
     }
-    let text = "other nodes would read this source then: somebody with a role in the system changes \
-                its cluster, host or tags, or names its node";
+    let text = "other nodes would read this source then: somebody with a role in the system \
+                changes its cluster, host or tags, or names its node";
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "source-not-allowed", text))
 }
 

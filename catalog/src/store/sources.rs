@@ -32,7 +32,8 @@ impl Tx {
         self.run(note).await.map(drop)
     }
 
-    /// The folder in which the source of an instance must really lie, if it was found or made there.
+    /// The folder in which the source of an instance must really lie, if it was found or made
+    /// there.
     ///
     /// # Errors
     /// Those of the database.
