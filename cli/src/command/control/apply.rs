@@ -30,6 +30,11 @@ pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
     if let Some(odd) = file.keys().find(|key| !ORDER.contains(&key.as_str())) {
         return Err(usage_error(format!("{odd}: a file has {}", ORDER.join(", "))));
     }
+    // A list would be passed over in silence.
+    if let Some((kind, _)) = file.iter().find(|(_, all)| !all.is_object() && !all.is_null()) {
+        let text = format!("{kind}: a file has its records by their names, as `NAME: {{...}}`");
+        return Err(usage_error(text));
+    }
     let client = profile::client()?;
     let plan = args.plan || args.check;
     let mut changes = Vec::new();
@@ -53,6 +58,9 @@ pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Result<Exit> {
         let told: Vec<_> = told.collect();
         output::json(&json!({"plan": plan, "differs": differs, "changes": told}))?;
     } else {
+        if changes.is_empty() {
+            output::print("the file says nothing\n")?;
+        }
         for (kind, name, change) in &changes {
             output::print(&format!("{} {kind} {name}\n", change.word))?;
             for difference in &change.differences {

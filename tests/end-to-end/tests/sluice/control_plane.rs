@@ -191,6 +191,10 @@ fn backups_happen_by_policy_and_go_on_after_the_server_was_killed() {
     let said: Vec<_> = plan["changes"].as_array().unwrap().iter().map(|c| &c["change"]).collect();
     assert_eq!(said, ["unchanged", "unchanged"]);
 
+    // What would be passed over is refused.
+    let list = place.write("list.json", &json!({"projects": [{"name": "shop"}]}).to_string());
+    place.plain(&["apply", "-f", text(&list)]).fails(2).says(&["projects", "by their names"]);
+
     // What the server exports is such a file; what is different from it is told, and drift found.
     let exported = place.plain(&["config", "export"]).ok().text();
     assert!(exported.contains("shop/often:") && !exported.contains("priority"), "{exported}");
