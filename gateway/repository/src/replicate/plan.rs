@@ -78,6 +78,8 @@ pub struct Plan {
     pub(crate) bad: BTreeMap<PackName, String>,
     /// Points that are at the target already.
     present: u64,
+    /// Collections at the target that were over when this was begun.
+    pub(crate) over: BTreeSet<u64>,
 }
 
 impl Plan {
@@ -164,6 +166,8 @@ pub async fn plan(
     let descriptor = source.destination.get(&key, ByteRange::Full).await?;
     let id = Repository::peek(&*source.destination).await?.id();
     let id = id.map_err(|error| parse_error(&key, error))?;
+    // Before anything is listed there: one that ends later may take what is listed.
+    let over = state::collections_done(&*target).await?;
     // Points before packs: what these points need is then in the listing of packs.
     let here = listing::points(&*source.destination).await?;
     let there = listing::points(&*target).await?;
@@ -188,6 +192,7 @@ pub async fn plan(
         needs: None,
         damage: Vec::new(),
         bad: BTreeMap::new(),
+        over,
     };
     if selective {
         plan.select(wanted, &there, means).await?;

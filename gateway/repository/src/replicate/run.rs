@@ -33,7 +33,8 @@ pub(crate) async fn run(mut plan: Plan, means: Means) -> Result<Report> {
     if plan.relation == Relation::Empty {
         check_target(&*plan.target).await?;
     }
-    let mut underway = Underway::begin(&*plan.target, &means.clock).await?;
+    let underway = Underway::begin(&*plan.target, &means.clock).await?;
+    let mut underway = underway.planned(&*plan.target, &plan.over).await?;
     let mut run = Run {
         report: Report { damage: std::mem::take(&mut plan.damage), ..Report::default() },
         pins: Vec::new(),

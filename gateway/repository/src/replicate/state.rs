@@ -302,6 +302,22 @@ impl Underway {
         Ok(this)
     }
 
+    /// Fails when a collection has ended that had not when the copy was planned: what the plan found
+    /// here, and so does not bring, may be gone.
+    pub(crate) async fn planned(
+        self,
+        destination: &dyn Destination,
+        over: &BTreeSet<u64>,
+    ) -> Result<Self> {
+        let Some(number) = self.over.difference(over).next().copied() else { return Ok(self) };
+        self.end(destination).await;
+        let text = format!(
+            "a collection (number {number}) has run at {} since this was planned; run it again",
+            destination.location()
+        );
+        Err(RepositoryError::new(ErrorKind::Conflict, text))
+    }
+
     async fn put(&self, destination: &dyn Destination) -> Result<()> {
         let body = serde_json::to_vec(&self.record).expect("the record is plain JSON");
         Ok(destination.put(&self.key, Bytes::from(body)).await?)
@@ -361,6 +377,12 @@ impl Underway {
             tracing::warn!(%error, "the record of a replication stays behind");
         }
     }
+}
+
+/// Numbers of the collections that are done. A plan takes note of them before it lists anything.
+pub(crate) async fn collections_done(destination: &dyn Destination) -> Result<BTreeSet<u64>> {
+    let known = collections(destination).await?;
+    Ok(known.into_iter().filter(|(_, done)| *done).map(|(number, _)| number).collect())
 }
 
 /// Numbers of collections, ascending, and whether they are done.
@@ -466,6 +488,14 @@ mod tests {
         let fenced = copy.beat(&destination, &clock).await.unwrap_err();
         assert_eq!(fenced.kind(), ErrorKind::Conflict);
         copy.end(&destination).await;
+        // One that has run since a copy was planned may have taken what the plan counts on.
+        let copy = Underway::begin(&destination, &clock).await.unwrap();
+        let late = copy.planned(&destination, &BTreeSet::new()).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Conflict);
+        assert!(list_all(&destination, COPIES).await.unwrap().is_empty(), "it is over");
+        let copy = Underway::begin(&destination, &clock).await.unwrap();
+        let over = collections_done(&destination).await.unwrap();
+        copy.planned(&destination, &over).await.unwrap().end(&destination).await;
         // One that was over when the copy began means nothing.
         let mut copy = Underway::begin(&destination, &clock).await.unwrap();
         copy.beat(&destination, &clock).await.unwrap();
