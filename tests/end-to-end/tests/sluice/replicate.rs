@@ -72,7 +72,7 @@ fn a_replica_needs_no_key_and_is_a_repository_that_takes_no_backups() {
     // Unchanged: listings, and nothing that grows with what is stored.
     let second = keyless(&repo, &far).ok().json();
     assert_eq!((figure(&second, "packs"), figure(&second, "present")), (0, 2));
-    assert!(requests(&second) < 40, "{second}");
+    assert!(requests(&second) <= 40, "{second}");
     let day = repo.path("day-2.raw");
     fs::copy(&days[1], &day).unwrap();
     disk::fill(&day, 25 * MIB, MIB, 77);
@@ -91,7 +91,7 @@ fn a_replica_on_s3_is_pushed_and_pulled_back() {
     assert_eq!(pushed["points"].as_array().unwrap().len(), 2);
     assert_replica(&repo, &far, &days);
     let again = keyless(&repo, &far).ok().json();
-    assert!(figure(&again, "packs") == 0 && requests(&again) < 40, "{again}");
+    assert!(figure(&again, "packs") == 0 && requests(&again) <= 40, "{again}");
     // The first place has burnt.
     let back = Repo::without();
     let folder = back.url().to_owned();
