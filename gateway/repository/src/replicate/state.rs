@@ -302,8 +302,8 @@ impl Underway {
         Ok(this)
     }
 
-    /// Fails when a collection has ended that had not when the copy was planned: what the plan found
-    /// here, and so does not bring, may be gone.
+    /// Fails when a collection has ended that had not when the copy was planned: what the plan
+    /// found here, and so does not bring, may be gone.
     pub(crate) async fn planned(
         self,
         destination: &dyn Destination,
