@@ -421,13 +421,18 @@ impl Run<'_> {
         let objects = list_all(&*self.shared.destination, COLLECTIONS_PREFIX).await?;
         let read = self.shared.read_verdicts(self.number - 1, CollectionPart::Done).await;
         let useful = read.is_ok();
-        let earlier = objects.into_iter().map(|object| object.key).filter(|key| {
-            parse_collection_key(key).is_some_and(|(number, part)| {
-                let before = number + 1 == self.number && part == CollectionPart::Done;
-                number < self.number && !(before && useful)
-            })
+        let earlier = objects.into_iter().filter_map(|object| {
+            let (number, part) = parse_collection_key(&object.key)?;
+            let is_end = part == CollectionPart::Done;
+            let before = number + 1 == self.number && is_end;
+            (number < self.number && !(before && useful)).then_some((is_end, object.key))
         });
-        self.remove(&earlier.collect::<Vec<_>>()).await
+        let (ends, others): (Vec<_>, Vec<_>) = earlier.partition(|(is_end, _)| *is_end);
+        // Ends go last: what is left of a collection without its end looks as if it were under way.
+        for part in [others, ends] {
+            self.remove(&part.into_iter().map(|(_, key)| key).collect::<Vec<_>>()).await?;
+        }
+        Ok(())
     }
 }
 

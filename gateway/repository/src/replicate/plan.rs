@@ -167,7 +167,7 @@ pub async fn plan(
     let id = Repository::peek(&*source.destination).await?.id();
     let id = id.map_err(|error| parse_error(&key, error))?;
     // Before anything is listed there: one that ends later may take what is listed.
-    let over = state::collections_done(&*target).await?;
+    let over = state::collections_over(&*target).await?;
     // Points before packs: what these points need is then in the listing of packs.
     let here = listing::points(&*source.destination).await?;
     let there = listing::points(&*target).await?;

@@ -379,10 +379,12 @@ impl Underway {
     }
 }
 
-/// Numbers of the collections that are done. A plan takes note of them before it lists anything.
-pub(crate) async fn collections_done(destination: &dyn Destination) -> Result<BTreeSet<u64>> {
+/// Numbers of the collections that are over: those that are done, and all before one that is, of
+/// which a record may be left. A plan takes note of them before it lists anything.
+pub(crate) async fn collections_over(destination: &dyn Destination) -> Result<BTreeSet<u64>> {
     let known = collections(destination).await?;
-    Ok(known.into_iter().filter(|(_, done)| *done).map(|(number, _)| number).collect())
+    let newest = known.iter().rev().find(|(_, done)| **done).map(|(number, _)| *number);
+    Ok(known.into_keys().filter(|number| newest >= Some(*number)).collect())
 }
 
 /// Numbers of collections, ascending, and whether they are done.
@@ -494,7 +496,12 @@ mod tests {
         assert_eq!(late.kind(), ErrorKind::Conflict);
         assert!(list_all(&destination, COPIES).await.unwrap().is_empty(), "it is over");
         let copy = Underway::begin(&destination, &clock).await.unwrap();
-        let over = collections_done(&destination).await.unwrap();
+        let over = collections_over(&destination).await.unwrap();
+        copy.planned(&destination, &over).await.unwrap().end(&destination).await;
+        // A record that the tidying up of the next collection has left is of one that is over.
+        put(&destination, "g/0/plan", b"x").await;
+        let over = collections_over(&destination).await.unwrap();
+        let copy = Underway::begin(&destination, &clock).await.unwrap();
         copy.planned(&destination, &over).await.unwrap().end(&destination).await;
         // One that was over when the copy began means nothing.
         let mut copy = Underway::begin(&destination, &clock).await.unwrap();
