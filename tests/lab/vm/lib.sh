@@ -104,6 +104,24 @@ port() { sed -E 's#^[a-z]+://[^/]*:([0-9]+).*#\1#' <<<"$URI"; }
 
 GUEST='' GUEST_PID='' guest_seconds='' guest_in='' guest_out=''
 
+# QEMU, and where its modules and its firmware are.
+QEMU=("$LAB_QEMU")
+[ -z "$LAB_QEMU_LIBS" ] ||
+    QEMU=(env LD_LIBRARY_PATH="$LAB_QEMU_LIBS" QEMU_MODULE_DIR="$LAB_QEMU_LIBS/qemu" "${QEMU[@]}")
+[ -z "$LAB_QEMU_DATA" ] || QEMU+=(
+    # Its firmware is beside it, or was installed here already and so not unpacked.
+    -L "$LAB_QEMU_DATA/qemu" -L "$LAB_QEMU_DATA/seabios" -L /usr/share/seabios
+    -L /usr/lib/ipxe/qemu
+)
+
+# qemu_in_path: for what looks for it there, and knows of nothing unpacked beside.
+qemu_in_path() {
+    mkdir -p "$LAB_WORK/bin"
+    printf '#!/bin/sh\nexec %s "$@"\n' "${QEMU[*]@Q}" >"$LAB_WORK/bin/qemu-system-x86_64"
+    chmod 755 "$LAB_WORK/bin/qemu-system-x86_64"
+    PATH=$LAB_WORK/bin:$PATH
+}
+
 # start_guest [--bios] QEMU-ARGUMENT...: boots from the first disk that the arguments say, and waits
 # until it takes commands. Without --bios, kernel and initrd come from outside of it.
 start_guest() {
@@ -118,15 +136,7 @@ start_guest() {
     mkfifo "$GUEST/agent.in" "$GUEST/agent.out"
     # Both for reading and writing: neither waits for QEMU to open them.
     exec {guest_in}<>"$GUEST/agent.in" {guest_out}<>"$GUEST/agent.out"
-    local modules=() data=()
-    [ -z "$LAB_QEMU_LIBS" ] ||
-        modules=(env LD_LIBRARY_PATH="$LAB_QEMU_LIBS" QEMU_MODULE_DIR="$LAB_QEMU_LIBS/qemu")
-    [ -z "$LAB_QEMU_DATA" ] || data=(
-        # Its firmware is beside it, or was installed here already and so not unpacked.
-        -L "$LAB_QEMU_DATA/qemu" -L "$LAB_QEMU_DATA/seabios" -L /usr/share/seabios
-        -L /usr/lib/ipxe/qemu
-    )
-    "${modules[@]}" "$LAB_QEMU" "${data[@]}" -name lab -nodefaults -display none -vga none \
+    "${QEMU[@]}" -name lab -nodefaults -display none -vga none \
         -machine q35,graphics=off -accel tcg,thread=multi -cpu max -m 768 -serial "file:$GUEST/console" \
         -device virtio-serial-pci -chardev "pipe,id=agent,path=$GUEST/agent" \
         -device virtserialport,chardev=agent,name=lab \

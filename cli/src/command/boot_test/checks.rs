@@ -126,11 +126,18 @@ impl Check {
         loop {
             let answered = match self {
                 Self::Console(at, _) => console.has(*at),
-                Self::Tcp(check) => timeout(ANSWER, answers(check, ports)).await == Ok(true),
+                Self::Tcp(check) => answers_soon(check, ports).await,
                 Self::GuestAgent => {
                     matches!(timeout(ANSWER, agent_answers(agent)).await, Ok(Ok(())))
                 }
-                Self::Script(script) => script.run(ports).await?,
+                Self::Script(script) => {
+                    let port = script.login_port().map(|port| TcpCheck { port, banner: None });
+                    let there = match &port {
+                        Some(check) => answers_soon(check, ports).await,
+                        None => true,
+                    };
+                    there && script.run(ports).await?
+                }
             };
             if answered {
                 return Ok(());
@@ -138,6 +145,10 @@ impl Check {
             sleep(LOOK).await;
         }
     }
+}
+
+async fn answers_soon(check: &TcpCheck, ports: &Ports) -> bool {
+    timeout(ANSWER, answers(check, ports)).await == Ok(true)
 }
 
 /// Whether a port answers. QEMU takes a connection before the guest does, so that it can be made

@@ -6,6 +6,9 @@
 //!               any other, or none in time ──► the command is run again
 //! ```
 //!
+//! A login is tried only once the guest takes connections: it then has all the time that a command
+//! has. QEMU takes them before, and lets whoever makes one wait for a guest that is not up.
+//!
 //! A command gets nothing of this process's secrets. It ends, with all that it has started, with
 //! the test, however that ends.
 
@@ -55,6 +58,7 @@ enum What {
 /// How it ended last.
 #[derive(Debug, Default)]
 struct Last {
+    begun: u32,
     runs: u32,
     ended: String,
     said: String,
@@ -91,6 +95,14 @@ impl Script {
         Self { what, accept, reject, limit: LIMIT, ports, last }
     }
 
+    /// The port of the guest that must take connections before it is worth a try.
+    pub(super) fn login_port(&self) -> Option<u16> {
+        match &self.what {
+            What::Command(_) => None,
+            What::Login(login, _) => Some(ssh_port(login)),
+        }
+    }
+
     /// What is told of it.
     pub(super) fn told(&self, answered_ms: Option<u64>) -> Value {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,9 +126,10 @@ impl Script {
             What::Command(command) => command.first().cloned().unwrap_or_default(),
             What::Login(login, _) => format!("the login of {} by SSH", login.user),
         };
-        match last.ended.as_str() {
-            "" => format!("{what} has not ended"),
-            ended => format!("{what}: {ended}"),
+        match (last.ended.as_str(), self.login_port()) {
+            ("", Some(port)) if last.begun == 0 => format!("{what}: port {port} does not answer"),
+            ("", _) => format!("{what} has not ended"),
+            (ended, _) => format!("{what}: {ended}"),
         }
     }
 
@@ -131,6 +144,7 @@ impl Script {
             let Some(here) = ports.forward(*port).await else { return Ok(false) };
             places.push((*port, here));
         }
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).begun += 1;
         let (ended, said) = self.once(&places).await;
         let code = match &ended {
             Ok(status) => status.code(),
@@ -188,7 +202,6 @@ fn ssh(login: &CheckSsh, key: &str, here: u16) -> Vec<String> {
         "StrictHostKeyChecking=no",
         "UserKnownHostsFile=/dev/null",
         "GlobalKnownHostsFile=/dev/null",
-        "ConnectTimeout=10",
         "ForwardAgent=no",
         "ClearAllForwardings=yes",
         "LogLevel=ERROR",
@@ -283,6 +296,16 @@ mod tests {
         assert!(text.contains("BatchMode=yes") && text.contains("IdentitiesOnly=yes"), "{text}");
         let login = CheckSsh { user: "root".into(), ..CheckSsh::default() };
         assert_eq!(ssh(&login, "/k", 1).last().unwrap(), "true");
+    }
+
+    #[test]
+    fn a_login_waits_for_a_port_and_then_has_the_time_of_a_command() {
+        let login = CheckSsh { user: "root".into(), ..CheckSsh::default() };
+        let script = Script::of_login(&login, "/k".into());
+        assert_eq!((script.login_port(), script.limit), (Some(22), LIMIT));
+        assert_eq!(script.words(), "the login of root by SSH: port 22 does not answer");
+        assert!(!ssh(&login, "/k", 1).iter().any(|word| word.starts_with("ConnectTimeout")));
+        assert_eq!(Script::of_command(&CheckScript::default()).login_port(), None);
     }
 
     #[test]
