@@ -110,6 +110,12 @@ impl Caches {
         self.chunks.insert(id, chunk);
     }
 
+    /// Keeps no chunk any longer.
+    #[cfg(test)]
+    pub(crate) fn forget_chunks(&self) {
+        self.chunks.clear();
+    }
+
     /// How often pages and chunks were looked for.
     #[cfg(test)]
     pub(crate) fn looks(&self) -> [u64; 2] {

@@ -7,12 +7,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use zstd::bulk::Decompressor;
 
 use crate::crypto::{KeyRing, SealKey, TAG_LEN};
@@ -103,9 +105,31 @@ impl std::error::Error for Failure {
     }
 }
 
+/// Who gets a single chunk by himself: another task would cost a short read more than it saves.
+/// Should he go away, the flight goes on without him, for others may wait for it.
+struct Passenger(Option<Flight>);
+
+impl Drop for Passenger {
+    fn drop(&mut self) {
+        if let Some(flight) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(flight);
+        }
+    }
+}
+
 /// The table of gets under way.
 #[derive(Default)]
 pub(crate) struct Flights(Mutex<HashMap<Digest, Flight>>);
+
+#[cfg(test)]
+impl Flights {
+    /// Chunks that are being got.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
 
 impl std::fmt::Debug for Flights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -324,6 +348,7 @@ impl Shared {
         let mut flights: Vec<Flight> = Vec::new();
         let mut missing: Vec<(u64, Entry)> = Vec::new();
         let mut waited: Vec<Digest> = Vec::new();
+        let mut own = None;
         {
             let mut under_way = self.flights.0.lock();
             let mut asked = std::collections::HashSet::new();
@@ -342,10 +367,16 @@ impl Shared {
                     missing.push((0, entry));
                 }
             }
-            for run in coalesce(PackKind::Data, missing) {
+            let runs = coalesce(PackKind::Data, missing);
+            let is_single = matches!(&runs[..], [run] if run.wanted.len() == 1);
+            for run in runs {
                 let ids: Vec<Digest> = run.wanted.iter().map(|(_, entry)| entry.id).collect();
                 waited.extend(&ids);
-                let flight = self.launch(run, ids.clone());
+                let flight = match is_single {
+                    true => self.fly(run, ids.clone()).boxed().shared(),
+                    false => self.launch(run, ids.clone()),
+                };
+                own = is_single.then(|| Passenger(Some(flight.clone())));
                 for id in ids {
                     under_way.insert(id, flight.clone());
                 }
@@ -376,18 +407,27 @@ impl Shared {
                 }
             }
         }
+        if let Some(mut landed) = own {
+            landed.0 = None;
+        }
         match failure {
             None => Ok(found),
             Some(failure) => Err(failure.to_error()),
         }
     }
 
-    /// Starts getting a run as a task of its own, so that a caller who goes away does not take
-    /// the chunks from others who wait for them.
-    fn launch(self: &Arc<Self>, run: Run, ids: Vec<Digest>) -> Flight {
+    /// Gets a run into the cache, and takes it off the table of what is under way.
+    fn fly(
+        self: &Arc<Self>,
+        run: Run,
+        ids: Vec<Digest>,
+    ) -> impl Future<Output = Result<Arc<Landed>, Arc<Failure>>> + Send + 'static {
         let shared = self.clone();
-        let task = tokio::spawn(async move {
-            let result = shared.clone().get_and_decode(run).await;
+        async move {
+            let getting = AssertUnwindSafe(shared.clone().get_and_decode(run)).catch_unwind();
+            let result = getting.await.unwrap_or_else(|_| {
+                Err(RepositoryError::new(ErrorKind::Cancelled, "reading a block crashed"))
+            });
             for (id, chunk) in result.iter().flatten() {
                 if let Ok(chunk) = chunk {
                     shared.caches.keep_chunk(*id, chunk.clone());
@@ -400,7 +440,13 @@ impl Shared {
             }
             drop(under_way);
             result.map(Arc::new).map_err(|error| Arc::new(Failure(error)))
-        });
+        }
+    }
+
+    /// Starts getting a run as a task of its own, so that several go side by side, and a caller
+    /// who goes away does not take the chunks from others who wait for them.
+    fn launch(self: &Arc<Self>, run: Run, ids: Vec<Digest>) -> Flight {
+        let task = tokio::spawn(self.fly(run, ids));
         async move {
             task.await.unwrap_or_else(|_| {
                 let error = RepositoryError::new(ErrorKind::Cancelled, "a read was cancelled");
@@ -480,7 +526,7 @@ impl Shared {
         let runs = coalesce(PackKind::Meta, missing);
         let got = futures::future::join_all(runs.into_iter().map(|run| async move {
             let bytes = self.get_run(&run).await?;
-            let shared = self.clone();
+            let (shared, is_single) = (self.clone(), run.wanted.len() == 1);
             let decode = move || -> Result<Vec<(u64, Arc<Page>)>> {
                 let decoder = SlotDecoder::new(&shared.keys, run.kind, run.pack);
                 let decode = |(at, entry): &(u64, Entry)| {
@@ -490,7 +536,8 @@ impl Shared {
                 };
                 run.wanted.iter().map(decode).collect()
             };
-            self.pool.run(decode).await?
+            // As with a single chunk.
+            if is_single { decode() } else { self.pool.run(decode).await? }
         }))
         .await;
         for result in got {

@@ -255,10 +255,10 @@ impl<'a> Transmission<'a> {
             let Some(request) = self.head(&mut input).await? else { break };
             let permits = self.admit(&request, weight(&self.link.agreement, &request)).await;
             let payload = self.payload(&mut input, &request).await?;
-            let idle = input.buffer().is_empty();
-            self.start(Incoming { request, payload }, permits, idle).await;
             // Finished ones are forgotten; crashes were answered already.
             while self.running.try_join_next().is_some() {}
+            let idle = input.buffer().is_empty() && self.running.is_empty();
+            self.start(Incoming { request, payload }, permits, idle).await;
         }
         while self.running.join_next().await.is_some() {}
         Ok(())
@@ -347,7 +347,8 @@ impl<'a> Transmission<'a> {
     }
 
     /// Starts a request. A short read from a cache is answered in place, and so is what is ready
-    /// at once when no other request is waiting: a detour through the scheduler would take longer.
+    /// at once when no other request waits or is under way: a detour through the scheduler would
+    /// take longer. Beside others it is work for another core.
     async fn start(&mut self, incoming: Incoming, permits: Permits, idle: bool) {
         let queue = self.queue.clone();
         if let Some(reply) = answer_at_hand(&self.link, &incoming) {

@@ -1,6 +1,8 @@
 //! How often a read goes through the caches.
 
+use sluice_destination::Destination;
 use sluice_destination::memory::MemoryDestination;
+use sluice_destination::wrap::{Effect, Fault, Operation, Rule};
 
 use super::*;
 use crate::{Base, Clock, CommitInfo, InitOptions, KdfCost, SessionOptions, Settings, Unlock};
@@ -9,7 +11,10 @@ const BLOCK: usize = 64 << 10;
 
 /// An image of two blocks, in a repository that was opened anew: nothing is cached.
 async fn cold() -> ImageReader {
-    let destination = Arc::new(MemoryDestination::new());
+    cold_of(Arc::new(MemoryDestination::new())).await
+}
+
+async fn cold_of(destination: Arc<dyn Destination>) -> ImageReader {
     let (clock, kdf) = (Clock::system(), KdfCost::default());
     let options = InitOptions { unlock: Unlock::Open, recovery: false, kdf, lock: None };
     let settings = Settings { threads: 2, ..Settings::default() };
@@ -75,4 +80,39 @@ async fn what_another_look_found_does_not_answer_for_this_one() {
     assert_eq!((&both[..50], &both[50..]), (&[1; 50][..], &[2; 50][..]));
     image.read_at(0, &mut buf).await.unwrap();
     assert_eq!(buf, [1; 100]);
+}
+
+#[tokio::test]
+async fn who_gets_a_block_and_goes_away_takes_it_from_nobody() {
+    let destination = Fault::new(Arc::new(MemoryDestination::new()));
+    let image = cold_of(destination.clone()).await;
+    // Brings the pages, and the first block.
+    image.read_at(0, &mut [0; 100]).await.unwrap();
+    let under_way = || image.inner.shared.flights.len();
+    for others in [0, 1] {
+        destination.inject(Rule::new(Effect::Hold).on(&[Operation::Get]));
+        let second = BLOCK as u64;
+        let mut buf = [0; 100];
+        let mut gone = Box::pin(image.read_at(second, &mut buf));
+        assert!(futures::poll!(&mut gone).is_pending());
+        assert_eq!(under_way(), 1);
+        let other = image.clone();
+        let other = (others > 0).then(|| {
+            tokio::spawn(async move {
+                let mut buf = [0; 100];
+                other.read_at(second, &mut buf).await.map(|()| buf)
+            })
+        });
+        tokio::task::yield_now().await;
+        drop(gone);
+        destination.heal();
+        if let Some(other) = other {
+            assert_eq!(other.await.unwrap().unwrap(), [2; 100]);
+        }
+        while under_way() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(image.read_cached(second, &mut buf), "it landed");
+        image.inner.shared.caches.forget_chunks();
+    }
 }
