@@ -34,6 +34,7 @@
 mod bury;
 mod check;
 mod copied;
+mod copies;
 mod listing;
 pub(crate) mod merge;
 mod needs;
@@ -62,6 +63,7 @@ use crate::retention::Policy;
 use crate::verify::Damage;
 
 pub use copied::Copied;
+pub use copies::{Copies, NewId};
 pub use plan::{Plan, plan};
 pub use throttle::Throttle;
 pub use throttled::Throttled;
