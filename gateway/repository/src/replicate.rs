@@ -31,6 +31,7 @@
 //! point needs: when only some points are wanted, when the target has pruned points of its own,
 //! and to go on past a damaged pack; and to tell which key slots can be trusted, before any goes.
 
+mod admit;
 mod bury;
 mod check;
 mod copied;

@@ -55,16 +55,18 @@ impl<'b> Burial<'b> {
         bury(self.target, &key, put, move || self.keeper(chain, point)).await
     }
 
-    /// What keeps a point: what was said of it at either side, or else its manifest.
+    /// What keeps a point: what was said of it at either side, or else its manifest. Without the
+    /// key the source may keep a point, and cannot let go of it: whoever writes there can have put
+    /// the record.
     async fn keeper(&self, chain: ChainId, point: PointId) -> Result<Option<Keeper>> {
         let now = self.clock.now_ms();
         let mut anything = false;
-        for side in [self.target, self.source] {
+        for (side, counts) in [(self.target, true), (self.source, self.key.is_some())] {
             let Some(said) = self.said(side, chain, point).await? else { continue };
             if let Some(keeper) = said.keeper(now) {
                 return Ok(Some(keeper));
             }
-            anything = true;
+            anything |= counts;
         }
         if anything {
             return Ok(None);
@@ -97,7 +99,7 @@ impl<'b> Burial<'b> {
     }
 
     /// What the manifest at the target says.
-    async fn committed(&self, chain: ChainId, point: PointId) -> Result<Protection> {
+    pub(crate) async fn committed(&self, chain: ChainId, point: PointId) -> Result<Protection> {
         let key = commit_key(chain, point);
         let body = match self.target.get(&key, ByteRange::Full).await {
             Err(error) if error.kind() == DestinationKind::NotFound => {
