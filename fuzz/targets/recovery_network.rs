@@ -1,9 +1,9 @@
 //! Frames that guests of an isolated network send: the switch between them, and its answers to
 //! questions for addresses. Guests are copies of machines that somebody may have taken over.
 //!
-//! What must hold for every frame: it goes to other ports than the one it came from, unchanged, and
-//! nowhere twice; questions for addresses go nowhere, and their answers are well-formed, say nothing
-//! but the addresses of the network, and give a guest no address but its own.
+//! What must hold for every frame: it goes to other ports than the one it came from, unchanged,
+//! and nowhere twice; questions for addresses go nowhere, and their answers are well-formed, say
+//! nothing but the addresses of the network, and give a guest no address but its own.
 
 #![no_main]
 

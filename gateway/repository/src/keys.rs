@@ -214,8 +214,8 @@ async fn epoch_of(
 fn not_an_epoch(key: &Key, error: &FormatError, known: usize) -> RepositoryError {
     let text = format!(
         "{error}; and this key knows {known} changes of the data key, fewer than this record \
-         stands for. If the data key was changed that often, use a key that was kept then; if it was \
-         not, somebody else has put the object there: remove it, and nothing is lost"
+         stands for. If the data key was changed that often, use a key that was kept then; if it \
+         was not, somebody else has put the object there: remove it, and nothing is lost"
     );
     RepositoryError::damaged(key, text)
 }

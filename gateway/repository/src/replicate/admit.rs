@@ -3,9 +3,9 @@
 //! # Model
 //!
 //! Whoever can write to the source can put anything under any name. Without the key an object's
-//! layout, its place and its size can be checked, and not who wrote it; with it, its seal can. So what
-//! decides whether a repository opens (its descriptor, the records of data epochs) comes to the
-//! target only where it adds to what is there:
+//! layout, its place and its size can be checked, and not who wrote it; with it, its seal can. So
+//! what decides whether a repository opens (its descriptor, the records of data epochs) comes to
+//! the target only where it adds to what is there:
 //!
 //! * A descriptor that is there is replaced by no other but the one that a new data epoch makes of
 //!   it.

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind};
+use sluice_destination::{Destination, ErrorKind as DestinationKind};
 
 use super::plan::Plan;
 use super::{Means, check};
+use crate::bounded::{get_record, get_small};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
@@ -84,7 +85,7 @@ impl<'b> Burial<'b> {
         if let Some(shared) = self.key {
             return shared.protection_or_hold_at(side, chain, point).await;
         }
-        let body = match side.get(&protection_key(chain, point), ByteRange::Full).await {
+        let body = match get_small(side, &protection_key(chain, point)).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -101,7 +102,7 @@ impl<'b> Burial<'b> {
     /// What the manifest at the target says.
     pub(crate) async fn committed(&self, chain: ChainId, point: PointId) -> Result<Protection> {
         let key = commit_key(chain, point);
-        let body = match self.target.get(&key, ByteRange::Full).await {
+        let body = match get_record(self.target, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => {
                 return Ok(Protection::default());
             }

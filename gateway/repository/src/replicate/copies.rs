@@ -18,9 +18,9 @@
 //! # Invariants
 //!
 //! * A point that has a copy is not missing, nor is one whose copy was removed here.
-//! * What a tombstone stands for is not known where the id has no tag: a backup of this repository's
-//!   own, or a copy of a program that gave ids without. It counts as the copy of each point that
-//!   would have its place there, for what was removed must not come back.
+//! * What a tombstone stands for is not known where the id has no tag: a backup of this
+//!   repository's own, or a copy of a program that gave ids without. It counts as the copy of each
+//!   point that would have its place there, for what was removed must not come back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -123,7 +123,7 @@ impl Chain {
 }
 
 impl Repository {
-    /// The copies among `points`, which is all that this repository lists, of points of another one.
+    /// The copies of points of another repository among `points`, which is all that this one lists.
     ///
     /// # Errors
     /// When the destination fails.
@@ -159,8 +159,8 @@ impl Copies {
         self.chain(point).is_some_and(|chain| chain.was_removed(point.id, self.tag(point)))
     }
 
-    /// The copy to build that of `point` on, with the point it was made of: the nearest before it, or
-    /// else after it, of those whose point is still there.
+    /// The copy to build that of `point` on, with the point it was made of: the nearest before it,
+    /// or else after it, of those whose point is still there.
     pub fn nearest(
         &self,
         point: &RestorePoint,
@@ -218,8 +218,8 @@ impl Copies {
     }
 }
 
-/// An id between two others, with the tag where there is room for it. It differs from one attempt to
-/// the next: the id of one that was given up may be taken for ever.
+/// An id between two others, with the tag where there is room for it. It differs from one attempt
+/// to the next: the id of one that was given up may be taken for ever.
 fn between(
     before: Option<PointId>,
     after: PointId,

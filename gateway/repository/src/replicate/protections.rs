@@ -1,9 +1,9 @@
 //! What keeps points from being pruned, said after their commit: it holds at the target as well,
 //! or a replica that becomes the primary would forget it. What was said last counts.
 //!
-//! Only the key tells who said it. Without it a record comes to the target where it keeps its point at
-//! least as much as what is there: so what somebody put at the source cannot end a hold. One that
-//! ends something comes with the next replication that has the key.
+//! Only the key tells who said it. Without it a record comes to the target where it keeps its point
+//! at least as much as what is there: so what somebody put at the source cannot end a hold. One
+//! that ends something comes with the next replication that has the key.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,8 @@ struct Said {
     body: Bytes,
 }
 
-/// Copies one, unless the target has one that was said later. Returns what is damaged at the source.
+/// Copies one, unless the target has one that was said later. Returns what is damaged at the
+/// source.
 async fn newer(plan: &Plan, means: &Means, key: &Key, known: bool) -> Result<Option<Damage>> {
     let Some(place) = parse_point_key(key) else { return Ok(None) };
     let ours = match read(plan, &*plan.source.destination, key, place).await? {

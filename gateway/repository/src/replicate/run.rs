@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, probe};
 
 use super::admit::{self, Raise};
 use super::bury::Burial;
@@ -17,7 +17,7 @@ use super::slots::{self, Slots};
 use super::state::{self, Mark, RunState, Underway};
 use super::transfer::{Copied, copy_pack, put_same};
 use super::{Means, Relation, Report, check, protections, retain};
-use crate::bounded::get_small;
+use crate::bounded::{get_record, get_small};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{ChainId, PointId, commit_key, descriptor_key, pack_key, tombstone_key};
@@ -388,7 +388,7 @@ impl Run {
     /// A record of the source; nothing when it is gone or damaged.
     async fn record(&self, key: &Key, kind: Kind) -> Result<Option<Bytes>> {
         let (plan, means) = (&self.plan, &self.means);
-        let body = match plan.source.destination.get(key, ByteRange::Full).await {
+        let body = match get_record(&*plan.source.destination, key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -407,7 +407,7 @@ impl Run {
         let (source, target) = (&self.plan.source.destination, &self.plan.target);
         let (chain, point) = (wanted.chain, wanted.point);
         let key = commit_key(chain, point);
-        let bytes = match source.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&**source, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(Committed::Gone),
             other => other?,
         };
@@ -456,8 +456,8 @@ enum Mirrored {
 mod tests {
     use std::sync::Arc;
 
-    use sluice_destination::list_all;
     use sluice_destination::memory::MemoryDestination;
+    use sluice_destination::{ByteRange, list_all};
 
     use super::*;
     use crate::clock::Clock;

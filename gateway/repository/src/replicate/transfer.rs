@@ -7,6 +7,7 @@ use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, K
 
 use super::plan::{InsteadOf, PackJob, Plan};
 use super::{Means, listing, reconcile};
+use crate::bounded::is_exactly;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::pack::MAX_PACK;
 
@@ -115,7 +116,7 @@ pub(crate) async fn put_same(
     match target.put_new(key, body.clone()).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == DestinationKind::AlreadyExists => {
-            Ok(target.get(key, ByteRange::Full).await? == body)
+            Ok(is_exactly(&**target, key, &body).await?)
         }
         Err(error) => Err(error.into()),
     }
