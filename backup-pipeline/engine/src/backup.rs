@@ -109,6 +109,7 @@ pub async fn backup(
         defragment: options.defragment,
         parent: options.parent.clone(),
         allowance: options.allowance.clone(),
+        id: options.copy_of.as_ref().map(CopyOf::id),
     };
     let session = Arc::new(repository.begin(instance, &session_options).await?);
     let images = match &options.copy_of {

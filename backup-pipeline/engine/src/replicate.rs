@@ -8,14 +8,15 @@
 //!
 //! A copy's manifest names the point it was made of. That is all the state there is: it comes into
 //! being with the copy, by one put, so a run that was killed neither forgets nor repeats a
-//! point. Ids of copies ascend with time, as those of backups do; so points of an instance are
-//! copied in their order, and none that is older than the newest copy.
+//! point. Copies stand in the order of their points, whenever they were made: one of a point that
+//! was committed late gets an id between those of its neighbours. What was removed at the target
+//! is told by tombstones there ([`Copies`]) and does not come back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use sluice_block::BlockRead;
-use sluice_repository::replicate::{Copied, Filter, Options};
+use sluice_repository::replicate::{Copied, Copies, Filter, NewId, Options};
 use sluice_repository::retention::{Candidate, apply};
 use sluice_repository::{
     Damage, Pin, PointId, Repository, RepositoryError, RepositoryId, RestorePoint,
@@ -34,9 +35,15 @@ pub struct CopyOf {
     repository: RepositoryId,
     /// The target's point that changes were looked for against.
     parent: Option<PointId>,
+    id: NewId,
 }
 
 impl CopyOf {
+    /// The id that the copy gets.
+    pub(crate) fn id(&self) -> NewId {
+        self.id
+    }
+
     /// The images, read whole when the target's newest point is another than was thought.
     pub(crate) fn trust(
         &self,
@@ -70,6 +77,9 @@ pub struct CopyPlan {
     target: Repository,
     id: RepositoryId,
     points: Vec<RestorePoint>,
+    /// All points of the source.
+    here: HashMap<PointId, RestorePoint>,
+    copies: Copies,
     present: u64,
     damage: Vec<Damage>,
 }
@@ -93,18 +103,6 @@ fn id_of(repository: &Repository) -> Result<RepositoryId> {
     })
 }
 
-/// The newest point of each instance that is a copy of one of `repository`, as that point.
-fn newest_copies(points: &[RestorePoint], repository: RepositoryId) -> BTreeMap<String, PointId> {
-    let mut newest = BTreeMap::new();
-    for point in points {
-        if let Some(origin) = point.origin.filter(|origin| origin.repository == repository) {
-            let known = newest.entry(point.instance.clone()).or_insert(origin.point);
-            *known = origin.point.max(*known);
-        }
-    }
-    newest
-}
-
 /// Finds out which points are to be copied.
 ///
 /// # Errors
@@ -113,7 +111,7 @@ fn newest_copies(points: &[RestorePoint], repository: RepositoryId) -> BTreeMap<
 pub async fn plan(source: &Repository, target: &Repository, options: &Options) -> Result<CopyPlan> {
     let id = id_of(source)?;
     let (here, there) = (source.list(None).await?, target.list(None).await?);
-    let newest = newest_copies(&there.points, id);
+    let copies = target.copies(id, &there.points).await?;
     let damage = here.damaged.iter().map(|one| {
         let name = one.key.to_string();
         Damage::whole(name.clone(), one.error.to_string(), [name].into())
@@ -129,17 +127,18 @@ pub async fn plan(source: &Repository, target: &Repository, options: &Options) -
         let kind = sluice_repository::ErrorKind::NotFound;
         return Err(RepositoryError::new(kind, text).into());
     }
-    let newer =
-        |point: &RestorePoint| newest.get(&point.instance).is_none_or(|newest| point.id > *newest);
-    let present = here.points.iter().filter(|point| !newer(point)).count() as u64;
+    let missing = |point: &RestorePoint| !copies.has(point) && !copies.was_removed(point);
+    let present = here.points.iter().filter(|point| !missing(point)).count() as u64;
     let mut points: Vec<RestorePoint> =
-        filtered(&here.points, filter).into_iter().filter(|point| newer(point)).cloned().collect();
+        filtered(&here.points, filter).into_iter().filter(|one| missing(one)).cloned().collect();
     if options.keep.is_some() {
         let kept = kept(&points, &there.points, id, options, source.clock().now_ms())?;
         points.retain(|point| kept.contains(&point.id));
     }
     points.sort_by_key(|point| point.id);
-    Ok(CopyPlan { source: source.clone(), target: target.clone(), id, points, present, damage })
+    let here = here.points.into_iter().map(|point| (point.id, point)).collect();
+    let (source, target) = (source.clone(), target.clone());
+    Ok(CopyPlan { source, target, id, points, here, copies, present, damage })
 }
 
 /// The points that a filter leaves.
@@ -196,7 +195,7 @@ impl CopyPlan {
         &self.points
     }
 
-    /// Points of the source that have a copy, or are older than one.
+    /// Points of the source that have a copy, or had one that was removed.
     pub fn present(&self) -> u64 {
         self.present
     }
@@ -212,26 +211,29 @@ impl CopyPlan {
     /// When a repository fails, or the run is cancelled. Points that were copied stay, and the
     /// next run goes on. Damage at the source is not an error but in the report.
     pub async fn run(
-        self,
+        mut self,
         options: &Options,
         level: i32,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Result<CopyReport> {
         let mut report = CopyReport { damage: self.damage.clone(), ..CopyReport::default() };
-        for point in &self.points {
-            let pin = match self.source.pin(point, "replicate").await {
-                Ok(pin) => pin,
-                Err(error) if error.kind() == sluice_repository::ErrorKind::NotFound => {
-                    report.gone.push(point.clone());
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
+        for point in std::mem::take(&mut self.points) {
+            self.copies.look_again(&point).await?;
+            if self.copies.has(&point) || self.copies.was_removed(&point) {
+                continue; // another run was faster
+            }
+            let Some(pin) = self.pin(&point).await? else {
+                report.gone.push(point);
+                continue;
             };
-            let copied = self.copy(point, level, &progress, &cancel).await;
+            let copied = self.copy(&point, level, &progress, &cancel).await;
             pin.release().await;
             match copied {
-                Ok(copy) => report.points.push((point.clone(), copy)),
+                Ok(copy) => {
+                    self.copies.add(&copy);
+                    report.points.push((point, copy));
+                }
                 Err(error) => match damage_in(&error) {
                     Some(problem) => {
                         let name = point.to_string();
@@ -253,7 +255,8 @@ impl CopyPlan {
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<RestorePoint> {
-        let (parent, before, pin) = self.before(point).await?;
+        let (parent, before, pin) = self.base(point).await?;
+        let known = parent.as_ref().map(|parent| parent.id);
         let mut images = Vec::with_capacity(point.images.len());
         for record in &point.images {
             let image = self.source.image(point, Some(&record.name))?;
@@ -289,9 +292,14 @@ impl CopyPlan {
             rescan: false,
             hold: point.hold,
             defragment: None,
-            parent: None,
+            parent,
             allowance: Arc::default(),
-            copy_of: Some(CopyOf { point: point.clone(), repository: self.id, parent }),
+            copy_of: Some(CopyOf {
+                point: point.clone(),
+                repository: self.id,
+                parent: known,
+                id: self.copies.new_id(point)?,
+            }),
         };
         let (progress, cancel) = (progress.clone(), cancel.clone());
         let run = backup(&self.target, &point.instance, images, options, progress, cancel);
@@ -302,28 +310,28 @@ impl CopyPlan {
         Ok(copied?.point)
     }
 
-    /// The target's newest point of the same instance, and, when that is a copy, the point of
-    /// the source it was made of, pinned.
-    async fn before(
+    /// Pins a point of the source; nothing when it was pruned.
+    async fn pin(&self, point: &RestorePoint) -> Result<Option<Pin>> {
+        match self.source.pin(point, "replicate").await {
+            Ok(pin) => Ok(Some(pin)),
+            Err(error) if error.kind() == sluice_repository::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The copy to build this one on, and the point of the source it was made of, pinned. Where
+    /// there is none, the target's newest point, of which nothing is known.
+    async fn base(
         &self,
         point: &RestorePoint,
-    ) -> Result<(Option<PointId>, Option<RestorePoint>, Option<Pin>)> {
-        let listing = self.target.list(Some(&point.instance)).await?;
-        let Some(newest) = listing.points.last() else { return Ok((None, None, None)) };
-        let parent = Some(newest.id);
-        let Some(origin) = newest.origin.filter(|origin| origin.repository == self.id) else {
-            return Ok((parent, None, None));
-        };
-        let listing = self.source.list(Some(&point.instance)).await?;
-        let Some(before) = listing.points.into_iter().find(|one| one.id == origin.point) else {
-            return Ok((parent, None, None));
-        };
-        match self.source.pin(&before, "replicate").await {
-            Ok(pin) => Ok((parent, Some(before), Some(pin))),
-            Err(error) if error.kind() == sluice_repository::ErrorKind::NotFound => {
-                Ok((parent, None, None))
-            }
-            Err(error) => Err(error.into()),
+    ) -> Result<(Option<RestorePoint>, Option<RestorePoint>, Option<Pin>)> {
+        let nearest = self.copies.nearest(point, |origin| self.here.contains_key(&origin));
+        let Some((origin, copy)) = nearest else { return Ok((None, None, None)) };
+        let copy = Some(copy.clone());
+        let Some(before) = self.here.get(&origin) else { return Ok((copy, None, None)) };
+        match self.pin(before).await? {
+            Some(pin) => Ok((copy, Some(before.clone()), Some(pin))),
+            None => Ok((copy, None, None)),
         }
     }
 
@@ -394,7 +402,7 @@ mod tests {
         let repository = RepositoryId([2; 16]);
         let change = |thought: Option<u64>, found: Option<u64>| {
             let parent = thought.map(|id| point(id).id);
-            let copy = CopyOf { point: point(9), repository, parent };
+            let copy = CopyOf { point: point(9), repository, parent, id: NewId::Last([0; 10]) };
             let device: Arc<dyn BlockRead> = Arc::new(MemoryDisk::new(10));
             let source = Source::Device(device, Change::Changed(Vec::new()));
             let image = SourceImage { name: "a".into(), description: String::new(), source };

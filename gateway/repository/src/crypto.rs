@@ -13,7 +13,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
-use crate::format::id::{ChainId, Digest, PackId, PackKind, SessionId};
+use crate::format::id::{ChainId, Digest, PackId, PackKind, PointId, RepositoryId, SessionId};
 
 /// Length of an AEAD tag in bytes.
 pub const TAG_LEN: usize = 16;
@@ -201,6 +201,7 @@ pub struct KeyRing {
     chunk_id: [u8; 32],
     page_digest: [u8; 32],
     name: [u8; 32],
+    copy: [u8; 32],
     metadata: [u8; 32],
     /// Of each epoch that is known.
     data: Vec<[u8; 32]>,
@@ -245,6 +246,7 @@ impl KeyRing {
             chunk_id: of("sluice v1 chunk id"),
             page_digest: of("sluice v1 page digest"),
             name: of("sluice v1 name"),
+            copy: of("sluice v1 copy"),
             metadata: of("sluice v1 metadata"),
             epoch: epoch.min(data.len() as u32 - 1),
             data,
@@ -266,6 +268,27 @@ impl KeyRing {
     pub fn chain(&self, instance: &str) -> ChainId {
         let hash = blake3::keyed_hash(&self.name, instance.as_bytes());
         ChainId(first16(hash.as_bytes()))
+    }
+
+    /// What the id of a copy of this point of another repository has behind its time: a tag that
+    /// tells of which point, and a check that tells that it is a tag.
+    pub fn copy_tag(&self, repository: RepositoryId, point: PointId) -> [u8; 10] {
+        let origin = [repository.0, point.0].concat();
+        let mut tag = [0; 10];
+        tag[..8].copy_from_slice(&blake3::keyed_hash(&self.copy, &origin).as_bytes()[..8]);
+        let check = self.copy_check(&tag[..8]);
+        tag[8..].copy_from_slice(&check);
+        tag
+    }
+
+    /// Whether the id of a point is one of a copy.
+    pub fn is_copy(&self, point: PointId) -> bool {
+        point.0[14..] == self.copy_check(&point.0[6..14])
+    }
+
+    fn copy_check(&self, tag: &[u8]) -> [u8; 2] {
+        let hash = blake3::keyed_hash(&self.copy, tag);
+        [hash.as_bytes()[0], hash.as_bytes()[1]]
     }
 
     /// The epoch under which packs of this kind are written.

@@ -23,8 +23,8 @@ use crate::format::FormatError;
 use crate::format::descriptor::Descriptor;
 use crate::format::header::Kind;
 use crate::format::id::{
-    EPOCHS_PREFIX, PackId, PackKind, RepositoryId, commits_prefix, epoch_key, pack_key,
-    parse_point_key,
+    EPOCHS_PREFIX, PackId, PackKind, RepositoryId, commits_prefix, epoch_key, epoch_number,
+    pack_key, parse_point_key,
 };
 use crate::format::keyslot::{KdfCost, KeySlot, RecoveryKey};
 use crate::format::pack::SlotEntry;
@@ -99,7 +99,7 @@ pub(crate) async fn unlock(
     let mut slots = read_slots(destination).await?;
     // Those of the newest epoch first; others are what an interrupted rotation left.
     slots.sort_by_key(|(_, slot)| std::cmp::Reverse(slot.as_ref().map_or(0, KeySlot::epoch)));
-    let (mut damaged, mut left_behind) = (None, false);
+    let (mut damaged, mut left_behind, mut unknown) = (None, false, None);
     let mut found = Vec::new();
     for (key, slot) in slots {
         let attempt = match &slot {
@@ -109,7 +109,7 @@ pub(crate) async fn unlock(
         match attempt {
             Ok(None) => {}
             Ok(Some(secrets)) => match epoch_of(destination, id, descriptor, &secrets).await? {
-                Some(epoch) => {
+                Fit::Newest(epoch) => {
                     let (slot, content) = (name_of(&key), slot.ok());
                     found.push(Opened { secrets, epoch, slot, content });
                     // Only who knows the passphrase can have made a slot for it.
@@ -117,13 +117,17 @@ pub(crate) async fn unlock(
                         break;
                     }
                 }
-                None => left_behind = true,
+                Fit::Another => left_behind = true,
+                Fit::Unknown(error) => unknown = Some(error),
             },
             Err(error) => damaged = Some(parse_error(key, error)),
         }
     }
     if let Some(opened) = recovery::the_right_one(destination, id, found).await? {
         return Ok(opened);
+    }
+    if let Some(error) = unknown {
+        return Err(error);
     }
     if left_behind {
         let place = destination.location();
@@ -161,20 +165,30 @@ async fn newest_epoch(destination: &dyn Destination, descriptor: &Descriptor) ->
         return Ok(0);
     }
     let records = list_all(destination, EPOCHS_PREFIX).await?;
-    let number = |key: &Key| key.as_str()[EPOCHS_PREFIX.len()..].parse().ok();
-    Ok(records.iter().filter_map(|record| number(&record.key)).max().unwrap_or(0))
+    Ok(records.iter().filter_map(|record| epoch_number(&record.key)).max().unwrap_or(0))
 }
 
-/// The newest epoch, when these are its secrets.
+/// What secrets are to the newest epoch.
+enum Fit {
+    /// They are of this one, which is the newest.
+    Newest(u32),
+    /// They were dropped when it began.
+    Another,
+    /// Its record cannot be read, and they have not as many epochs: either they were dropped, or
+    /// somebody has put the record there.
+    Unknown(RepositoryError),
+}
+
+/// Whether these are the secrets of the newest epoch.
 async fn epoch_of(
     destination: &dyn Destination,
     id: RepositoryId,
     descriptor: &Descriptor,
     secrets: &Secrets,
-) -> Result<Option<u32>> {
+) -> Result<Fit> {
     let newest = newest_epoch(destination, descriptor).await?;
     if newest == 0 {
-        return Ok(Some(0));
+        return Ok(Fit::Newest(0));
     }
     let key = epoch_key(newest);
     let bytes = get_record(destination, &key).await?;
@@ -182,15 +196,28 @@ async fn epoch_of(
     let record = Envelope::parse(&bytes)
         .and_then(|record| record.open(&keys, Kind::Epoch, id, &epoch_object(newest)))
         .and_then(|body| from_cbor::<EpochRecord>(&body));
-    let fits = match record {
-        Ok(record) => secrets.fit(record.checks()),
+    Ok(match record {
+        Ok(record) if secrets.fit(record.checks()) => Fit::Newest(newest),
+        Ok(_) => Fit::Another,
         Err(error) => {
             // Nothing else depends on it, so damage to it must not take the backups away.
             tracing::warn!(%key, %error, "the record of a data epoch is damaged");
-            secrets.epochs.len() == newest as usize
+            match secrets.epochs.len() == newest as usize {
+                true => Fit::Newest(newest),
+                false => Fit::Unknown(not_an_epoch(&key, &error, secrets.epochs.len())),
+            }
         }
-    };
-    Ok(fits.then_some(newest))
+    })
+}
+
+/// Nothing is lost by such a record, but nobody here may say which of the two it is.
+fn not_an_epoch(key: &Key, error: &FormatError, known: usize) -> RepositoryError {
+    let text = format!(
+        "{error}; and this key knows {known} changes of the data key, fewer than this record \
+         stands for. If the data key was changed that often, use a key that was kept then; if it \
+         was not, somebody else has put the object there: remove it, and nothing is lost"
+    );
+    RepositoryError::damaged(key, text)
 }
 
 pub(crate) async fn read_slots(destination: &dyn Destination) -> Result<Slots> {

@@ -31,9 +31,11 @@
 //! point needs: when only some points are wanted, when the target has pruned points of its own,
 //! and to go on past a damaged pack; and to tell which key slots can be trusted, before any goes.
 
+mod admit;
 mod bury;
 mod check;
 mod copied;
+mod copies;
 mod listing;
 pub(crate) mod merge;
 mod needs;
@@ -62,6 +64,7 @@ use crate::retention::Policy;
 use crate::verify::Damage;
 
 pub use copied::Copied;
+pub use copies::{Copies, NewId};
 pub use plan::{Plan, plan};
 pub use throttle::Throttle;
 pub use throttled::Throttled;

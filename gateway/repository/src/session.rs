@@ -43,7 +43,7 @@ use crate::image_reader::ImageReader;
 use crate::index::{DedupIndex, SortedEntries};
 use crate::lock::Locker;
 use crate::points::RestorePoint;
-use crate::replicate::Copied;
+use crate::replicate::{Copied, NewId};
 use crate::repository::{Repository, Shared, parse_error};
 use newest::Newest;
 use presence::Presence;
@@ -73,12 +73,14 @@ pub struct SessionOptions {
     pub parent: Option<RestorePoint>,
     /// How much may be stored; more ends the session's writes with [`ErrorKind::Allowance`].
     pub allowance: Arc<Allowance>,
+    /// The id of a copy; that of a backup comes after all others of its chain.
+    pub id: Option<NewId>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
         let allowance = Arc::default();
-        Self { level: 1, dedup: true, defragment: None, parent: None, allowance }
+        Self { level: 1, dedup: true, defragment: None, parent: None, allowance, id: None }
     }
 }
 
@@ -144,8 +146,7 @@ impl Repository {
         let chain = shared.keys.chain(instance);
         let id = SessionId::new(shared.clock.now_ms(), random()?);
         let unbegun = Unbegun(id);
-        let chosen = options.parent.as_ref();
-        let (record, parent, overtaken) = shared.open_session(id, chain, instance, chosen).await?;
+        let (record, parent, overtaken) = shared.open_session(id, chain, instance, options).await?;
         let index = shared.open_index(options.dedup).await;
         let bad = shared.bad_slots().await?;
         let terms = shared.session_terms(&session_key(id), parent.as_ref()).await?;
@@ -222,21 +223,23 @@ impl Shared {
         id: SessionId,
         chain: ChainId,
         instance: &str,
-        mut chosen: Option<&RestorePoint>,
+        options: &SessionOptions,
     ) -> Result<(SessionRecord, Option<RestorePoint>, bool)> {
+        let mut chosen = options.parent.as_ref();
         loop {
             let Newest { point, overtaken, last } = self.newest(chain).await?;
             let now = self.clock.now_ms();
             let parent = chosen.cloned().or(point);
             let in_chain = parent.as_ref().filter(|parent| parent.chain == chain);
             let process = std::process::id();
+            // Points sort by id, so a clock that went back must not put this one before others
+            // of the chain.
+            let after = now.max(last + 1);
             let record = SessionRecord {
                 session: id,
                 chain,
                 instance: instance.to_owned(),
-                // Points sort by id, so a clock that went back must not put this one before
-                // others of the chain.
-                point: PointId::new(now.max(last + 1), random()?),
+                point: options.id.unwrap_or(NewId::Last(random()?)).at(after),
                 parent: in_chain.map(|parent| parent.id),
                 host: host::scope(),
                 process,

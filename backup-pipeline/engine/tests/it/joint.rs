@@ -1,10 +1,13 @@
 //! Everything at once over two places: backups, removals, holds, collections on both sides and
 //! replication run side by side, with clocks that are days apart, requests that come late, and
-//! actors that die anywhere. A plain map says what must be there.
+//! actors that die anywhere. A plain map says what must be there. A third place, with keys of its
+//! own, is fed by copies that are written anew: [`far`].
 //!
 //! After each round: every point that was committed and not removed reads at the source, a held
 //! one is never removed, and what is at the target reads, and stays unless the target's own policy
 //! lets it go. In the end the target has all that the policy keeps.
+
+mod far;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,6 +49,7 @@ enum Deed {
     CollectSource,
     CollectTarget,
     Copy { with_key: bool },
+    Far(far::Deed),
 }
 
 /// What goes wrong with the destination as one actor sees it.
@@ -93,6 +97,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::CollectSource),
         1 => Just(Deed::CollectTarget),
         3 => any::<bool>().prop_map(|with_key| Deed::Copy { with_key }),
+        4 => far::deed().prop_map(Deed::Far),
     ]
 }
 
@@ -131,6 +136,7 @@ struct Model {
     /// Contents of backups that failed; one whose last answer was lost may be there.
     perhaps: Vec<(String, Vec<u64>)>,
     target: BTreeSet<String>,
+    far: far::Model,
 }
 
 /// What became of an actor's deed.
@@ -138,12 +144,15 @@ enum Done {
     Saved { instance: String, numbers: Vec<u64>, point: Option<Box<RestorePoint>> },
     Forgot { name: String, done: bool },
     Held { name: String, on: bool, done: bool },
+    Far(far::Forgot),
     Else,
 }
 
 struct World {
     source: Side,
     target: Side,
+    /// Another repository, with keys of its own.
+    far: Side,
     /// Each instance is backed up by a host of its own.
     caches: Vec<TempDir>,
     hand: Arc<AtomicU64>,
@@ -191,7 +200,8 @@ impl World {
         Repository::init(source.clone(), clock, options, settings(None)).await.unwrap();
         let caches = (0..INSTANCES).map(|_| tempfile::tempdir().unwrap()).collect();
         let target: Side = Arc::new(MemoryDestination::new());
-        Self { source, target, caches, hand, keep, model: Model::default() }
+        let far = new_repository().await.0;
+        Self { source, target, far, caches, hand, keep, model: Model::default() }
     }
 
     fn clock(&self, skew: i64) -> Clock {
@@ -234,12 +244,16 @@ impl World {
             Deed::Copy { with_key } => {
                 copy(here, there, clock, self.how(), with_key || self.keep).boxed()
             }
+            Deed::Far(deed) => {
+                let far = troubled(&self.far, &actor.there);
+                self.model.far.act(&deed, here, far, clock)
+            }
         }
     }
 
     async fn round(&mut self, round: &Round) {
-        let tasks: Vec<_> =
-            round.actors.iter().map(|actor| tokio::spawn(self.act(actor))).collect();
+        let actors = far::one_copier(&round.actors);
+        let tasks: Vec<_> = actors.map(|actor| tokio::spawn(self.act(actor))).collect();
         let mut done = Vec::new();
         for task in tasks {
             done.push(task.await.unwrap());
@@ -271,6 +285,7 @@ impl World {
                 Done::Forgot { name, done: false } => drop(gone.insert(name)),
                 Done::Held { name, on: true, done: true } => drop(held.insert(name)),
                 Done::Held { name, on: false, .. } => drop(released.insert(name)),
+                Done::Far(forgot) => self.model.far.note(forgot),
                 Done::Held { .. } | Done::Else => {}
             }
         }
@@ -278,6 +293,7 @@ impl World {
         self.hand.fetch_add(round.hours * HOUR, Ordering::SeqCst);
         self.check_source(&gone).await;
         self.check_target().await;
+        self.check_far().await;
     }
 
     /// Every point reads at the source, but for those whose removal was cut off.
@@ -368,6 +384,7 @@ impl World {
         let there_before = self.model.target.clone();
         self.check_source(&BTreeSet::new()).await;
         self.check_target().await;
+        self.settle_far().await;
         let mut wanted: BTreeSet<String> = self.model.points.keys().cloned().collect();
         if self.keep {
             // The target's policy counts its own points too, also those the source removed, and

@@ -25,6 +25,7 @@ mod model;
 mod parent;
 mod repair;
 mod replicate;
+mod replicate_hostile;
 mod replicate_kept;
 mod replicate_kill;
 mod restore;

@@ -415,15 +415,6 @@ async fn key_slots_follow_the_source() {
     let report = replicate(keyed(&source, &opened.unwrap()), &target).await;
     assert_eq!(report.kept_slots, [""; 0]);
     assert_eq!(objects(&target, "keys/").await, objects(&source, "keys/").await);
-    // So do a descriptor that asks more of readers, and beginnings of data epochs.
-    let (format, epoch) = (Key::new("format").unwrap(), Key::new("e/00000001").unwrap());
-    let text = String::from_utf8(get(&source, &format).await.to_vec()).unwrap();
-    let newer = Bytes::from(text.replacen('{', "{ ", 1));
-    source.put(&format, newer.clone()).await.unwrap();
-    source.put(&epoch, Bytes::from_static(b"begun")).await.unwrap();
-    replicate(keyless(&source), &target).await;
-    assert_eq!(get(&target, &format).await, newer);
-    assert_eq!(get(&target, &epoch).await, "begun");
     // But not those of a disk that was copied before the old passphrase was withdrawn.
     let disk = memory();
     replicate(keyless(&source), &disk).await;

@@ -393,6 +393,12 @@ pub fn epoch_key(epoch: u32) -> Key {
     key(format!("{EPOCHS_PREFIX}{epoch:08}"))
 }
 
+/// The number of a data epoch, from the key of its record.
+pub fn epoch_number(key: &Key) -> Option<u32> {
+    let number = key.as_str().strip_prefix(EPOCHS_PREFIX)?.parse().ok()?;
+    (number > 0 && epoch_key(number) == *key).then_some(number)
+}
+
 /// Key of the lock record.
 pub fn lock_key() -> Key {
     key("lock".into())

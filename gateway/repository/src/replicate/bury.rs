@@ -7,10 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind};
+use sluice_destination::{Destination, ErrorKind as DestinationKind};
 
 use super::plan::Plan;
 use super::{Means, check};
+use crate::bounded::{get_record, get_small};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::format::header::Kind;
@@ -55,16 +56,18 @@ impl<'b> Burial<'b> {
         bury(self.target, &key, put, move || self.keeper(chain, point)).await
     }
 
-    /// What keeps a point: what was said of it at either side, or else its manifest.
+    /// What keeps a point: what was said of it at either side, or else its manifest. Without the
+    /// key the source may keep a point, and cannot let go of it: whoever writes there can have put
+    /// the record.
     async fn keeper(&self, chain: ChainId, point: PointId) -> Result<Option<Keeper>> {
         let now = self.clock.now_ms();
         let mut anything = false;
-        for side in [self.target, self.source] {
+        for (side, counts) in [(self.target, true), (self.source, self.key.is_some())] {
             let Some(said) = self.said(side, chain, point).await? else { continue };
             if let Some(keeper) = said.keeper(now) {
                 return Ok(Some(keeper));
             }
-            anything = true;
+            anything |= counts;
         }
         if anything {
             return Ok(None);
@@ -82,7 +85,7 @@ impl<'b> Burial<'b> {
         if let Some(shared) = self.key {
             return shared.protection_or_hold_at(side, chain, point).await;
         }
-        let body = match side.get(&protection_key(chain, point), ByteRange::Full).await {
+        let body = match get_small(side, &protection_key(chain, point)).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -97,9 +100,9 @@ impl<'b> Burial<'b> {
     }
 
     /// What the manifest at the target says.
-    async fn committed(&self, chain: ChainId, point: PointId) -> Result<Protection> {
+    pub(crate) async fn committed(&self, chain: ChainId, point: PointId) -> Result<Protection> {
         let key = commit_key(chain, point);
-        let body = match self.target.get(&key, ByteRange::Full).await {
+        let body = match get_record(self.target, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => {
                 return Ok(Protection::default());
             }

@@ -66,3 +66,18 @@ pub(crate) fn record(bytes: &[u8], repository: RepositoryId, kind: Kind) -> Pars
         Err(FormatError::Invalid("record belongs to another place"))
     }
 }
+
+/// The same, for a record that says in its header which object it is.
+pub(crate) fn object(
+    bytes: &[u8],
+    repository: RepositoryId,
+    kind: Kind,
+    object: [u8; 16],
+) -> Parsed<()> {
+    record(bytes, repository, kind)?;
+    if Envelope::parse(bytes)?.header.object == object {
+        Ok(())
+    } else {
+        Err(FormatError::Invalid("record belongs to another object"))
+    }
+}

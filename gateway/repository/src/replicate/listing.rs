@@ -81,12 +81,23 @@ pub(crate) async fn look_again(destination: &dyn Destination, key: &Key) -> Resu
 /// The commit records and tombstones of a side. Commits come first, so that a point pruned in
 /// between counts as pruned.
 pub(crate) async fn points(destination: &dyn Destination) -> Result<Points> {
-    let keys = async |prefix: String| -> Result<BTreeSet<(ChainId, PointId)>> {
-        let objects = list_all(destination, &prefix).await?;
-        Ok(objects.iter().filter_map(|object| parse_point_key(&object.key)).collect())
-    };
-    let commits = keys(commits_prefix()).await?;
-    Ok(Points { commits, tombstones: keys(tombstones_prefix()).await? })
+    let commits = places(destination, commits_prefix()).await?;
+    Ok(Points { commits, tombstones: tombstones(destination).await? })
+}
+
+/// The tombstones of a side.
+pub(crate) async fn tombstones(
+    destination: &dyn Destination,
+) -> Result<BTreeSet<(ChainId, PointId)>> {
+    places(destination, tombstones_prefix()).await
+}
+
+async fn places(
+    destination: &dyn Destination,
+    below: String,
+) -> Result<BTreeSet<(ChainId, PointId)>> {
+    let objects = list_all(destination, &below).await?;
+    Ok(objects.iter().filter_map(|object| parse_point_key(&object.key)).collect())
 }
 
 /// The index segments of a side.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, list_all};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, list_all};
 
 use super::listing::{self, Found, PackName, Packs, Points};
 use super::needs::Walker;
@@ -12,6 +12,7 @@ use super::reconcile::{Sides, Verdict};
 use super::select::{self, Wanted};
 use super::slots::{self, Slots};
 use super::{Means, Options, Relation, Report, Source, relation, run, state};
+use crate::bounded::get_small;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::{
     ChainId, PointId, RepositoryId, commit_key, descriptor_key, pack_key, tombstone_key,
@@ -163,7 +164,7 @@ pub async fn plan(
     let relation = relation(&*source.destination, &*target).await?;
     check_relation(relation, &*target)?;
     let key = descriptor_key();
-    let descriptor = source.destination.get(&key, ByteRange::Full).await?;
+    let descriptor = get_small(&*source.destination, &key).await?;
     let id = Repository::peek(&*source.destination).await?.id();
     let id = id.map_err(|error| parse_error(&key, error))?;
     // Before anything is listed there: one that ends later may take what is listed.

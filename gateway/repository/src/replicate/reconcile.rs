@@ -65,7 +65,12 @@ impl Sides<'_> {
             (Some(theirs), _) if theirs.live == theirs.slots => Ok(Verdict::Keep),
             (Some(theirs), Some(ours)) if theirs.hash == ours.hash => Ok(Verdict::Keep),
             // Complete, so it holds whatever the target's holds; the newest generation wins.
-            (_, Some(ours)) if ours.live == ours.slots => Ok(Verdict::Copy(next)),
+            (_, Some(ours)) if ours.live == ours.slots => match self.shared {
+                Some(shared) if table(shared, self.source, name, here).await?.is_none() => {
+                    Ok(Verdict::Bad("its table is damaged"))
+                }
+                _ => Ok(Verdict::Copy(next)),
+            },
             (None, _) => Ok(Verdict::Bad("it is damaged at the target, and compacted here")),
             (Some(_), None) => Ok(Verdict::Bad("its footer is damaged")),
             (Some(_), Some(_)) => self.compare(name, here, there, next).await,
@@ -318,7 +323,8 @@ mod tests {
         lab.source.put(&key(0), lab.whole.clone()).await.unwrap();
         lab.source.delete(&key(1)).await.unwrap();
         assert_eq!(lab.replicate(false).await.packs, 1);
-        assert_eq!(lab.at_target().await, [(key(4), vec![0, 1, 2, 3, 4, 5])]);
+        // What it has less of stays for a collection, which compares both with the key.
+        assert_eq!(lab.at_target().await, [(key(3), vec![5]), (key(4), vec![0, 1, 2, 3, 4, 5])]);
     }
 
     #[tokio::test]

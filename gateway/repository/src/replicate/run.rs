@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, Key, probe};
+use sluice_destination::{Destination, ErrorKind as DestinationKind, Key, probe};
 
+use super::admit::{self, Raise};
 use super::bury::Burial;
 use super::listing::PackName;
 use super::needs::Walker;
@@ -16,11 +17,12 @@ use super::slots::{self, Slots};
 use super::state::{self, Mark, RunState, Underway};
 use super::transfer::{Copied, copy_pack, put_same};
 use super::{Means, Relation, Report, check, protections, retain};
+use crate::bounded::{get_record, get_small};
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::header::Kind;
 use crate::format::id::{ChainId, PointId, commit_key, descriptor_key, pack_key, tombstone_key};
 use crate::points::Pin;
-use crate::repository::rfc3339;
+use crate::repository::{parse_error, rfc3339};
 use crate::verify::Damage;
 
 /// Records copied and pins put side by side.
@@ -89,7 +91,7 @@ impl Run {
             let object = pack_key(kind, pack).to_string();
             self.report.damage.push(Damage::whole(object, problem, points));
         }
-        protections::copy(&self.plan).await?;
+        self.report.damage.extend(protections::copy(&self.plan, &self.means).await?);
         self.copy_tombstones().await?;
         if self.plan.options.keep.is_some() {
             retain::retain(&self.plan, &self.means, &mut self.report).await?;
@@ -112,9 +114,14 @@ impl Run {
         let (is_fresh, slots) = (self.plan.slots.is_some(), self.plan.slots.clone());
         let Slots { added, extra } = slots.unwrap_or_default();
         // What opens comes before what has to be opened, and what no longer may goes last.
-        for key in added.iter().chain(&self.plan.epochs) {
-            let body = source.get(key, ByteRange::Full).await?;
+        for key in &added {
+            let body = get_small(&**source, key).await?;
             put_same(target, key, body).await?;
+        }
+        let (epochs, refused) = admit::epochs(&self.plan).await?;
+        self.report.damage.extend(refused);
+        for (key, body) in epochs {
+            put_same(target, &key, body).await?;
         }
         if self.plan.relation == Relation::Empty
             && !put_same(target, &descriptor_key(), self.plan.descriptor.clone()).await?
@@ -124,9 +131,13 @@ impl Run {
         }
         // It is replaced at the source when it asks more of readers than before.
         if self.plan.relation == Relation::Replica && is_fresh {
-            let theirs = target.get(&descriptor_key(), ByteRange::Full).await?;
-            if theirs != self.plan.descriptor {
-                target.put(&descriptor_key(), self.plan.descriptor.clone()).await?;
+            let key = descriptor_key();
+            let theirs = get_small(&**target, &key).await?;
+            let judged = admit::descriptor(&self.plan.descriptor, &theirs);
+            match judged.map_err(|error| parse_error(&key, error))? {
+                Raise::Keep => {}
+                Raise::To(raised) => target.put(&key, raised).await?,
+                Raise::Refuse => self.report.damage.push(admit::another_descriptor()),
             }
         }
         self.report.kept_slots = slots::withdraw(&self.plan, &extra).await?;
@@ -377,7 +388,7 @@ impl Run {
     /// A record of the source; nothing when it is gone or damaged.
     async fn record(&self, key: &Key, kind: Kind) -> Result<Option<Bytes>> {
         let (plan, means) = (&self.plan, &self.means);
-        let body = match plan.source.destination.get(key, ByteRange::Full).await {
+        let body = match get_record(&*plan.source.destination, key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -396,7 +407,7 @@ impl Run {
         let (source, target) = (&self.plan.source.destination, &self.plan.target);
         let (chain, point) = (wanted.chain, wanted.point);
         let key = commit_key(chain, point);
-        let bytes = match source.get(&key, ByteRange::Full).await {
+        let bytes = match get_record(&**source, &key).await {
             Err(error) if error.kind() == DestinationKind::NotFound => return Ok(Committed::Gone),
             other => other?,
         };
@@ -445,8 +456,8 @@ enum Mirrored {
 mod tests {
     use std::sync::Arc;
 
-    use sluice_destination::list_all;
     use sluice_destination::memory::MemoryDestination;
+    use sluice_destination::{ByteRange, list_all};
 
     use super::*;
     use crate::clock::Clock;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use sluice_destination::{ByteRange, Destination};
+use sluice_destination::Destination;
 
 use super::Options;
 use super::listing::Points;
+use crate::bounded::get_record;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::id::{ChainId, PointId, commit_key};
 use crate::points::RestorePoint;
@@ -179,7 +180,7 @@ pub(crate) async fn read(
     let read = stream::iter(places)
         .map(|(chain, point)| async move {
             let key = commit_key(chain, point);
-            let bytes = side.get(&key, ByteRange::Full).await?;
+            let bytes = get_record(&**side, &key).await?;
             match shared.parse_point(&key, chain, point, &bytes) {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     tracing::warn!(%error, "leaving a point of the target alone");

@@ -7,6 +7,7 @@ use sluice_destination::{ByteRange, Destination, ErrorKind as DestinationKind, K
 
 use super::plan::{InsteadOf, PackJob, Plan};
 use super::{Means, listing, reconcile};
+use crate::bounded::is_exactly;
 use crate::error::{ErrorKind, RepositoryError, Result};
 use crate::format::pack::MAX_PACK;
 
@@ -72,8 +73,7 @@ async fn place_pack(plan: &Plan, job: &PackJob, key: &Key, bytes: Bytes) -> Resu
         InsteadOf::Damaged => target.put(key, bytes).await?,
         InsteadOf::Older(older) => {
             put_pack(target, key, bytes).await?;
-            // As after a compaction: the newest generation is looked for when this one is gone.
-            target.delete(older).await?;
+            tracing::debug!(%older, "left for a collection, which compares them with the key");
         }
         InsteadOf::Part(older) => {
             let theirs = target.get(older, ByteRange::Full).await?;
@@ -116,7 +116,7 @@ pub(crate) async fn put_same(
     match target.put_new(key, body.clone()).await {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == DestinationKind::AlreadyExists => {
-            Ok(target.get(key, ByteRange::Full).await? == body)
+            Ok(is_exactly(&**target, key, &body).await?)
         }
         Err(error) => Err(error.into()),
     }

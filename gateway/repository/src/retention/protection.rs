@@ -92,6 +92,18 @@ impl Protection {
         now.retain_until_ms.filter(|until| *until > now_ms).map(Keeper::Until)
     }
 
+    /// Whether it keeps the point at least as long as another one does, whatever happens.
+    pub fn keeps_as_much_as(&self, other: &Self) -> bool {
+        let overlays = other.overlays.iter().flatten().all(|overlay| self.has_overlay(*overlay));
+        let event = other.waits_for().is_none_or(|waits| {
+            let own = self.waits_for();
+            own.is_some_and(|own| own.name == waits.name && own.keep_ms >= waits.keep_ms)
+        });
+        let shorten = self.shorten.is_none() || self.shorten == other.shorten;
+        let until = self.retain_until_ms >= other.retain_until_ms;
+        (self.hold || !other.hold) && overlays && event && shorten && until
+    }
+
     /// Puts it on hold.
     pub fn hold(&mut self, reason: Option<String>) {
         self.hold = true;
@@ -301,6 +313,37 @@ mod tests {
     }
 
     const DELAY: u64 = 30;
+
+    #[test]
+    fn what_keeps_less_is_known_whatever_it_says() {
+        let none = Protection::default();
+        let event = |keep_ms, happened_ms| Protection {
+            event: Some(AfterEvent { name: "e".into(), keep_ms, happened_ms }),
+            ..none.clone()
+        };
+        let until = |ms| Protection { retain_until_ms: Some(ms), ..none.clone() };
+        let hold = Protection { hold: true, reason: Some("case 7".into()), ..none.clone() };
+        let overlays = |of: &[u8]| Protection {
+            overlays: Some(of.iter().map(|of| OverlayId([*of; 16])).collect()),
+            ..none.clone()
+        };
+        let more = [
+            (&hold, &none),
+            (&until(5), &none),
+            (&until(6), &until(5)),
+            (&event(5, None), &event(4, None)),
+            (&overlays(&[1, 2]), &overlays(&[2])),
+        ];
+        for (more, less) in more {
+            assert!(more.keeps_as_much_as(less) && more.keeps_as_much_as(more), "{more:?}");
+            assert!(!less.keeps_as_much_as(more), "{less:?} keeps less than {more:?}");
+        }
+        assert!(!event(5, Some(1)).keeps_as_much_as(&event(5, None)));
+        let shorten = Shorten { to_ms: None, effective_ms: 0, approved_by: Vec::new() };
+        let shorter = Protection { shorten: Some(shorten), ..until(9) };
+        assert!(!shorter.keeps_as_much_as(&until(5)));
+        assert!(shorter.keeps_as_much_as(&shorter));
+    }
 
     proptest! {
         /// The model knows only what was promised: an end of retention holds until it is over

@@ -53,17 +53,37 @@ fn guests(place: &Place) -> usize {
     all.filter(|entry| is_own(&entry.path()) == Some(true)).count()
 }
 
+/// A repository with points of such disks.
+fn repository_of(disks: &[(&str, &[u8])]) -> Repo {
+    let repo = Repo::new();
+    for (name, code) in disks {
+        let image = repo.path("disk.raw");
+        bootable(&image, code);
+        repo.sluice(["backup", name, text(&image)]).ok();
+    }
+    repo
+}
+
+/// A server with a restore point of `shop/web`, a disk that speaks.
+fn server_with_a_point(more: &[&str]) -> (Place, Up) {
+    let place = Place::new();
+    let image = speaking(&place);
+    let up = Up::start(&place);
+    place.log_in(&up);
+    place.ok(&["project", "set", "shop"]);
+    let set = ["instance", "set", "shop/web", "--disk", text(&image)];
+    place.ok(&[&set[..], more].concat());
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the backup", || !place.done("backup").is_empty());
+    (place, up)
+}
+
 #[test]
 fn a_guest_that_answers_is_told_from_one_that_does_not() {
     if !has_qemu() {
         return;
     }
-    let repo = Repo::new();
-    for (name, code) in [("speaks", SPEAKS), ("mute", MUTE)] {
-        let image = repo.path("disk.raw");
-        bootable(&image, code);
-        repo.sluice(["backup", name, image.to_str().unwrap()]).ok();
-    }
+    let repo = repository_of(&[("speaks", SPEAKS), ("mute", MUTE)]);
     let test = |words: &[&str]| {
         let words = [&["--json", "--no-progress", "boot-test"], words].concat();
         repo.sluice(words)
@@ -104,10 +124,7 @@ fn commands_of_the_node_tell_whether_a_guest_answers() {
     if !has_qemu() {
         return;
     }
-    let repo = Repo::new();
-    let image = repo.path("disk.raw");
-    bootable(&image, SPEAKS);
-    repo.sluice(["backup", "speaks", image.to_str().unwrap()]).ok();
+    let repo = repository_of(&[("speaks", SPEAKS)]);
     let within = |timeout: &str, script: String| {
         let words = ["--json", "--no-progress", "boot-test", "speaks", "--timeout", timeout];
         repo.sluice(words).args(["--script", &script])
@@ -157,12 +174,7 @@ fn guests_of_a_network_are_booted_one_stage_after_the_other() {
     if !has_qemu() {
         return;
     }
-    let repo = Repo::new();
-    for (name, code) in [("speaks", SPEAKS), ("mute", MUTE)] {
-        let image = repo.path("disk.raw");
-        bootable(&image, code);
-        repo.sluice(["backup", name, image.to_str().unwrap()]).ok();
-    }
+    let repo = repository_of(&[("speaks", SPEAKS), ("mute", MUTE)]);
     let together = |guests: Value| {
         let spec = json!({"subnet": "192.168.7.0/24", "guests": guests});
         let words = ["--json", "--no-progress", "boot-together"].map(String::from).to_vec();
@@ -199,14 +211,7 @@ fn a_server_lets_checks_run_what_the_node_allows() {
     if !has_qemu() {
         return;
     }
-    let place = Place::new();
-    let image = speaking(&place);
-    let up = Up::start(&place);
-    place.log_in(&up);
-    place.ok(&["project", "set", "shop"]);
-    place.ok(&["instance", "set", "shop/web", "--disk", image.to_str().unwrap()]);
-    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
-    wait_until("the backup", || !place.done("backup").is_empty());
+    let (place, _up) = server_with_a_point(&[]);
     let check = program(&place.path("check"), "echo fine");
     let boot = json!({"checks": [{"kind": "script", "command": [check]},
         {"kind": "console", "pattern": "login:"}], "timeout_seconds": 60});
@@ -241,15 +246,7 @@ fn policies_test_restore_points_and_no_guest_outlives_its_node() {
     if !has_qemu() {
         return;
     }
-    let place = Place::new();
-    let image = speaking(&place);
-    let up = Up::start(&place);
-    place.log_in(&up);
-    place.ok(&["project", "set", "shop"]);
-    let set = ["instance", "set", "shop/web", "--tag", "gold", "--disk"];
-    place.ok(&[&set[..], &[image.to_str().unwrap()]].concat());
-    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
-    wait_until("the backup", || !place.done("backup").is_empty());
+    let (place, up) = server_with_a_point(&["--tag", "gold"]);
 
     let tests = json!([{
         "name": "boots",

@@ -24,6 +24,16 @@ fn set_up(place: &Place, xfs: &LoopFs) -> PathBuf {
     image
 }
 
+/// A server with `shop/web`, where such a file system can be made.
+fn begin(make: fn(&Path) -> Option<LoopFs>) -> Option<(Place, LoopFs, Up, PathBuf)> {
+    let place = Place::new();
+    let files = make(place.folder())?;
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let image = set_up(&place, &files);
+    Some((place, files, up, image))
+}
+
 fn script(place: &Place, name: &str, lines: &str) -> PathBuf {
     let path = place.path("hooks").join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -51,11 +61,7 @@ fn copy(from: &Path, to: PathBuf) -> PathBuf {
 
 #[test]
 fn a_snapshot_stays_what_it_was_until_it_is_removed_and_can_be_backed_up() {
-    let place = Place::new();
-    let Some(xfs) = LoopFs::xfs(place.folder()) else { return };
-    let up = Up::start(&place);
-    place.log_in(&up);
-    let image = set_up(&place, &xfs);
+    let Some((place, xfs, up, image)) = begin(LoopFs::xfs) else { return };
     let before = copy(&image, place.path("before.raw"));
     let made = place.ok(&["snapshot", "make", "shop/web"]).json();
     assert_eq!(made["state"], "ready", "{made}");
@@ -89,11 +95,7 @@ fn a_snapshot_stays_what_it_was_until_it_is_removed_and_can_be_backed_up() {
 
 #[test]
 fn where_blocks_cannot_be_shared_there_is_no_snapshot_and_no_copy() {
-    let place = Place::new();
-    let Some(ext4) = LoopFs::ext4(place.folder()) else { return };
-    let up = Up::start(&place);
-    place.log_in(&up);
-    let image = set_up(&place, &ext4);
+    let Some((place, ext4, _up, image)) = begin(LoopFs::ext4) else { return };
     let ran = place.cmd(&["snapshot", "make", "shop/web"]).fails(1);
     let told = ran.json();
     assert!(told["message"].as_str().unwrap().contains("cannot share blocks"), "{told}");
@@ -115,11 +117,7 @@ fn where_blocks_cannot_be_shared_there_is_no_snapshot_and_no_copy() {
 
 #[test]
 fn rules_make_snapshots_and_keep_as_many_as_they_say() {
-    let place = Place::new();
-    let Some(xfs) = LoopFs::xfs(place.folder()) else { return };
-    let up = Up::start(&place);
-    place.log_in(&up);
-    set_up(&place, &xfs);
+    let Some((place, xfs, _up, _image)) = begin(LoopFs::xfs) else { return };
     let schedule = json!({"name": "often", "when": {"kind": "every", "seconds": 1}});
     let rule = json!({"name": "keep-two", "keep": {"last": 2}, "schedules": [schedule]});
     let policy = json!({"assign": {"tags": ["gold"]}, "rules": [], "snapshots": [rule]});
@@ -139,11 +137,7 @@ fn rules_make_snapshots_and_keep_as_many_as_they_say() {
 
 #[test]
 fn a_backup_from_a_snapshot_holds_its_moment_and_leaves_none_also_when_killed() {
-    let place = Place::new();
-    let Some(xfs) = LoopFs::xfs(place.folder()) else { return };
-    let up = Up::start(&place);
-    place.log_in(&up);
-    let image = set_up(&place, &xfs);
+    let Some((place, xfs, up, image)) = begin(LoopFs::xfs) else { return };
     let before = copy(&image, place.path("before.raw"));
     // What comes after runs when there is the snapshot: the source may change from then on.
     let after = script(
