@@ -11,7 +11,7 @@ use sluice_catalog::{
 use sluice_node_api::{CheckScript, CheckSsh, TaskSpec, TestOrder};
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::all_readable;
+use crate::complaint::{all_readable, apart};
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 use crate::ticker::Due;
@@ -327,7 +327,7 @@ pub(crate) async fn task_ended(tx: &mut Tx, task: &Task, document: &Value, now: 
 
 /// Ends tests whose task has ended unheard: cancelled, lost too often, or refused.
 pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
-    let found = shared.catalog.read().await?.tests_to_settle().await?;
+    let found = apart("restore test", shared.catalog.read().await?.tests_to_settle().await?);
     if found.is_empty() {
         return Ok(());
     }

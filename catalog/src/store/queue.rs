@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, TaskId};
 use crate::model::instance::Instance;
 use crate::model::serves::Placed;
@@ -106,7 +106,7 @@ impl Tx {
         Ok(self.maybe(sqlx::query(sql).bind(number(now_ms))).await?.is_some())
     }
 
-    /// Ends the tasks whose start window is over, and returns them as they were.
+    /// Ends the tasks whose start window is over, and returns those that can be read as they were.
     ///
     /// # Errors
     /// Those of the database.
@@ -118,7 +118,12 @@ impl Tx {
         let mut ended = Vec::new();
         for row in rows {
             let id = row.id("id")?;
-            ended.push(self.task(id, &Visible::All).await?);
+            match self.task(id, &Visible::All).await {
+                Ok(task) => ended.push(task),
+                // It ends as the others do.
+                Err(error) if error.kind() == ErrorKind::Damaged => {}
+                Err(error) => return Err(error),
+            }
             self.refuse(id, message, now_ms).await?;
         }
         Ok(ended)

@@ -78,12 +78,12 @@ async fn tests_of_tasks_that_ended_unheard_are_found(lab: Lab) {
     let task = tx.add_task(&task, 1).await.unwrap().unwrap();
     let id = RestoreTestId::new(1);
     tx.add_test(id, &new(InstanceId::new(1)), Some(task), 1).await.unwrap();
-    assert!(tx.tests_to_settle().await.unwrap().is_empty(), "its task waits");
+    assert!(tx.tests_to_settle().await.unwrap().items.is_empty(), "its task waits");
     assert_eq!(tx.cancel(task, 2).await.unwrap().state, TaskState::Cancelled);
     let found = tx.tests_to_settle().await.unwrap();
-    assert_eq!(found.iter().map(|test| test.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(found.items.iter().map(|test| test.id).collect::<Vec<_>>(), [id]);
     tx.end_test(id, &outcome(TestState::Cancelled), 3).await.unwrap();
-    assert!(tx.tests_to_settle().await.unwrap().is_empty());
+    assert!(tx.tests_to_settle().await.unwrap().items.is_empty());
 }
 
 async fn only_the_newest_tests_keep_their_evidence(lab: Lab) {

@@ -84,6 +84,35 @@ async fn an_instance_without_its_project_and_a_policy_of_another_release_stop_no
 }
 
 #[tokio::test]
+async fn a_snapshot_that_cannot_be_read_keeps_no_other_from_being_settled() {
+    let place = Place::new().await;
+    let source = json!({"kind": "disk-files", "images": [{"path": "/srv/disk.raw"}]});
+    let body = json!({"project": place.project, "name": "files", "spec": {"source": source}});
+    let instance = make(&place.admin, "instances", body).await;
+    // Nobody makes them: once they are cancelled, they are gone.
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        made.push(make(&place.admin, "snapshots", json!({"instance": instance})).await);
+    }
+    sqlx::any::install_default_drivers();
+    let file = place.lab.folder.path().join("catalog.sqlite");
+    let pool = sqlx::AnyPool::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    let sql = "UPDATE snapshots SET images = 'odd' WHERE id = $1";
+    sqlx::query(sql).bind(made[0].clone()).execute(&pool).await.unwrap();
+    let sql = "UPDATE tasks SET state = 'failed' WHERE kind = 'snapshot'";
+    sqlx::query(sql).execute(&pool).await.unwrap();
+    pool.close().await;
+    until("the end of the snapshot that can be read", async || {
+        let path = format!("/api/v1/snapshots/{}", made[1]);
+        let shown: Value = place.admin.get(&path).await.unwrap();
+        shown["state"] == "gone"
+    })
+    .await;
+    let list: Value = place.admin.get("/api/v1/snapshots").await.unwrap();
+    assert_eq!(list["unreadable"][0]["id"], made[0].as_str(), "{list}");
+}
+
+#[tokio::test]
 async fn a_secret_that_cannot_be_opened_fails_its_own_task_only() {
     let place = Place::new().await;
     let body = json!({"name": "sealed", "spec": {"url": "/sealed"}});
