@@ -105,6 +105,7 @@ pub use store::events::NewRetentionEvent;
 pub use store::groups::NewGroup;
 pub use store::imports::Import;
 pub use store::looks::WaitingLook;
+pub use store::marks::Marked;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
 pub use store::proofs::Checked;
 pub use store::providers::{BeginningLogin, MOST_PENDING};
