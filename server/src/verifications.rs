@@ -282,6 +282,36 @@ pub(crate) async fn doubts(
     Ok(all)
 }
 
+/// Of which instances the newest restore point cannot be counted on: each that holds the latest
+/// moment is damaged, or one of them is to be proven and is not. `doubts` are theirs.
+pub(crate) async fn newest(
+    tx: &mut Tx,
+    doubts: &BTreeMap<InstanceId, Vec<Doubt>>,
+) -> Result<BTreeMap<InstanceId, DoubtState>> {
+    let instances: Vec<InstanceId> = doubts.keys().copied().collect();
+    let mut held: BTreeMap<InstanceId, Vec<PointId>> = BTreeMap::new();
+    for point in tx.newest_held(&instances).await? {
+        held.entry(point.instance).or_default().push(point.id);
+    }
+    let state = |(instance, points): (InstanceId, Vec<PointId>)| {
+        let own = doubts.get(&instance).map(Vec::as_slice).unwrap_or_default();
+        Some((instance, worst(&points, own)?))
+    };
+    Ok(held.into_iter().filter_map(state).collect())
+}
+
+/// What is wrong with restore points that hold the same, of which one is enough.
+fn worst(points: &[PointId], doubts: &[Doubt]) -> Option<DoubtState> {
+    let is = |point: &PointId, state| {
+        doubts.iter().any(|doubt| doubt.point == *point && doubt.state == state)
+    };
+    if !points.is_empty() && points.iter().all(|point| is(point, DoubtState::Damaged)) {
+        return Some(DoubtState::Damaged);
+    }
+    let unproven = points.iter().any(|point| is(point, DoubtState::Unproven));
+    unproven.then_some(DoubtState::Unproven)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -296,6 +326,23 @@ mod tests {
         assert_eq!(told("regions+rescan"), Some(BackupType::Incremental));
         assert_eq!(told("changed"), Some(BackupType::Incremental));
         assert_eq!(type_told(&json!({})), None, "another release");
+    }
+
+    #[test]
+    fn the_newest_is_damaged_when_no_copy_of_it_is_sound() {
+        let (one, other) = (PointId::new(1), PointId::new(2));
+        let doubt = |point, state| {
+            let destination = DestinationId::new(1);
+            Doubt { point, name: String::new(), destination, state, taken_ms: 5 }
+        };
+        let damaged = doubt(one, DoubtState::Damaged);
+        let both = [damaged.clone(), doubt(other, DoubtState::Damaged)];
+        assert_eq!(worst(&[one, other], &both), Some(DoubtState::Damaged));
+        assert_eq!(worst(&[one, other], &both[..1]), None, "the copy is sound");
+        let waits = [damaged, doubt(other, DoubtState::Unproven)];
+        assert_eq!(worst(&[one, other], &waits), Some(DoubtState::Unproven));
+        assert_eq!(worst(&[PointId::new(3)], &waits), None, "older ones are damaged");
+        assert_eq!(worst(&[], &waits), None);
     }
 
     #[test]
