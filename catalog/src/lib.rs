@@ -60,7 +60,7 @@ pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::inventory::{Finding, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
-pub use model::need::needs as task_needs;
+pub use model::need::{SNAPSHOTS as NEEDS_SNAPSHOTS, needs as task_needs};
 pub use model::node::{
     Ability, Capabilities, Installed, Node, NodeLiveness, NodeState, Upgrade, UpgradeState,
 };
