@@ -84,7 +84,7 @@ pub(crate) async fn after_backup(tx: &mut Tx, task: &Task, now: u64) -> Result<(
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    for policy in tx.policies_of(&instance).await? {
+    for policy in tx.readable_policies_of(&instance).await? {
         for (at, copy) in copies(&policy.body) {
             if at != from || !copy.schedules.is_empty() {
                 continue;

@@ -86,7 +86,7 @@ pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) 
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    let policies = tx.policies_of(&instance).await?;
+    let policies = tx.readable_policies_of(&instance).await?;
     let here = wanted_at(&policies, destination);
     let Some((policy, verify)) = deepest(&here) else { return Ok(()) };
     let (data, sample) = depth(verify);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::db::{Columns, Query, Tx, number, query, text_of};
-use crate::error::Result;
+use crate::error::{CatalogError, Result};
 use crate::found::Span;
 use crate::id::{InstanceId, PolicyId};
 use crate::model::assign::Having;
@@ -89,19 +89,41 @@ impl Tx {
         &mut self,
         instance: &Record<Instance>,
     ) -> Result<Vec<Record<Policy>>> {
+        let (found, unreadable) = self.known_policies_of(instance).await?;
+        unreadable.map_or(Ok(found), Err)
+    }
+
+    /// Those of them that can be read: for what each of them wants done, whatever others say. What
+    /// may be removed takes all of them to judge.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn readable_policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<Vec<Record<Policy>>> {
+        Ok(self.known_policies_of(instance).await?.0)
+    }
+
+    /// Those that can be read, and why one that may have the instance cannot.
+    async fn known_policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<(Vec<Record<Policy>>, Option<CatalogError>)> {
         let sql = "SELECT policy_id, instance_id FROM assignments WHERE instance_id = $1";
         let by_hand = self.assigned(sqlx::query(sql).bind(instance.id.to_string())).await?;
         // Its project's, and the system's, whoever sees them.
         let within = Visible::projects(instance.project);
-        let mut found = Vec::new();
+        let (mut found, mut unreadable) = (Vec::new(), None);
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
             // Nothing as the list of projects is all of them.
-            let part = self.list_with::<Policy>(&within, Some("''"), &page).await?;
-            let Some(last) = part.last() else { return Ok(found) };
-            page.after = Some(last.id.to_string());
+            let part = self.list_readable_with::<Policy>(&within, Some("''"), &page).await?;
+            let Some(last) = part.last else { return Ok((found, unreadable)) };
+            page.after = Some(last);
+            unreadable = unreadable.or(part.unreadable.into_iter().next().map(|one| one.2));
             let has = |policy: &Record<Policy>| Having::of(policy, &by_hand).has(instance);
-            found.extend(part.into_iter().filter(has));
+            found.extend(part.records.into_iter().filter(has));
         }
     }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{Catalog, Kind, PolicyId, Project, ProjectId, Sealer, Visible};
-use sluice_node_api::Lease;
+use sluice_node_api::{Lease, Outcome};
 use zeroize::Zeroizing;
 
+use crate::copies::{end, next};
 use crate::retention::Place;
 use crate::support::make;
 
@@ -81,6 +82,29 @@ async fn an_instance_without_its_project_and_a_policy_of_another_release_stop_no
     })
     .await;
     catalog.close().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_keeps_no_other_from_verifying_new_points() {
+    let place = Place::new().await;
+    let rule = json!({"name": "main", "destination": place.destination, "schedules": [],
+        "verify": [{"name": "all"}]});
+    let spec = json!({"assign": {"tags": ["gold"]}, "rules": [rule]});
+    make(&place.admin, "policies", json!({"name": "proven", "spec": spec})).await;
+    let start = json!({"kind": "backup", "instance": place.instance,
+        "destination": place.destination});
+    make(&place.admin, "tasks", start).await;
+    let lease = next(&place).await;
+    let catalog = catalog(&place).await;
+    let mut tx = catalog.begin().await.unwrap();
+    tx.insert(None, "later", Later(json!({"mood": "good"})), 1).await.unwrap();
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    let point = json!({"point": "shop.web@k1", "created_ms": 5, "stats": {}});
+    end(&place, &lease, Outcome::Succeeded, json!({ "point": point })).await;
+    let tasks: Value = place.admin.get("/api/v1/tasks").await.unwrap();
+    let mut kinds = tasks["items"].as_array().unwrap().iter().map(|task| &task["kind"]);
+    assert!(kinds.any(|kind| kind == "verify"), "{tasks}");
 }
 
 #[tokio::test]
