@@ -69,6 +69,12 @@ impl<T> Found<T> {
         Self::of(rows, limit, read, |row| row.text("id"))
     }
 
+    /// The same of all that there is to look at: there is no other part.
+    pub(crate) fn apart(rows: &[AnyRow], read: impl Fn(&AnyRow) -> Result<T>) -> Result<Self> {
+        let found = Self::by_id(rows, u32::MAX, read)?;
+        Ok(Self { next: None, ..found })
+    }
+
     /// All of it.
     ///
     /// # Errors

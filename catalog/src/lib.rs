@@ -60,7 +60,7 @@ pub use model::hook::{Hook, HookFailure, Hooks};
 pub use model::instance::{Instance, Source, SourceImage};
 pub use model::inventory::{Finding, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
-pub use model::need::needs as task_needs;
+pub use model::need::{SNAPSHOTS as NEEDS_SNAPSHOTS, needs as task_needs};
 pub use model::node::{
     Ability, Capabilities, Installed, Node, NodeLiveness, NodeState, Upgrade, UpgradeState,
 };
@@ -105,6 +105,7 @@ pub use store::events::NewRetentionEvent;
 pub use store::groups::NewGroup;
 pub use store::imports::Import;
 pub use store::looks::WaitingLook;
+pub use store::marks::Marked;
 pub use store::passkeys::{MOST_CHALLENGES, MOST_PASSKEYS};
 pub use store::proofs::Checked;
 pub use store::providers::{BeginningLogin, MOST_PENDING};

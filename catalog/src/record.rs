@@ -289,17 +289,7 @@ impl Tx {
         visible: &Visible,
         page: &Page,
     ) -> Result<Vec<Record<K>>> {
-        self.list_with(visible, K::SHARED.then_some("visible_to"), page).await
-    }
-
-    /// The same, with what the system shares as another column or expression tells it.
-    pub(crate) async fn list_with<K: Kind>(
-        &mut self,
-        visible: &Visible,
-        shared: Option<&'static str>,
-        page: &Page,
-    ) -> Result<Vec<Record<K>>> {
-        let rows = self.rows_of::<K>(visible, shared, page).await?;
+        let rows = self.rows_of::<K>(visible, K::SHARED.then_some("visible_to"), page).await?;
         rows.iter().map(Record::read).collect()
     }
 
@@ -339,7 +329,17 @@ impl Tx {
         visible: &Visible,
         page: &Page,
     ) -> Result<Readable<K>> {
-        let rows = self.rows_of::<K>(visible, K::SHARED.then_some("visible_to"), page).await?;
+        self.list_readable_with(visible, K::SHARED.then_some("visible_to"), page).await
+    }
+
+    /// The same, with what the system shares as another column or expression tells it.
+    pub(crate) async fn list_readable_with<K: Kind>(
+        &mut self,
+        visible: &Visible,
+        shared: Option<&'static str>,
+        page: &Page,
+    ) -> Result<Readable<K>> {
+        let rows = self.rows_of::<K>(visible, shared, page).await?;
         let last = rows.last().map(|row| row.text("id")).transpose()?;
         let mut part = Readable { records: Vec::new(), unreadable: Vec::new(), last };
         for row in rows {

@@ -14,6 +14,7 @@ pub(crate) mod imports;
 mod inventories;
 pub(crate) mod looks;
 mod maintenance;
+pub(crate) mod marks;
 mod mounts;
 mod nodes;
 mod notices;

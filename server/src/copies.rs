@@ -20,10 +20,11 @@ use sluice_catalog::{
     Point, Policy, PolicyId, Record, Task, TaskId, Tx,
 };
 use sluice_node_api::TaskSpec;
+use sluice_scheduler::plan::MissReason;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::{all_readable, go_on};
+use crate::complaint::all_readable;
 use crate::destinations;
 use crate::dispatch::kept;
 use crate::events;
@@ -31,6 +32,7 @@ use crate::ledger;
 use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
+use crate::ticker::{Batch, Due};
 
 /// Attempts of a copy: with the pauses between them, a far destination may be away for hours.
 const ATTEMPTS: u32 = 10;
@@ -82,7 +84,7 @@ pub(crate) async fn after_backup(tx: &mut Tx, task: &Task, now: u64) -> Result<(
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    for policy in tx.policies_of(&instance).await? {
+    for policy in tx.readable_policies_of(&instance).await? {
         for (at, copy) in copies(&policy.body) {
             if at != from || !copy.schedules.is_empty() {
                 continue;
@@ -110,34 +112,51 @@ fn copies(policy: &Policy) -> impl Iterator<Item = (DestinationId, &CopyRule)> {
         .filter(|(_, copy)| !copy.paused)
 }
 
-/// A schedule of copies is due: those of a policy's instances that have anything to copy.
+/// A schedule of copies is due: those of a policy's instances that have anything to copy. What is
+/// not copied now is missed.
 pub(crate) async fn due(
-    tx: &mut Tx,
-    policy: &Record<Policy>,
+    batch: &mut Batch<'_>,
     (from, copy): (DestinationId, &CopyRule),
-    (key, at): (&str, u64),
-    now: u64,
+    due: &Due,
 ) -> Result<()> {
     if copy.paused {
-        return Ok(());
+        return batch.none_runs(MissReason::Paused, due).await;
     }
-    for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        let held = tx.held_at(instance.id, from).await?;
-        if instance.body.paused || held.is_none_or(|held| held.last_good_ms == 0) {
-            continue;
-        }
-        let order = Order {
-            instance: &instance,
-            policy: Some(policy.id),
-            priority: policy.body.priority,
-            between: (from, copy.destination),
-            not_before_ms: 0,
-            due_key: Some(format!("{}/{key}/{}/{at}", policy.id, instance.id)),
-        };
-        let added = add(tx, order, now).await;
-        go_on(&format!("the copy of instance {}", instance.id), added)?;
+    for instance in batch.tx.instances_of(batch.policy, &EVERYTHING).await? {
+        let added = add_due(batch, &instance, (from, copy.destination), due.last).await;
+        batch.came(&instance, "copy", added, due).await?;
     }
     Ok(())
+}
+
+/// Adds the copy of one instance, if it has anything to copy; or tells why there is none.
+async fn add_due(
+    batch: &mut Batch<'_>,
+    instance: &Record<Instance>,
+    between: (DestinationId, DestinationId),
+    at: u64,
+) -> Result<Option<MissReason>> {
+    let held = batch.tx.held_at(instance.id, between.0).await?;
+    if held.is_none_or(|held| held.last_good_ms == 0) {
+        return Ok(None);
+    }
+    if instance.body.paused {
+        return Ok(Some(MissReason::Paused));
+    }
+    // The one that waits takes this one's restore points too.
+    if batch.tx.copy_waits(instance.id, between).await? {
+        return Ok(Some(MissReason::StillActive));
+    }
+    let order = Order {
+        instance,
+        policy: Some(batch.policy.id),
+        priority: batch.policy.body.priority,
+        between,
+        not_before_ms: 0,
+        due_key: Some(batch.due_key(instance.id, at)),
+    };
+    add(batch.tx, order, batch.now).await?;
+    Ok(None)
 }
 
 /// The copy of a rule at its place behind rules and tests, and where the rule's backups go.

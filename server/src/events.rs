@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    ByHand, CatalogError, DestinationId, ErrorKind, Having, Instance, InstanceId, Keep, NewTask,
-    Point, PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
+    ByHand, CatalogError, DestinationId, ErrorKind, Having, Instance, InstanceId, Keep, Point,
+    PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
 };
 use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
 use utoipa::ToSchema;
@@ -27,14 +27,13 @@ use crate::api::usage::every;
 use crate::complaint::go_on;
 use crate::dispatch::periods;
 use crate::ledger;
+use crate::maintenance::of_instance;
 use crate::problem::Result;
 use crate::state::Shared;
 
 const DAY_MS: u64 = 86_400_000;
 /// How often is looked for times that are over: they are days long.
 const LOOK_MS: u64 = 3_600_000;
-/// Behind backups: nobody waits for it.
-const PRIORITY: u32 = 30;
 /// Attempts of a prune that no backup asks for again.
 const ATTEMPTS: u32 = 10;
 
@@ -118,25 +117,13 @@ pub(crate) async fn told_to_copy(
 pub(crate) async fn prune(
     tx: &mut Tx,
     instance: &Record<Instance>,
-    (destination, policy): (DestinationId, PolicyId),
+    whose: (DestinationId, PolicyId),
     due_key: Option<String>,
     now: u64,
 ) -> Result<()> {
     let name = ledger::name(tx, instance).await?;
     let spec = TaskSpec::Prune { instance: Some(name), keep: BTreeMap::new(), until: None };
-    let task = NewTask {
-        project: instance.project,
-        instance: Some(instance.id),
-        policy: Some(policy),
-        destination: Some(destination),
-        wanted_node: None,
-        kind: spec.kind().to_owned(),
-        priority: PRIORITY,
-        due_key,
-        max_attempts: ATTEMPTS,
-        not_before_ms: 0,
-        spec: serde_json::to_value(&spec).unwrap_or_default(),
-    };
+    let task = of_instance(instance, whose, (&spec, ATTEMPTS), due_key);
     tx.add_task(&task, now).await?;
     Ok(())
 }

@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
-use sluice_catalog::{Destination, MaintenanceWork, NewTask, Record, Tx};
+use sluice_catalog::{
+    Destination, DestinationId, Instance, MaintenanceWork, NewTask, PolicyId, Record, Tx,
+};
 use sluice_node_api::TaskSpec;
+use sluice_scheduler::plan::MissReason;
 
 use crate::complaint::all_readable;
 use crate::problem::Result;
@@ -33,9 +36,10 @@ pub(crate) struct Slot {
 
 impl Scheduled for Slot {
     type Of = Destination;
+    const MISSED: &'static str = "maintenance.missed";
 
     async fn load(tx: &mut Tx, now: u64) -> Result<Vec<Self>> {
-        let marks = tx.maintenance_marks().await?;
+        let marks = tx.marks::<Destination>().await?;
         let mut slots = Vec::new();
         for destination in all_readable::<Destination>(tx).await? {
             let destination = Arc::new(destination);
@@ -59,12 +63,35 @@ impl Scheduled for Slot {
         format!("the maintenance of {}", self.destination.name)
     }
 
-    async fn set_mark(&self, tx: &mut Tx, at: u64) -> Result<()> {
-        Ok(tx.set_maintenance_mark(self.destination.id, &self.key, at).await?)
+    fn owner(&self) -> (&Record<Destination>, &str) {
+        (&self.destination, &self.key)
     }
 
-    async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<()> {
+    async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<Option<MissReason>> {
         begin(tx, self, at, now).await
+    }
+}
+
+/// A task about what an instance has at a destination, for a policy: with the same rank as work on
+/// the destination as a whole.
+pub(crate) fn of_instance(
+    instance: &Record<Instance>,
+    (destination, policy): (DestinationId, PolicyId),
+    (spec, max_attempts): (&TaskSpec, u32),
+    due_key: Option<String>,
+) -> NewTask {
+    NewTask {
+        project: instance.project,
+        instance: Some(instance.id),
+        policy: Some(policy),
+        destination: Some(destination),
+        wanted_node: None,
+        kind: spec.kind().to_owned(),
+        priority: PRIORITY,
+        due_key,
+        max_attempts,
+        not_before_ms: 0,
+        spec: serde_json::to_value(spec).unwrap_or_default(),
     }
 }
 
@@ -73,7 +100,7 @@ fn whole(data: bool) -> TaskSpec {
     TaskSpec::Verify { point: None, instance: None, sample: None, data }
 }
 
-async fn begin(tx: &mut Tx, slot: &Slot, at: u64, now: u64) -> Result<()> {
+async fn begin(tx: &mut Tx, slot: &Slot, at: u64, now: u64) -> Result<Option<MissReason>> {
     let spec = match slot.work {
         MaintenanceWork::Collect => TaskSpec::Collect {},
         MaintenanceWork::Verify => whole(false),
@@ -81,7 +108,7 @@ async fn begin(tx: &mut Tx, slot: &Slot, at: u64, now: u64) -> Result<()> {
     };
     let destination = &slot.destination;
     if tx.is_maintained(destination.id, spec.kind()).await? {
-        return Ok(());
+        return Ok(Some(MissReason::StillActive));
     }
     let task = NewTask {
         project: destination.project,
@@ -97,5 +124,5 @@ async fn begin(tx: &mut Tx, slot: &Slot, at: u64, now: u64) -> Result<()> {
         spec: serde_json::to_value(&spec).unwrap_or_default(),
     };
     tx.add_task(&task, now).await?;
-    Ok(())
+    Ok(None)
 }

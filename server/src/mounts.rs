@@ -4,7 +4,7 @@
 //! recorded with what a node has ([`decide`]), and of what is recorded with the clock
 //! ([`settle`]). So whatever dies in between, the next comparison finds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
@@ -21,7 +21,7 @@ use sluice_node_api::{
 use crate::api::Body;
 use crate::api::policies::EVERYTHING;
 use crate::auth::NodeActor;
-use crate::complaint::go_on;
+use crate::complaint::{apart, go_on};
 use crate::destinations;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -288,7 +288,12 @@ pub(crate) async fn compare(
     let now = shared.now();
     let mut tx = shared.catalog.read().await?;
     let known = tx.mounts_of_node(node).await?;
-    let decision = decide(&known, &report.held, now);
+    // What cannot be read stays as it is: it is known, and nobody knows until when.
+    let unread: BTreeSet<&String> = known.unreadable.iter().map(|one| &one.id).collect();
+    let held: Vec<Held> =
+        report.held.into_iter().filter(|held| !unread.contains(&held.mount)).collect();
+    let known = apart("mount", known);
+    let decision = decide(&known, &held, now);
     let mut orders =
         MountOrders { release: decision.release, renew: decision.renew, ..MountOrders::default() };
     for mount in known.iter().filter(|mount| decision.supply.contains(&mount.id)) {
@@ -346,7 +351,7 @@ async fn secrets(shared: &Shared, tx: &mut Tx, mount: &Mount) -> Result<BTreeMap
 /// Looks after mounts whose task has ended unheard, whose lease is over, or whose node is no more.
 pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
     let mut tx = shared.catalog.read().await?;
-    let found = tx.mounts_to_settle(now).await?;
+    let found = apart("mount", tx.mounts_to_settle(now).await?);
     if found.is_empty() {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   the task names a node ──────────────────► that node
 //!   a backup, and configurations serve ─────► nodes of those that name the instance most
-//!     │                                       specifically, or else those that serve nobody
+//!   (a snapshot, an inventory)                specifically, or else those that serve nobody
 //!     └─ no configuration names anybody ────► any node
 //! ```
 //!
@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    BackupType, DestinationId, ErrorKind, Instance, Node, NodeConfigId, NodeId, NodeLiveness,
-    NodeState, Placed, Record, ServesBy, Task, Tx, task_needs,
+    Ability, BackupType, DestinationId, ErrorKind, Instance, NEEDS_SNAPSHOTS, Node, NodeConfigId,
+    NodeId, NodeLiveness, NodeState, Placed, Record, ServesBy, Task, Tx, task_needs,
 };
 use sluice_node_api::NEEDED;
 use sluice_scheduler::PoolId;
@@ -27,15 +27,18 @@ use crate::dispatch::backup_spec;
 use crate::node_configs::Configs;
 use crate::problem::Result;
 use crate::queue::{LOST_MS, all_nodes_by};
+use crate::snapshots::KIND;
 
 /// Nodes that serve nobody in particular.
 const OPEN: &str = "open";
-/// The kinds of task that reach what an instance runs on.
-const READ: [&str; 2] = ["backup", "snapshot"];
+/// The kinds of task that reach what instances run on.
+const READ: [&str; 3] = ["backup", "snapshot", INVENTORY];
+/// The one of them that looks for instances: what it finds is where it looks.
+const INVENTORY: &str = "inventory";
 /// How many nodes are named in one line.
 const NAMED: usize = 8;
 
-/// Whether a kind of task reaches what an instance runs on.
+/// Whether a kind of task reaches what instances run on.
 fn reads(kind: &str) -> bool {
     READ.contains(&kind)
 }
@@ -99,9 +102,33 @@ pub(crate) fn pools_of_node(configs: &Configs, id: NodeId, node: &Node) -> BTree
     pools
 }
 
-/// What a node is able to do: kinds of tasks, and what it told of itself. One that tells nothing of
-/// abilities is of an earlier release, which was believed to have all.
-pub(crate) fn abilities(node: &Node) -> BTreeSet<String> {
+/// Whether a node keeps snapshots of image files: its configuration says where.
+pub(crate) fn snapshots(configs: &Configs, node: &Node) -> Ability {
+    let lacks = |why: String, fix: &str| Ability {
+        name: NEEDS_SNAPSHOTS.to_owned(),
+        works: false,
+        why,
+        fix: fix.to_owned(),
+    };
+    let fix = "snapshot_folders, with a folder on the file system of the images";
+    match (configs.of(node), configs.id_of(node)) {
+        _ if !node.capabilities.kinds.iter().any(|kind| kind == KIND) => {
+            lacks("it does no tasks of kind snapshot".to_owned(), "a newer release")
+        }
+        (Some(config), _) if !config.snapshot_folders.is_empty() => {
+            Ability { works: true, ..lacks(String::new(), "") }
+        }
+        (Some(_), Some(id)) => {
+            lacks(format!("its configuration {} names no folder for them", configs.name(id)), fix)
+        }
+        _ => lacks("it has no configuration, which would name a folder for them".to_owned(), fix),
+    }
+}
+
+/// What a node is able to do: kinds of tasks, what it told of itself, and what its configuration
+/// lets it do. One that tells nothing of abilities is of an earlier release, which was believed to
+/// have all.
+pub(crate) fn abilities(configs: &Configs, node: &Node) -> BTreeSet<String> {
     let told = &node.capabilities;
     let mut able: BTreeSet<String> = told.kinds.iter().cloned().collect();
     match told.abilities.is_empty() {
@@ -111,6 +138,8 @@ pub(crate) fn abilities(node: &Node) -> BTreeSet<String> {
             able.extend(works.map(|one| one.name.clone()));
         }
     }
+    let kept = snapshots(configs, node);
+    able.extend(Some(kept.name).filter(|_| kept.works));
     able
 }
 
@@ -150,6 +179,7 @@ impl Asked {
                 }
                 Err(error) => return Err(error.into()),
             },
+            None if new.kind == INVENTORY => tx.place_of_inventory(&new.spec).await?,
             None => None,
         };
         Ok(Self {
@@ -183,7 +213,7 @@ pub(crate) fn judge(
     let judged = nodes.iter().map(|record| {
         let heard = seen.get(&record.id).map_or(0, |seen| seen.last_seen_ms);
         let verdict = assigned(asked, record, configs, nodes).and_then(|because| {
-            able(asked, &record.body)?;
+            able(asked, &record.body, configs)?;
             there(record, configs, heard + LOST_MS >= now)?;
             Ok(because)
         });
@@ -213,12 +243,13 @@ fn assigned(
     let Some(instance) = asked.instance.as_ref().filter(|_| reads(&asked.kind)) else {
         return Ok("any node may".to_owned());
     };
+    let what = if asked.kind == INVENTORY { "the place" } else { "the instance" };
     let own = configs.of(&record.body).filter(|config| !config.serves.is_nothing());
     let own_name = configs.id_of(&record.body).map(|id| configs.name(id)).unwrap_or_default();
     match claim(configs, instance) {
         Claim::Anyone => Ok("any node may: no configuration serves anybody".to_owned()),
         Claim::Open if own.is_none() => {
-            Ok("no configuration serves this instance, and it serves nobody else".to_owned())
+            Ok(format!("no configuration serves {what}, and it serves nobody else"))
         }
         Claim::Open => Err(format!("its configuration {own_name} serves other instances")),
         Claim::By(by, ids) => {
@@ -226,26 +257,26 @@ fn assigned(
             let mine = configs.id_of(&record.body).filter(|id| ids.contains(id));
             match mine {
                 Some(id) => Ok(format!(
-                    "its configuration {} serves the instance by {}",
+                    "its configuration {} serves {what} by {}",
                     configs.name(id),
                     by.word()
                 )),
-                None => Err(format!(
-                    "the instance is served by {}, by {}",
-                    names.join(" and "),
-                    by.word()
-                )),
+                None => {
+                    Err(format!("{what} is served by {}, by {}", names.join(" and "), by.word()))
+                }
             }
         }
     }
 }
 
 /// Whether a node is able to.
-fn able(asked: &Asked, node: &Node) -> Result<(), String> {
-    let able = abilities(node);
+fn able(asked: &Asked, node: &Node, configs: &Configs) -> Result<(), String> {
+    let able = abilities(configs, node);
+    let kept = snapshots(configs, node);
     let told = &node.capabilities.abilities;
     let lack = |name: &str| {
-        let found = told.iter().find(|one| one.name == name && !one.works)?;
+        let mut all = told.iter().chain([&kept]);
+        let found = all.find(|one| one.name == name && !one.works)?;
         Some(format!("{name} does not work: {}; missing: {}", found.why, found.fix))
     };
     if !able.contains(&asked.kind) {

@@ -229,8 +229,13 @@ pub(crate) async fn decide(
     let (waiting, running) = tx.line().await?;
     let by_source = rules.limits.per_source.is_some() || !rules.limits.sources.is_empty();
     let configs = Configs::load(tx).await?;
-    let instances = match by_source || placement::anybody_is_served(&configs) {
+    let served = placement::anybody_is_served(&configs);
+    let instances = match by_source || served {
         true => tx.instances_in_line().await?,
+        false => BTreeMap::new(),
+    };
+    let inventories = match served {
+        true => tx.inventories_in_line().await?,
         false => BTreeMap::new(),
     };
     let (records, seen) = (all_nodes_by(tx, &configs).await?, tx.liveness().await?);
@@ -239,7 +244,8 @@ pub(crate) async fn decide(
         placed(task)?.cluster.as_deref().filter(|_| by_source).map(Into::into)
     };
     let pools = |task: &InLine| {
-        placement::pools_of_task(&configs, &task.kind, task.wanted_node, placed(task))
+        let about = placed(task).or_else(|| inventories.get(&task.id));
+        placement::pools_of_task(&configs, &task.kind, task.wanted_node, about)
     };
     let waiting: Vec<Waiting> =
         waiting.iter().filter_map(|task| waits(task, source(task), pools(task))).collect();
@@ -372,7 +378,7 @@ fn nodes(
             let only_ends = state != queue::NodeState::Active && ends;
             let state = if only_ends { queue::NodeState::Active } else { state };
             // What is no kind is something that it is able to do beside them.
-            let able = placement::abilities(&record.body).into_iter().filter(|word| {
+            let able = placement::abilities(configs, &record.body).into_iter().filter(|word| {
                 let is_kind = capabilities.kinds.contains(word);
                 !is_kind
                     || kinds.is_none_or(|kinds| kinds.contains(word))

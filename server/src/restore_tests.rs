@@ -5,16 +5,17 @@ use regex::Regex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_catalog::{
-    BootCheck, BootSpec, NewTask, NewTest, Node, NodeId, Point, Policy, PolicyId, Record,
+    BootCheck, BootSpec, Instance, NewTask, NewTest, Node, NodeId, Point, PolicyId, Record,
     RestoreTestId, Task, TaskState, TestOutcome, TestRule, TestState, Tx,
 };
 use sluice_node_api::{CheckScript, CheckSsh, TaskSpec, TestOrder};
+use sluice_scheduler::plan::MissReason;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::all_readable;
+use crate::complaint::{all_readable, apart};
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
-use crate::ticker::Due;
+use crate::ticker::{Batch, Due};
 
 /// The kind of its task.
 const KIND: &str = "restore-test";
@@ -195,33 +196,39 @@ pub(crate) async fn start_together(
     Ok(ids)
 }
 
-/// A rule of a policy is due: the newest restore point of each of its instances is tested.
-pub(crate) async fn due(
-    tx: &mut Tx,
-    policy: &Record<Policy>,
-    rule: &TestRule,
-    key: &str,
-    due: &Due,
-    now: u64,
-) -> Result<()> {
-    let missing = able(tx, rule.node).await.err();
-    for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        if instance.body.paused {
-            continue;
-        }
-        let newest = tx.newest_point(instance.id, Some(rule.destination), None).await?;
-        let Some(point) = newest else { continue };
-        if tx.test_pending(instance.id, policy.id).await? {
-            continue;
-        }
-        let who = (Some(policy.id), rule.node);
-        let id = start(tx, &point, &rule.boot, who, None, now).await?;
-        if let Some(problem) = &missing {
-            give_up(tx, id, &problem.detail, now).await?;
-        }
-        tracing::debug!(test = %id, key, due = due.last, "a restore test is due");
+/// A rule of a policy is due: the newest restore point of each of its instances is tested. What is
+/// not tested now is missed.
+pub(crate) async fn due(batch: &mut Batch<'_>, rule: &TestRule, due: &Due) -> Result<()> {
+    let missing = able(batch.tx, rule.node).await.err();
+    for instance in batch.tx.instances_of(batch.policy, &EVERYTHING).await? {
+        let added = add_due(batch, &instance, rule, missing.as_ref()).await;
+        batch.came(&instance, "restore test", added, due).await?;
     }
     Ok(())
+}
+
+/// Adds the test of one instance, if it has any restore points; or tells why there is none.
+async fn add_due(
+    batch: &mut Batch<'_>,
+    instance: &Record<Instance>,
+    rule: &TestRule,
+    missing: Option<&Problem>,
+) -> Result<Option<MissReason>> {
+    let (tx, policy, now) = (&mut *batch.tx, batch.policy.id, batch.now);
+    let newest = tx.newest_point(instance.id, Some(rule.destination), None).await?;
+    let Some(point) = newest else { return Ok(None) };
+    if instance.body.paused {
+        return Ok(Some(MissReason::Paused));
+    }
+    if tx.test_pending(instance.id, policy).await? {
+        return Ok(Some(MissReason::StillActive));
+    }
+    let id = start(tx, &point, &rule.boot, (Some(policy), rule.node), None, now).await?;
+    if let Some(problem) = missing {
+        give_up(tx, id, &problem.detail, now).await?;
+    }
+    tracing::debug!(test = %id, key = batch.key, "a restore test is due");
+    Ok(None)
 }
 
 /// Ends a test that nobody can do, and its task.
@@ -327,7 +334,7 @@ pub(crate) async fn task_ended(tx: &mut Tx, task: &Task, document: &Value, now: 
 
 /// Ends tests whose task has ended unheard: cancelled, lost too often, or refused.
 pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
-    let found = shared.catalog.read().await?.tests_to_settle().await?;
+    let found = apart("restore test", shared.catalog.read().await?.tests_to_settle().await?);
     if found.is_empty() {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use sluice_catalog::{
 use sluice_node_api::{SnapshotOrder, SnapshotUse, TaskSpec, Work};
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::go_on;
+use crate::complaint::{apart, go_on};
 use crate::dispatch::backup_spec;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -37,6 +37,9 @@ const AGAIN_MS: u64 = 600_000;
 const LOOK_MS: u64 = 60_000;
 /// The kind of task that a node knows which can make snapshots.
 pub(crate) const KIND: &str = "snapshot";
+
+/// What one is called where it cannot be read.
+const WORD: &str = "snapshot";
 
 /// By whom a snapshot is wanted, and for how long.
 pub(crate) struct By<'a> {
@@ -223,7 +226,7 @@ async fn retain_of(tx: &mut Tx, new: &InstanceSnapshot, now: u64) -> Result<()> 
     let filter =
         SnapshotFilter { state: Some(SnapshotState::Ready), instance: Some(new.new.instance) };
     let page = Page { after: None, limit: Page::LARGEST };
-    let all = tx.snapshots(&Visible::All, &filter, &page).await?;
+    let all = apart(WORD, tx.snapshots(&Visible::All, &filter, &page).await?);
     let same =
         |one: &InstanceSnapshot| (one.new.policy, &one.new.rule) == (new.new.policy, &new.new.rule);
     retain(tx, &all.into_iter().filter(same).collect::<Vec<_>>(), now).await
@@ -273,6 +276,7 @@ impl Keeper {
     /// Settles what no task told, and removes what is over.
     pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
         let found = shared.catalog.read().await?.snapshots_to_settle(now).await?;
+        let found = apart(WORD, found);
         if !found.is_empty() {
             let mut tx = shared.catalog.begin().await?;
             tx.decide_alone().await?;
@@ -312,7 +316,7 @@ async fn settle(tx: &mut Tx, one: &InstanceSnapshot, now: u64) -> Result<()> {
 
 /// Removes what rules keep no more by its age.
 async fn expire(shared: &Shared, now: u64) -> Result<()> {
-    let all = shared.catalog.read().await?.snapshots_of_rules().await?;
+    let all = apart(WORD, shared.catalog.read().await?.snapshots_of_rules().await?);
     let mut groups: BTreeMap<(InstanceId, Option<PolicyId>, String), Vec<InstanceSnapshot>> =
         BTreeMap::new();
     for one in all {

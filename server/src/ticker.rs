@@ -123,7 +123,7 @@ impl Planner {
     /// wrong.
     async fn load(shared: &Shared, changes: String, now: u64) -> Result<Self> {
         let mut tx = shared.catalog.read().await?;
-        let marks = tx.marks().await?;
+        let marks = tx.marks::<Policy>().await?;
         let policies: Vec<Record<Policy>> = all_readable(&mut tx).await?;
         drop(tx);
         let mut set = Vec::new();
@@ -134,8 +134,9 @@ impl Planner {
         let policies = policies.collect();
         if !set.is_empty() {
             let mut tx = shared.catalog.begin().await?;
-            for (policy, key, mark) in set {
-                tx.set_mark(policy, &key, mark).await?;
+            for (policy, key, from, to) in set {
+                // Another server may have been faster: that is seen when it is due.
+                tx.move_mark::<Policy>(policy, &key, from, to).await?;
             }
             tx.commit().await?;
         }
@@ -143,7 +144,8 @@ impl Planner {
     }
 }
 
-type Mark = (sluice_catalog::PolicyId, String, u64);
+/// Whose mark goes from where to where.
+type Mark = (sluice_catalog::PolicyId, String, Option<u64>, u64);
 
 fn slots(
     policy: &Record<Policy>,
@@ -164,7 +166,7 @@ fn slots(
                 (Some(mark), _) => mark,
             };
             if known != Some(mark) {
-                set.push((policy.id, key.clone(), mark));
+                set.push((policy.id, key.clone(), known, mark));
             }
             let next = times.next(mark);
             let paused = policy.body.paused || schedule.paused;
@@ -279,38 +281,22 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             moved.push((slot.mark, slot.times.next(now)));
             continue;
         };
-        // Another server may have been faster, or the policy is gone.
-        if tx.advance_mark(policy.id, &slot.key, due.last).await? {
-            let mut batch = Batch { tx: &mut tx, policy, key: &slot.key, now };
-            if let Some((reason, first, last, times)) = due.missed {
-                batch.missed(None, reason, (first, last), times).await?;
-            }
-            let merged = !due.run.is_empty() && !chosen.insert(slot.rule);
-            if merged {
-                let times = due.run.len() as u64;
-                batch.missed(None, MissReason::Merged, (due.run[0].0, due.last), times).await?;
-            } else if let Some(rule) = policy.body.rules.get(slot.rule) {
-                let backup_type = match full.contains(&slot.rule) {
-                    true => BackupType::Full,
-                    false => slot.backup_type.unwrap_or(rule.backup_type),
-                };
-                batch.add(rule, &due, backup_type).await?;
-            } else if let Some(rule) =
-                policy.body.tests.get(slot.rule.saturating_sub(policy.body.rules.len()))
-                && !due.run.is_empty()
-            {
-                let (policy, now) = (batch.policy, batch.now);
-                restore_tests::due(batch.tx, policy, rule, &slot.key, &due, now).await?;
-            } else if let Some(copy) = copies::at(&policy.body, slot.rule)
-                && !due.run.is_empty()
-            {
-                copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
-            } else if let Some(verify) = verifications::at(&policy.body, slot.rule)
-                && !due.run.is_empty()
-            {
-                verifications::due(batch.tx, batch.policy, verify, (&slot.key, &due), now).await?;
-            } else if let Some(rule) = kept::at(&policy.body, slot.rule) {
-                batch.add_snapshots(rule, &due).await?;
+        let (of, key) = (policy.id, slot.key.as_str());
+        if !tx.move_mark::<Policy>(of, key, Some(slot.mark), due.last).await? {
+            // Another server was faster, or the policy is gone. What is left is due at the next
+            // look.
+            let mark = tx.mark::<Policy>(of, key).await?.unwrap_or(due.last);
+            moved.push((mark, slot.times.next(mark)));
+            continue;
+        }
+        let mut batch = Batch { tx: &mut tx, policy, key, now };
+        if let Some((reason, first, last, times)) = due.missed {
+            batch.missed(None, reason, (first, last), times).await?;
+        }
+        if !due.run.is_empty() {
+            match chosen.insert(slot.rule) {
+                true => batch.make(slot, &due, full.contains(&slot.rule)).await?,
+                false => batch.none_runs(MissReason::Merged, &due).await?,
             }
         }
         moved.push((due.last, slot.times.next(due.last)));
@@ -335,14 +321,68 @@ fn full_now(planned: &Planned, now: u64) -> BTreeSet<usize> {
 }
 
 /// What a schedule of a policy asks for now.
-struct Batch<'a> {
-    tx: &'a mut Tx,
-    policy: &'a Record<Policy>,
-    key: &'a str,
-    now: u64,
+pub(crate) struct Batch<'a> {
+    pub(crate) tx: &'a mut Tx,
+    pub(crate) policy: &'a Record<Policy>,
+    /// `RULE/SCHEDULE`.
+    pub(crate) key: &'a str,
+    pub(crate) now: u64,
 }
 
 impl Batch<'_> {
+    /// Makes what runs of what is due.
+    async fn make(&mut self, slot: &Slot, due: &Due, full: bool) -> Result<()> {
+        let (policy, place) = (&self.policy.body, slot.rule);
+        if let Some(rule) = policy.rules.get(place) {
+            let backup_type = match full {
+                true => BackupType::Full,
+                false => slot.backup_type.unwrap_or(rule.backup_type),
+            };
+            return self.add(rule, due, backup_type).await;
+        }
+        if let Some(rule) = policy.tests.get(place - policy.rules.len()) {
+            restore_tests::due(self, rule, due).await
+        } else if let Some(copy) = copies::at(policy, place) {
+            copies::due(self, copy, due).await
+        } else if let Some(verify) = verifications::at(policy, place) {
+            verifications::due(self, verify, due).await
+        } else if let Some(rule) = kept::at(policy, place) {
+            self.add_snapshots(rule, due).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes that nothing of what is due runs, of no instance.
+    pub(crate) async fn none_runs(&mut self, reason: MissReason, due: &Due) -> Result<()> {
+        self.missed(None, reason, (due.run[0].0, due.last), due.run.len() as u64).await
+    }
+
+    /// Notes what came of one instance: nothing was made of it, or that failed for a reason of its
+    /// own. The others go on.
+    pub(crate) async fn came(
+        &mut self,
+        instance: &Record<sluice_catalog::Instance>,
+        what: &str,
+        made: Result<Option<MissReason>>,
+        due: &Due,
+    ) -> Result<()> {
+        let what = format!("the {what} of instance {} ({})", instance.name, instance.id);
+        let reason = match go_on(&what, made)? {
+            Some(None) => return Ok(()),
+            Some(Some(reason)) => reason,
+            None => MissReason::Broken,
+        };
+        let times = due.run.len() as u64;
+        self.missed(Some(instance), reason, (due.run[0].0, due.last), times).await
+    }
+
+    /// What belongs to one occurrence of the schedule for one instance: whoever else finds it due
+    /// at the same time adds nothing.
+    pub(crate) fn due_key(&self, instance: sluice_catalog::InstanceId, at: u64) -> String {
+        format!("{}/{}/{instance}/{at}", self.policy.id, self.key)
+    }
+
     async fn missed(
         &mut self,
         instance: Option<&Record<sluice_catalog::Instance>>,
@@ -364,18 +404,10 @@ impl Batch<'_> {
     }
 
     async fn add(&mut self, rule: &Rule, due: &Due, backup_type: BackupType) -> Result<()> {
-        let (Some(first), times) = (due.run.first(), due.run.len() as u64) else { return Ok(()) };
-        let span = (first.0, due.last);
         let mut quotas = quota::Quotas::default();
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
             let made = self.add_one((rule, backup_type), due, &instance, &mut quotas).await;
-            let what = format!("the backup of instance {} ({})", instance.name, instance.id);
-            let missed = match go_on(&what, made)? {
-                Some(None) => continue,
-                Some(Some(reason)) => reason,
-                None => MissReason::Broken,
-            };
-            self.missed(Some(&instance), missed, span, times).await?;
+            self.came(&instance, "backup", made, due).await?;
         }
         Ok(())
     }
@@ -410,8 +442,7 @@ impl Batch<'_> {
                 wanted_node: instance.body.node,
                 kind: spec.kind().to_owned(),
                 priority: self.policy.body.priority,
-                // Whoever else finds this due at the same time adds nothing.
-                due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
+                due_key: Some(self.due_key(instance.id, *at)),
                 max_attempts: ATTEMPTS,
                 // At once, also when the clock is set back meanwhile.
                 not_before_ms: 0,

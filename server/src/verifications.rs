@@ -15,9 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 use sluice_catalog::{
-    BackupType, Checked, DestinationId, Having, Instance, InstanceId, Missed, NewTask, Point,
-    PointId, Policy, PolicyId, ProjectId, ProofState, Record, Rule, Task, Tx, VerifyDepth,
-    VerifyRule, Visible,
+    BackupType, Checked, DestinationId, Having, Instance, InstanceId, Point, PointId, Policy,
+    PolicyId, ProjectId, ProofState, Record, Rule, Task, Tx, VerifyDepth, VerifyRule, Visible,
 };
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::plan::MissReason;
@@ -25,14 +24,13 @@ use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::usage::every;
-use crate::complaint::go_on;
 use crate::dispatch::by_instance;
 use crate::ledger;
+use crate::maintenance::of_instance;
 use crate::problem::Result;
-use crate::ticker::Due;
+use crate::ticker::{Batch, Due};
 
-/// After backups, like the maintenance of destinations.
-const PRIORITY: u32 = 30;
+/// Attempts of a verification.
 const ATTEMPTS: u32 = 3;
 
 /// What the document of a backup tells of what it took for granted.
@@ -82,87 +80,48 @@ fn depth(verify: &VerifyRule) -> (bool, Option<u32>) {
     (verify.depth == VerifyDepth::Data, verify.percent)
 }
 
-fn task(
-    instance: &Record<Instance>,
-    (destination, policy): (DestinationId, PolicyId),
-    due_key: Option<String>,
-    spec: &TaskSpec,
-) -> NewTask {
-    NewTask {
-        project: instance.project,
-        instance: Some(instance.id),
-        policy: Some(policy),
-        destination: Some(destination),
-        wanted_node: None,
-        kind: spec.kind().to_owned(),
-        priority: PRIORITY,
-        due_key,
-        max_attempts: ATTEMPTS,
-        not_before_ms: 0,
-        spec: serde_json::to_value(spec).unwrap_or_default(),
-    }
-}
-
 /// A restore point was made: it is verified where a rule wants that.
 pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) -> Result<()> {
     let (Some(instance), Some(destination)) = (by.new.instance, by.new.destination) else {
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    let policies = tx.policies_of(&instance).await?;
+    let policies = tx.readable_policies_of(&instance).await?;
     let here = wanted_at(&policies, destination);
     let Some((policy, verify)) = deepest(&here) else { return Ok(()) };
     let (data, sample) = depth(verify);
     let spec = TaskSpec::Verify { point: Some(point.into()), instance: None, sample, data };
-    tx.add_task(&task(&instance, (destination, policy), None, &spec), now).await?;
+    let task = of_instance(&instance, (destination, policy), (&spec, ATTEMPTS), None);
+    tx.add_task(&task, now).await?;
     Ok(())
 }
 
 /// A schedule of verifications is due: for the instances that have restore points there. What is
 /// not verified now is missed.
 pub(crate) async fn due(
-    tx: &mut Tx,
-    policy: &Record<Policy>,
-    (rule, verify): (&Rule, &VerifyRule),
-    (key, due): (&str, &Due),
-    now: u64,
+    batch: &mut Batch<'_>,
+    wanted: (&Rule, &VerifyRule),
+    due: &Due,
 ) -> Result<()> {
-    let Some((first_ms, _)) = due.run.first() else { return Ok(()) };
-    let missed = |instance: Option<&Record<Instance>>, reason: MissReason| Missed {
-        policy: policy.id,
-        schedule: key.to_owned(),
-        instance: instance.map(|instance| instance.id),
-        project: instance.map_or(policy.project, |instance| instance.project),
-        reason: reason.name().to_owned(),
-        first_ms: *first_ms,
-        last_ms: due.last,
-        times: due.run.len() as u64,
-    };
-    if verify.paused {
-        return Ok(tx.add_missed(&missed(None, MissReason::Paused)).await?);
+    if wanted.1.paused {
+        return batch.none_runs(MissReason::Paused, due).await;
     }
-    for instance in tx.instances_of(policy, &EVERYTHING).await? {
-        let added = add(tx, policy.id, &instance, (rule, verify), (key, due.last), now).await;
-        let reason = match go_on(&format!("the verification of instance {}", instance.id), added)? {
-            Some(None) => continue,
-            Some(Some(reason)) => reason,
-            None => MissReason::Broken,
-        };
-        tx.add_missed(&missed(Some(&instance), reason)).await?;
+    for instance in batch.tx.instances_of(batch.policy, &EVERYTHING).await? {
+        let added = add(batch, &instance, wanted, due.last).await;
+        batch.came(&instance, "verification", added, due).await?;
     }
     Ok(())
 }
 
 /// Adds the verification of one instance, if it has any restore points; or tells why there is none.
 async fn add(
-    tx: &mut Tx,
-    policy: PolicyId,
+    batch: &mut Batch<'_>,
     instance: &Record<Instance>,
     (rule, verify): (&Rule, &VerifyRule),
-    (key, at): (&str, u64),
-    now: u64,
+    at: u64,
 ) -> Result<Option<MissReason>> {
-    let destination = rule.destination;
+    let due_key = batch.due_key(instance.id, at);
+    let (tx, destination) = (&mut *batch.tx, rule.destination);
     if tx.newest_point(instance.id, Some(destination), None).await?.is_none() {
         return Ok(None);
     }
@@ -170,15 +129,16 @@ async fn add(
         return Ok(Some(MissReason::Paused));
     }
     // What follows a backup looks at one restore point, and stands for none of the others.
-    let own = format!("{policy}/{key}/{}/", instance.id);
-    if tx.is_verified(instance.id, &own).await? {
+    let own = due_key.trim_end_matches(|sign: char| sign != '/');
+    if tx.is_verified(instance.id, own).await? {
         return Ok(Some(MissReason::StillActive));
     }
     let (data, sample) = depth(verify);
     let name = ledger::name(tx, instance).await?;
     let spec = TaskSpec::Verify { point: None, instance: Some(name), sample, data };
-    let due_key = Some(format!("{own}{at}"));
-    tx.add_task(&task(instance, (destination, policy), due_key, &spec), now).await?;
+    let whose = (destination, batch.policy.id);
+    let task = of_instance(instance, whose, (&spec, ATTEMPTS), Some(due_key));
+    tx.add_task(&task, batch.now).await?;
     Ok(None)
 }
 
@@ -322,6 +282,36 @@ pub(crate) async fn doubts(
     Ok(all)
 }
 
+/// Of which instances the newest restore point cannot be counted on: each that holds the latest
+/// moment is damaged, or one of them is to be proven and is not. `doubts` are theirs.
+pub(crate) async fn newest(
+    tx: &mut Tx,
+    doubts: &BTreeMap<InstanceId, Vec<Doubt>>,
+) -> Result<BTreeMap<InstanceId, DoubtState>> {
+    let instances: Vec<InstanceId> = doubts.keys().copied().collect();
+    let mut held: BTreeMap<InstanceId, Vec<PointId>> = BTreeMap::new();
+    for point in tx.newest_held(&instances).await? {
+        held.entry(point.instance).or_default().push(point.id);
+    }
+    let state = |(instance, points): (InstanceId, Vec<PointId>)| {
+        let own = doubts.get(&instance).map(Vec::as_slice).unwrap_or_default();
+        Some((instance, worst(&points, own)?))
+    };
+    Ok(held.into_iter().filter_map(state).collect())
+}
+
+/// What is wrong with restore points that hold the same, of which one is enough.
+fn worst(points: &[PointId], doubts: &[Doubt]) -> Option<DoubtState> {
+    let is = |point: &PointId, state| {
+        doubts.iter().any(|doubt| doubt.point == *point && doubt.state == state)
+    };
+    if !points.is_empty() && points.iter().all(|point| is(point, DoubtState::Damaged)) {
+        return Some(DoubtState::Damaged);
+    }
+    let unproven = points.iter().any(|point| is(point, DoubtState::Unproven));
+    unproven.then_some(DoubtState::Unproven)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -336,6 +326,23 @@ mod tests {
         assert_eq!(told("regions+rescan"), Some(BackupType::Incremental));
         assert_eq!(told("changed"), Some(BackupType::Incremental));
         assert_eq!(type_told(&json!({})), None, "another release");
+    }
+
+    #[test]
+    fn the_newest_is_damaged_when_no_copy_of_it_is_sound() {
+        let (one, other) = (PointId::new(1), PointId::new(2));
+        let doubt = |point, state| {
+            let destination = DestinationId::new(1);
+            Doubt { point, name: String::new(), destination, state, taken_ms: 5 }
+        };
+        let damaged = doubt(one, DoubtState::Damaged);
+        let both = [damaged.clone(), doubt(other, DoubtState::Damaged)];
+        assert_eq!(worst(&[one, other], &both), Some(DoubtState::Damaged));
+        assert_eq!(worst(&[one, other], &both[..1]), None, "the copy is sound");
+        let waits = [damaged, doubt(other, DoubtState::Unproven)];
+        assert_eq!(worst(&[one, other], &waits), Some(DoubtState::Unproven));
+        assert_eq!(worst(&[PointId::new(3)], &waits), None, "older ones are damaged");
+        assert_eq!(worst(&[], &waits), None);
     }
 
     #[test]

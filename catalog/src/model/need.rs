@@ -10,19 +10,33 @@ use serde_json::Value;
 /// Extensions of images that only another program reads.
 const FORMATS: [&str; 6] = ["qcow2", "qcow", "vmdk", "vhd", "vpc", "vhdx"];
 
+/// To keep snapshots of image files: a folder for them beside the kind of task.
+pub const SNAPSHOTS: &str = "source:snapshots";
+
 /// What the node of a task of that kind must be able to do, beside the kind itself.
 pub fn needs(kind: &str, spec: &Value) -> BTreeSet<String> {
-    let need = match kind {
+    let mut needs = BTreeSet::new();
+    match kind {
         "backup" => {
             let images = spec["images"].as_array();
             let mut images = images.into_iter().flatten().filter_map(Value::as_str);
-            images.any(is_format).then(|| "source:formats".to_owned())
+            needs.extend(images.any(is_format).then(|| "source:formats".to_owned()));
+            // One that is there is where it is; a new one is made first.
+            let from = &spec["snapshot"];
+            let fresh = from.is_object() && from["kept"].is_null();
+            needs.extend(fresh.then(|| SNAPSHOTS.to_owned()));
         }
-        "mount" => spec["mount"]["protocol"].as_str().map(|word| format!("export:{word}")),
-        "restore-test" => (spec["test"]["firmware"] == "uefi").then(|| "test:uefi".to_owned()),
-        _ => None,
-    };
-    need.into_iter().collect()
+        "snapshot" => drop(needs.insert(SNAPSHOTS.to_owned())),
+        "mount" => {
+            let protocol = spec["mount"]["protocol"].as_str();
+            needs.extend(protocol.map(|word| format!("export:{word}")));
+        }
+        "restore-test" if spec["test"]["firmware"] == "uefi" => {
+            needs.insert("test:uefi".to_owned());
+        }
+        _ => {}
+    }
+    needs
 }
 
 /// Whether a path says that it is of another format than raw.
@@ -43,6 +57,10 @@ mod tests {
             ("backup", json!({"images": ["vda=/srv/a.raw", "/srv/b.QCOW2"]}), "source:formats"),
             ("backup", json!({"images": ["vda=/srv/a.raw", "/srv/x.vmdk/b"]}), ""),
             ("backup", json!({"folder": "/srv"}), ""),
+            ("backup", json!({"folder": "/srv", "snapshot": {"order": {}}}), "source:snapshots"),
+            ("backup", json!({"folder": "/srv", "snapshot": {"kept": "id"}}), ""),
+            ("snapshot", json!({"folder": "/srv"}), "source:snapshots"),
+            ("unsnapshot", json!({}), ""),
             ("mount", json!({"mount": {"protocol": "fuse"}}), "export:fuse"),
             ("restore-test", json!({"test": {"firmware": "uefi"}}), "test:uefi"),
             ("restore-test", json!({"test": {"firmware": "bios"}}), ""),

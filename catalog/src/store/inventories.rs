@@ -1,7 +1,4 @@
-//! What inventories have found, what came of the last look, and up to when their schedules were
-//! decided.
-
-use std::collections::BTreeMap;
+//! What inventories have found, and what came of the last look.
 
 use sqlx::any::AnyRow;
 
@@ -142,35 +139,5 @@ impl Tx {
         let sql = "SELECT id FROM tasks WHERE state IN ('queued', 'running') \
                    AND kind = 'inventory' AND spec LIKE $1 LIMIT 1";
         Ok(self.maybe(sqlx::query(sql).bind(format!("%{inventory}%"))).await?.is_some())
-    }
-
-    /// Up to when each schedule of an inventory was decided, in milliseconds since 1970.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn inventory_marks(&mut self) -> Result<BTreeMap<(InventoryId, String), u64>> {
-        let sql = "SELECT inventory_id, schedule, last_due_ms FROM inventory_marks";
-        let rows = self.all(sqlx::query(sql)).await?;
-        let read = |row: &AnyRow| {
-            Ok(((row.id("inventory_id")?, row.text("schedule")?), row.count("last_due_ms")?))
-        };
-        rows.iter().map(read).collect()
-    }
-
-    /// Sets up to when a schedule was decided.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Conflict`] when the inventory is gone.
-    pub async fn set_inventory_mark(
-        &mut self,
-        inventory: InventoryId,
-        schedule: &str,
-        at_ms: u64,
-    ) -> Result<()> {
-        let sql = "INSERT INTO inventory_marks (inventory_id, schedule, last_due_ms) \
-                   VALUES ($1, $2, $3) ON CONFLICT (inventory_id, schedule) DO UPDATE SET \
-                   last_due_ms = excluded.last_due_ms";
-        let set = sqlx::query(sql).bind(inventory.to_string()).bind(schedule.to_owned());
-        self.run(set.bind(number(at_ms))).await.map(drop)
     }
 }

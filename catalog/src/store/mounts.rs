@@ -128,28 +128,30 @@ impl Tx {
         Found::by_id(&rows, page.limit, Mount::read)
     }
 
-    /// What a node has, or is to have: all that is not gone.
+    /// What a node has, or is to have: all that is not gone. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn mounts_of_node(&mut self, node: NodeId) -> Result<Vec<Mount>> {
+    pub async fn mounts_of_node(&mut self, node: NodeId) -> Result<Found<Mount>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM mounts WHERE node_id = $1 AND state <> 'gone' ORDER BY id"
         );
-        self.all(query(sql).bind(node.to_string())).await?.iter().map(Mount::read).collect()
+        let rows = self.all(query(sql).bind(node.to_string())).await?;
+        Found::apart(&rows, Mount::read)
     }
 
     /// Mounts that the server must look at: those that are on their way to be there or to be
-    /// gone, and those whose lease is over.
+    /// gone, and those whose lease is over. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn mounts_to_settle(&mut self, now_ms: u64) -> Result<Vec<Mount>> {
+    pub async fn mounts_to_settle(&mut self, now_ms: u64) -> Result<Found<Mount>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM mounts WHERE state IN ('requested', 'releasing') \
              OR (state IN ('ready', 'failed') AND lease_end_ms <= $1) ORDER BY id LIMIT {LOOKED_AT}"
         );
-        self.all(query(sql).bind(number(now_ms))).await?.iter().map(Mount::read).collect()
+        let rows = self.all(query(sql).bind(number(now_ms))).await?;
+        Found::apart(&rows, Mount::read)
     }
 
     /// Changes the state of a mount, if it is in one of `from`; returns whether it was. What the

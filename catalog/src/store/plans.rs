@@ -1,13 +1,11 @@
-//! Runs of recovery plans, and up to when their schedules were decided.
-
-use std::collections::BTreeMap;
+//! Runs of recovery plans.
 
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
 use crate::found::Found;
-use crate::id::{PlanId, PlanRunId};
+use crate::id::PlanRunId;
 use crate::listed::Listed;
 use crate::model::grant::Resource;
 use crate::model::plan::PlanMode;
@@ -152,30 +150,5 @@ impl Tx {
             return Err(CatalogError::new(ErrorKind::Stale, "this run has gone on meanwhile"));
         }
         Ok(())
-    }
-
-    /// Up to when each schedule of a plan was decided, in milliseconds since 1970.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn plan_marks(&mut self) -> Result<BTreeMap<(PlanId, String), u64>> {
-        let rows =
-            self.all(sqlx::query("SELECT plan_id, schedule, last_due_ms FROM plan_marks")).await?;
-        let read = |row: &AnyRow| {
-            Ok(((row.id("plan_id")?, row.text("schedule")?), row.count("last_due_ms")?))
-        };
-        rows.iter().map(read).collect()
-    }
-
-    /// Sets up to when a schedule was decided.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Conflict`] when the plan is gone.
-    pub async fn set_plan_mark(&mut self, plan: PlanId, schedule: &str, at_ms: u64) -> Result<()> {
-        let sql = "INSERT INTO plan_marks (plan_id, schedule, last_due_ms) VALUES ($1, $2, $3) \
-                   ON CONFLICT (plan_id, schedule) DO UPDATE SET \
-                   last_due_ms = excluded.last_due_ms";
-        let set = sqlx::query(sql).bind(plan.to_string()).bind(schedule.to_owned());
-        self.run(set.bind(number(at_ms))).await.map(drop)
     }
 }

@@ -1,9 +1,9 @@
 //! Policies: which instances they have, and what became due.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::db::{Columns, Query, Tx, number, query, text_of};
-use crate::error::Result;
+use crate::error::{CatalogError, Result};
 use crate::found::Span;
 use crate::id::{InstanceId, PolicyId};
 use crate::model::assign::Having;
@@ -89,19 +89,41 @@ impl Tx {
         &mut self,
         instance: &Record<Instance>,
     ) -> Result<Vec<Record<Policy>>> {
+        let (found, unreadable) = self.known_policies_of(instance).await?;
+        unreadable.map_or(Ok(found), Err)
+    }
+
+    /// Those of them that can be read: for what each of them wants done, whatever others say. What
+    /// may be removed takes all of them to judge.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn readable_policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<Vec<Record<Policy>>> {
+        Ok(self.known_policies_of(instance).await?.0)
+    }
+
+    /// Those that can be read, and why one that may have the instance cannot.
+    async fn known_policies_of(
+        &mut self,
+        instance: &Record<Instance>,
+    ) -> Result<(Vec<Record<Policy>>, Option<CatalogError>)> {
         let sql = "SELECT policy_id, instance_id FROM assignments WHERE instance_id = $1";
         let by_hand = self.assigned(sqlx::query(sql).bind(instance.id.to_string())).await?;
         // Its project's, and the system's, whoever sees them.
         let within = Visible::projects(instance.project);
-        let mut found = Vec::new();
+        let (mut found, mut unreadable) = (Vec::new(), None);
         let mut page = Page { after: None, limit: Page::LARGEST };
         loop {
             // Nothing as the list of projects is all of them.
-            let part = self.list_with::<Policy>(&within, Some("''"), &page).await?;
-            let Some(last) = part.last() else { return Ok(found) };
-            page.after = Some(last.id.to_string());
+            let part = self.list_readable_with::<Policy>(&within, Some("''"), &page).await?;
+            let Some(last) = part.last else { return Ok((found, unreadable)) };
+            page.after = Some(last);
+            unreadable = unreadable.or(part.unreadable.into_iter().next().map(|one| one.2));
             let has = |policy: &Record<Policy>| Having::of(policy, &by_hand).has(instance);
-            found.extend(part.into_iter().filter(has));
+            found.extend(part.records.into_iter().filter(has));
         }
     }
 
@@ -136,49 +158,6 @@ impl Tx {
         let sql = "SELECT value FROM settings WHERE name = 'changes-policies'";
         let row = self.maybe(sqlx::query(sql)).await?;
         row.map(|row| row.text("value")).transpose().map(Option::unwrap_or_default)
-    }
-
-    /// Up to when each schedule was decided, in milliseconds since 1970, by policy and schedule.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn marks(&mut self) -> Result<BTreeMap<(PolicyId, String), u64>> {
-        let sql = "SELECT policy_id, schedule, last_due_ms FROM schedule_state";
-        let rows = self.all(sqlx::query(sql)).await?;
-        let read = |row: &sqlx::any::AnyRow| {
-            Ok(((row.id("policy_id")?, row.text("schedule")?), row.count("last_due_ms")?))
-        };
-        rows.iter().map(read).collect()
-    }
-
-    /// Sets up to when a schedule was decided.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Conflict`] when the policy is gone.
-    pub async fn set_mark(&mut self, policy: PolicyId, schedule: &str, at_ms: u64) -> Result<()> {
-        let sql = "INSERT INTO schedule_state (policy_id, schedule, last_due_ms) \
-                   VALUES ($1, $2, $3) \
-                   ON CONFLICT (policy_id, schedule) DO UPDATE SET \
-                   last_due_ms = excluded.last_due_ms";
-        let set = sqlx::query(sql).bind(policy.to_string()).bind(schedule.to_owned());
-        self.run(set.bind(number(at_ms))).await.map(drop)
-    }
-
-    /// Moves a mark forward; returns whether it was before: of several servers that find the
-    /// same due, one is told so.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn advance_mark(
-        &mut self,
-        policy: PolicyId,
-        schedule: &str,
-        at_ms: u64,
-    ) -> Result<bool> {
-        let sql = "UPDATE schedule_state SET last_due_ms = $1 \
-                   WHERE policy_id = $2 AND schedule = $3 AND last_due_ms < $1";
-        let update = sqlx::query(sql).bind(number(at_ms)).bind(policy.to_string());
-        Ok(self.run(update.bind(schedule.to_owned())).await? > 0)
     }
 
     /// Notes occurrences of a schedule that do not run; those with the same reason are counted

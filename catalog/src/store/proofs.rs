@@ -177,6 +177,30 @@ impl Tx {
         rows.iter().map(Point::read).collect()
     }
 
+    /// All restore points of these instances that hold the latest moment of theirs: the newest, and
+    /// its copies.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn newest_held(&mut self, instances: &[InstanceId]) -> Result<Vec<Point>> {
+        let mut found = Vec::with_capacity(instances.len());
+        for part in instances.chunks(AT_ONCE) {
+            let sql = format!(
+                "SELECT {} FROM points WHERE instance_id IN ({}) AND removed_ms IS NULL \
+                 AND taken_ms = (SELECT MAX(one.taken_ms) FROM points one \
+                 WHERE one.instance_id = points.instance_id AND one.removed_ms IS NULL) \
+                 ORDER BY id",
+                Point::COLUMNS,
+                places(1, part.len())
+            );
+            let select = part.iter().fold(query(sql), |select, id| select.bind(id.to_string()));
+            for row in self.all(select).await? {
+                found.push(Point::read(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// Of each of these instances the restore point at a destination that holds the latest moment.
     ///
     /// # Errors

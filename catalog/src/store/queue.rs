@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::{DestinationId, InstanceId, NodeId, PolicyId, TaskId};
 use crate::model::instance::Instance;
+use crate::model::inventory::Inventory;
 use crate::model::serves::Placed;
 use crate::model::task::{InLine, Task};
 use crate::visible::Visible;
@@ -86,6 +87,46 @@ impl Tx {
         Ok(placed)
     }
 
+    /// Where the inventories look whose tasks wait, by task: what they find there is their
+    /// project's, and has their tags and cluster.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn inventories_in_line(&mut self) -> Result<BTreeMap<TaskId, Placed>> {
+        let sql = "SELECT id, spec FROM tasks WHERE state = 'queued' AND kind = 'inventory'";
+        let mut placed = BTreeMap::new();
+        for row in self.all(sqlx::query(sql)).await? {
+            let Ok(spec) = row.json::<serde_json::Value>("spec") else { continue };
+            if let Some(place) = self.place_of_inventory(&spec).await? {
+                placed.insert(row.id("id")?, place);
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Where the inventory looks that the spec of a task names, if it can be read.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn place_of_inventory(&mut self, spec: &serde_json::Value) -> Result<Option<Placed>> {
+        let named = spec["look"]["inventory"].as_str().and_then(|id| id.parse().ok());
+        let Some(id) = named else { return Ok(None) };
+        match self.get::<Inventory>(id, &Visible::All).await {
+            Ok(record) => {
+                let name = match &record.project_name {
+                    Some(project) => format!("{project}/{}", record.name),
+                    None => record.name,
+                };
+                let Inventory { tags, cluster, .. } = record.body;
+                Ok(Some(Placed { name, tags, cluster, host: None }))
+            }
+            Err(error) if [ErrorKind::NotFound, ErrorKind::Damaged].contains(&error.kind()) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// A task that was not started by then is not started any more.
     ///
     /// # Errors
@@ -106,7 +147,7 @@ impl Tx {
         Ok(self.maybe(sqlx::query(sql).bind(number(now_ms))).await?.is_some())
     }
 
-    /// Ends the tasks whose start window is over, and returns them as they were.
+    /// Ends the tasks whose start window is over, and returns those that can be read as they were.
     ///
     /// # Errors
     /// Those of the database.
@@ -118,7 +159,12 @@ impl Tx {
         let mut ended = Vec::new();
         for row in rows {
             let id = row.id("id")?;
-            ended.push(self.task(id, &Visible::All).await?);
+            match self.task(id, &Visible::All).await {
+                Ok(task) => ended.push(task),
+                // It ends as the others do.
+                Err(error) if error.kind() == ErrorKind::Damaged => {}
+                Err(error) => return Err(error),
+            }
             self.refuse(id, message, now_ms).await?;
         }
         Ok(ended)

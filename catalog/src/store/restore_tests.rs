@@ -135,17 +135,17 @@ impl Tx {
         Found::by_id(&rows, page.limit, RestoreTest::read)
     }
 
-    /// Pending tests whose task has ended.
+    /// Pending tests whose task has ended. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn tests_to_settle(&mut self) -> Result<Vec<RestoreTest>> {
+    pub async fn tests_to_settle(&mut self) -> Result<Found<RestoreTest>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM restore_tests WHERE state = 'pending' AND NOT EXISTS \
              (SELECT 1 FROM tasks t WHERE t.id = restore_tests.task_id \
              AND t.state IN ('queued', 'running')) ORDER BY id LIMIT {LOOKED_AT}"
         );
-        self.all(query(sql)).await?.iter().map(RestoreTest::read).collect()
+        Found::apart(&self.all(query(sql)).await?, RestoreTest::read)
     }
 
     /// Notes what came of a test that is pending; returns whether it was. Screenshots and

@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{InstanceId, NodeId, PolicyId, SnapshotId, TaskId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
@@ -92,7 +93,7 @@ impl Tx {
     }
 
     /// The snapshots that the caller may know of, newest first. `page.after` is the oldest one
-    /// shown so far.
+    /// shown so far. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
@@ -101,22 +102,22 @@ impl Tx {
         visible: &Visible,
         filter: &SnapshotFilter,
         page: &Page,
-    ) -> Result<Vec<InstanceSnapshot>> {
+    ) -> Result<Found<InstanceSnapshot>> {
         let list = Listed::newest("snapshots", COLUMNS).of("instance_id", text_of(filter.instance));
         let list = match filter.state {
             Some(state) => list.with("state", state.word().to_owned()),
             None => list.only("state <> 'gone'"),
         };
         let rows = self.page(list, (visible, &Whose::OF_INSTANCE), page).await?;
-        rows.iter().map(InstanceSnapshot::read).collect()
+        Found::by_id(&rows, page.limit, InstanceSnapshot::read)
     }
 
     /// Snapshots that the server must look at: those whose task has ended and has not told what
-    /// became of them, and those whose time is over.
+    /// became of them, and those whose time is over. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn snapshots_to_settle(&mut self, now_ms: u64) -> Result<Vec<InstanceSnapshot>> {
+    pub async fn snapshots_to_settle(&mut self, now_ms: u64) -> Result<Found<InstanceSnapshot>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM snapshots WHERE (state IN ('requested', 'removing') AND NOT \
              EXISTS (SELECT 1 FROM tasks t WHERE t.id = snapshots.task_id \
@@ -124,22 +125,21 @@ impl Tx {
              OR (state = 'ready' AND expires_ms > 0 AND expires_ms <= $1) \
              ORDER BY id LIMIT {LOOKED_AT}"
         );
-        self.all(query(sql).bind(number(now_ms)))
-            .await?
-            .iter()
-            .map(InstanceSnapshot::read)
-            .collect()
+        let rows = self.all(query(sql).bind(number(now_ms))).await?;
+        Found::apart(&rows, InstanceSnapshot::read)
     }
 
-    /// The snapshots that rules of policies have made and that are there.
+    /// The snapshots that rules of policies have made and that are there. Those that cannot be
+    /// read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn snapshots_of_rules(&mut self) -> Result<Vec<InstanceSnapshot>> {
+    pub async fn snapshots_of_rules(&mut self) -> Result<Found<InstanceSnapshot>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM snapshots WHERE state = 'ready' AND policy_id <> '' ORDER BY id"
         );
-        self.each(query(sql), InstanceSnapshot::read).await
+        let rows = self.all(query(sql)).await?;
+        Found::apart(&rows, InstanceSnapshot::read)
     }
 
     /// Whether a rule has a snapshot of an instance under way.

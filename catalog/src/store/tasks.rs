@@ -323,7 +323,8 @@ impl Tx {
     }
 
     /// Takes back leases that are over, those of which nothing was heard meanwhile: their tasks
-    /// wait again, or end when they have no attempt left. Returns them as they are now.
+    /// wait again, or end when they have no attempt left. Returns them as they are now. Those that
+    /// cannot be read end, and are not returned.
     ///
     /// # Errors
     /// Those of the database.
@@ -398,6 +399,14 @@ impl Tx {
         self.run(update).await.map(drop)
     }
 
+    /// Ends a task that cannot be read.
+    async fn end_unreadable(&mut self, id: &str, why: &CatalogError, now_ms: u64) -> Result<()> {
+        let sql = "UPDATE tasks SET state = 'failed', finished_ms = $1, message = $2, \
+                   revision = revision + 1 WHERE id = $3";
+        let update = sqlx::query(sql).bind(number(now_ms)).bind(why.to_string());
+        self.run(update.bind(id.to_owned())).await.map(drop)
+    }
+
     async fn take_back(
         &mut self,
         rows: &[AnyRow],
@@ -406,7 +415,14 @@ impl Tx {
     ) -> Result<Vec<Task>> {
         let mut reclaimed = Vec::new();
         for row in rows {
-            let task = Task::read(row)?;
+            let task = match Task::read(row) {
+                Ok(task) => task,
+                // Nobody can be told what it is to do, and the others go on.
+                Err(error) => {
+                    self.end_unreadable(&row.text("id")?, &error, now_ms).await?;
+                    continue;
+                }
+            };
             let state = if task.cancel_requested {
                 TaskState::Cancelled
             } else if task.attempt >= task.new.max_attempts {

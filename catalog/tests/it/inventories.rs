@@ -80,12 +80,9 @@ async fn looks_and_marks_are_remembered(lab: Lab) {
         let told = tx.held_looks().await.unwrap();
         assert_eq!(told, if held > 0 { vec![(images, looked)] } else { vec![] });
     }
-    tx.set_inventory_mark(images, "nightly", 5).await.unwrap();
-    tx.set_inventory_mark(images, "nightly", 9).await.unwrap();
-    let marks = tx.inventory_marks().await.unwrap();
-    assert_eq!(marks, [((images, "nightly".to_owned()), 9)].into());
+    assert!(tx.move_mark::<Inventory>(images, "nightly", None, 9).await.unwrap());
     tx.delete::<Inventory>(images).await.unwrap();
-    assert!(tx.inventory_marks().await.unwrap().is_empty());
+    assert!(tx.marks::<Inventory>().await.unwrap().is_empty());
 }
 
 async fn a_look_that_waits_or_runs_is_known(lab: Lab) {

@@ -21,4 +21,5 @@ mod snapshot;
 mod snapshots;
 mod support;
 mod tasks;
+mod unreadable;
 mod usage;

@@ -16,7 +16,7 @@ on_both! {
 
 use MountState::{Failed, Gone, Ready, Releasing, Requested};
 
-fn new(project: ProjectId, lease_end_ms: u64) -> NewMount {
+pub fn new(project: ProjectId, lease_end_ms: u64) -> NewMount {
     NewMount {
         project: Some(project),
         instance: InstanceId::new(1),
@@ -54,11 +54,11 @@ async fn a_mount_goes_through_its_states_and_never_back(lab: Lab) {
     assert!(tx.change_mount(id, &wanted_states, Releasing, None, "", 5).await.unwrap());
     let late = tx.renew_mount(id, 900, 6).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Conflict);
-    assert_eq!(tx.mounts_of_node(wanted.node).await.unwrap().len(), 1);
+    assert_eq!(tx.mounts_of_node(wanted.node).await.unwrap().items.len(), 1);
     assert!(tx.change_mount(id, &[Releasing], Gone, None, "", 7).await.unwrap());
     let gone = tx.mount(id, &Visible::All).await.unwrap();
     assert_eq!((gone.new.lease_end_ms, gone.updated_ms, gone.revision), (500, 7, 6));
-    assert!(tx.mounts_of_node(wanted.node).await.unwrap().is_empty());
+    assert!(tx.mounts_of_node(wanted.node).await.unwrap().items.is_empty());
     tx.commit().await.unwrap();
 }
 
@@ -97,8 +97,8 @@ async fn what_is_under_way_or_over_is_to_be_settled(lab: Lab) {
         ids.push(id);
     }
     let found = tx.mounts_to_settle(100).await.unwrap();
-    let found: Vec<_> = found.into_iter().map(|mount| mount.id).collect();
+    let found: Vec<_> = found.items.into_iter().map(|mount| mount.id).collect();
     assert_eq!(found, [ids[0], ids[1], ids[3]]);
     let before = tx.mounts_to_settle(99).await.unwrap();
-    assert_eq!(before.len(), 2, "a lease that is not over yet is left alone");
+    assert_eq!(before.items.len(), 2, "a lease that is not over yet is left alone");
 }

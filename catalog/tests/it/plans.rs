@@ -16,6 +16,7 @@ on_both! {
     the_newest_point_is_the_one_that_was_taken_last
     a_run_is_changed_by_who_has_seen_it_last
     plans_that_change_are_noticed
+    a_mark_is_moved_by_who_knows_where_it_stands
 }
 
 fn new(instance: InstanceId) -> NewTest {
@@ -78,12 +79,12 @@ async fn tests_of_tasks_that_ended_unheard_are_found(lab: Lab) {
     let task = tx.add_task(&task, 1).await.unwrap().unwrap();
     let id = RestoreTestId::new(1);
     tx.add_test(id, &new(InstanceId::new(1)), Some(task), 1).await.unwrap();
-    assert!(tx.tests_to_settle().await.unwrap().is_empty(), "its task waits");
+    assert!(tx.tests_to_settle().await.unwrap().items.is_empty(), "its task waits");
     assert_eq!(tx.cancel(task, 2).await.unwrap().state, TaskState::Cancelled);
     let found = tx.tests_to_settle().await.unwrap();
-    assert_eq!(found.iter().map(|test| test.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(found.items.iter().map(|test| test.id).collect::<Vec<_>>(), [id]);
     tx.end_test(id, &outcome(TestState::Cancelled), 3).await.unwrap();
-    assert!(tx.tests_to_settle().await.unwrap().is_empty());
+    assert!(tx.tests_to_settle().await.unwrap().items.is_empty());
 }
 
 async fn only_the_newest_tests_keep_their_evidence(lab: Lab) {
@@ -192,8 +193,30 @@ async fn plans_that_change_are_noticed(lab: Lab) {
     seen.push(tx.changes_of::<Plan>().await.unwrap());
     seen.dedup();
     assert_eq!(seen.len(), 3, "{seen:?}");
-    tx.set_plan_mark(plan.id, "nightly", 5).await.unwrap();
-    tx.set_plan_mark(plan.id, "nightly", 7).await.unwrap();
-    let marks = tx.plan_marks().await.unwrap();
-    assert_eq!(marks, [((plan.id, "nightly".to_owned()), 7)].into());
+}
+
+async fn a_mark_is_moved_by_who_knows_where_it_stands(lab: Lab) {
+    let project = Some(crate::records::project(&lab.catalog, "shop").await);
+    let mut tx = lab.catalog.begin().await.unwrap();
+    let body: Plan = serde_json::from_value(json!({"groups": []})).unwrap();
+    let plan = tx.insert(project, "flood", body, 1).await.unwrap().id;
+    tx.commit().await.unwrap();
+    // Two servers that find the same due, one after the other and at once.
+    let moved = async |from, to| {
+        let mut tx = lab.catalog.begin().await.unwrap();
+        let moved = tx.move_mark::<Plan>(plan, "nightly", from, to).await.unwrap();
+        tx.commit().await.unwrap();
+        moved
+    };
+    assert!(!moved(Some(3), 5).await, "it has none yet");
+    assert!(moved(None, 5).await && !moved(None, 5).await);
+    let (one, other) = tokio::join!(moved(Some(5), 7), moved(Some(5), 7));
+    assert_ne!(one, other, "of two, one has moved it");
+    assert!(!moved(Some(5), 9).await, "it stands elsewhere");
+    assert!(moved(Some(7), 6).await, "a wrong clock is put right");
+    let mut tx = lab.catalog.read().await.unwrap();
+    assert_eq!(tx.mark::<Plan>(plan, "nightly").await.unwrap(), Some(6));
+    assert_eq!(tx.mark::<Plan>(plan, "daily").await.unwrap(), None);
+    let marks = tx.marks::<Plan>().await.unwrap();
+    assert_eq!(marks, [((plan, "nightly".to_owned()), 6)].into());
 }

@@ -307,11 +307,8 @@ async fn policies_find_instances_by_tag_and_by_hand(Lab { catalog, .. }: Lab) {
     assert!(!tx.unassign(own.id, plain.id).await.unwrap());
     let changes = tx.policy_changes().await.unwrap();
     let mark = |marks: &BTreeMap<_, u64>| marks.get(&(own.id, "daily/hourly".to_owned())).copied();
-    assert!(!tx.advance_mark(own.id, "daily/hourly", 5).await.unwrap(), "it has none yet");
-    tx.set_mark(own.id, "daily/hourly", 5).await.unwrap();
-    assert!(tx.advance_mark(own.id, "daily/hourly", 9).await.unwrap());
-    assert!(!tx.advance_mark(own.id, "daily/hourly", 9).await.unwrap(), "somebody was faster");
-    assert_eq!(mark(&tx.marks().await.unwrap()), Some(9));
+    assert!(tx.move_mark::<Policy>(own.id, "daily/hourly", None, 9).await.unwrap());
+    assert_eq!(mark(&tx.marks::<Policy>().await.unwrap()), Some(9));
     let missed = Missed {
         policy: own.id,
         schedule: "daily/hourly".into(),
@@ -331,7 +328,7 @@ async fn policies_find_instances_by_tag_and_by_hand(Lab { catalog, .. }: Lab) {
     assert_eq!(tx.policy_changes().await.unwrap(), changes, "no policy was changed");
     tx.delete::<Policy>(own.id).await.unwrap();
     assert_ne!(tx.policy_changes().await.unwrap(), changes);
-    assert_eq!(mark(&tx.marks().await.unwrap()), None);
+    assert_eq!(mark(&tx.marks::<Policy>().await.unwrap()), None);
     assert!(tx.missed(&Visible::All, 0).await.unwrap().is_empty());
     tx.get::<Instance>(gold.id, &mine).await.unwrap_err();
     tx.get::<Instance>(other.id, &mine).await.unwrap();

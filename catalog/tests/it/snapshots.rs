@@ -12,7 +12,7 @@ on_both! {
     what_no_task_told_and_what_is_over_is_to_be_settled
 }
 
-fn new(project: ProjectId, expires_ms: u64) -> NewSnapshot {
+pub fn new(project: ProjectId, expires_ms: u64) -> NewSnapshot {
     NewSnapshot {
         project: Some(project),
         instance: InstanceId::new(1),
@@ -37,7 +37,7 @@ async fn a_snapshot_goes_through_its_states_and_never_back(lab: Lab) {
     let ready = tx.instance_snapshot(id, &Visible::All).await.unwrap();
     assert_eq!((&ready.new, ready.state, ready.made_ms), (&wanted, SnapshotState::Ready, 50));
     assert_eq!((ready.images, ready.node), (vec![image], Some(node)));
-    assert_eq!(tx.snapshots_of_rules().await.unwrap().len(), 1);
+    assert_eq!(tx.snapshots_of_rules().await.unwrap().items.len(), 1);
     let other = Visible::projects([ProjectId::new(2)]);
     let hidden = tx.instance_snapshot(id, &other).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
@@ -48,9 +48,9 @@ async fn a_snapshot_goes_through_its_states_and_never_back(lab: Lab) {
     assert_eq!((gone.state, &*gone.message, gone.updated_ms), (SnapshotState::Gone, "over", 5));
     let listed = |state| SnapshotFilter { state, instance: Some(instance) };
     let page = Page::default();
-    assert!(tx.snapshots(&Visible::All, &listed(None), &page).await.unwrap().is_empty());
+    assert!(tx.snapshots(&Visible::All, &listed(None), &page).await.unwrap().items.is_empty());
     let state = Some(SnapshotState::Gone);
-    assert_eq!(tx.snapshots(&Visible::All, &listed(state), &page).await.unwrap().len(), 1);
+    assert_eq!(tx.snapshots(&Visible::All, &listed(state), &page).await.unwrap().items.len(), 1);
     assert!(!tx.forget_ended(9).await.unwrap());
     assert!(tx.instance_snapshot(id, &Visible::All).await.is_err(), "history ends");
 }
@@ -68,6 +68,6 @@ async fn what_no_task_told_and_what_is_over_is_to_be_settled(lab: Lab) {
         ids.push(id);
     }
     let found = tx.snapshots_to_settle(100).await.unwrap();
-    let found: Vec<_> = found.into_iter().map(|one| one.id).collect();
+    let found: Vec<_> = found.items.into_iter().map(|one| one.id).collect();
     assert_eq!(found, [ids[0], ids[2]], "its task is gone, and its time is over");
 }

@@ -153,9 +153,10 @@ impl Agent {
         }
         if let Some(mounts) = agent.config.mounts.clone() {
             slots.spawn(Arc::clone(&agent).pull(mounting, both.0.clone(), both.1.clone()));
-            for _ in 0..looks::AT_A_TIME {
+            let desk = Arc::<looks::Desk>::default();
+            for _ in 0..looks::WAITS {
                 let (agent, mounts) = (Arc::clone(&agent), Arc::clone(&mounts));
-                beside.spawn(agent.answer_looks(mounts, rest.clone()));
+                beside.spawn(agent.answer_looks(Arc::clone(&desk), mounts, rest.clone()));
             }
             beside.spawn(Arc::clone(&agent).keep_in_step(mounts, rest.clone()));
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
     Capabilities, DestinationId, Instance, InstanceId, Node, NodeConfig, NodeConfigId, NodeId,
-    NodeLiveness, NodeState, Record, Upgrade, token_hash,
+    NodeLiveness, NodeState, Record, Tx, Upgrade, token_hash,
 };
 use sluice_node_api::JoinToken;
 use sluice_scheduler::work::TaskKind;
@@ -22,6 +22,7 @@ use crate::api::policies::EVERYTHING;
 use crate::api::query::JoinQuery;
 use crate::api::{Body, List, Path, Query};
 use crate::auth::Actor;
+use crate::node_configs::Configs;
 use crate::placement::{self, Judgement};
 use crate::problem::{Problem, Result};
 use crate::state::{Shared, new_token};
@@ -78,37 +79,60 @@ pub(crate) struct NodeChange {
     config: Option<NodeConfigId>,
 }
 
-fn view(
-    record: Record<Node>,
-    seen: Option<&NodeLiveness>,
-    certificate_expires_ms: Option<u64>,
-) -> NodeView {
-    let Node {
-        description,
-        state,
-        destinations,
-        slots,
-        slots_by_kind,
-        config,
-        capabilities,
-        upgrade,
-    } = record.body;
-    NodeView {
-        id: record.id,
-        name: record.name,
-        revision: record.revision,
-        description,
-        state,
-        destinations,
-        slots,
-        slots_by_kind,
-        config,
-        capabilities,
-        upgrade,
-        certificate_expires_ms,
-        last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
-        running: seen.map_or(0, |seen| seen.running),
+/// What is known of nodes beside their records.
+struct Known {
+    seen: BTreeMap<NodeId, NodeLiveness>,
+    certificates: BTreeMap<NodeId, u64>,
+    configs: Configs,
+}
+
+impl Known {
+    async fn load(tx: &mut Tx) -> Result<Self> {
+        let (seen, certificates) = (tx.liveness().await?, tx.certificate_ends().await?);
+        Ok(Self { seen, certificates, configs: Configs::load(tx).await? })
     }
+
+    fn view(&self, record: Record<Node>) -> NodeView {
+        let kept = placement::snapshots(&self.configs, &record.body);
+        let Node {
+            description,
+            state,
+            destinations,
+            slots,
+            slots_by_kind,
+            config,
+            mut capabilities,
+            upgrade,
+        } = record.body;
+        // A node of an earlier release tells nothing of abilities, which is not to tell of one.
+        if !capabilities.abilities.is_empty() {
+            capabilities.abilities.push(kept);
+        }
+        let seen = self.seen.get(&record.id);
+        NodeView {
+            id: record.id,
+            name: record.name,
+            revision: record.revision,
+            description,
+            state,
+            destinations,
+            slots,
+            slots_by_kind,
+            config,
+            capabilities,
+            upgrade,
+            certificate_expires_ms: self.certificates.get(&record.id).copied(),
+            last_seen_ms: seen.map_or(0, |seen| seen.last_seen_ms),
+            running: seen.map_or(0, |seen| seen.running),
+        }
+    }
+}
+
+/// A node that somebody administers.
+async fn administered(tx: &mut Tx, actor: &Actor, id: NodeId) -> Result<Record<Node>> {
+    let node = tx.get::<Node>(id, &actor.visible()).await?;
+    actor.require(Permission::Administer, &node)?;
+    Ok(node)
 }
 
 /// List nodes
@@ -122,12 +146,8 @@ pub(crate) async fn list(
 ) -> Result<Json<List<NodeView>>> {
     actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
-    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
-    let shown = |node: Record<Node>| {
-        let (seen, end) = (seen.get(&node.id), ends.get(&node.id).copied());
-        view(node, seen, end)
-    };
-    filters::list(&mut tx, &actor.visible(), &query, shown).await.map(Json)
+    let known = Known::load(&mut tx).await?;
+    filters::list(&mut tx, &actor.visible(), &query, |node| known.view(node)).await.map(Json)
 }
 
 /// Read a node
@@ -142,9 +162,8 @@ pub(crate) async fn get(
     actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
-    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     let base = node.revision.to_string();
-    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
+    Ok(validators::tagged(&base, Known::load(&mut tx).await?.view(node)))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
@@ -166,8 +185,7 @@ pub(crate) async fn put(
     }
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
-    actor.require(Permission::Administer, &node)?;
+    let mut node = administered(&mut tx, &actor, id).await?;
     validators::check(&headers, &node.revision.to_string())?;
     // What it may reach and do for all projects is not a matter of one node.
     if change.destinations != node.body.destinations || change.config != node.body.config {
@@ -186,11 +204,11 @@ pub(crate) async fn put(
         "slots": node.body.slots, "slots_by_kind": node.body.slots_by_kind,
         "config": node.body.config});
     tx.audit(actor.did("node.change", id, None, detail), now).await?;
-    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    let known = Known::load(&mut tx).await?;
     tx.commit().await?;
     shared.work.notify_one();
     let base = node.revision.to_string();
-    Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
+    Ok(validators::tagged(&base, known.view(node)))
 }
 
 /// Upgrade a node: it takes no new tasks, finishes what it has, and starts again with what was
@@ -209,16 +227,15 @@ pub(crate) async fn upgrade(
     actor.require_some_node(Permission::Administer)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
-    actor.require(Permission::Administer, &node)?;
-    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
-    let wanted = upgrades::asked_for(&node, seen.get(&id), now)?;
+    let mut node = administered(&mut tx, &actor, id).await?;
+    let known = Known::load(&mut tx).await?;
+    let wanted = upgrades::asked_for(&node, known.seen.get(&id), now)?;
     let detail = json!({"from": wanted.from, "to": wanted.to});
     node.body.upgrade = Some(wanted);
     tx.update(&mut node, now).await?;
     tx.audit(actor.did("node.upgrade", id, None, detail), now).await?;
     tx.commit().await?;
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    Ok(Json(known.view(node)))
 }
 
 /// Take back the upgrade of a node, or that one has failed; it gets tasks again
@@ -233,16 +250,15 @@ pub(crate) async fn cancel_upgrade(
     actor.require_some_node(Permission::Administer)?;
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
-    let mut node = tx.get::<Node>(id, &actor.visible()).await?;
-    actor.require(Permission::Administer, &node)?;
+    let mut node = administered(&mut tx, &actor, id).await?;
     if node.body.upgrade.take().is_some() {
         tx.update(&mut node, now).await?;
         tx.audit(actor.did("node.upgrade-cancelled", id, None, json!({})), now).await?;
     }
-    let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
+    let known = Known::load(&mut tx).await?;
     tx.commit().await?;
     shared.work.notify_one();
-    Ok(Json(view(node, seen.get(&id), ends.get(&id).copied())))
+    Ok(Json(known.view(node)))
 }
 
 /// Nodes, and whether they may do something.
@@ -281,8 +297,7 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode> {
     actor.require_some_node(Permission::Administer)?;
     let mut tx = shared.catalog.begin().await?;
-    let node = tx.get::<Node>(id, &actor.visible()).await?;
-    actor.require(Permission::Administer, &node)?;
+    let node = administered(&mut tx, &actor, id).await?;
     validators::check(&headers, &node.revision.to_string())?;
     tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;

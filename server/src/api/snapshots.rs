@@ -101,8 +101,7 @@ pub(crate) async fn list(
     let page = Page { after: query.after, limit };
     let filter = SnapshotFilter { state: query.state, instance: query.instance };
     let found = shared.catalog.read().await?.snapshots(&actor.visible(), &filter, &page).await?;
-    let views = found.into_iter().map(SnapshotView::from).collect();
-    Ok(Json(List::new(views, limit, |view: &SnapshotView| view.id.to_string())))
+    Ok(Json(List::found("snapshot", found, |one| Ok(SnapshotView::from(one)))))
 }
 
 /// Make a snapshot of an instance that stays at its source

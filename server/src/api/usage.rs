@@ -206,12 +206,19 @@ pub(crate) struct ProtectionRow {
     /// Restore points that are damaged, and the newest where a rule wants it verified and that was
     /// not done yet.
     pub(crate) doubts: Vec<Doubt>,
+    /// What is wrong with its newest restore point, of which one copy is enough.
+    pub(crate) newest: Option<DoubtState>,
 }
 
 impl ProtectionRow {
     /// Whether one of its restore points is so.
     pub(crate) fn is_doubted(&self, state: DoubtState) -> bool {
         self.doubts.iter().any(|doubt| doubt.state == state)
+    }
+
+    /// How many of its restore points are damaged.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.doubts.iter().filter(|doubt| doubt.state == DoubtState::Damaged).count() as u64
     }
 }
 
@@ -227,6 +234,8 @@ pub(crate) struct ProtectionReport {
     pub(crate) copies_overdue: usize,
     /// How many of them have a damaged restore point.
     pub(crate) damaged: usize,
+    /// How many of them have a newest restore point that is damaged.
+    pub(crate) newest_damaged: usize,
     /// How many of them have a newest restore point that is to be verified and was not yet.
     pub(crate) unproven: usize,
     /// The worst first.
@@ -267,6 +276,7 @@ pub(crate) async fn protection_report(
     }
     let mut overdue = copies::overdue(tx, now).await?;
     let mut doubts = verifications::doubts(tx, visible, query.project).await?;
+    let mut newest = verifications::newest(tx, &doubts).await?;
     let mut full = tx.last_full().await?;
     let mut items = Vec::new();
     for instance in every::<Instance>(tx, visible).await? {
@@ -290,6 +300,7 @@ pub(crate) async fn protection_report(
             copies_overdue: overdue.remove(&instance.id).unwrap_or_default(),
             last_full_ms: full.remove(&instance.id),
             doubts: doubts.remove(&instance.id).unwrap_or_default(),
+            newest: newest.remove(&instance.id),
         });
     }
     let (total, recent) = (items.len(), Protection::Recent);
@@ -297,13 +308,25 @@ pub(crate) async fn protection_report(
     let copies_overdue = items.iter().filter(|row| !row.copies_overdue.is_empty()).count();
     let doubted = |state| items.iter().filter(|row| row.is_doubted(state)).count();
     let (damaged, unproven) = (doubted(DoubtState::Damaged), doubted(DoubtState::Unproven));
+    let lost = |row: &&ProtectionRow| row.newest == Some(DoubtState::Damaged);
+    let newest_damaged = items.iter().filter(lost).count();
     let is_fine = |row: &ProtectionRow| {
         row.protection == recent && row.copies_overdue.is_empty() && row.doubts.is_empty()
     };
     items.retain(|row| !query.late || !is_fine(row));
     items.sort_by_key(|row| {
         let sound = !row.is_doubted(DoubtState::Damaged);
-        (row.protection, sound, row.copies_overdue.is_empty(), row.last_good_ms)
+        let newest = row.newest != Some(DoubtState::Damaged);
+        (row.protection, newest, sound, row.copies_overdue.is_empty(), row.last_good_ms)
     });
-    Ok(ProtectionReport { max_age, total, late, copies_overdue, damaged, unproven, items })
+    Ok(ProtectionReport {
+        max_age,
+        total,
+        late,
+        copies_overdue,
+        damaged,
+        newest_damaged,
+        unproven,
+        items,
+    })
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use sluice_catalog::{Inventory, Record, Schedule, Tx};
+use sluice_scheduler::plan::MissReason;
 
 use super::How;
 use crate::complaint::all_readable;
@@ -28,9 +29,10 @@ pub(crate) struct Slot {
 
 impl Scheduled for Slot {
     type Of = Inventory;
+    const MISSED: &'static str = "inventory.missed";
 
     async fn load(tx: &mut Tx, now: u64) -> Result<Vec<Self>> {
-        let marks = tx.inventory_marks().await?;
+        let marks = tx.marks::<Inventory>().await?;
         let mut slots = Vec::new();
         for inventory in all_readable::<Inventory>(tx).await? {
             let inventory = Arc::new(inventory);
@@ -54,18 +56,18 @@ impl Scheduled for Slot {
         format!("the inventory {}", self.inventory.name)
     }
 
-    async fn set_mark(&self, tx: &mut Tx, at: u64) -> Result<()> {
-        Ok(tx.set_inventory_mark(self.inventory.id, &self.name, at).await?)
+    fn owner(&self) -> (&Record<Inventory>, &str) {
+        (&self.inventory, &self.name)
     }
 
-    async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<()> {
+    async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<Option<MissReason>> {
         let inventory = &self.inventory;
         if tx.is_looked_through(inventory.id).await? {
-            return Ok(());
+            return Ok(Some(MissReason::StillActive));
         }
         let mut task = super::task(inventory, How::default(), PRIORITY, ATTEMPTS);
         task.due_key = Some(format!("inventory/{}/{}/{at}", inventory.id, self.name));
         tx.add_task(&task, now).await?;
-        Ok(())
+        Ok(None)
     }
 }

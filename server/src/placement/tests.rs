@@ -50,7 +50,7 @@ fn judged(asked: &Asked, nodes: &[Record<Node>], configs: &Configs) -> Vec<(bool
     for (one, node) in told.iter().zip(nodes) {
         let of = pools_of_node(configs, node.id, &node.body);
         let fits = pools.as_ref().is_none_or(|pools| !pools.is_disjoint(&of));
-        let able = asked.needs.iter().all(|need| abilities(&node.body).contains(need));
+        let able = asked.needs.iter().all(|need| abilities(configs, &node.body).contains(need));
         let there = node.body.state == NodeState::Enabled;
         assert_eq!(one.may, fits && able && there, "{one:?}");
     }
@@ -106,6 +106,54 @@ fn each_node_is_told_why_it_may_or_may_not() {
     assert!(judged(&mount, &nodes, &all).iter().all(|one| one.0));
     nodes[0].body.state = NodeState::Draining;
     assert_eq!(judged(&backup(), &nodes, &all)[0], (false, "it is drained".into()));
+}
+
+#[test]
+fn an_inventory_is_for_the_nodes_that_serve_what_it_finds() {
+    let all = configs(&[("racks", json!({"clusters": ["rack-1"]})), ("plain", json!({}))]);
+    let (racks, plain) = (Some(id(&all, "racks")), Some(id(&all, "plain")));
+    let mut nodes = [node("a", racks), node("ab", plain)];
+    for one in &mut nodes {
+        one.body.capabilities.kinds.push("inventory".into());
+    }
+    let asked = |place: Placed| Asked {
+        kind: "inventory".into(),
+        instance: Some(place),
+        ..Asked::default()
+    };
+    let told = judged(&asked(web()), &nodes, &all);
+    assert!(told[0].0);
+    assert_eq!(told[1], (false, "the place is served by racks, by its cluster".into()));
+    let may: Vec<bool> =
+        judged(&asked(Placed::default()), &nodes, &all).iter().map(|one| one.0).collect();
+    assert_eq!(may, [false, true]);
+}
+
+#[test]
+fn a_node_without_a_folder_for_snapshots_makes_none() {
+    let config = |name: &str, folders: Value, at: u64| {
+        let spec = json!({ "snapshot_folders": folders });
+        (NodeConfigId::new(at), name.to_owned(), serde_json::from_value(spec).unwrap())
+    };
+    let all = [config("kept", json!(["/srv/kept"]), 1), config("bare", json!([]), 2)];
+    let all = Configs::of_these(all);
+    let (kept, bare) = (Some(id(&all, "kept")), Some(id(&all, "bare")));
+    let mut nodes = [node("a", kept), node("ab", bare), node("abc", None), node("abcd", kept)];
+    nodes[3].body.capabilities.kinds.retain(|kind| kind != "snapshot");
+    let spec = json!({"images": ["/srv/a.raw"], "snapshot": {"order": {"name": ""}}});
+    for asked in [
+        Asked { kind: "snapshot".into(), needs: task_needs("snapshot", &json!({})), ..backup() },
+        Asked { needs: task_needs("backup", &spec), ..backup() },
+    ] {
+        let told = judged(&asked, &nodes, &all);
+        let may: Vec<bool> = told.iter().map(|one| one.0).collect();
+        assert_eq!(may, [true, false, false, false], "{told:?}");
+        let why = "source:snapshots does not work: its configuration bare names no folder for \
+                   them; missing: snapshot_folders";
+        assert!(told[1].1.starts_with(why), "{}", told[1].1);
+        assert!(told[2].1.contains("it has no configuration"), "{}", told[2].1);
+        assert!(told[3].1.contains("no tasks of kind snapshot"), "{}", told[3].1);
+    }
 }
 
 #[test]

@@ -200,7 +200,9 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
                     .collect::<Vec<_>>()
                     .join(" "),
             ),
-            Cell::Text(doubted(row).into()),
+            doubted(row.doubts.iter().map(|doubt| doubt.state).min()),
+            Cell::Count(row.damaged()),
+            doubted(row.newest),
         ]
     };
     let age = Cell::Span(Some(report.max_age.as_seconds().saturating_mul(1000))).shown();
@@ -208,8 +210,8 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
         title: "Protection".into(),
         about: vec![format!(
             "{} of {} instances have no good backup of the last {age}; {} lack a copy; {} have a \
-             damaged restore point",
-            report.late, report.total, report.copies_overdue, report.damaged
+             damaged restore point, {} as their newest",
+            report.late, report.total, report.copies_overdue, report.damaged, report.newest_damaged
         )],
         columns: vec![
             "Instance",
@@ -218,18 +220,21 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
             "Destinations",
             "Copies overdue",
             "Proof",
+            "Damaged",
+            "Newest",
         ],
         rows: report.items.iter().map(row).collect(),
     })
 }
 
-/// What is wrong with restore points of an instance, or missing: the worst of it.
-fn doubted(row: &usage::ProtectionRow) -> &'static str {
-    match row.doubts.iter().map(|doubt| doubt.state).min() {
+/// What is wrong with a restore point, or missing.
+fn doubted(state: Option<DoubtState>) -> Cell {
+    let word = match state {
         Some(DoubtState::Damaged) => "damaged",
         Some(DoubtState::Unproven) => "unproven",
         None => "",
-    }
+    };
+    Cell::Text(word.into())
 }
 
 async fn missed(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Result<Table> {
@@ -335,6 +340,7 @@ async fn promises(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Re
             Cell::Count(count("failed")),
             Cell::Count(row.missed),
             Cell::Count(row.damaged),
+            doubted(row.newest),
             policies.list(&row.policies),
         ]
     };
@@ -357,6 +363,7 @@ async fn promises(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Re
             "Failed",
             "Missed",
             "Damaged",
+            "Newest",
             "Policies",
         ],
         rows: report.items.iter().map(row).collect(),

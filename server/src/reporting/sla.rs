@@ -50,6 +50,8 @@ pub(crate) struct SlaRow {
     pub(crate) damaged: u64,
     /// Whether its newest restore point is to be verified, by a rule, and was not yet.
     pub(crate) unproven: bool,
+    /// What is wrong with its newest restore point now, of which one copy is enough.
+    pub(crate) newest: Option<DoubtState>,
     /// Whether everything was as promised.
     pub(crate) met: bool,
 }
@@ -93,6 +95,7 @@ struct Told {
     tests: BTreeMap<InstanceId, LastTest>,
     missed: BTreeMap<InstanceId, u64>,
     doubts: BTreeMap<InstanceId, Vec<Doubt>>,
+    newest: BTreeMap<InstanceId, DoubtState>,
 }
 
 impl Told {
@@ -109,7 +112,8 @@ impl Told {
         let tests = tests.into_iter().map(|test| (test.instance, test)).collect();
         let missed = tx.missed_runs(visible, within).await?.into_iter().collect();
         let doubts = verifications::doubts(tx, visible, within.project).await?;
-        Ok(Self { taken, backups, tests, missed, doubts })
+        let newest = verifications::newest(tx, &doubts).await?;
+        Ok(Self { taken, backups, tests, missed, doubts, newest })
     }
 
     fn row(
@@ -150,6 +154,7 @@ impl Told {
             missed: self.missed.remove(&id).unwrap_or_default(),
             damaged: damaged as u64,
             unproven: doubts.iter().any(|doubt| doubt.state == DoubtState::Unproven),
+            newest: self.newest.remove(&id),
         }
     }
 }

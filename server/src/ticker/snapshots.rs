@@ -6,7 +6,6 @@ use sluice_scheduler::plan::MissReason;
 use super::Batch;
 use super::slot::Due;
 use crate::api::policies::EVERYTHING;
-use crate::complaint::go_on;
 use crate::problem::Result;
 use crate::snapshots::{By, request};
 
@@ -14,17 +13,9 @@ impl Batch<'_> {
     /// Asks for a snapshot of each instance; of several moments that are due, the last counts.
     pub(super) async fn add_snapshots(&mut self, rule: &SnapshotRule, due: &Due) -> Result<()> {
         let Some((at, start_by)) = due.run.last().copied() else { return Ok(()) };
-        let times = due.run.len() as u64;
-        let span = (due.run[0].0, due.last);
         for instance in self.tx.instances_of(self.policy, &EVERYTHING).await? {
             let made = self.add_snapshot(rule, &instance, (at, start_by)).await;
-            let what = format!("the snapshot of instance {} ({})", instance.name, instance.id);
-            let missed = match go_on(&what, made)? {
-                Some(None) => continue,
-                Some(Some(reason)) => reason,
-                None => MissReason::Broken,
-            };
-            self.missed(Some(&instance), missed, span, times).await?;
+            self.came(&instance, "snapshot", made, due).await?;
         }
         Ok(())
     }
@@ -49,8 +40,7 @@ impl Batch<'_> {
             rule: Some((policy, &rule.name)),
             priority: self.policy.body.priority,
             expires_ms: 0,
-            // Whoever else finds this due at the same time adds nothing.
-            due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
+            due_key: Some(self.due_key(instance.id, at)),
         };
         let added = request(self.tx, instance, by, self.now).await?;
         if let (Some((_, task)), Some(start_by)) = (added, start_by) {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{Catalog, Kind, PolicyId, Project, ProjectId, Sealer, Visible};
-use sluice_node_api::Lease;
+use sluice_node_api::{Lease, Outcome};
 use zeroize::Zeroizing;
 
+use crate::copies::{end, next};
 use crate::retention::Place;
 use crate::support::make;
 
@@ -81,6 +82,58 @@ async fn an_instance_without_its_project_and_a_policy_of_another_release_stop_no
     })
     .await;
     catalog.close().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_keeps_no_other_from_verifying_new_points() {
+    let place = Place::new().await;
+    let rule = json!({"name": "main", "destination": place.destination, "schedules": [],
+        "verify": [{"name": "all"}]});
+    let spec = json!({"assign": {"tags": ["gold"]}, "rules": [rule]});
+    make(&place.admin, "policies", json!({"name": "proven", "spec": spec})).await;
+    let start = json!({"kind": "backup", "instance": place.instance,
+        "destination": place.destination});
+    make(&place.admin, "tasks", start).await;
+    let lease = next(&place).await;
+    let catalog = catalog(&place).await;
+    let mut tx = catalog.begin().await.unwrap();
+    tx.insert(None, "later", Later(json!({"mood": "good"})), 1).await.unwrap();
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    let point = json!({"point": "shop.web@k1", "created_ms": 5, "stats": {}});
+    end(&place, &lease, Outcome::Succeeded, json!({ "point": point })).await;
+    let tasks: Value = place.admin.get("/api/v1/tasks").await.unwrap();
+    let mut kinds = tasks["items"].as_array().unwrap().iter().map(|task| &task["kind"]);
+    assert!(kinds.any(|kind| kind == "verify"), "{tasks}");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_keeps_no_other_from_being_settled() {
+    let place = Place::new().await;
+    let source = json!({"kind": "disk-files", "images": [{"path": "/srv/disk.raw"}]});
+    let body = json!({"project": place.project, "name": "files", "spec": {"source": source}});
+    let instance = make(&place.admin, "instances", body).await;
+    // Nobody makes them: once they are cancelled, they are gone.
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        made.push(make(&place.admin, "snapshots", json!({"instance": instance})).await);
+    }
+    sqlx::any::install_default_drivers();
+    let file = place.lab.folder.path().join("catalog.sqlite");
+    let pool = sqlx::AnyPool::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    let sql = "UPDATE snapshots SET images = 'odd' WHERE id = $1";
+    sqlx::query(sql).bind(made[0].clone()).execute(&pool).await.unwrap();
+    let sql = "UPDATE tasks SET state = 'failed' WHERE kind = 'snapshot'";
+    sqlx::query(sql).execute(&pool).await.unwrap();
+    pool.close().await;
+    until("the end of the snapshot that can be read", async || {
+        let path = format!("/api/v1/snapshots/{}", made[1]);
+        let shown: Value = place.admin.get(&path).await.unwrap();
+        shown["state"] == "gone"
+    })
+    .await;
+    let list: Value = place.admin.get("/api/v1/snapshots").await.unwrap();
+    assert_eq!(list["unreadable"][0]["id"], made[0].as_str(), "{list}");
 }
 
 #[tokio::test]

@@ -84,6 +84,42 @@ async fn a_configuration_has_the_instances_it_names_and_people_are_told_why() {
 }
 
 #[tokio::test]
+async fn an_inventory_goes_to_the_nodes_that_serve_its_cluster() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let shop = make(&admin, "projects", json!({"name": "shop", "spec": {}})).await;
+    let racks = lab.node(&admin, "racks", &["inventory"]).await;
+    let plain = lab.node(&admin, "plain", &["inventory"]).await;
+    let spec = json!({"serves": {"clusters": ["rack-*"]}});
+    let config = make(&admin, "node-configs", json!({"name": "rack-1", "spec": spec})).await;
+    put(&admin, "racks", json!({"state": "enabled", "config": config})).await;
+    let mut tasks = Vec::new();
+    for (name, cluster) in [("near", json!("rack-1")), ("far", Value::Null)] {
+        let look = json!({"kind": "files", "folder": "/srv/images"});
+        let spec = json!({"look": look, "cluster": cluster});
+        let body = json!({"project": shop, "name": name, "spec": spec});
+        let inventory = make(&admin, "inventories", body).await;
+        tasks.push(make(&admin, &format!("inventories/{inventory}/runs"), json!({})).await);
+    }
+    // The older one is passed over by the node that does not see the cluster's folder.
+    for (node, task) in [(&plain, &tasks[1]), (&racks, &tasks[0])] {
+        let lease: Option<Lease> = node.post("/api/node/v1/lease", &()).await.unwrap();
+        assert_eq!(&lease.unwrap().task, task);
+    }
+    let back = format!("/api/v1/tasks/{}/cancel", tasks[0]);
+    admin.send(Method::POST, &back, None, &[]).await.unwrap();
+    put(&admin, "racks", json!({"state": "draining", "config": config})).await;
+    let look = json!({"kind": "files", "folder": "/srv/other"});
+    let body = json!({"project": shop, "name": "other",
+        "spec": {"look": look, "cluster": "rack-2"}});
+    let inventory = make(&admin, "inventories", body).await;
+    let waits = make(&admin, &format!("inventories/{inventory}/runs"), json!({})).await;
+    let why = shown(&admin, &waits).await["waits_because"].clone();
+    let why = why.as_str().unwrap();
+    assert!(why.contains("plain: the place is served by rack-1, by its cluster"), "{why}");
+}
+
+#[tokio::test]
 async fn a_task_waits_for_a_node_where_what_it_needs_works() {
     let lab = Lab::new().await;
     let admin = lab.administrator().await;

@@ -139,15 +139,37 @@ async fn damage_is_told_until_as_much_was_read_again() {
     assert_eq!(late["items"].as_array().unwrap().len(), 1, "it is not fine: {late}");
     let sla: Value = place.admin.get("/api/v1/reports/sla").await.unwrap();
     assert_eq!(sla["items"][0]["damaged"], 1, "{sla}");
+    let newest = async |state: Value| {
+        let report = protection(&place).await;
+        let damaged = u64::from(state == "damaged");
+        assert_eq!(
+            (&report["items"][0]["newest"], &report["newest_damaged"]),
+            (&state, &json!(damaged))
+        );
+        let sla: Value = place.admin.get("/api/v1/reports/sla").await.unwrap();
+        assert_eq!(sla["items"][0]["newest"], state);
+        for name in ["protection", "sla"] {
+            let path = format!("/api/v1/reports/{name}/document?format=csv");
+            let text = String::from_utf8(place.admin.fetch(&path).await.unwrap()).unwrap();
+            let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+            let (columns, row) = (lines.next().unwrap(), lines.next().unwrap());
+            let cell = |column: &str| row[columns.iter().position(|one| *one == column).unwrap()];
+            assert_eq!(cell("Damaged"), "1", "{name}: {text}");
+            assert_eq!(cell("Newest"), state.as_str().unwrap_or_default(), "{name}: {text}");
+        }
+    };
+    newest(json!("damaged")).await;
 
     // What is newer is sound, and what is older stays damaged until somebody has healed it.
     back_up(&place, json!({}), "shop.web@k2", "regions").await;
+    newest(json!("unproven")).await;
     let lease = next(&place).await;
     let TaskSpec::Verify { point, data: true, .. } = &lease.work.spec else {
         panic!("a verification of all data")
     };
     assert_eq!(point.as_deref(), Some("shop.web@k2"));
     end(&place, &lease, Outcome::Succeeded, json!({"depth": "data", "damage": []})).await;
+    newest(Value::Null).await;
     assert_eq!(proof(&place, "shop.web@k2").await["state"], "sound");
     for (data, state) in [(false, "damaged"), (true, "sound")] {
         let verify = json!({"kind": "verify", "destination": place.destination, "data": data});

@@ -91,7 +91,7 @@ async fn exported(client: &Client) -> Result<Value> {
     let named = Named::load(client).await?;
     // Where an inventory is, they are found again.
     let found = inventories::all_found(client).await?;
-    // Nodes are the system's affair, and inventories can be read without.
+    // Nodes are the system's affair, and what names them can be read without.
     let nodes = records::Records::load(client, "nodes").await.ok();
     let mut file = Map::new();
     for kind in ORDER {
@@ -125,10 +125,8 @@ async fn exported(client: &Client) -> Result<Value> {
                     *project = projects.name_of(project).into();
                 }
             }
-            if let (inventories::KIND, Some(nodes)) = (kind, &nodes)
-                && !spec["node"].is_null()
-            {
-                spec["node"] = nodes.name_of(&spec["node"]).into();
+            if let Some(nodes) = &nodes {
+                records::nodes_to_names(nodes, kind, &mut spec);
             }
             if kind == "plans" {
                 named.to_names(&mut spec);

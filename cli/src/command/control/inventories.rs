@@ -220,14 +220,6 @@ async fn list(context: &Context, args: InstanceListArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// An inventory names its node as people do.
-pub(super) async fn to_ids(client: &Client, spec: &mut Value) -> Result<()> {
-    if let Some(name) = spec["node"].as_str().map(str::to_owned) {
-        spec["node"] = Records::load(client, "nodes").await?.one(&name)?["id"].clone();
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::percent;

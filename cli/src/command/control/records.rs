@@ -237,14 +237,13 @@ pub(crate) async fn set(
     plan: bool,
 ) -> Result<Change> {
     if kind == "policies" {
-        policy_to_ids(client, &mut spec, plan).await?;
+        with_destinations(client, &mut spec, plan).await?;
+        projects_to_ids(client, &mut spec, plan).await?;
     }
     if kind == "destinations" {
         projects_to_ids(client, &mut spec, plan).await?;
     }
-    if kind == super::inventories::KIND {
-        super::inventories::to_ids(client, &mut spec).await?;
-    }
+    nodes_to_ids(client, kind, &mut spec).await?;
     if kind == "node-configs" {
         with_destinations(client, &mut spec, plan).await?;
     }
@@ -292,6 +291,7 @@ pub(crate) async fn set(
 
 /// Names in a policy become ids.
 pub(crate) async fn policy_to_ids(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
+    nodes_to_ids(client, "policies", spec).await?;
     with_destinations(client, spec, plan).await?;
     projects_to_ids(client, spec, plan).await
 }
@@ -317,21 +317,45 @@ async fn projects_to_ids(client: &Client, spec: &mut Value, plan: bool) -> Resul
     Ok(())
 }
 
-/// Tests name nodes as people do.
-async fn named_nodes(client: &Client, spec: &mut Value) -> Result<()> {
-    let tests = spec.get_mut("tests").and_then(Value::as_array_mut);
-    for test in tests.into_iter().flatten() {
-        if let Some(name) = test.get("node").and_then(Value::as_str).map(str::to_owned) {
-            test["node"] = Records::load(client, "nodes").await?.one(&name)?["id"].clone();
+/// Where a record of a kind names nodes: instances and inventories by themselves, policies in
+/// tests.
+fn nodes_in<'a>(kind: &str, spec: &'a mut Value) -> Vec<&'a mut Value> {
+    let holders: Vec<&mut Value> = match kind {
+        "instances" | super::inventories::KIND => vec![spec],
+        "policies" => {
+            let tests = spec.get_mut("tests").and_then(Value::as_array_mut);
+            tests.into_iter().flatten().collect()
         }
+        _ => Vec::new(),
+    };
+    let named = holders.into_iter().filter_map(|holder| holder.get_mut("node"));
+    named.filter(|node| node.is_string()).collect()
+}
+
+/// Names of nodes become ids.
+async fn nodes_to_ids(client: &Client, kind: &str, spec: &mut Value) -> Result<()> {
+    let named = nodes_in(kind, spec);
+    if named.is_empty() {
+        return Ok(());
+    }
+    // Who may see no nodes writes their ids.
+    let Ok(nodes) = Records::load(client, "nodes").await else { return Ok(()) };
+    for node in named {
+        *node = nodes.one(node.as_str().unwrap_or_default())?["id"].clone();
     }
     Ok(())
+}
+
+/// Ids of nodes become names.
+pub(super) fn nodes_to_names(nodes: &Records, kind: &str, spec: &mut Value) {
+    for node in nodes_in(kind, spec) {
+        *node = nodes.name_of(node).into();
+    }
 }
 
 /// Rules name destinations as people do.
 async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Result<()> {
     let destinations = Records::load(client, "destinations").await?;
-    named_nodes(client, spec).await?;
     // Looking is not to add what is not there.
     let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
     for named in named.into_iter().flatten() {
@@ -369,4 +393,33 @@ fn to_id(destinations: &Records, holder: &mut Value, plan: bool) -> Result<()> {
         None => destinations.one(&name).map(drop)?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_names_its_nodes_by_their_names() {
+        let nodes = Records {
+            kind: "nodes",
+            items: vec![json!({"id": "id-1", "name": "mover"})],
+            projects: Vec::new(),
+        };
+        let named = |kind: &str, spec: Value| {
+            let mut spec = spec;
+            nodes_to_names(&nodes, kind, &mut spec);
+            spec
+        };
+        for kind in ["instances", "inventories"] {
+            assert_eq!(named(kind, json!({"node": "id-1"})), json!({"node": "mover"}));
+            // What was removed has no name, and what names none stays so.
+            assert_eq!(named(kind, json!({"node": "gone"})), json!({"node": "gone"}));
+            assert_eq!(named(kind, json!({"node": null})), json!({"node": null}));
+        }
+        let tests = json!({"tests": [{"name": "a", "node": "id-1"}, {"name": "b"}]});
+        let told = json!({"tests": [{"name": "a", "node": "mover"}, {"name": "b"}]});
+        assert_eq!(named("policies", tests), told);
+        assert_eq!(named("projects", json!({"node": "id-1"})), json!({"node": "id-1"}));
+    }
 }

@@ -1,6 +1,5 @@
 //! Reports of a server.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -36,19 +35,31 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
                 let overdue: Vec<_> = overdue.map(|copy| word(copy, "copy")).collect();
                 let name = instances.name_of(&row["instance"]);
                 let doubts = row["doubts"].as_array().into_iter().flatten();
-                let doubts: BTreeSet<_> = doubts.map(|doubt| word(doubt, "state")).collect();
+                let mut doubts: Vec<_> = doubts.map(|doubt| word(doubt, "state")).collect();
+                let damaged = doubts.iter().filter(|state| *state == "damaged").count().to_string();
+                doubts.sort_unstable();
                 let proof = doubts.into_iter().next().unwrap_or_default();
-                vec![name, word(row, "protection"), last, overdue.join(" "), proof]
+                let newest = word(row, "newest");
+                let overdue = overdue.join(" ");
+                vec![name, word(row, "protection"), last, overdue, proof, damaged, newest]
             });
             let rows: Vec<_> = rows.collect();
             if csv {
                 let lines: String = rows.iter().map(|row| csv_line(row)).collect();
                 output::print(&format!(
-                    "instance,protection,last_good,copies_overdue,proof\n{lines}"
+                    "instance,protection,last_good,copies_overdue,proof,damaged,newest\n{lines}"
                 ))?;
             } else {
                 output::print(&output::table(
-                    &["INSTANCE", "PROTECTION", "LAST GOOD", "COPIES OVERDUE", "PROOF"],
+                    &[
+                        "INSTANCE",
+                        "PROTECTION",
+                        "LAST GOOD",
+                        "COPIES OVERDUE",
+                        "PROOF",
+                        ">DAMAGED",
+                        "NEWEST",
+                    ],
                     rows,
                 ))?;
             }
@@ -154,6 +165,8 @@ async fn sla(context: &Context, client: &Client, query: &str) -> Result<Exit> {
             (count("succeeded") + count("warnings")).to_string(),
             count("failed").to_string(),
             row["missed"].to_string(),
+            row["damaged"].as_u64().unwrap_or(0).to_string(),
+            word(row, "newest"),
         ]
     };
     let headings = [
@@ -167,6 +180,8 @@ async fn sla(context: &Context, client: &Client, query: &str) -> Result<Exit> {
         ">BACKUPS",
         ">FAILED",
         ">MISSED",
+        ">DAMAGED",
+        "NEWEST",
     ];
     show_list(context, &headings, items(&report), row)?;
     if !context.global.quiet {

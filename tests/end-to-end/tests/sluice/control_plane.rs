@@ -254,10 +254,20 @@ fn a_second_node_joins_with_a_token_and_does_what_it_is_asked() {
     place.ok(&["project", "set", "shop"]);
     let spec = json!({
         "source": {"kind": "disk-files", "images": [{"name": "root", "path": image}]},
-        "node": named("mover"),
+        "node": "mover",
     });
     let spec = place.write("instance.json", &spec.to_string());
     place.ok(&["instance", "set", "shop/web", "--spec", text(&spec)]);
+    assert_eq!(place.ok(&["instance", "show", "shop/web"]).json()["spec"]["node"], named("mover"));
+    // A file has its name, by which another server finds it; an id is the same to this one.
+    let exported = place.ok(&["config", "export"]).json();
+    assert_eq!(exported["instances"]["shop/web"]["node"], "mover", "{exported}");
+    for node in [json!("mover"), named("mover")] {
+        let mut file = exported.clone();
+        file["instances"]["shop/web"]["node"] = node;
+        let file = place.write("export.json", &file.to_string());
+        place.ok(&["apply", "-f", text(&file), "--check"]);
+    }
     place.ok(&["task", "backup", "shop/web", "--to", "local"]);
     wait_until("the backup", || !place.done("backup").is_empty());
     let task = &place.done("backup")[0];
