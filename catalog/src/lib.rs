@@ -57,7 +57,7 @@ pub use model::event::{EventFilter, RetentionEvent};
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
-pub use model::instance::{Instance, Source, SourceImage};
+pub use model::instance::{BlockSize, Instance, Source, SourceImage};
 pub use model::inventory::{Finding, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::need::needs as task_needs;

@@ -12,8 +12,9 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
-    BackupType, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node,
-    NodeId, Point, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    BackupType, BlockSize, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
+    NewTask, Node, NodeId, Point, Project, Record, Source, SourceImage, Task, TaskId, TaskState,
+    Tx,
 };
 use sluice_node_api::{
     Ask, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
@@ -488,6 +489,7 @@ pub(crate) async fn backup_spec(
         full: backup_type == BackupType::Full,
         no_hooks: false,
         snapshot: None,
+        block_size: instance.body.block_size.map(BlockSize::bytes),
     })
 }
 

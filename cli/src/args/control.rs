@@ -434,6 +434,7 @@ Examples:
   sluice destination set vault --url 's3://vault/main?region=eu-central-1' --passphrase-file pass \
     --secret AWS_ACCESS_KEY_ID=key-id --secret AWS_SECRET_ACCESS_KEY=key
   sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
+  sluice instance set shop/db-1 --disk /var/lib/images/db-1.qcow2 --block-size 16KiB
   sluice instance set shop/app-db --output-of 'app=/usr/bin/pg_dump --format=custom app'
   sluice policy set shop/hourly --spec policy.json";
 
@@ -445,7 +446,7 @@ pub(crate) struct SetArgs {
     pub(crate) name: String,
 
     /// What it says, as JSON; `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag", "block_size"])]
     pub(crate) spec: Option<PathBuf>,
 
     /// A destination's repository
@@ -473,6 +474,11 @@ pub(crate) struct SetArgs {
     /// A word by which policies find an instance
     #[arg(long, value_name = "WORD")]
     pub(crate) tag: Vec<String>,
+
+    /// In blocks of which size an instance is stored, from its first backup on, or else from the
+    /// next full one: 16KiB to 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
+    pub(crate) block_size: Option<u32>,
 }
 
 /// Make a server's configuration what a file says

@@ -58,6 +58,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     }
     let options = BackupOptions {
         block_size: args.block_size,
+        first_block_size: args.first_block_size,
         level: args.level,
         metadata,
         consistency: args.consistency.word().into(),

@@ -57,6 +57,7 @@ pub(crate) fn steps(
             again,
             allowance,
             full,
+            block_size,
             ..
         } => {
             let mut images = images.clone();
@@ -73,6 +74,9 @@ pub(crate) fn steps(
             }
             backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
             backup.words.extend(full.then(|| "--rescan".to_owned()));
+            // Another size than before stores everything anew: only what reads all anyway does.
+            let size = if *full { "--block-size" } else { "--first-block-size" };
+            backup.words.extend(block_size.map(|bytes| format!("{size}={bytes}")));
             backup.words.extend(outputs.iter().map(output));
             backup.words.extend(only_within(within));
             backup.words.extend(["--".into(), instance.clone()]);
@@ -331,6 +335,7 @@ mod tests {
             full: false,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -375,12 +380,21 @@ mod tests {
             full: true,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         };
         let typed = "backup --task 7 --again --allowance=500 --rescan -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
         let lists = [vec!["/srv/a b".to_owned()], vec![]];
         let typed = typed.replace(" -- ", " --within=[[\"/srv/a b\"],[]] -- ");
         assert_eq!(words_within(&spec, &lists), [typed]);
+        let sized = |full_backup| {
+            let mut spec = spec.clone();
+            let TaskSpec::Backup { full, block_size, .. } = &mut spec else { panic!("a backup") };
+            (*full, *block_size) = (full_backup, Some(16_384));
+            words(&spec).remove(0)
+        };
+        assert!(sized(true).contains(" --rescan --block-size=16384 -- web"), "{}", sized(true));
+        assert!(sized(false).contains(" --first-block-size=16384 -- web"), "{}", sized(false));
         let command = ["/bin/dump", "a b", "\"c"].map(str::to_owned).to_vec();
         let text = r#"["/bin/dump","a b","\"c"]"#;
         let unnamed = OutputOrder { name: None, command: command.clone() };

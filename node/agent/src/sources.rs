@@ -139,6 +139,7 @@ mod tests {
             full: false,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         }
     }
 

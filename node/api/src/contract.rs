@@ -241,6 +241,10 @@ pub enum TaskSpec {
         /// From which snapshot it is made; from the source as it stands without.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotUse>,
+        /// In blocks of how many bytes images are stored that were not backed up before, and when
+        /// nothing is taken for granted all of them; as before without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        block_size: Option<u32>,
     },
     /// Keep images as they are now, at their source.
     Snapshot {

@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 mod assign;
+mod block_sizes;
 mod certificates;
 mod copies;
 mod damage;

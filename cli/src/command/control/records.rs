@@ -17,7 +17,7 @@ use super::filter::Filter;
 use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::adapter::source;
-use crate::args::{RecordCommand, SetArgs};
+use crate::args::{RecordCommand, SetArgs, value};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, note};
@@ -166,19 +166,23 @@ fn spec_of(kind: &str, args: &SetArgs) -> Result<Value> {
             let url = url.ok_or_else(|| usage_error("a destination needs --url or --spec"))?;
             Ok(json!({ "url": url }))
         }
-        "instances" if !args.disk.is_empty() => {
-            let images: Vec<_> = args.disk.iter().map(|path| json!({ "path": path })).collect();
-            let source = json!({"kind": "disk-files", "images": images});
-            Ok(json!({"source": source, "tags": args.tag}))
+        "instances" => {
+            let source = match &args.output_of {
+                _ if !args.disk.is_empty() => {
+                    let images = args.disk.iter().map(|path| json!({ "path": path }));
+                    json!({"kind": "disk-files", "images": images.collect::<Vec<_>>()})
+                }
+                Some(text) => {
+                    let (name, command) = source::words_of(text)?;
+                    json!({"kind": "command", "command": command, "name": name})
+                }
+                None => {
+                    return Err(usage_error("an instance needs --disk, --output-of or --spec"));
+                }
+            };
+            let block_size = args.block_size.map(value::block_word);
+            Ok(json!({"source": source, "tags": args.tag, "block_size": block_size}))
         }
-        "instances" => match &args.output_of {
-            Some(text) => {
-                let (name, command) = source::words_of(text)?;
-                let source = json!({"kind": "command", "command": command, "name": name});
-                Ok(json!({"source": source, "tags": args.tag}))
-            }
-            None => Err(usage_error("an instance needs --disk, --output-of or --spec")),
-        },
         _ => Err(usage_error("a policy needs --spec")),
     }
 }

@@ -197,3 +197,38 @@ fn what_a_policy_verifies_is_proven_found_damaged_and_healed() {
     assert_eq!((&one["depth"], &one["damaged"]), (&json!("data"), &json!(false)), "{one}");
     drop(up);
 }
+
+#[test]
+fn an_instance_is_stored_in_blocks_of_its_size_and_another_one_waits_for_a_full_backup() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    let image = set_up(&place, &up, &json!({}));
+    let set = |size: &str| {
+        let words = ["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"];
+        place.ok(&[&words[..], &["--block-size", size]].concat());
+    };
+    set("16KiB");
+    let file = place.write("sized.yaml", &place.plain(&["config", "export"]).ok().text());
+    assert!(fs::read_to_string(&file).unwrap().contains("block_size: 16KiB"));
+    place.ok(&["apply", "-f", text(&file), "--check"]);
+    let stored_in = |at: usize| {
+        let name = points(&place)[at]["point"].as_str().unwrap().to_owned();
+        place.repository(&["show", &name]).json()["images"][0]["block_size"].clone()
+    };
+    back_up(&place, &[]);
+    assert_eq!(stored_in(0), 16 << 10);
+    set("256KiB");
+    back_up(&place, &[]);
+    assert_eq!(stored_in(1), 16 << 10, "nothing is stored anew by the way");
+    disk::modify(&image, 1);
+    back_up(&place, &["--full"]);
+    back_up(&place, &[]);
+    assert_eq!((stored_in(2), stored_in(3)), (json!(256 << 10), json!(256 << 10)));
+    place.repository(&["verify", "--data"]);
+    let out = place.path("out.raw");
+    place.ok(&["task", "restore", "shop/web", text(&out), "--node", "local"]);
+    wait_until("the restore", || !place.done("restore").is_empty());
+    disk::assert_same(&image, &out);
+    place.plain(&["instance", "set", "shop/odd", "--disk", "/x", "--block-size", "8KiB"]).fails(2);
+    drop(up);
+}
