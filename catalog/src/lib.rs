@@ -80,7 +80,9 @@ pub use model::policy::{
     CopyRule, Keep, Missed, MissedFilter, Objectives, Policy, Rule, Schedule, When,
 };
 pub use model::project::Project;
-pub use model::proof::{BackupType, Proof, ProofState, VerifyDepth, VerifyRule};
+pub use model::proof::{
+    BackupType, Proof, ProofState, VerifyAt, VerifyDepth, VerifyPlaces, VerifyRule,
+};
 pub use model::provider::{
     GroupMapping, GroupSearch, IdentityProvider, LdapGroups, LdapVia, LoginVia, MemberOf, OidcVia,
 };

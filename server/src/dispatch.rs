@@ -352,7 +352,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     // The point is there, whatever hinders what follows from it.
     let copied = copies::after_backup(tx, task, now).await;
     go_on(&format!("copies of instance {instance}"), copied)?;
-    let verified = verifications::after_backup(tx, task, name, now).await;
+    let verified = verifications::after(tx, task, &[name], now).await;
     go_on(&format!("verifications of instance {instance}"), verified)?;
     if task.new.policy.is_none() {
         return Ok(());

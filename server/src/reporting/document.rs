@@ -200,7 +200,7 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
                     .collect::<Vec<_>>()
                     .join(" "),
             ),
-            Cell::Text(doubted(row).into()),
+            Cell::Text(doubted(row, &destinations)),
         ]
     };
     let age = Cell::Span(Some(report.max_age.as_seconds().saturating_mul(1000))).shown();
@@ -223,13 +223,17 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
     })
 }
 
-/// What is wrong with restore points of an instance, or missing: the worst of it.
-fn doubted(row: &usage::ProtectionRow) -> &'static str {
-    match row.doubts.iter().map(|doubt| doubt.state).min() {
+/// What is wrong with restore points of an instance, or missing: the worst of it, and where.
+fn doubted(row: &usage::ProtectionRow, destinations: &Names) -> String {
+    let worst = row.doubts.iter().map(|doubt| doubt.state).min();
+    let word = match worst {
         Some(DoubtState::Damaged) => "damaged",
         Some(DoubtState::Unproven) => "unproven",
-        None => "",
-    }
+        None => return String::new(),
+    };
+    let there = row.doubts.iter().filter(|doubt| Some(doubt.state) == worst);
+    let there: BTreeSet<String> = there.map(|one| destinations.text(one.destination)).collect();
+    format!("{word} at {}", there.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 async fn missed(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Result<Table> {

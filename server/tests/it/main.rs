@@ -31,6 +31,7 @@ mod passkeys;
 mod placement;
 mod plans;
 mod proofs;
+mod proofs_of_copies;
 mod reports;
 mod requests;
 mod resources;

@@ -136,7 +136,7 @@ fn a_full_backup_trusts_nothing_and_says_so() {
 }
 
 /// The largest object of the data of a repository.
-fn largest_pack(folder: &Path) -> PathBuf {
+pub fn largest_pack(folder: &Path) -> PathBuf {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut folders = vec![folder.join("d")];
     while let Some(folder) = folders.pop() {
