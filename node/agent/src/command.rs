@@ -83,7 +83,7 @@ pub(crate) fn steps(
             backup.words.extend(images);
             backup
         }
-        TaskSpec::Snapshot { snapshot, images, folder } => {
+        TaskSpec::Snapshot { snapshot, images, folder, .. } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -426,7 +426,8 @@ mod tests {
         let folders = ["/a/kept", "/b/kept"].map(str::to_owned).to_vec();
         let order = SnapshotOrder { name: "s1".into(), folders };
         let images = vec!["vda=/a/x.raw".to_owned(), "/a/-y.raw".to_owned()];
-        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder: None };
+        let (folder, no_hooks) = (None, false);
+        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder, no_hooks };
         let named = "--name=s1 --folder=/a/kept --folder=/b/kept";
         let typed = format!("snapshot-files make {named} -- vda=/a/x.raw /a/-y.raw");
         assert_eq!(words(&make), std::slice::from_ref(&typed));

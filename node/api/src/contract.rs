@@ -133,7 +133,7 @@ pub struct Work {
     /// links followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<String>,
-    /// Commands around a backup.
+    /// Commands around a backup or a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookOrders>,
     /// Whether its process gets nothing that this machine is known by: it goes where somebody has
@@ -256,6 +256,9 @@ pub enum TaskSpec {
         /// A folder whose image files are all taken.
         #[serde(default)]
         folder: Option<String>,
+        /// Whether commands that policies have around it are left out; the server then orders none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_hooks: bool,
     },
     /// Remove a snapshot. One that is not there is gone.
     Unsnapshot {
@@ -582,6 +585,7 @@ mod tests {
                 snapshot: SnapshotOrder::default(),
                 images: vec!["/a".into()],
                 folder: None,
+                no_hooks: true,
             },
             TaskSpec::Unsnapshot { snapshot: SnapshotOrder::default() },
             TaskSpec::Import { point: "a@k".into(), import: ImportOrder::default(), format: None },

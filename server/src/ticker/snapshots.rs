@@ -51,6 +51,7 @@ impl Batch<'_> {
             expires_ms: 0,
             // Whoever else finds this due at the same time adds nothing.
             due_key: Some(format!("{policy}/{}/{}/{at}", self.key, instance.id)),
+            no_hooks: false,
         };
         let added = request(self.tx, instance, by, self.now).await?;
         if let (Some((_, task)), Some(start_by)) = (added, start_by) {
