@@ -91,7 +91,7 @@ pub(crate) use overlay::{
 };
 pub(crate) use plan::{PlanArgs, PlanCommand, PlanRunArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
-pub(crate) use prune::{ForgetArgs, PruneArgs};
+pub(crate) use prune::{ForgetArgs, OfServerArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use remote_mount::{
     RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol,

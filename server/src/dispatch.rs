@@ -17,7 +17,7 @@ use sluice_catalog::{
     Tx,
 };
 use sluice_node_api::{
-    Ask, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
+    Ask, EVENTS, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
 };
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
@@ -148,14 +148,18 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     snapshots::of_kept(tx, &mut spec).await?;
     // Policies may have changed since the backup that it follows.
     if let TaskSpec::Prune { keep, until, .. } = &mut spec
-        && let (Some(_), Some(instance), Some(destination)) =
-            (task.new.policy, task.new.instance, task.new.destination)
+        && let Some(destination) = task.new.destination
     {
-        let wanted = kept(tx, instance, destination).await?.ok_or_else(|| {
-            let text = "nothing is pruned: its policies keep everything now";
-            Problem::new(StatusCode::CONFLICT, "moot", text)
-        })?;
-        (*keep, *until) = events::told(tx, instance, &wanted).await?;
+        if let (Some(_), Some(instance)) = (task.new.policy, task.new.instance) {
+            let wanted = kept(tx, instance, destination).await?.ok_or_else(|| {
+                let text = "nothing is pruned: its policies keep everything now";
+                Problem::new(StatusCode::CONFLICT, "moot", text)
+            })?;
+            (*keep, *until) = events::told(tx, instance, &wanted).await?;
+        } else if let Some(held) = events::held(tx, destination, shared.now()).await? {
+            keep.insert(EVENTS.to_owned(), 1);
+            *until = Some(held);
+        }
     }
     // What a prune has removed meanwhile needs no proof.
     if let TaskSpec::Verify { point: Some(name), .. } = &spec

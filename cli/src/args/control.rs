@@ -259,6 +259,15 @@ Examples:
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
     },
+    /// Remove restore points at a destination that nothing keeps: neither this nor, by policies, an
+    /// event
+    ///
+    /// All instances are judged, each by itself, whatever else policies keep of them. The newest of
+    /// each stays.
+    #[command(after_help = "\
+Example:
+  sluice task prune local --keep-daily 14 --keep-monthly 12")]
+    Prune(TaskPruneArgs),
     /// Copy what another destination lacks of an instance's restore points
     #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]
     Copy {
@@ -272,6 +281,32 @@ Examples:
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
     },
+}
+
+/// `sluice task prune`
+#[derive(Debug, Args)]
+pub(crate) struct TaskPruneArgs {
+    /// The destination
+    #[arg(value_name = "[PROJECT/]NAME")]
+    pub(crate) destination: String,
+    /// Keep the newest N points of each instance
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+    /// Keep the newest point of each of the last N hours that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_hourly: Option<u32>,
+    /// Keep the newest point of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_daily: Option<u32>,
+    /// Keep the newest point of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_weekly: Option<u32>,
+    /// Keep the newest point of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_monthly: Option<u32>,
+    /// Keep the newest point of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_yearly: Option<u32>,
 }
 
 /// Show the restore points that a server knows

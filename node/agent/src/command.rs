@@ -124,7 +124,7 @@ pub(crate) fn steps(
         }
         TaskSpec::Prune { instance, keep, until } => {
             // What is printed is heard up to a size, and a repository may have millions of points.
-            let mut prune = step(["prune", "--brief"]);
+            let mut prune = step(["prune", "--brief", "--even-of-server"]);
             let mut kept: Vec<String> = kept(keep).collect();
             kept.extend(until.iter().flat_map(kept_until));
             if kept.is_empty() {
@@ -207,7 +207,7 @@ fn kept_until(until: &UntilOrder) -> Vec<String> {
         None => "event".to_owned(),
     };
     let all = format!("--keep-until={}", time(&until.all_ms));
-    let named = until.points_ms.iter();
+    let named = until.instances_ms.iter().chain(&until.points_ms);
     let named = named.map(|(point, until)| format!("--keep-until={point}={}", time(until)));
     std::iter::once(all).chain(named).collect()
 }
@@ -455,7 +455,7 @@ mod tests {
             keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
             until: None,
         };
-        assert_eq!(words(&prune(7)), ["prune --brief --keep-daily 7"]);
+        assert_eq!(words(&prune(7)), ["prune --brief --even-of-server --keep-daily 7"]);
         assert!(steps(&prune(0), &[], true, Path::new("/state")).is_err());
     }
 
@@ -465,16 +465,27 @@ mod tests {
         let mut prune = TaskSpec::Prune {
             instance: Some("a.b".into()),
             keep: [("daily".to_owned(), 7), (EVENTS.to_owned(), 1)].into(),
-            until: Some(UntilOrder { all_ms: None, points_ms }),
+            until: Some(UntilOrder { points_ms, ..UntilOrder::default() }),
         };
-        let typed = "prune --brief --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
-                     --keep-until=a.b@k2=event -- a.b";
+        let begin = "prune --brief --even-of-server";
+        let typed = format!(
+            "{begin} --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
+             --keep-until=a.b@k2=event -- a.b"
+        );
         assert_eq!(words(&prune), [typed]);
         // Of rules that keep nothing else, the newest is left when the time is over.
         let TaskSpec::Prune { keep, until, .. } = &mut prune else { panic!("a prune") };
         keep.remove("daily");
         *until = Some(UntilOrder { all_ms: Some(5_000), ..UntilOrder::default() });
-        assert_eq!(words(&prune), ["prune --brief --keep-until=@5 -- a.b"]);
+        assert_eq!(words(&prune), [format!("{begin} --keep-until=@5 -- a.b")]);
+        // Of several instances each has its own.
+        let TaskSpec::Prune { instance, keep, until } = &mut prune else { panic!("a prune") };
+        *instance = None;
+        keep.insert("last".into(), 1);
+        let instances_ms = [("a.b".into(), None), ("a.c".into(), Some(7_000))].into();
+        *until = Some(UntilOrder { all_ms: Some(0), instances_ms, ..UntilOrder::default() });
+        let typed = "--keep-last 1 --keep-until=@0 --keep-until=a.b=event --keep-until=a.c=@7";
+        assert_eq!(words(&prune), [format!("{begin} {typed}")]);
     }
 
     #[test]

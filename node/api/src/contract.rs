@@ -10,6 +10,7 @@ use crate::inventory::InventoryOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
+use crate::retention::UntilOrder;
 use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
 use crate::standing::{Ability, Installed};
 
@@ -169,28 +170,6 @@ impl std::fmt::Debug for Work {
     }
 }
 
-/// The name that stands among what is kept of periods where events keep something.
-pub const EVENTS: &str = "after-event";
-
-/// Until when restore points are kept because of events.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UntilOrder {
-    /// All that are not named, in milliseconds since 1970; while an event is waited for, nothing.
-    #[serde(default)]
-    pub all_ms: Option<u64>,
-    /// Those of which events have happened on their own, by name.
-    #[serde(default)]
-    pub points_ms: BTreeMap<String, Option<u64>>,
-}
-
-impl UntilOrder {
-    /// Whether nothing is kept because of events any more.
-    pub fn is_over(&self, now_ms: u64) -> bool {
-        let times = std::iter::once(&self.all_ms).chain(self.points_ms.values());
-        times.into_iter().all(|until| until.is_some_and(|until| until <= now_ms))
-    }
-}
-
 /// A program whose output is an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputOrder {
@@ -314,7 +293,7 @@ pub enum TaskSpec {
         #[serde(default)]
         instance: Option<String>,
         /// How many to keep of each period: `last`, `hourly`, `daily`, ... With `until`, something
-        /// of the name [`EVENTS`], at which nodes stop that do not know `until`.
+        /// of the name [`EVENTS`](crate::EVENTS), at which nodes stop that do not know `until`.
         keep: BTreeMap<String, u32>,
         /// What is kept because of events.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -534,6 +513,7 @@ impl std::str::FromStr for JoinToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::EVENTS;
 
     #[test]
     fn a_join_token_comes_back_from_text() {
@@ -572,6 +552,7 @@ mod tests {
                 until: Some(UntilOrder {
                     all_ms: None,
                     points_ms: [("a@b".into(), Some(7))].into(),
+                    instances_ms: [("a".into(), None)].into(),
                 }),
             },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },

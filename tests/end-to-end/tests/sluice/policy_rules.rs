@@ -61,6 +61,23 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
     let shown = place.plain(&["point", "list"]).ok().text();
     assert!(shown.contains("sold: waits, then 30 days"), "{shown}");
 
+    // Nor does a prune by hand remove any, and the repository itself knows of no events.
+    wait_until("nothing runs", || place.is_idle());
+    let before = place.done("prune").len();
+    place.ok(&["task", "prune", "local", "--keep-last", "1"]);
+    wait_until("the prune", || place.done("prune").len() > before);
+    let one = all[0]["point"].as_str().unwrap();
+    for words in [&["prune", "--keep-last", "1"][..], &["forget", one]] {
+        let told = place.on_repository(words).fails(1).json().to_string();
+        for said in ["of-server", one, "sluice task prune", "--even-of-server"] {
+            assert!(told.contains(said), "{words:?}: no {said} in {told}");
+        }
+    }
+    let waits = ["prune", "--keep-last", "1", "--even-of-server", "--keep-until", "shop.web=event"];
+    assert_eq!(place.repository(&waits).json()["removed"], 0);
+    assert_eq!((points(&place).len(), stored(&place)), (3, 3));
+    place.cmd(&["task", "prune", "local"]).fails(1);
+
     // To one of them it happened long ago; the others wait.
     let first = all[0]["point"].as_str().unwrap().to_owned();
     place.ok(&["point", "event", "sold", "--point", &first, "--at", "2001-02-03"]);
@@ -84,6 +101,11 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
     assert_eq!(stored(&place), 1);
     let events = place.ok(&["point", "events", "--instance", "shop/web"]).json();
     assert_eq!(events["items"].as_array().unwrap().len(), 2, "{events}");
+
+    // Who means it removes also what a server has made.
+    let last = points(&place)[0]["point"].as_str().unwrap().to_owned();
+    place.repository(&["forget", "--even-of-server", &last]);
+    assert_eq!(stored(&place), 0);
 
     // The same without a server: what is waited for is kept, and the simulation says so.
     let dry = ["prune", "--keep-last", "1", "--keep-until", "event", "--dry-run"];
