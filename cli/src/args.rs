@@ -73,7 +73,7 @@ pub(crate) use inventory::{
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lists::{
     ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
-    TaskListArgs, TestListArgs, TimeFilter,
+    TaskListArgs, TestListArgs, TimeFilter, WhoseArgs, WhoseByPolicyArgs,
 };
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use look::LookArgs;

@@ -24,7 +24,7 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
             let filter = Filter::new(&client).points(&args).await?;
             let points = all(&client, &filter.path("/api/v1/points")).await?;
             // What is asked of one destination is what it holds.
-            let points = match args.destination {
+            let points = match args.whose.destination {
                 Some(_) => points,
                 None => without_copies(points),
             };
