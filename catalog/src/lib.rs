@@ -57,7 +57,7 @@ pub use model::event::{EventFilter, RetentionEvent};
 pub use model::grant::{Grant, Resource, Scope};
 pub use model::history::{ByHand, Ended, LastTest, MeanBackup, Within};
 pub use model::hook::{Hook, HookFailure, Hooks};
-pub use model::instance::{Instance, Source, SourceImage};
+pub use model::instance::{BlockSize, Instance, Source, SourceImage};
 pub use model::inventory::{Finding, Inventory, Look, Looked, Per};
 pub use model::mount::{Mount, MountFilter, MountProtocol, MountSpec, MountState, NewMount};
 pub use model::need::{SNAPSHOTS as NEEDS_SNAPSHOTS, needs as task_needs};
@@ -80,7 +80,9 @@ pub use model::policy::{
     CopyRule, Keep, Missed, MissedFilter, Objectives, Policy, Rule, Schedule, When,
 };
 pub use model::project::Project;
-pub use model::proof::{BackupType, Proof, ProofState, VerifyDepth, VerifyRule};
+pub use model::proof::{
+    BackupType, Proof, ProofState, VerifyAt, VerifyDepth, VerifyPlaces, VerifyRule,
+};
 pub use model::provider::{
     GroupMapping, GroupSearch, IdentityProvider, LdapGroups, LdapVia, LoginVia, MemberOf, OidcVia,
 };

@@ -73,7 +73,7 @@ pub(crate) use inventory::{
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lists::{
     ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
-    TaskListArgs, TestListArgs, TimeFilter,
+    TaskListArgs, TestListArgs, TimeFilter, WhoseArgs, WhoseByPolicyArgs,
 };
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use look::LookArgs;
@@ -91,7 +91,7 @@ pub(crate) use overlay::{
 };
 pub(crate) use plan::{PlanArgs, PlanCommand, PlanRunArgs};
 pub(crate) use points::{ListArgs, ShowArgs};
-pub(crate) use prune::{ForgetArgs, PruneArgs};
+pub(crate) use prune::{ForgetArgs, OfServerArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use remote_mount::{
     RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol,

@@ -24,7 +24,7 @@ use sluice_scheduler::plan::MissReason;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::all_readable;
+use crate::complaint::{all_readable, go_on};
 use crate::destinations;
 use crate::dispatch::kept;
 use crate::events;
@@ -33,6 +33,7 @@ use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
 use crate::ticker::{Batch, Due};
+use crate::verifications;
 
 /// Attempts of a copy: with the pauses between them, a far destination may be away for hours.
 const ATTEMPTS: u32 = 10;
@@ -244,10 +245,11 @@ pub(crate) async fn copied(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     };
     let Some(told) = task.result["copies"].as_array() else { return Ok(()) };
     let told: Vec<_> = told.iter().filter_map(|copy| read(copy, to, task)).collect();
-    let mut brought = 0u64;
+    let (mut brought, mut fresh) = (0u64, Vec::new());
     for (new, of) in &told {
         if !tx.point_known(to, &new.point).await? {
             brought = brought.saturating_add(new.stored_bytes);
+            fresh.push(new.point.as_str());
             tx.add_point(instance, task.new.project, new, now).await?;
         }
         if let Some(original) = tx.point_named(from, of).await? {
@@ -276,6 +278,9 @@ pub(crate) async fn copied(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     if gone > 0 {
         ledger::shrunk(tx, task, now).await?;
     }
+    // They are there, whatever hinders that they are read back.
+    let verified = verifications::after(tx, task, &fresh, now).await;
+    go_on(&format!("verifications of instance {instance}"), verified)?;
     Ok(())
 }
 

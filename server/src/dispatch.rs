@@ -12,11 +12,12 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use serde_json::Value;
 use sluice_catalog::{
-    BackupType, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint, NewTask, Node,
-    NodeId, Point, Project, Record, Source, SourceImage, Task, TaskId, TaskState, Tx,
+    BackupType, BlockSize, Destination, DestinationId, Instance, InstanceId, Keep, NewPoint,
+    NewTask, Node, NodeId, Point, Project, Record, Source, SourceImage, Task, TaskId, TaskState,
+    Tx,
 };
 use sluice_node_api::{
-    Ask, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
+    Ask, EVENTS, Finished, Hello, Lease, Outcome, OutputOrder, Report, Reported, TaskSpec, Work,
 };
 use sluice_scheduler::retry::{Attempts, ErrorClass, Retry, RetryPolicy};
 use tokio::sync::oneshot;
@@ -147,14 +148,18 @@ pub(crate) async fn work(shared: &Shared, tx: &mut Tx, task: &Task, node: NodeId
     snapshots::of_kept(tx, &mut spec).await?;
     // Policies may have changed since the backup that it follows.
     if let TaskSpec::Prune { keep, until, .. } = &mut spec
-        && let (Some(_), Some(instance), Some(destination)) =
-            (task.new.policy, task.new.instance, task.new.destination)
+        && let Some(destination) = task.new.destination
     {
-        let wanted = kept(tx, instance, destination).await?.ok_or_else(|| {
-            let text = "nothing is pruned: its policies keep everything now";
-            Problem::new(StatusCode::CONFLICT, "moot", text)
-        })?;
-        (*keep, *until) = events::told(tx, instance, &wanted).await?;
+        if let (Some(_), Some(instance)) = (task.new.policy, task.new.instance) {
+            let wanted = kept(tx, instance, destination).await?.ok_or_else(|| {
+                let text = "nothing is pruned: its policies keep everything now";
+                Problem::new(StatusCode::CONFLICT, "moot", text)
+            })?;
+            (*keep, *until) = events::told(tx, instance, &wanted).await?;
+        } else if let Some(held) = events::held(tx, destination, shared.now()).await? {
+            keep.insert(EVENTS.to_owned(), 1);
+            *until = Some(held);
+        }
     }
     // What a prune has removed meanwhile needs no proof.
     if let TaskSpec::Verify { point: Some(name), .. } = &spec
@@ -351,7 +356,7 @@ async fn backed_up(tx: &mut Tx, task: &Task, now: u64) -> Result<()> {
     // The point is there, whatever hinders what follows from it.
     let copied = copies::after_backup(tx, task, now).await;
     go_on(&format!("copies of instance {instance}"), copied)?;
-    let verified = verifications::after_backup(tx, task, name, now).await;
+    let verified = verifications::after(tx, task, &[name], now).await;
     go_on(&format!("verifications of instance {instance}"), verified)?;
     if task.new.policy.is_none() {
         return Ok(());
@@ -488,6 +493,7 @@ pub(crate) async fn backup_spec(
         full: backup_type == BackupType::Full,
         no_hooks: false,
         snapshot: None,
+        block_size: instance.body.block_size.map(BlockSize::bytes),
     })
 }
 

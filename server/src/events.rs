@@ -7,17 +7,17 @@
 //!                             the time is over ──► a prune, also when no backup asks for one
 //! ```
 //!
-//! What is kept is judged anew by each prune: nothing is written at the restore points, and who
-//! changes a rule changes what it keeps, as with all that rules say. As long as an event has not
-//! happened, everything is kept. Of an event of the instance and one of the point, the later
-//! counts.
+//! What is kept is judged anew by each prune, by policies or by hand: nothing is written at the
+//! restore points, and who changes a rule changes what it keeps, as with all that rules say. As
+//! long as an event has not happened, everything is kept. Of an event of the instance and one of
+//! the point, the later counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sluice_catalog::{
-    ByHand, CatalogError, DestinationId, ErrorKind, Having, Instance, InstanceId, Keep, Point,
-    PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
+    ByHand, CatalogError, Destination, DestinationId, ErrorKind, Having, Instance, InstanceId,
+    Keep, Page, Point, PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
 };
 use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
 use utoipa::ToSchema;
@@ -83,7 +83,68 @@ pub(crate) async fn order(
         points.extend(maybe(tx.point(id, &EVERYTHING).await)?);
         points_ms.extend(points.into_iter().map(|point| (point.new.point, ends)));
     }
-    Ok(Some(UntilOrder { all_ms: until(keep, &events, None), points_ms }))
+    let all_ms = until(keep, &events, None);
+    Ok(Some(UntilOrder { all_ms, points_ms, ..UntilOrder::default() }))
+}
+
+/// All policies of which restore points wait for events. One that cannot be read may be such: it is
+/// an error.
+async fn waiting(tx: &mut Tx) -> Result<Vec<Record<Policy>>> {
+    let (mut found, mut page) = (Vec::new(), Page { after: None, limit: Page::LARGEST });
+    loop {
+        let part = tx.list::<Policy>(&EVERYTHING, &page).await?;
+        let Some(last) = part.last() else { return Ok(found) };
+        page.after = Some(last.id.to_string());
+        let waits = |policy: &Record<Policy>| {
+            policy.body.keeps().any(|(_, keep)| !keep.after_event.is_empty())
+        };
+        found.extend(part.into_iter().filter(waits));
+    }
+}
+
+/// What a prune by hand is told: of each instance, what policies keep at the destination because
+/// of events; nothing where that is nothing. What else they say, they say for their own prunes.
+pub(crate) async fn held(
+    tx: &mut Tx,
+    destination: DestinationId,
+    now: u64,
+) -> Result<Option<UntilOrder>> {
+    let url = tx.get::<Destination>(destination, &EVERYTHING).await?.body.url;
+    let mut keeps: BTreeMap<InstanceId, (Record<Instance>, Keep)> = BTreeMap::new();
+    for policy in waiting(tx).await? {
+        let mut after_event = BTreeMap::new();
+        for (at, keep) in policy.body.keeps().filter(|(_, keep)| !keep.after_event.is_empty()) {
+            // The same repository may be known as two destinations.
+            if at != destination && tx.get::<Destination>(at, &EVERYTHING).await?.body.url != url {
+                continue;
+            }
+            longest(&mut after_event, keep.after_event);
+        }
+        if after_event.is_empty() {
+            continue;
+        }
+        for instance in tx.instances_of(&policy, &EVERYTHING).await? {
+            let known = keeps.entry(instance.id).or_insert((instance, Keep::default()));
+            longest(&mut known.1.after_event, after_event.clone());
+        }
+    }
+    let mut told = UntilOrder { all_ms: Some(0), ..UntilOrder::default() };
+    for (instance, keep) in keeps.into_values() {
+        let Some(own) = order(tx, instance.id, &keep).await? else { continue };
+        if !own.is_over(now) {
+            told.instances_ms.insert(ledger::name(tx, &instance).await?, own.all_ms);
+            told.points_ms.extend(own.points_ms);
+        }
+    }
+    Ok((!told.instances_ms.is_empty()).then_some(told))
+}
+
+/// Adds events with their days; of one that is there already, the longer time counts.
+fn longest(all: &mut BTreeMap<String, u32>, more: BTreeMap<String, u32>) {
+    for (event, days) in more {
+        let most = all.entry(event).or_default();
+        *most = days.max(*most);
+    }
 }
 
 /// What a prune is told: of periods, and of events.

@@ -1,15 +1,18 @@
-//! Commands around the backups of a rule: which a task has, and whether its node may run them.
+//! Commands around the backups and snapshots of a rule: which a task has, and whether its node may
+//! run them.
 
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use sluice_catalog::{
-    Hook, HookFailure, Instance, Node, NodeConfig, Policy, Project, Record, Rule, Task, Tx, lies_in,
+    Hook, HookFailure, Hooks, Instance, Node, NodeConfig, Policy, Project, Record, Rule,
+    SnapshotRule, Task, Tx, lies_in,
 };
 use sluice_node_api::{HookOrder, HookOrders};
 
 use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
+use crate::snapshots;
 
 /// A node of this release can do tasks of this kind. Those before would leave commands out.
 const SINCE: &str = "copy";
@@ -34,7 +37,49 @@ fn rule_of<'a>(policies: &'a [Record<Policy>], task: &Task) -> Option<(&'a str, 
     rules.into_iter().find(|(_, _, rule)| !rule.hooks.is_empty()).map(named)
 }
 
-/// What a node is told of the commands around a backup; nothing when there are none.
+/// The rule for snapshots whose commands a snapshot has: the one that made it due; for one that was
+/// asked for by hand, the first that has any.
+fn snapshot_rule_of<'a>(
+    policies: &'a [Record<Policy>],
+    due: Option<&str>,
+) -> Option<(&'a str, &'a SnapshotRule)> {
+    let mut all = policies.iter().flat_map(|policy| {
+        policy.body.snapshots.iter().map(move |rule| (policy.name.as_str(), rule))
+    });
+    all.find(|(_, rule)| match due {
+        Some(due) => rule.name == due,
+        None => !rule.hooks.is_empty(),
+    })
+}
+
+/// The commands around a task, with the names of the policy and the rule that have them.
+async fn wanted(
+    tx: &mut Tx,
+    task: &Task,
+    instance: &Record<Instance>,
+) -> Result<Option<(String, String, Hooks)>> {
+    let snapshot = task.new.kind == snapshots::KIND;
+    let due = match snapshot {
+        true => {
+            let id = task.new.spec["snapshot"]["name"].as_str().unwrap_or_default().parse()?;
+            tx.instance_snapshot(id, &EVERYTHING).await?.new.rule
+        }
+        false => task.new.due_key.clone().unwrap_or_default(),
+    };
+    let policies = match task.new.policy {
+        Some(policy) if !due.is_empty() => vec![tx.get::<Policy>(policy, &EVERYTHING).await?],
+        _ => tx.policies_of(instance).await?,
+    };
+    let due = Some(due.as_str()).filter(|due| !due.is_empty());
+    Ok(match snapshot {
+        true => snapshot_rule_of(&policies, due)
+            .map(|(policy, rule)| (policy.to_owned(), rule.name.clone(), rule.hooks.clone())),
+        false => rule_of(&policies, task)
+            .map(|(policy, rule)| (policy.to_owned(), rule.name.clone(), rule.hooks.clone())),
+    })
+}
+
+/// What a node is told of the commands around a backup or a snapshot; nothing when there are none.
 pub(crate) async fn orders(
     tx: &mut Tx,
     config: &NodeConfig,
@@ -45,16 +90,12 @@ pub(crate) async fn orders(
     if task.new.spec["no_hooks"] == true {
         return Ok(None);
     }
-    let policies = match (&task.new.due_key, task.new.policy) {
-        (Some(_), Some(policy)) => vec![tx.get::<Policy>(policy, &EVERYTHING).await?],
-        _ => tx.policies_of(instance).await?,
-    };
-    let Some((policy, rule)) = rule_of(&policies, task) else { return Ok(None) };
-    let hooks = &rule.hooks;
+    let Some((policy, rule, hooks)) = wanted(tx, task, instance).await? else { return Ok(None) };
     if hooks.is_empty() {
         return Ok(None);
     }
-    if !node.body.capabilities.kinds.iter().any(|kind| kind == SINCE) {
+    let knows = |kind: &String| kind == SINCE || kind == snapshots::KIND;
+    if !node.body.capabilities.kinds.iter().any(knows) {
         return Err(refused(format!("{} runs no commands around backups: upgrade it", node.name)));
     }
     let project = match instance.project {
@@ -75,17 +116,20 @@ pub(crate) async fn orders(
         go_on: hook.on_failure == HookFailure::Continue,
     };
     let ssh = config.guest_ssh.as_ref();
+    let snapshot = task.new.spec["snapshot"]["name"].as_str();
+    let snapshot = snapshot.map(|name| ("SLUICE_SNAPSHOT".to_owned(), name.to_owned()));
+    let variables = BTreeMap::from([
+        ("SLUICE_INSTANCE".to_owned(), instance.name.clone()),
+        ("SLUICE_PROJECT".to_owned(), project.clone()),
+        ("SLUICE_POLICY".to_owned(), policy),
+        ("SLUICE_RULE".to_owned(), rule),
+        ("SLUICE_TASK".to_owned(), task.id.to_string()),
+        ("SLUICE_ATTEMPT".to_owned(), task.attempt.to_string()),
+    ]);
     Ok(Some(HookOrders {
         before: hooks.before.iter().map(order).collect(),
         after: hooks.after.iter().map(order).collect(),
-        variables: BTreeMap::from([
-            ("SLUICE_INSTANCE".to_owned(), instance.name.clone()),
-            ("SLUICE_PROJECT".to_owned(), project.clone()),
-            ("SLUICE_POLICY".to_owned(), policy.to_owned()),
-            ("SLUICE_RULE".to_owned(), rule.name.clone()),
-            ("SLUICE_TASK".to_owned(), task.id.to_string()),
-            ("SLUICE_ATTEMPT".to_owned(), task.attempt.to_string()),
-        ]),
+        variables: variables.into_iter().chain(snapshot).collect(),
         allowed: config.commands.iter().cloned().collect(),
         ssh_key: ssh.map(|ssh| ssh.key_file.clone()).unwrap_or_default(),
         known_hosts: ssh.map(|ssh| ssh.known_hosts.clone()).unwrap_or_default(),

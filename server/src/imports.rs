@@ -94,6 +94,7 @@ pub(crate) async fn wanted(
         host: None,
         paused: true,
         present: false,
+        block_size: None,
     };
     let instance = tx.insert(Some(project.id), name, body, now).await?;
     let import = ImportOrder { folder, name: name.clone(), id: instance.id.to_string() };

@@ -301,6 +301,7 @@ fn draft(record: &Record<Inventory>, unit: &judge::Unit) -> Instance {
         host: None,
         paused: false,
         present: true,
+        block_size: record.body.block_size,
     }
 }
 

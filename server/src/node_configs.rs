@@ -150,9 +150,7 @@ pub(crate) async fn apply(tx: &mut Tx, node: NodeId, task: &Task, work: &mut Wor
         return Ok(());
     };
     let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    if task.new.kind == "backup" {
-        work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
-    }
+    work.hooks = hooks::orders(tx, &config, task, &instance, &record).await?;
     if let Some(kept) = kept {
         // Its images were allowed when the snapshot was made, and lie where that was put.
         work.folders = vec![kept];

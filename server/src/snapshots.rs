@@ -49,6 +49,8 @@ pub(crate) struct By<'a> {
     /// When it is removed by itself; 0 when its rule says, or nobody.
     pub(crate) expires_ms: u64,
     pub(crate) due_key: Option<String>,
+    /// Whether the commands around it are left out.
+    pub(crate) no_hooks: bool,
 }
 
 /// Refuses an instance whose kind of source has no snapshots.
@@ -78,7 +80,7 @@ pub(crate) async fn request(
     };
     let id = SnapshotId::new(now);
     let order = SnapshotOrder { name: id.to_string(), folders: Vec::new() };
-    let spec = TaskSpec::Snapshot { snapshot: order, images, folder };
+    let spec = TaskSpec::Snapshot { snapshot: order, images, folder, no_hooks: by.no_hooks };
     let task = NewTask {
         project: instance.project,
         instance: Some(instance.id),

@@ -1,14 +1,15 @@
 //! Restore points are read back, by rules of policies, and what was found is noted with them.
 //!
 //! ```text
-//!   a backup ended ──► verify the new point, as deep as the deepest rule says
-//!   a schedule is due ──► verify all points of each instance at the rule's destination
+//!   a backup or a copy ended ──► verify what is new there, as deep as the deepest rule says
+//!   a schedule is due ──► verify all points of each instance at each of the rule's destinations
 //!   a verification ended, whoever asked ──► each point it looked at is sound or damaged,
 //!                                           and what it did not find there is unproven
 //! ```
 //!
 //! A restore point that no verification has looked at is *unproven*. Damage stays noted until as
-//! much was read again as had found it.
+//! much was read again as had found it. A copy is a restore point of its own: it is proven, and
+//! judged, at its destination, whatever was found of the one that it was made of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
 use crate::api::usage::every;
+use crate::complaint::go_on;
 use crate::dispatch::by_instance;
 use crate::ledger;
 use crate::maintenance::of_instance;
@@ -54,7 +56,9 @@ fn wanted_at(
 ) -> Vec<(PolicyId, &VerifyRule)> {
     let mut all = Vec::new();
     for policy in policies {
-        let rules = wanted(&policy.body).filter(|(rule, _)| rule.destination == destination);
+        let here =
+            |(rule, verify): &(&Rule, &VerifyRule)| verify.places(rule).contains(&destination);
+        let rules = wanted(&policy.body).filter(here);
         all.extend(rules.map(|(_, verify)| (policy.id, verify)));
     }
     all
@@ -80,8 +84,9 @@ fn depth(verify: &VerifyRule) -> (bool, Option<u32>) {
     (verify.depth == VerifyDepth::Data, verify.percent)
 }
 
-/// A restore point was made: it is verified where a rule wants that.
-pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) -> Result<()> {
+/// Restore points came to a destination, by a backup or as copies: they are verified where a rule
+/// wants that.
+pub(crate) async fn after(tx: &mut Tx, by: &Task, points: &[&str], now: u64) -> Result<()> {
     let (Some(instance), Some(destination)) = (by.new.instance, by.new.destination) else {
         return Ok(());
     };
@@ -90,14 +95,20 @@ pub(crate) async fn after_backup(tx: &mut Tx, by: &Task, point: &str, now: u64) 
     let here = wanted_at(&policies, destination);
     let Some((policy, verify)) = deepest(&here) else { return Ok(()) };
     let (data, sample) = depth(verify);
-    let spec = TaskSpec::Verify { point: Some(point.into()), instance: None, sample, data };
+    let (point, all) = match points {
+        [] => return Ok(()),
+        [one] => (Some((*one).to_owned()), None),
+        // Of what they share each would read all again.
+        _ => (None, Some(ledger::name(tx, &instance).await?)),
+    };
+    let spec = TaskSpec::Verify { point, instance: all, sample, data };
     let task = of_instance(&instance, (destination, policy), (&spec, ATTEMPTS), None);
     tx.add_task(&task, now).await?;
     Ok(())
 }
 
-/// A schedule of verifications is due: for the instances that have restore points there. What is
-/// not verified now is missed.
+/// A schedule of verifications is due: for the instances that have restore points there, at each
+/// destination. What is not verified now is missed, however many destinations it is at.
 pub(crate) async fn due(
     batch: &mut Batch<'_>,
     wanted: (&Rule, &VerifyRule),
@@ -106,22 +117,31 @@ pub(crate) async fn due(
     if wanted.1.paused {
         return batch.none_runs(MissReason::Paused, due).await;
     }
+    let (rule, verify) = wanted;
     for instance in batch.tx.instances_of(batch.policy, &EVERYTHING).await? {
-        let added = add(batch, &instance, wanted, due.last).await;
-        batch.came(&instance, "verification", added, due).await?;
+        let mut reason = None;
+        for destination in verify.places(rule) {
+            let added = add(batch, &instance, (destination, verify), due.last).await;
+            let added = go_on(&format!("the verification of instance {}", instance.id), added)?;
+            reason = reason.or(added.unwrap_or(Some(MissReason::Broken)));
+        }
+        batch.came(&instance, "verification", Ok(reason), due).await?;
     }
     Ok(())
 }
 
-/// Adds the verification of one instance, if it has any restore points; or tells why there is none.
+/// Adds the verification of one instance at a destination, if it has any restore points there; or
+/// tells why there is none.
 async fn add(
     batch: &mut Batch<'_>,
     instance: &Record<Instance>,
-    (rule, verify): (&Rule, &VerifyRule),
+    (destination, verify): (DestinationId, &VerifyRule),
     at: u64,
 ) -> Result<Option<MissReason>> {
-    let due_key = batch.due_key(instance.id, at);
-    let (tx, destination) = (&mut *batch.tx, rule.destination);
+    // Verifications of one occurrence are one for each destination.
+    let own = format!("{}/{}/{destination}/{}/", batch.policy.id, batch.key, instance.id);
+    let due_key = format!("{own}{at}");
+    let tx = &mut *batch.tx;
     if tx.newest_point(instance.id, Some(destination), None).await?.is_none() {
         return Ok(None);
     }
@@ -129,8 +149,7 @@ async fn add(
         return Ok(Some(MissReason::Paused));
     }
     // What follows a backup looks at one restore point, and stands for none of the others.
-    let own = due_key.trim_end_matches(|sign: char| sign != '/');
-    if tx.is_verified(instance.id, own).await? {
+    if tx.is_verified(instance.id, &own).await? {
         return Ok(Some(MissReason::StillActive));
     }
     let (data, sample) = depth(verify);
@@ -187,7 +206,7 @@ pub(crate) struct Doubt {
     /// As `sluice` takes it.
     name: String,
     /// Where.
-    destination: DestinationId,
+    pub(crate) destination: DestinationId,
     /// Why.
     pub(crate) state: DoubtState,
     /// What moment it holds, in milliseconds since 1970.
@@ -243,11 +262,13 @@ async fn asked(
         }
         let own = having.iter().filter(|one| one.has(&instance));
         for (rule, verify) in own.flat_map(|one| wanted(&one.policy().body)) {
-            let here = asked.entry(rule.destination).or_default();
-            match verify.schedules.is_empty() {
-                true => here.each.insert(instance.id),
-                false => here.any.insert(instance.id),
-            };
+            for destination in verify.places(rule) {
+                let here = asked.entry(destination).or_default();
+                match verify.schedules.is_empty() {
+                    true => here.each.insert(instance.id),
+                    false => here.any.insert(instance.id),
+                };
+            }
         }
     }
     Ok(asked)

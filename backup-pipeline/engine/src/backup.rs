@@ -27,6 +27,8 @@ const LEAVES: usize = 4;
 pub struct BackupOptions {
     /// Block size in bytes for a new chain; an existing chain keeps its own when `None`.
     pub block_size: Option<u32>,
+    /// The same for images that are not in the chain so far, where `block_size` is `None`.
+    pub first_block_size: Option<u32>,
     /// zstd level.
     pub level: i32,
     /// Metadata kept with the point, as JSON text.
@@ -56,6 +58,7 @@ impl Default for BackupOptions {
     fn default() -> Self {
         Self {
             block_size: None,
+            first_block_size: None,
             level: 1,
             metadata: None,
             consistency: "crash".into(),
@@ -235,7 +238,9 @@ async fn run_images(
     for mut image in images {
         let copied = options.copy_of.as_ref().and_then(|copy| copy.block_size(&image.name));
         let block_size = copied.or(options.block_size);
-        let block_size = block_size.unwrap_or_else(|| inherited(session, &image.name));
+        let so_far = || inherited(session, &image.name).or(options.first_block_size);
+        let block_size =
+            block_size.or_else(so_far).unwrap_or(sluice_repository::format::DEFAULT_BLOCK);
         let parent = session.parent_image(&image.name, block_size)?;
         if let Some(parent) = &parent {
             reread(session, parent, &mut image).await?;
@@ -307,10 +312,9 @@ async fn reread(
 }
 
 /// The block size of the chain so far.
-fn inherited(session: &BackupSession, name: &str) -> u32 {
+fn inherited(session: &BackupSession, name: &str) -> Option<u32> {
     let images = session.parent().map(|parent| parent.images.as_slice()).unwrap_or_default();
-    let known = images.iter().find(|image| image.name == name);
-    known.map_or(sluice_repository::format::DEFAULT_BLOCK, |image| image.block_size)
+    images.iter().find(|image| image.name == name).map(|image| image.block_size)
 }
 
 /// Leaves under way. Dropping it waits for nothing; `finish` does.

@@ -285,6 +285,7 @@ impl CopyPlan {
         }
         let options = BackupOptions {
             block_size: None,
+            first_block_size: None,
             level,
             metadata: point.metadata.clone(),
             consistency: point.consistency.clone(),

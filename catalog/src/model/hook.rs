@@ -7,14 +7,14 @@ use crate::error::{CatalogError, Result};
 
 /// The longest that a command may take, in seconds.
 const LONGEST: u64 = 86_400;
-/// The most commands before, and after, a backup.
+/// The most commands before, and after, a backup or snapshot.
 const MOST: usize = 16;
 
-/// Commands around the backups of a rule.
+/// Commands around the backups, or the snapshots, of a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hooks {
-    /// Before a backup, one after the other.
+    /// Before it, one after the other.
     pub before: Vec<Hook>,
     /// After it, whatever became of it: also when it failed or was cancelled, and when the node was
     /// started again meanwhile.
@@ -41,7 +41,7 @@ pub struct Hook {
     /// Exit codes that mean success with a warning.
     #[serde(default)]
     pub warn: BTreeSet<i32>,
-    /// What follows when it fails before a backup.
+    /// What follows when it fails before a backup or snapshot.
     #[serde(default)]
     pub on_failure: HookFailure,
 }
@@ -50,14 +50,14 @@ fn ten_minutes() -> u64 {
     600
 }
 
-/// What follows when a command before a backup fails.
+/// What follows when a command before a backup or snapshot fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookFailure {
-    /// There is no backup, and the task has failed.
+    /// There is none, and the task has failed.
     #[default]
     Stop,
-    /// The backup is made all the same, with a warning.
+    /// It is made all the same, with a warning.
     Continue,
 }
 
@@ -70,7 +70,7 @@ impl Hooks {
     pub(crate) fn sense(&self) -> Result<()> {
         let no = |text: &str| Err(CatalogError::invalid(text));
         if self.before.len() > MOST || self.after.len() > MOST {
-            return no("there are 16 commands before and after a backup at most");
+            return no("there are 16 commands before and after each at most");
         }
         for hook in self.before.iter().chain(&self.after) {
             let Some(program) = hook.command.first() else {

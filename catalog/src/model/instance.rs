@@ -34,10 +34,57 @@ pub struct Instance {
     /// Whether the source is still there. What is gone keeps its restore points.
     #[serde(default = "yes")]
     pub present: bool,
+    /// In blocks of which size its images are stored, from their first backup at a destination on,
+    /// or from the next full one there. As they are stored so far when it is not said, at first
+    /// 128 KiB. Blocks of different sizes share nothing: a change stores everything once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<BlockSize>,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// In blocks of which size an image is stored. Small ones make cold random reads of mounts faster,
+/// and the block map larger and compression weaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum BlockSize {
+    /// The smallest.
+    #[serde(rename = "16KiB")]
+    Kib16,
+    /// Twice that.
+    #[serde(rename = "32KiB")]
+    Kib32,
+    /// Twice that.
+    #[serde(rename = "64KiB")]
+    Kib64,
+    /// What images are stored in of which nobody has said it.
+    #[serde(rename = "128KiB")]
+    Kib128,
+    /// Twice that.
+    #[serde(rename = "256KiB")]
+    Kib256,
+    /// Twice that.
+    #[serde(rename = "512KiB")]
+    Kib512,
+    /// The largest.
+    #[serde(rename = "1MiB")]
+    Mib1,
+}
+
+impl BlockSize {
+    /// In bytes.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Kib16 => 16 << 10,
+            Self::Kib32 => 32 << 10,
+            Self::Kib64 => 64 << 10,
+            Self::Kib128 => 128 << 10,
+            Self::Kib256 => 256 << 10,
+            Self::Kib512 => 512 << 10,
+            Self::Mib1 => 1 << 20,
+        }
+    }
 }
 
 /// Where the disks of an instance come from.
@@ -131,6 +178,18 @@ kind!(Instance, InstanceId, "instances", "instance", shared: false, renames: fal
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_size_is_one_of_the_repository_by_its_usual_word() {
+        let read = |text: &str| serde_json::from_str::<BlockSize>(text).ok().map(BlockSize::bytes);
+        let words = ["16KiB", "32KiB", "64KiB", "128KiB", "256KiB", "512KiB", "1MiB"];
+        for (at, word) in words.into_iter().enumerate() {
+            assert_eq!(read(&format!("\"{word}\"")), Some((16 << 10) << at), "{word}");
+        }
+        for odd in ["\"8KiB\"", "\"2MiB\"", "\"16kib\"", "\"1024KiB\"", "\"\"", "16384", "0"] {
+            assert_eq!(read(odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn a_source_says_what_kind_it_is() {

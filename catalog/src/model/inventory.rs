@@ -16,7 +16,7 @@ use super::kind;
 use super::node_config::is_folder;
 use crate::error::{CatalogError, Result};
 use crate::id::{InstanceId, InventoryId, NodeId, TaskId};
-use crate::model::instance::Source;
+use crate::model::instance::{BlockSize, Source};
 use crate::model::policy::{Schedule, check_schedules};
 
 /// The most patterns of one kind: each file is compared with each.
@@ -53,6 +53,9 @@ pub struct Inventory {
     /// The cluster of what is found here, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// In blocks of which size what is found here is stored, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<BlockSize>,
     /// It is not looked through by schedule while it is paused.
     #[serde(default)]
     pub paused: bool,

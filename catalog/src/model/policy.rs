@@ -356,7 +356,7 @@ impl Policy {
             rule.keep.sense()?;
             rule.hooks.sense()?;
             for verify in &rule.verify {
-                verify.sense()?;
+                verify.sense(rule)?;
             }
             for copy in &rule.copies {
                 copy.sense(rule)?;
@@ -477,6 +477,28 @@ mod tests {
             serde_json::json!({"name": "v", "depth": "data", "percent": 5}),
         ] {
             assert!(!verify(bad.clone()), "{bad}");
+        }
+        let id = |n: u32| format!("00000000-0000-7000-8000-00000000000{n}");
+        let (here, away) = (id(1), id(2));
+        let copies = serde_json::json!([{"name": "c", "destination": away}]);
+        let looks = |at: serde_json::Value, copies: &serde_json::Value| {
+            let verify = serde_json::json!([{"name": "v", "at": at}]);
+            let rule = serde_json::json!({"verify": verify, "copies": copies});
+            let policy = policy(rule);
+            let rule = &policy.rules[0];
+            let places = rule.verify[0].places(rule);
+            policy.sense().ok().map(|()| places.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let word = |word: &str| looks(word.into(), &copies);
+        assert_eq!(word("primary"), Some(vec![here.clone()]));
+        assert_eq!(word("copies"), Some(vec![away.clone()]));
+        assert_eq!(word("all"), Some(vec![here.clone(), away.clone()]));
+        let none = serde_json::json!([]);
+        assert_eq!(looks("all".into(), &none), Some(vec![here.clone()]));
+        let named = serde_json::json!([away]);
+        assert_eq!(looks(named.clone(), &copies), Some(vec![away]));
+        for (at, copies) in [(named, &none), ("copies".into(), &none), (none.clone(), &copies)] {
+            assert_eq!(looks(at.clone(), copies), None, "{at}");
         }
         let twice = serde_json::json!([{"name": "v"}, {"name": "v"}]);
         assert!(!sense(serde_json::json!({ "verify": twice })), "they are told apart by name");

@@ -1,10 +1,13 @@
 //! How restore points are made and proven.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::error::{CatalogError, Result};
-use crate::model::policy::{Schedule, check_schedules};
+use crate::id::DestinationId;
+use crate::model::policy::{Rule, Schedule, check_schedules};
 
 /// What a backup takes for granted. Each restore point is complete, whichever made it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -84,17 +87,78 @@ pub struct VerifyRule {
     /// The share of the blocks that a sample reads, 1 to 100; only with that depth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u32>,
-    /// When all restore points of an instance at the destination are verified; without, each new
-    /// one is, after its backup.
+    /// At which destinations: that of the rule's backups when it is not said.
+    #[serde(default, skip_serializing_if = "VerifyAt::is_usual")]
+    pub at: VerifyAt,
+    /// When all restore points of an instance at these destinations are verified; without, each new
+    /// one is, after its backup or its copy.
     #[serde(default)]
     pub schedules: Vec<Schedule>,
 }
 
+/// At which destinations of its rule a verification looks: at those that a word stands for, or at
+/// those that are named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "at: primary, copies, all, or a list of ids of destinations")]
+pub enum VerifyAt {
+    /// By a word.
+    These(VerifyPlaces),
+    /// By their ids.
+    Named(BTreeSet<DestinationId>),
+}
+
+/// Destinations of a rule, in a word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyPlaces {
+    /// Where backups go.
+    #[default]
+    Primary,
+    /// Where copies go.
+    Copies,
+    /// Both.
+    All,
+}
+
+impl Default for VerifyAt {
+    fn default() -> Self {
+        Self::These(VerifyPlaces::default())
+    }
+}
+
+impl VerifyAt {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl VerifyRule {
-    pub(crate) fn sense(&self) -> Result<()> {
+    /// The destinations at which it looks; `rule` is the one that it belongs to.
+    pub fn places(&self, rule: &Rule) -> BTreeSet<DestinationId> {
+        let copies = rule.copies.iter().map(|copy| copy.destination);
+        match &self.at {
+            VerifyAt::These(VerifyPlaces::Primary) => [rule.destination].into(),
+            VerifyAt::These(VerifyPlaces::Copies) => copies.collect(),
+            VerifyAt::These(VerifyPlaces::All) => copies.chain([rule.destination]).collect(),
+            VerifyAt::Named(all) => all.clone(),
+        }
+    }
+
+    pub(crate) fn sense(&self, rule: &Rule) -> Result<()> {
         crate::record::check_name("verification", &self.name)?;
         check_schedules(&self.schedules)?;
         let bad = CatalogError::invalid;
+        let there = |at: &DestinationId| {
+            *at == rule.destination || rule.copies.iter().any(|copy| copy.destination == *at)
+        };
+        if !self.places(rule).iter().all(there) {
+            return Err(bad(
+                "a verification looks at the destination of its rule's backups, or of its copies",
+            ));
+        }
+        if self.places(rule).is_empty() {
+            return Err(bad("a verification looks somewhere: its rule has no copies, or at is []"));
+        }
         match (self.depth, self.percent) {
             (VerifyDepth::Sample, Some(1..=100)) => Ok(()),
             (VerifyDepth::Sample, _) => Err(bad("a sample needs its percent, 1 to 100")),

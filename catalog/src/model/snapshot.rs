@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::hook::Hooks;
 use super::policy::{Schedule, check_schedules};
 use crate::error::{CatalogError, Result};
 use crate::id::{InstanceId, NodeId, PolicyId, ProjectId, SnapshotId, TaskId};
@@ -127,6 +128,9 @@ pub struct SnapshotRule {
     pub keep: SnapshotKeep,
     /// When they are made.
     pub schedules: Vec<Schedule>,
+    /// Commands around each of them.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
 }
 
 /// Which snapshots of an instance a rule keeps: what either says.
@@ -167,7 +171,7 @@ impl SnapshotRule {
         if last > MOST || within_hours > LONGEST_HOURS {
             return no("a rule keeps 1000 snapshots, and each for 10 years, at most");
         }
-        Ok(())
+        self.hooks.sense()
     }
 }
 
@@ -198,5 +202,14 @@ mod tests {
         assert!(!fits(r#"{"name": "hourly", "keep": {}, "schedules": []}"#));
         assert!(!fits(r#"{"name": "hourly", "keep": {"last": 1001}, "schedules": []}"#));
         assert!(!fits(r#"{"name": "", "keep": {"last": 1}, "schedules": []}"#));
+        let around = |hooks: &str| {
+            let text = r#"{"name": "a", "keep": {"last": 1}, "schedules": [], "hooks": HOOKS}"#;
+            let rule = serde_json::from_str::<SnapshotRule>(&text.replace("HOOKS", hooks));
+            rule.is_ok_and(|rule| rule.sense().is_ok())
+        };
+        assert!(around(r#"{"before": [{"command": ["/bin/true"]}]}"#));
+        assert!(!around(r#"{"before": [{"command": ["true"]}]}"#), "no path");
+        assert!(!around(r#"{"after": [{"command": []}]}"#));
+        assert!(!around(r#"{"during": []}"#));
     }
 }

@@ -32,6 +32,7 @@ pub fn instance(tags: &[&str]) -> Instance {
         host: None,
         paused: false,
         present: true,
+        block_size: None,
     }
 }
 

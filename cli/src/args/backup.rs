@@ -80,9 +80,15 @@ pub(crate) struct BackupArgs {
     pub(crate) allowance: Option<u64>,
 
     /// Block size of the images, for the first backup: 16KiB to 1MiB. Small blocks make cold random
-    /// reads of mounts faster, and the block map larger and compression weaker [default: 128KiB]
+    /// reads of mounts faster, and the block map larger and compression weaker. Another size than
+    /// that of the restore point before stores everything once more [default: as that, or 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
     pub(crate) block_size: Option<u32>,
+
+    /// The same for images that were not backed up before; others stay as they are stored
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = value::block_size)]
+    #[arg(conflicts_with = "block_size")]
+    pub(crate) first_block_size: Option<u32>,
 
     /// zstd level of new blocks, -7 to 19
     #[arg(

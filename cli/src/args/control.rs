@@ -259,6 +259,15 @@ Examples:
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
     },
+    /// Remove restore points at a destination that nothing keeps: neither this nor, by policies, an
+    /// event
+    ///
+    /// All instances are judged, each by itself, whatever else policies keep of them. The newest of
+    /// each stays.
+    #[command(after_help = "\
+Example:
+  sluice task prune local --keep-daily 14 --keep-monthly 12")]
+    Prune(TaskPruneArgs),
     /// Copy what another destination lacks of an instance's restore points
     #[command(after_help = "Example:\n  sluice task copy shop/web-1 --from local --to vault")]
     Copy {
@@ -272,6 +281,32 @@ Examples:
         #[arg(long, value_name = "[PROJECT/]NAME")]
         to: String,
     },
+}
+
+/// `sluice task prune`
+#[derive(Debug, Args)]
+pub(crate) struct TaskPruneArgs {
+    /// The destination
+    #[arg(value_name = "[PROJECT/]NAME")]
+    pub(crate) destination: String,
+    /// Keep the newest N points of each instance
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_last: Option<u32>,
+    /// Keep the newest point of each of the last N hours that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_hourly: Option<u32>,
+    /// Keep the newest point of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_daily: Option<u32>,
+    /// Keep the newest point of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_weekly: Option<u32>,
+    /// Keep the newest point of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_monthly: Option<u32>,
+    /// Keep the newest point of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_yearly: Option<u32>,
 }
 
 /// Show the restore points that a server knows
@@ -434,6 +469,7 @@ Examples:
   sluice destination set vault --url 's3://vault/main?region=eu-central-1' --passphrase-file pass \
     --secret AWS_ACCESS_KEY_ID=key-id --secret AWS_SECRET_ACCESS_KEY=key
   sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
+  sluice instance set shop/db-1 --disk /var/lib/images/db-1.qcow2 --block-size 16KiB
   sluice instance set shop/app-db --output-of 'app=/usr/bin/pg_dump --format=custom app'
   sluice policy set shop/hourly --spec policy.json";
 
@@ -445,7 +481,7 @@ pub(crate) struct SetArgs {
     pub(crate) name: String,
 
     /// What it says, as JSON; `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag", "block_size"])]
     pub(crate) spec: Option<PathBuf>,
 
     /// A destination's repository
@@ -473,6 +509,11 @@ pub(crate) struct SetArgs {
     /// A word by which policies find an instance
     #[arg(long, value_name = "WORD")]
     pub(crate) tag: Vec<String>,
+
+    /// In blocks of which size an instance is stored, from its first backup on, or else from the
+    /// next full one: 16KiB to 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = value::block_size)]
+    pub(crate) block_size: Option<u32>,
 }
 
 /// Make a server's configuration what a file says

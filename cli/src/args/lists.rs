@@ -15,6 +15,30 @@ pub(crate) struct TimeFilter {
     pub(crate) until: Option<u64>,
 }
 
+/// What something is of, by which it is filtered.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct WhoseArgs {
+    /// Only what is of this project
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+    /// Only what is of this instance
+    #[arg(long, value_name = "PROJECT/NAME")]
+    pub(crate) instance: Option<String>,
+    /// Only what uses this destination, or lies there; copies too
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) destination: Option<String>,
+}
+
+/// The same, of what policies want.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct WhoseByPolicyArgs {
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
+    /// Only what this policy wanted
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) policy: Option<String>,
+}
+
 /// In which order a list is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ListOrder {
@@ -33,18 +57,8 @@ pub(crate) struct TaskListArgs {
     /// Only those of this kind: backup, restore, verify, prune, collect, copy, ...
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<String>,
-    /// Only those of this project
-    #[arg(long, value_name = "NAME")]
-    pub(crate) project: Option<String>,
-    /// Only those of this instance
-    #[arg(long, value_name = "PROJECT/NAME")]
-    pub(crate) instance: Option<String>,
-    /// Only those that this policy wanted
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) policy: Option<String>,
-    /// Only those that use this destination
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseByPolicyArgs,
     /// Only those that this node runs, or ran last
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
@@ -58,15 +72,8 @@ pub(crate) struct TaskListArgs {
 /// `sluice point list`
 #[derive(Debug, Args)]
 pub(crate) struct PointListArgs {
-    /// Only those of this instance
-    #[arg(long, value_name = "PROJECT/NAME")]
-    pub(crate) instance: Option<String>,
-    /// Only those of this project
-    #[arg(long, value_name = "NAME")]
-    pub(crate) project: Option<String>,
-    /// Only what is at this destination, copies too
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
     /// Only those that hold a moment of this time
     #[command(flatten)]
     pub(crate) time: TimeFilter,
@@ -81,15 +88,8 @@ pub(crate) struct MountListArgs {
     /// Only those in this state: requested, ready, failed, releasing, gone
     #[arg(long, value_name = "STATE")]
     pub(crate) state: Option<String>,
-    /// Only those of this project
-    #[arg(long, value_name = "NAME")]
-    pub(crate) project: Option<String>,
-    /// Only those of this instance
-    #[arg(long, value_name = "PROJECT/NAME")]
-    pub(crate) instance: Option<String>,
-    /// Only those of restore points at this destination
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseArgs,
     /// Only those that this node shows
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
@@ -103,18 +103,8 @@ pub(crate) struct TestListArgs {
     /// Only those in this state: pending, ok, failed, undone, cancelled
     #[arg(long, value_name = "STATE")]
     pub(crate) state: Option<String>,
-    /// Only those of this project
-    #[arg(long, value_name = "NAME")]
-    pub(crate) project: Option<String>,
-    /// Only those of this instance
-    #[arg(long, value_name = "PROJECT/NAME")]
-    pub(crate) instance: Option<String>,
-    /// Only those that this policy wanted
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) policy: Option<String>,
-    /// Only those of restore points at this destination
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseByPolicyArgs,
     #[command(flatten)]
     pub(crate) time: TimeFilter,
 }

@@ -45,8 +45,9 @@ pub(crate) struct PruneArgs {
     pub(crate) keep_within: Option<Duration>,
 
     /// Keep every point until this date, or `event`: without end, as long as an event has not
-    /// happened; with POINT= that point alone. @SECONDS counts from 1970
-    #[arg(long, value_name = "[POINT=]DATE")]
+    /// happened; with POINT= or INSTANCE= that point, or those of that instance, alone. @SECONDS
+    /// counts from 1970
+    #[arg(long, value_name = "[POINT=|INSTANCE=]DATE")]
     pub(crate) keep_until: Vec<String>,
 
     /// Remove nothing younger than this, such as 14d, whatever the rules say
@@ -68,6 +69,9 @@ pub(crate) struct PruneArgs {
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
 
+    #[command(flatten)]
+    pub(crate) of_server: OfServerArgs,
+
     /// With --json: tell points by their ids, instance by instance, and nothing else of them; at
     /// most 100000 are removed at once, and the rest by the next prune
     #[arg(long, hide = true, conflicts_with_all = ["simulate", "dry_run"])]
@@ -84,4 +88,16 @@ pub(crate) struct ForgetArgs {
     /// The restore points
     #[arg(required = true)]
     pub(crate) points: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) of_server: OfServerArgs,
+}
+
+/// What becomes of restore points that only a server may judge.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OfServerArgs {
+    /// Also remove restore points that tasks of a server have made: its policies may keep them
+    /// because of events, of which the repository does not know
+    #[arg(long)]
+    pub(crate) even_of_server: bool,
 }

@@ -20,11 +20,12 @@ pub(crate) struct SnapshotArgs {
 /// What can be done with snapshots.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
-    /// Make a snapshot of an instance now
+    /// Make a snapshot of an instance now, with the commands that its policies have around them
     #[command(after_help = "\
 Examples:
   sluice snapshot make shop/web-1
-  sluice snapshot make shop/web-1 --keep 2d")]
+  sluice snapshot make shop/web-1 --keep 2d
+  sluice snapshot make shop/web-1 --no-hooks")]
     Make {
         /// The instance
         #[arg(value_name = "PROJECT/NAME")]
@@ -32,6 +33,9 @@ Examples:
         /// Remove it by itself after so long [default: when somebody does]
         #[arg(long, value_name = "TIME", value_parser = value::duration)]
         keep: Option<Duration>,
+        /// Leave out the commands that its policies have around snapshots
+        #[arg(long)]
+        no_hooks: bool,
         /// Do not wait until it is there
         #[arg(long)]
         no_wait: bool,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::lists::WhoseByPolicyArgs;
 use super::value;
 
 /// Show and set quotas of a server's projects
@@ -63,21 +64,8 @@ pub(crate) struct UsageArgs {
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) until: Option<u64>,
 
-    /// Only of this project
-    #[arg(long, value_name = "NAME")]
-    pub(crate) project: Option<String>,
-
-    /// Only of this instance
-    #[arg(long, value_name = "PROJECT/NAME")]
-    pub(crate) instance: Option<String>,
-
-    /// Only under this policy
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) policy: Option<String>,
-
-    /// Only at this destination
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
+    #[command(flatten)]
+    pub(crate) whose: WhoseByPolicyArgs,
 
     /// Without what is at this destination
     #[arg(long, value_name = "[PROJECT/]NAME", conflicts_with = "destination")]

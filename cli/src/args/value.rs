@@ -36,6 +36,14 @@ pub(crate) fn block_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// The word of a block size, as servers take it.
+pub(crate) fn block_word(size: u32) -> String {
+    match size {
+        0x10_0000 => "1MiB".to_owned(),
+        _ => format!("{}KiB", size >> 10),
+    }
+}
+
 /// The name of a project.
 pub(crate) fn project(text: &str) -> Result<String, String> {
     if (1..=200).contains(&text.len()) && !text.chars().any(char::is_control) {
@@ -121,6 +129,8 @@ mod tests {
     #[test]
     fn block_sizes_are_those_of_the_format() {
         assert_eq!(block_size("128KiB"), Ok(131_072));
+        let words = ["16KiB", "32KiB", "64KiB", "128KiB", "256KiB", "512KiB", "1MiB"];
+        assert!(words.iter().all(|word| block_size(word).map(block_word) == Ok((*word).into())));
         for bad in ["4096", "100KiB", "2MiB"] {
             assert!(block_size(bad).is_err(), "{bad}");
         }

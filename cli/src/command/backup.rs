@@ -58,6 +58,7 @@ pub(crate) async fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     }
     let options = BackupOptions {
         block_size: args.block_size,
+        first_block_size: args.first_block_size,
         level: args.level,
         metadata,
         consistency: args.consistency.word().into(),
@@ -97,11 +98,13 @@ async fn made_by(
     task: &str,
 ) -> Result<Option<RestorePoint>> {
     let points = repository.list(Some(instance)).await?.points;
-    Ok(points.into_iter().rev().find(|point| {
-        let text = point.metadata.as_deref().unwrap_or_default();
-        let metadata: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        metadata[TASK] == task
-    }))
+    Ok(points.into_iter().rev().find(|point| task_of(point).as_deref() == Some(task)))
+}
+
+/// The task of a server that has made a restore point, or the one that it is a copy of.
+pub(super) fn task_of(point: &RestorePoint) -> Option<String> {
+    let metadata: serde_json::Value = serde_json::from_str(point.metadata.as_deref()?).ok()?;
+    metadata[TASK].as_str().map(str::to_owned)
 }
 
 /// The metadata with a word in it: the project, as [`RestorePoint::project`] finds it, or the task.

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use sluice_repository::retention::{Candidate, Policy, Reason, Verdict, WAITING, apply};
 use sluice_repository::{ErrorKind, Listing, Repository, RepositoryError, RestorePoint};
 
+use super::backup::task_of;
 use super::simulate;
-use crate::args::{ForgetArgs, PruneArgs};
+use crate::args::{ForgetArgs, OfServerArgs, PruneArgs};
 use crate::context::Context;
-use crate::error::{Exit, usage_error};
+use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, count, local, note, table, warn};
 
 /// Tombstones put side by side.
@@ -99,6 +100,10 @@ pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     }
     let mut removed: Vec<&RestorePoint> =
         judged.iter().filter(|(_, verdict)| !verdict.keep()).map(|(point, _)| *point).collect();
+    match may_remove(&removed, args.of_server) {
+        Err(refused) if args.dry_run => warn(format_args!("not without more: {refused}")),
+        other => other?,
+    }
     let rest = removed.len().saturating_sub(MOST_AT_ONCE);
     if args.brief && rest > 0 {
         removed.truncate(MOST_AT_ONCE);
@@ -150,7 +155,25 @@ fn brief(
     })
 }
 
-/// A verdict for each point; instances are judged apart. `own` has the times of single points.
+/// Refuses to remove what tasks of a server have made, unless that was said: policies of the server
+/// may keep it because of an event, of which nothing is written down here.
+fn may_remove(points: &[&RestorePoint], of_server: OfServerArgs) -> Result<()> {
+    let mut theirs = points.iter().filter(|point| task_of(point).is_some());
+    let Some(first) = theirs.next().filter(|_| !of_server.even_of_server) else { return Ok(()) };
+    let others = match theirs.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(advise(
+        "of-server",
+        format!("{first}{others}: made by tasks of a server, whose policies may keep them"),
+        "prune there, with `sluice task prune`, which keeps what events keep; or give \
+         --even-of-server to remove them all the same",
+    ))
+}
+
+/// A verdict for each point; instances are judged apart. `own` has the times of single points, and
+/// of instances.
 fn judge<'p>(
     context: &Context,
     policy: &Policy,
@@ -163,9 +186,9 @@ fn judge<'p>(
     }
     let mut judged = Vec::with_capacity(points.len());
     for points in instances.into_values() {
-        let candidate = |point: &&RestorePoint| Candidate {
-            keep_until_ms: own.get(&point.to_string()).copied(),
-            ..Candidate::from(*point)
+        let candidate = |point: &&RestorePoint| {
+            let own = own.get(&point.to_string()).or_else(|| own.get(&point.instance));
+            Candidate { keep_until_ms: own.copied(), ..Candidate::from(*point) }
         };
         let candidates: Vec<Candidate> = points.iter().map(candidate).collect();
         let verdicts = apply(policy, &candidates, context.clock.now_ms(), &context.zone)?;
@@ -271,6 +294,7 @@ pub(crate) async fn forget(context: &Context, args: &ForgetArgs) -> Result<Exit>
         }
     }
     // Nothing goes when one of them has to stay.
+    may_remove(&points.iter().collect::<Vec<_>>(), args.of_server)?;
     for point in &points {
         repository.may_forget(point).await?;
     }

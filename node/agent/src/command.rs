@@ -57,6 +57,7 @@ pub(crate) fn steps(
             again,
             allowance,
             full,
+            block_size,
             ..
         } => {
             let mut images = images.clone();
@@ -73,13 +74,16 @@ pub(crate) fn steps(
             }
             backup.words.extend(allowance.map(|bytes| format!("--allowance={bytes}")));
             backup.words.extend(full.then(|| "--rescan".to_owned()));
+            // Another size than before stores everything anew: only what reads all anyway does.
+            let size = if *full { "--block-size" } else { "--first-block-size" };
+            backup.words.extend(block_size.map(|bytes| format!("{size}={bytes}")));
             backup.words.extend(outputs.iter().map(output));
             backup.words.extend(only_within(within));
             backup.words.extend(["--".into(), instance.clone()]);
             backup.words.extend(images);
             backup
         }
-        TaskSpec::Snapshot { snapshot, images, folder } => {
+        TaskSpec::Snapshot { snapshot, images, folder, .. } => {
             let mut images = images.clone();
             if let Some(folder) = folder {
                 images.extend(image_files(Path::new(folder))?);
@@ -120,7 +124,7 @@ pub(crate) fn steps(
         }
         TaskSpec::Prune { instance, keep, until } => {
             // What is printed is heard up to a size, and a repository may have millions of points.
-            let mut prune = step(["prune", "--brief"]);
+            let mut prune = step(["prune", "--brief", "--even-of-server"]);
             let mut kept: Vec<String> = kept(keep).collect();
             kept.extend(until.iter().flat_map(kept_until));
             if kept.is_empty() {
@@ -203,7 +207,7 @@ fn kept_until(until: &UntilOrder) -> Vec<String> {
         None => "event".to_owned(),
     };
     let all = format!("--keep-until={}", time(&until.all_ms));
-    let named = until.points_ms.iter();
+    let named = until.instances_ms.iter().chain(&until.points_ms);
     let named = named.map(|(point, until)| format!("--keep-until={point}={}", time(until)));
     std::iter::once(all).chain(named).collect()
 }
@@ -331,6 +335,7 @@ mod tests {
             full: false,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         };
         assert_eq!(words(&spec), ["backup -- --repo /a.raw"]);
         let restore = |format: Option<&str>, overwrite| TaskSpec::Restore {
@@ -375,12 +380,21 @@ mod tests {
             full: true,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         };
         let typed = "backup --task 7 --again --allowance=500 --rescan -- web /a.raw";
         assert_eq!(words(&spec), [typed]);
         let lists = [vec!["/srv/a b".to_owned()], vec![]];
         let typed = typed.replace(" -- ", " --within=[[\"/srv/a b\"],[]] -- ");
         assert_eq!(words_within(&spec, &lists), [typed]);
+        let sized = |full_backup| {
+            let mut spec = spec.clone();
+            let TaskSpec::Backup { full, block_size, .. } = &mut spec else { panic!("a backup") };
+            (*full, *block_size) = (full_backup, Some(16_384));
+            words(&spec).remove(0)
+        };
+        assert!(sized(true).contains(" --rescan --block-size=16384 -- web"), "{}", sized(true));
+        assert!(sized(false).contains(" --first-block-size=16384 -- web"), "{}", sized(false));
         let command = ["/bin/dump", "a b", "\"c"].map(str::to_owned).to_vec();
         let text = r#"["/bin/dump","a b","\"c"]"#;
         let unnamed = OutputOrder { name: None, command: command.clone() };
@@ -412,7 +426,8 @@ mod tests {
         let folders = ["/a/kept", "/b/kept"].map(str::to_owned).to_vec();
         let order = SnapshotOrder { name: "s1".into(), folders };
         let images = vec!["vda=/a/x.raw".to_owned(), "/a/-y.raw".to_owned()];
-        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder: None };
+        let (folder, no_hooks) = (None, false);
+        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder, no_hooks };
         let named = "--name=s1 --folder=/a/kept --folder=/b/kept";
         let typed = format!("snapshot-files make {named} -- vda=/a/x.raw /a/-y.raw");
         assert_eq!(words(&make), std::slice::from_ref(&typed));
@@ -440,7 +455,7 @@ mod tests {
             keep: [("daily".to_owned(), daily), ("last".to_owned(), 0)].into(),
             until: None,
         };
-        assert_eq!(words(&prune(7)), ["prune --brief --keep-daily 7"]);
+        assert_eq!(words(&prune(7)), ["prune --brief --even-of-server --keep-daily 7"]);
         assert!(steps(&prune(0), &[], true, Path::new("/state")).is_err());
     }
 
@@ -450,16 +465,27 @@ mod tests {
         let mut prune = TaskSpec::Prune {
             instance: Some("a.b".into()),
             keep: [("daily".to_owned(), 7), (EVENTS.to_owned(), 1)].into(),
-            until: Some(UntilOrder { all_ms: None, points_ms }),
+            until: Some(UntilOrder { points_ms, ..UntilOrder::default() }),
         };
-        let typed = "prune --brief --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
-                     --keep-until=a.b@k2=event -- a.b";
+        let begin = "prune --brief --even-of-server";
+        let typed = format!(
+            "{begin} --keep-daily 7 --keep-until=event --keep-until=a.b@k1=@2 \
+             --keep-until=a.b@k2=event -- a.b"
+        );
         assert_eq!(words(&prune), [typed]);
         // Of rules that keep nothing else, the newest is left when the time is over.
         let TaskSpec::Prune { keep, until, .. } = &mut prune else { panic!("a prune") };
         keep.remove("daily");
         *until = Some(UntilOrder { all_ms: Some(5_000), ..UntilOrder::default() });
-        assert_eq!(words(&prune), ["prune --brief --keep-until=@5 -- a.b"]);
+        assert_eq!(words(&prune), [format!("{begin} --keep-until=@5 -- a.b")]);
+        // Of several instances each has its own.
+        let TaskSpec::Prune { instance, keep, until } = &mut prune else { panic!("a prune") };
+        *instance = None;
+        keep.insert("last".into(), 1);
+        let instances_ms = [("a.b".into(), None), ("a.c".into(), Some(7_000))].into();
+        *until = Some(UntilOrder { all_ms: Some(0), instances_ms, ..UntilOrder::default() });
+        let typed = "--keep-last 1 --keep-until=@0 --keep-until=a.b=event --keep-until=a.c=@7";
+        assert_eq!(words(&prune), [format!("{begin} {typed}")]);
     }
 
     #[test]

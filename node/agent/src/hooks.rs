@@ -1,11 +1,11 @@
-//! Commands around backups, on the node or on guests.
+//! Commands around backups and snapshots, on the node or on guests.
 //!
 //! ```text
-//!   note on disk ─► before ─► backup ─► after ─► note removed
+//!   note on disk ─► before ─► backup or snapshot ─► after ─► note removed
 //!        │ killed anywhere: after, when the node is started again
 //! ```
 //!
-//! What runs after a backup runs whatever became of it; it is noted on disk before anything else
+//! What runs after it runs whatever became of it; it is noted on disk before anything else
 //! is done. A note holds commands and names, and no secret.
 
 use std::collections::BTreeMap;
@@ -174,7 +174,8 @@ impl Agent {
         }
         let note = self.note_of(&lease.task);
         if let Err(error) = Note::new(&lease.task, orders, None).write(&note) {
-            return Some(failed(format!("cannot note what follows the backup: {error}"), true));
+            let text = format!("cannot note what follows the {}: {error}", what(lease));
+            return Some(failed(text, true));
         }
         let (ended, mut warned) = self.before(lease, orders, lines, shutdown).await;
         let mut finished = match ended {
@@ -232,10 +233,11 @@ impl Agent {
                 End::Warned => warned = true,
                 End::Failed(why) if hook.go_on => {
                     warned = true;
-                    keep(lines, line("warning", format!("before the backup: {why}")));
+                    let why = format!("before the {}: {why}", what(lease));
+                    keep(lines, line("warning", why));
                 }
                 End::Failed(why) => {
-                    let message = format!("before the backup: {why}");
+                    let message = format!("before the {}: {why}", what(lease));
                     return (Some(Some(failed(message, false))), warned);
                 }
             }
@@ -258,6 +260,7 @@ impl Agent {
             variables.insert("SLUICE_POINT".into(), point.to_owned());
         }
         let mut problem = None;
+        let what = lease.map_or("task", what);
         for hook in &orders.after {
             let end = match self.start(&words(hook, orders, &variables), &variables) {
                 Ok(mut process) => {
@@ -268,8 +271,8 @@ impl Agent {
             };
             let told = match end {
                 End::Fine => continue,
-                End::Warned => "after the backup: a command has warned".to_owned(),
-                End::Failed(why) => format!("after the backup: {why}"),
+                End::Warned => format!("after the {what}: a command has warned"),
+                End::Failed(why) => format!("after the {what}: {why}"),
             };
             keep(lines, line("warning", told.clone()));
             problem.get_or_insert(told);
@@ -310,7 +313,7 @@ impl Agent {
         }
     }
 
-    /// Runs what was to be done after backups that this node was killed in.
+    /// Runs what was to be done after backups and snapshots that this node was killed in.
     pub(crate) async fn run_what_is_left(&self) {
         let Ok(entries) = std::fs::read_dir(self.config.folder.join(NOTES)) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
@@ -344,9 +347,18 @@ impl Agent {
     }
 }
 
-/// Whether there are commands around what is to be done: only around backups.
+/// Whether there are commands around what is to be done: only around backups and snapshots.
 pub(crate) fn surrounds(work: &Work) -> bool {
-    work.hooks.is_some() && matches!(work.spec, TaskSpec::Backup { .. })
+    let around = matches!(work.spec, TaskSpec::Backup { .. } | TaskSpec::Snapshot { .. });
+    work.hooks.is_some() && around
+}
+
+/// What the commands of a task are around, in a word.
+fn what(lease: &Tenure) -> &'static str {
+    match lease.work.spec {
+        TaskSpec::Snapshot { .. } => "snapshot",
+        _ => "backup",
+    }
 }
 
 fn ended(finished: Finished) -> End {

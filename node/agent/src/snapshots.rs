@@ -108,7 +108,8 @@ impl Agent {
             return Err("only backups are made from snapshots".to_owned());
         };
         let (images, folder) = (images.clone(), folder.clone());
-        let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder };
+        let (snapshot, no_hooks) = (order.clone(), true);
+        let make = TaskSpec::Snapshot { snapshot, images, folder, no_hooks };
         let within = lists(&lease.work.folders, &self.config.folders);
         steps(&make, &within, false, &self.config.folder)
     }

@@ -37,7 +37,7 @@ pub(crate) fn check(
             }
             (images, folder, snapshot.as_ref().map(|snapshot| &snapshot.order))
         }
-        TaskSpec::Snapshot { snapshot, images, folder } => (images, folder, Some(snapshot)),
+        TaskSpec::Snapshot { snapshot, images, folder, .. } => (images, folder, Some(snapshot)),
         TaskSpec::Import { import, .. } | TaskSpec::Unimport { import } => {
             return for_images(std::slice::from_ref(&import.folder), own);
         }
@@ -139,6 +139,7 @@ mod tests {
             full: false,
             no_hooks: false,
             snapshot: None,
+            block_size: None,
         }
     }
 
@@ -190,7 +191,8 @@ mod tests {
         let allows = |kept: &str, own: Option<&str>| {
             let snapshot = SnapshotOrder { name: "s".into(), folders: vec![at(kept)] };
             let images = vec![at("open/disk.raw")];
-            let spec = TaskSpec::Snapshot { snapshot, images, folder: None };
+            let (folder, no_hooks) = (None, false);
+            let spec = TaskSpec::Snapshot { snapshot, images, folder, no_hooks };
             check(&spec, &[], &own.map(|own| vec![at(own)])).is_ok()
         };
         assert!(allows("kept", None) && allows("open/kept", Some("open")));

@@ -10,6 +10,7 @@ use crate::inventory::InventoryOrder;
 use crate::mounts::MountOrder;
 use crate::pin::Fingerprint;
 use crate::plans::{HookOrders, ScriptOrder, TestOrder};
+use crate::retention::UntilOrder;
 use crate::snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
 use crate::standing::{Ability, Installed};
 
@@ -133,7 +134,7 @@ pub struct Work {
     /// links followed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<String>,
-    /// Commands around a backup.
+    /// Commands around a backup or a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<HookOrders>,
     /// Whether its process gets nothing that this machine is known by: it goes where somebody has
@@ -166,28 +167,6 @@ impl Work {
 impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Work").field("spec", &self.spec).finish_non_exhaustive()
-    }
-}
-
-/// The name that stands among what is kept of periods where events keep something.
-pub const EVENTS: &str = "after-event";
-
-/// Until when restore points are kept because of events.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UntilOrder {
-    /// All that are not named, in milliseconds since 1970; while an event is waited for, nothing.
-    #[serde(default)]
-    pub all_ms: Option<u64>,
-    /// Those of which events have happened on their own, by name.
-    #[serde(default)]
-    pub points_ms: BTreeMap<String, Option<u64>>,
-}
-
-impl UntilOrder {
-    /// Whether nothing is kept because of events any more.
-    pub fn is_over(&self, now_ms: u64) -> bool {
-        let times = std::iter::once(&self.all_ms).chain(self.points_ms.values());
-        times.into_iter().all(|until| until.is_some_and(|until| until <= now_ms))
     }
 }
 
@@ -241,6 +220,10 @@ pub enum TaskSpec {
         /// From which snapshot it is made; from the source as it stands without.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotUse>,
+        /// In blocks of how many bytes images are stored that were not backed up before, and when
+        /// nothing is taken for granted all of them; as before without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        block_size: Option<u32>,
     },
     /// Keep images as they are now, at their source.
     Snapshot {
@@ -252,6 +235,9 @@ pub enum TaskSpec {
         /// A folder whose image files are all taken.
         #[serde(default)]
         folder: Option<String>,
+        /// Whether commands that policies have around it are left out; the server then orders none.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_hooks: bool,
     },
     /// Remove a snapshot. One that is not there is gone.
     Unsnapshot {
@@ -307,7 +293,7 @@ pub enum TaskSpec {
         #[serde(default)]
         instance: Option<String>,
         /// How many to keep of each period: `last`, `hourly`, `daily`, ... With `until`, something
-        /// of the name [`EVENTS`], at which nodes stop that do not know `until`.
+        /// of the name [`EVENTS`](crate::EVENTS), at which nodes stop that do not know `until`.
         keep: BTreeMap<String, u32>,
         /// What is kept because of events.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -527,6 +513,7 @@ impl std::str::FromStr for JoinToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::EVENTS;
 
     #[test]
     fn a_join_token_comes_back_from_text() {
@@ -565,6 +552,7 @@ mod tests {
                 until: Some(UntilOrder {
                     all_ms: None,
                     points_ms: [("a@b".into(), Some(7))].into(),
+                    instances_ms: [("a".into(), None)].into(),
                 }),
             },
             TaskSpec::Mount { mount: MountOrder { id: "m".into(), ..MountOrder::default() } },
@@ -578,6 +566,7 @@ mod tests {
                 snapshot: SnapshotOrder::default(),
                 images: vec!["/a".into()],
                 folder: None,
+                no_hooks: true,
             },
             TaskSpec::Unsnapshot { snapshot: SnapshotOrder::default() },
             TaskSpec::Import { point: "a@k".into(), import: ImportOrder::default(), format: None },

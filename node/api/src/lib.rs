@@ -33,13 +33,14 @@ mod mounts;
 mod network;
 mod pin;
 mod plans;
+mod retention;
 mod snapshots;
 mod standing;
 
 pub use client::{Answer, Client, ClientError, Download};
 pub use contract::{
-    Ask, EVENTS, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome,
-    OutputOrder, Report, Reported, TaskSpec, UntilOrder, VERSION, Work, mismatch,
+    Ask, Finished, Hello, Join, JoinToken, Joined, Lease, LogEntry, OLDEST, Outcome, OutputOrder,
+    Report, Reported, TaskSpec, VERSION, Work, mismatch,
 };
 pub use identity::{CertificateRequest, Certified, Identity, KeyRequest};
 pub use inventory::{FoundDisk, InventoryOrder, InventoryReport, InventoryTrouble};
@@ -53,5 +54,6 @@ pub use mounts::{
 pub use network::Network;
 pub use pin::{Fingerprint, fingerprint_of};
 pub use plans::{CheckScript, CheckSsh, HookOrder, HookOrders, ScriptOrder, TestOrder};
+pub use retention::{EVENTS, UntilOrder};
 pub use snapshots::{ImportOrder, SnapshotOrder, SnapshotUse};
 pub use standing::{Ability, Installed, NEEDED, Orders, STANDS};

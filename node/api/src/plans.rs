@@ -106,7 +106,7 @@ pub struct ScriptOrder {
     pub variables: std::collections::BTreeMap<String, String>,
 }
 
-/// Commands around a backup.
+/// Commands around a backup or a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookOrders {
@@ -124,7 +124,7 @@ pub struct HookOrders {
     pub known_hosts: String,
 }
 
-/// A command around a backup.
+/// A command around one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookOrder {
@@ -138,6 +138,6 @@ pub struct HookOrder {
     pub accept: Vec<i32>,
     /// Exit codes that mean success with a warning.
     pub warn: Vec<i32>,
-    /// Whether the backup is made though this fails.
+    /// Whether the backup or snapshot is made though this fails.
     pub go_on: bool,
 }

@@ -55,6 +55,8 @@ pub(crate) struct CopyView {
     destination: DestinationId,
     /// As `sluice` takes it.
     point: String,
+    /// What its last verification found; nothing while it is unproven.
+    proof: Option<Proof>,
 }
 
 /// Restore points with the copies that there are of them.
@@ -62,9 +64,10 @@ async fn views(tx: &mut Tx, points: Vec<Point>) -> Result<Vec<PointView>> {
     let ids: Vec<PointId> = points.iter().map(|point| point.id).collect();
     let mut copies: BTreeMap<PointId, Vec<CopyView>> = BTreeMap::new();
     for copy in tx.copies_of(&ids).await? {
-        let (id, destination, point) = (copy.id, copy.new.destination, copy.new.point);
+        let (destination, point) = (copy.new.destination, copy.new.point);
         let Some(original) = copy.copy_of else { continue };
-        copies.entry(original).or_default().push(CopyView { id, destination, point });
+        let copy = CopyView { id: copy.id, destination, point, proof: copy.proof };
+        copies.entry(original).or_default().push(copy);
     }
     let mut keepings = Keepings::load(tx).await?;
     let mut views = Vec::with_capacity(points.len());

@@ -194,6 +194,7 @@ fn gone(sources: &[String]) -> Instance {
         host: None,
         paused: false,
         present: false,
+        block_size: None,
     }
 }
 

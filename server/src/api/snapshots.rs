@@ -85,6 +85,9 @@ pub(crate) struct SnapshotRequest {
     /// It is removed by itself after so long, in seconds; without, when somebody removes it.
     #[serde(default)]
     keep_seconds: Option<u64>,
+    /// Whether the commands that its policies have around snapshots are left out.
+    #[serde(default)]
+    no_hooks: bool,
 }
 
 /// List snapshots at their sources, newest first
@@ -105,6 +108,9 @@ pub(crate) async fn list(
 }
 
 /// Make a snapshot of an instance that stays at its source
+///
+/// It has the commands of the first rule for snapshots, of those that its policies have, that has
+/// any.
 #[utoipa::path(post, path = "/api/v1/snapshots", tag = "snapshot",
     operation_id = "make-snapshot", request_body = SnapshotRequest, responses(
     (status = 201, body = SnapshotView), (status = "4XX", body = Problem)))]
@@ -122,10 +128,12 @@ pub(crate) async fn create(
     let instance = tx.get::<Instance>(request.instance, &actor.visible()).await?;
     actor.require(Permission::Operate, &instance)?;
     let expires_ms = request.keep_seconds.map_or(0, |seconds| now + seconds * 1000);
-    let by = By { rule: None, priority: PRIORITY, expires_ms, due_key: None };
+    let no_hooks = request.no_hooks;
+    let by = By { rule: None, priority: PRIORITY, expires_ms, due_key: None, no_hooks };
     let made = snapshots::request(&mut tx, &instance, by, now).await?;
     let (id, _) = made.ok_or_else(|| Problem::invalid("this snapshot is there already"))?;
-    let detail = json!({"instance": instance.name, "keep_seconds": request.keep_seconds});
+    let (name, keep_seconds) = (&instance.name, request.keep_seconds);
+    let detail = json!({"instance": name, "keep_seconds": keep_seconds, "no_hooks": no_hooks});
     tx.audit(actor.did("snapshot.make", id, instance.project, detail), now).await?;
     let view = tx.instance_snapshot(id, &EVERYTHING).await?.into();
     tx.commit().await?;

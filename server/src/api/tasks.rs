@@ -182,7 +182,7 @@ pub(crate) enum Start {
         #[serde(default)]
         data: bool,
     },
-    /// Remove restore points that nothing keeps.
+    /// Remove restore points that nothing keeps: neither this nor, by policies, an event.
     Prune { destination: DestinationId, keep: BTreeMap<String, u32> },
     /// Free what no restore point needs.
     Collect { destination: DestinationId },

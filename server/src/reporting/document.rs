@@ -200,9 +200,9 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
                     .collect::<Vec<_>>()
                     .join(" "),
             ),
-            doubted(row.doubts.iter().map(|doubt| doubt.state).min()),
+            Cell::Text(doubted(row, &destinations)),
             Cell::Count(row.damaged()),
-            doubted(row.newest),
+            Cell::Text(row.newest.map_or("", in_doubt).into()),
         ]
     };
     let age = Cell::Span(Some(report.max_age.as_seconds().saturating_mul(1000))).shown();
@@ -228,13 +228,20 @@ async fn protection(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> 
 }
 
 /// What is wrong with a restore point, or missing.
-fn doubted(state: Option<DoubtState>) -> Cell {
-    let word = match state {
-        Some(DoubtState::Damaged) => "damaged",
-        Some(DoubtState::Unproven) => "unproven",
-        None => "",
-    };
-    Cell::Text(word.into())
+fn in_doubt(state: DoubtState) -> &'static str {
+    match state {
+        DoubtState::Damaged => "damaged",
+        DoubtState::Unproven => "unproven",
+    }
+}
+
+/// What is wrong with restore points of an instance, or missing: the worst of it, and where.
+fn doubted(row: &usage::ProtectionRow, destinations: &Names) -> String {
+    let worst = row.doubts.iter().map(|doubt| doubt.state).min();
+    let Some(word) = worst.map(in_doubt) else { return String::new() };
+    let there = row.doubts.iter().filter(|doubt| Some(doubt.state) == worst);
+    let there: BTreeSet<String> = there.map(|one| destinations.text(one.destination)).collect();
+    format!("{word} at {}", there.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 async fn missed(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Result<Table> {
@@ -340,7 +347,7 @@ async fn promises(tx: &mut Tx, visible: &Visible, asked: &Asked, now: u64) -> Re
             Cell::Count(count("failed")),
             Cell::Count(row.missed),
             Cell::Count(row.damaged),
-            doubted(row.newest),
+            Cell::Text(row.newest.map_or("", in_doubt).into()),
             policies.list(&row.policies),
         ]
     };

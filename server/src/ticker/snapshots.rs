@@ -41,6 +41,7 @@ impl Batch<'_> {
             priority: self.policy.body.priority,
             expires_ms: 0,
             due_key: Some(self.due_key(instance.id, at)),
+            no_hooks: false,
         };
         let added = request(self.tx, instance, by, self.now).await?;
         if let (Some((_, task)), Some(start_by)) = (added, start_by) {

@@ -3,6 +3,7 @@
 mod access;
 mod approvals;
 mod assign;
+mod block_sizes;
 mod certificates;
 mod copies;
 mod damage;
@@ -30,6 +31,7 @@ mod passkeys;
 mod placement;
 mod plans;
 mod proofs;
+mod proofs_of_copies;
 mod reports;
 mod requests;
 mod resources;

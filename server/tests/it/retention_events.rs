@@ -195,3 +195,53 @@ async fn points_of_an_instance_that_cannot_be_read_are_listed_without_their_even
     let path = format!("/api/v1/points/{}", listed[0]["id"].as_str().unwrap());
     let _: Value = place.admin.get(&path).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_prune_by_hand_keeps_what_events_keep_of_each_instance_and_nothing_else_of_policies() {
+    let place = place().await;
+    policy(&place, json!({"daily": 3, "after_event": {"sold": 30}})).await;
+    // Elsewhere something else is waited for, and the same repository has a second name.
+    for (name, url, event) in [("else", "/other", "lost"), ("twin", "/backup", "over")] {
+        let body = json!({"name": name, "spec": {"url": url}});
+        let at = make(&place.admin, "destinations", body).await;
+        let keep = json!({"after_event": {event: 5}});
+        let rule = json!({"name": "main", "destination": at, "keep": keep, "schedules": []});
+        let spec = json!({"assign": {"tags": ["gold"]}, "rules": [rule], "paused": true});
+        make(&place.admin, "policies", json!({"name": name, "spec": spec})).await;
+    }
+    // One that keeps everything says nothing against a prune by hand.
+    let rule = json!({"name": "main", "destination": place.destination, "schedules": []});
+    let spec = json!({"assign": {"tags": ["gold"]}, "rules": [rule]});
+    make(&place.admin, "policies", json!({"name": "all", "spec": spec})).await;
+    let source = json!({"kind": "device", "path": "/dev/y"});
+    let body = json!({"project": place.project, "name": "free", "spec": {"source": source}});
+    make(&place.admin, "instances", body).await;
+    back_up(&place, "shop.web@k1", 5).await;
+    let start = json!({"kind": "prune", "destination": place.destination, "keep": {"last": 1}});
+    let prune = async || {
+        let _: Value = place.admin.post("/api/v1/tasks", &start).await.unwrap();
+        let lease = next(&place).await;
+        let TaskSpec::Prune { instance: None, .. } = &lease.work.spec else { panic!("a prune") };
+        let told = pruned(&lease);
+        end(&place, &lease, Outcome::Succeeded, json!({"points": []})).await;
+        told
+    };
+    let (keep, until) = prune().await;
+    assert_eq!(keep, json!({"last": 1, EVENTS: 1}));
+    let waits = json!({"all_ms": 0, "points_ms": {}, "instances_ms": {"shop.web": null}});
+    assert_eq!(until, waits);
+
+    // Both have to be over. The prune that follows by policy is moot: one keeps everything.
+    tell(&place, json!({"instance": place.instance, "event": "sold", "at_ms": 0})).await;
+    assert_eq!(prune().await.1, waits);
+    let now: Value = place.admin.get("/api/v1/dashboard").await.unwrap();
+    let now = now["now_ms"].as_u64().unwrap();
+    let point = points(&place).await[0]["id"].clone();
+    tell(&place, json!({"point": point, "event": "over", "at_ms": now})).await;
+    let told = prune().await.1;
+    assert_eq!(told["instances_ms"], json!({"shop.web": null}));
+    assert_eq!(told["points_ms"], json!({"shop.web@k1": now + 5 * DAY_MS}));
+    tell(&place, json!({"instance": place.instance, "event": "over", "at_ms": now - DAY_MS})).await;
+    let told = prune().await.1;
+    assert_eq!(told["instances_ms"], json!({"shop.web": now + 4 * DAY_MS}));
+}

@@ -19,7 +19,7 @@ impl World {
         let lab = Lab::new().await;
         let admin = lab.administrator().await;
         let node = lab.node(&admin, "mover", &["backup", "snapshot", "unsnapshot"]).await;
-        let spec = json!({"snapshot_folders": ["/srv/kept"]});
+        let spec = json!({"snapshot_folders": ["/srv/kept"], "commands": ["/opt/hooks"]});
         make(&admin, "node-configs", json!({"name": "default", "spec": spec})).await;
         let project = make(&admin, "projects", json!({"name": "shop", "spec": {}})).await;
         let source = json!({"kind": "disk-files", "images": [{"path": "/srv/disk.raw"}]});
@@ -202,4 +202,61 @@ async fn a_backup_from_a_new_snapshot_is_ordered_where_rules_or_people_say_so() 
     let path = format!("/api/v1/instances/{}", world.instance);
     assert_eq!(status(&world.admin.send(Method::DELETE, &path, None, &[]).await), 409);
     drop(world.lab);
+}
+
+#[tokio::test]
+async fn a_snapshot_has_the_commands_of_its_rule_and_one_by_hand_those_of_the_first_with_any() {
+    let world = World::new().await;
+    let rule = |name: &str, schedules: Value, program: &str| {
+        let command = |word: &str| json!([{"command": [format!("/opt/hooks/{program}"), word]}]);
+        let hooks = json!({"before": command("quiesce"), "after": command("resume")});
+        let hooks = if program.is_empty() { json!({}) } else { hooks };
+        json!({"name": name, "keep": {"last": 9}, "schedules": schedules, "hooks": hooks})
+    };
+    let often = json!([{"name": "often", "when": {"kind": "every", "seconds": 1}}]);
+    let rules = json!([
+        rule("bare", json!([]), ""),
+        rule("one", json!([]), "one"),
+        rule("two", often, "two")
+    ]);
+    let spec = json!({"assign": {"everything": true}, "rules": [], "snapshots": rules});
+    let policy = make(&world.admin, "policies", json!({"name": "p", "spec": spec})).await;
+    let told = |lease: &Lease| {
+        let orders = lease.work.hooks.clone().unwrap_or_default();
+        let words = orders.before.iter().chain(&orders.after).map(|one| one.command.join(" "));
+        (words.collect::<Vec<_>>(), orders.variables)
+    };
+    let lease = world.lease().await;
+    let TaskSpec::Snapshot { snapshot, .. } = &lease.work.spec else { panic!() };
+    let (words, variables) = told(&lease);
+    assert_eq!(words, ["/opt/hooks/two quiesce", "/opt/hooks/two resume"]);
+    let variable = |name: &str| variables[name].as_str();
+    assert_eq!((variable("SLUICE_SNAPSHOT"), variable("SLUICE_RULE")), (&*snapshot.name, "two"));
+    assert_eq!((variable("SLUICE_INSTANCE"), variable("SLUICE_POLICY")), ("web", "p"));
+    world.end(&lease, Outcome::Succeeded, document(&snapshot.name, 5)).await;
+    let path = format!("/api/v1/policies/{policy}");
+    let mut record: Value = world.admin.get(&path).await.unwrap();
+    record["spec"]["snapshots"][2]["paused"] = json!(true);
+    let body = json!({"name": "p", "spec": record["spec"]});
+    let tag = [("if-match", "\"1\"")];
+    world.admin.send(Method::PUT, &path, Some(&body), &tag).await.unwrap();
+
+    for (left_out, wanted) in [(false, "/opt/hooks/one quiesce"), (true, "")] {
+        let body = json!({"instance": world.instance, "no_hooks": left_out});
+        let id = make(&world.admin, "snapshots", body).await;
+        let lease = loop {
+            let lease = world.lease().await;
+            let TaskSpec::Snapshot { snapshot, .. } = &lease.work.spec else { panic!() };
+            if snapshot.name == id {
+                break lease;
+            }
+            // One that became due before the rule was paused.
+            world.end(&lease, Outcome::Succeeded, document(&snapshot.name, 5)).await;
+        };
+        let words = told(&lease).0;
+        assert_eq!(words.first().map_or("", String::as_str), wanted, "{left_out}");
+        world.end(&lease, Outcome::Succeeded, document(&id, 6)).await;
+    }
+    let odd = json!({"instance": world.instance, "no_hook": true});
+    assert_eq!(status(&world.admin.post::<Value>("/api/v1/snapshots", &odd).await), 422);
 }

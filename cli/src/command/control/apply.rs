@@ -112,10 +112,8 @@ async fn exported(client: &Client) -> Result<Value> {
             for part in ["rules", "tests"] {
                 let rules = spec.get_mut(part).and_then(Value::as_array_mut);
                 for rule in rules.into_iter().flatten() {
-                    rule["destination"] = destinations.name_of(&rule["destination"]).into();
-                    let copies = rule.get_mut("copies").and_then(Value::as_array_mut);
-                    for copy in copies.into_iter().flatten() {
-                        copy["destination"] = destinations.name_of(&copy["destination"]).into();
+                    for place in records::destinations_of(rule) {
+                        *place = destinations.name_of(place).into();
                     }
                 }
             }

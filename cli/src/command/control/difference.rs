@@ -116,6 +116,8 @@ fn default_text(key: &str) -> &'static str {
         "disk" | "nic" => "virtio",
         "on_failure" => "stop",
         "depth" => "structure",
+        // Of a verification.
+        "at" => "primary",
         "name_claim" => "preferred_username",
         "groups_claim" => "groups",
         // Of an inventory.

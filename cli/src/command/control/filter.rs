@@ -7,7 +7,7 @@ use super::records::Records;
 use super::word;
 use crate::args::{
     ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
-    TaskListArgs, TestListArgs, TimeFilter,
+    TaskListArgs, TestListArgs, TimeFilter, WhoseArgs, WhoseByPolicyArgs,
 };
 
 /// The parameters of a list.
@@ -60,6 +60,19 @@ impl<'a> Filter<'a> {
         self.word("since_ms", time.since).word("until_ms", time.until)
     }
 
+    /// What something is of.
+    async fn whose(self, args: &WhoseArgs) -> Result<Self> {
+        let filter = self.one("project", "projects", args.project.as_ref()).await?;
+        let filter = filter.one("instance", "instances", args.instance.as_ref()).await?;
+        filter.one("destination", "destinations", args.destination.as_ref()).await
+    }
+
+    /// What something is of, and which policy wanted it.
+    pub(super) async fn whose_by_policy(self, args: &WhoseByPolicyArgs) -> Result<Self> {
+        let filter = self.whose(&args.whose).await?;
+        filter.one("policy", "policies", args.policy.as_ref()).await
+    }
+
     fn order(self, order: Option<ListOrder>) -> Self {
         let word = order.map(|order| match order {
             ListOrder::Oldest => "oldest",
@@ -70,36 +83,25 @@ impl<'a> Filter<'a> {
 
     pub(super) async fn tasks(self, args: &TaskListArgs) -> Result<Self> {
         let filter = self.word("state", args.state.as_ref()).word("kind", args.kind.as_ref());
-        let filter = filter.one("project", "projects", args.project.as_ref()).await?;
-        let filter = filter.one("instance", "instances", args.instance.as_ref()).await?;
-        let filter = filter.one("policy", "policies", args.policy.as_ref()).await?;
-        let filter = filter.one("destination", "destinations", args.destination.as_ref()).await?;
+        let filter = filter.whose_by_policy(&args.whose).await?;
         let filter = filter.one("node", "nodes", args.node.as_ref()).await?;
         Ok(filter.time(&args.time).order(args.order))
     }
 
     pub(super) async fn points(self, args: &PointListArgs) -> Result<Self> {
-        let filter = self.one("project", "projects", args.project.as_ref()).await?;
-        let filter = filter.one("instance", "instances", args.instance.as_ref()).await?;
-        let filter = filter.one("destination", "destinations", args.destination.as_ref()).await?;
+        let filter = self.whose(&args.whose).await?;
         Ok(filter.time(&args.time).order(args.order))
     }
 
     pub(super) async fn mounts(self, args: &MountListArgs) -> Result<Self> {
-        let filter = self.word("state", args.state.as_ref());
-        let filter = filter.one("project", "projects", args.project.as_ref()).await?;
-        let filter = filter.one("instance", "instances", args.instance.as_ref()).await?;
-        let filter = filter.one("destination", "destinations", args.destination.as_ref()).await?;
+        let filter = self.word("state", args.state.as_ref()).whose(&args.whose).await?;
         let filter = filter.one("node", "nodes", args.node.as_ref()).await?;
         Ok(filter.time(&args.time))
     }
 
     pub(super) async fn tests(self, args: &TestListArgs) -> Result<Self> {
         let filter = self.word("state", args.state.as_ref());
-        let filter = filter.one("project", "projects", args.project.as_ref()).await?;
-        let filter = filter.one("instance", "instances", args.instance.as_ref()).await?;
-        let filter = filter.one("policy", "policies", args.policy.as_ref()).await?;
-        let filter = filter.one("destination", "destinations", args.destination.as_ref()).await?;
+        let filter = filter.whose_by_policy(&args.whose).await?;
         Ok(filter.time(&args.time))
     }
 

@@ -24,7 +24,7 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
             let filter = Filter::new(&client).points(&args).await?;
             let points = all(&client, &filter.path("/api/v1/points")).await?;
             // What is asked of one destination is what it holds.
-            let points = match args.destination {
+            let points = match args.whose.destination {
                 Some(_) => points,
                 None => without_copies(points),
             };
@@ -40,7 +40,7 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
                     word(point, "point"),
                     bytes(point["image_bytes"].as_u64().unwrap_or(0)),
                     word(point, "type"),
-                    word(&point["proof"], "state"),
+                    proofs(point, &destinations),
                     events(context, point),
                     places.collect::<Vec<_>>().join(", "),
                 ]
@@ -70,6 +70,18 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
             Ok(Exit::Done)
         }
     }
+}
+
+/// What verifications found of a restore point, and of its copies where they are.
+fn proofs(point: &Value, destinations: &Records) -> String {
+    let own = word(&point["proof"], "state");
+    let copies = point["copies"].as_array().into_iter().flatten();
+    let copies = copies.filter(|copy| copy["proof"].is_object()).map(|copy| {
+        let at = destinations.name_of(&copy["destination"]);
+        format!("{} at {at}", word(&copy["proof"], "state"))
+    });
+    let all = Some(own).filter(|own| !own.is_empty()).into_iter().chain(copies);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// Which events keep a restore point, and until when.

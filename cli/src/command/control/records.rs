@@ -17,7 +17,7 @@ use super::filter::Filter;
 use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::adapter::source;
-use crate::args::{RecordCommand, SetArgs};
+use crate::args::{RecordCommand, SetArgs, value};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, note};
@@ -166,19 +166,23 @@ fn spec_of(kind: &str, args: &SetArgs) -> Result<Value> {
             let url = url.ok_or_else(|| usage_error("a destination needs --url or --spec"))?;
             Ok(json!({ "url": url }))
         }
-        "instances" if !args.disk.is_empty() => {
-            let images: Vec<_> = args.disk.iter().map(|path| json!({ "path": path })).collect();
-            let source = json!({"kind": "disk-files", "images": images});
-            Ok(json!({"source": source, "tags": args.tag}))
+        "instances" => {
+            let source = match &args.output_of {
+                _ if !args.disk.is_empty() => {
+                    let images = args.disk.iter().map(|path| json!({ "path": path }));
+                    json!({"kind": "disk-files", "images": images.collect::<Vec<_>>()})
+                }
+                Some(text) => {
+                    let (name, command) = source::words_of(text)?;
+                    json!({"kind": "command", "command": command, "name": name})
+                }
+                None => {
+                    return Err(usage_error("an instance needs --disk, --output-of or --spec"));
+                }
+            };
+            let block_size = args.block_size.map(value::block_word);
+            Ok(json!({"source": source, "tags": args.tag, "block_size": block_size}))
         }
-        "instances" => match &args.output_of {
-            Some(text) => {
-                let (name, command) = source::words_of(text)?;
-                let source = json!({"kind": "command", "command": command, "name": name});
-                Ok(json!({"source": source, "tags": args.tag}))
-            }
-            None => Err(usage_error("an instance needs --disk, --output-of or --spec")),
-        },
         _ => Err(usage_error("a policy needs --spec")),
     }
 }
@@ -359,12 +363,7 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
     // Looking is not to add what is not there.
     let named = spec.get_mut("destinations").and_then(Value::as_array_mut);
     for named in named.into_iter().flatten() {
-        let Some(name) = named.as_str().map(str::to_owned) else { continue };
-        match destinations.find(&name) {
-            Some(found) => *named = found["id"].clone(),
-            None if plan => {}
-            None => destinations.one(&name).map(drop)?,
-        }
+        to_id(&destinations, named, plan)?;
     }
     let mut rules = Vec::new();
     if let Some(fields) = spec.as_object_mut() {
@@ -375,20 +374,50 @@ async fn with_destinations(client: &Client, spec: &mut Value, plan: bool) -> Res
         }
     }
     for rule in rules {
-        let named = rule.get_mut("copies").and_then(Value::as_array_mut);
-        for copy in named.into_iter().flatten() {
-            to_id(&destinations, copy, plan)?;
+        for place in destinations_of(rule) {
+            to_id(&destinations, place, plan)?;
         }
-        to_id(&destinations, rule, plan)?;
+        // A server tells them in the order of ids, which nobody who writes names can know.
+        let verify = rule.get_mut("verify").and_then(Value::as_array_mut);
+        let at = verify.into_iter().flatten().filter_map(|one| one.get_mut("at"));
+        for at in at.filter_map(Value::as_array_mut) {
+            at.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        }
     }
     Ok(())
 }
 
+/// Where a rule or a test names destinations: for its backups, its copies and its verifications.
+pub(crate) fn destinations_of(rule: &mut Value) -> Vec<&mut Value> {
+    let mut places = Vec::new();
+    for (field, value) in rule.as_object_mut().into_iter().flatten() {
+        let inner = match field.as_str() {
+            "destination" => {
+                places.push(value);
+                continue;
+            }
+            "copies" => "destination",
+            "verify" => "at",
+            _ => continue,
+        };
+        let named = value.as_array_mut().into_iter().flatten();
+        for named in named.filter_map(|one| one.get_mut(inner)) {
+            match named {
+                Value::Array(several) => places.extend(several),
+                // A word stands for destinations of the rule.
+                one if inner == "destination" => places.push(one),
+                _ => {}
+            }
+        }
+    }
+    places
+}
+
 /// Puts the id of a destination where its name stands.
-fn to_id(destinations: &Records, holder: &mut Value, plan: bool) -> Result<()> {
-    let Some(name) = holder["destination"].as_str().map(str::to_owned) else { return Ok(()) };
+fn to_id(destinations: &Records, place: &mut Value, plan: bool) -> Result<()> {
+    let Some(name) = place.as_str().map(str::to_owned) else { return Ok(()) };
     match destinations.find(&name) {
-        Some(found) => holder["destination"] = found["id"].clone(),
+        Some(found) => *place = found["id"].clone(),
         None if plan => {}
         None => destinations.one(&name).map(drop)?,
     }

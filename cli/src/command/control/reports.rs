@@ -1,5 +1,6 @@
 //! Reports of a server.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -28,26 +29,26 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
                 return Ok(Exit::Done);
             }
             let instances = Records::load(&client, "instances").await?;
+            let destinations = Records::load(&client, "destinations").await?;
             let rows = items(&report).iter().map(|row| {
                 let last = row["last_good_ms"].as_u64();
                 let last = last.map(sluice_repository::rfc3339).unwrap_or_default();
                 let overdue = row["copies_overdue"].as_array().into_iter().flatten();
                 let overdue: Vec<_> = overdue.map(|copy| word(copy, "copy")).collect();
                 let name = instances.name_of(&row["instance"]);
+                let (proof, places) = worst(row, &destinations);
                 let doubts = row["doubts"].as_array().into_iter().flatten();
-                let mut doubts: Vec<_> = doubts.map(|doubt| word(doubt, "state")).collect();
-                let damaged = doubts.iter().filter(|state| *state == "damaged").count().to_string();
-                doubts.sort_unstable();
-                let proof = doubts.into_iter().next().unwrap_or_default();
-                let newest = word(row, "newest");
+                let damaged = doubts.filter(|doubt| doubt["state"] == "damaged").count();
+                let (damaged, newest) = (damaged.to_string(), word(row, "newest"));
                 let overdue = overdue.join(" ");
-                vec![name, word(row, "protection"), last, overdue, proof, damaged, newest]
+                vec![name, word(row, "protection"), last, overdue, proof, places, damaged, newest]
             });
             let rows: Vec<_> = rows.collect();
             if csv {
                 let lines: String = rows.iter().map(|row| csv_line(row)).collect();
                 output::print(&format!(
-                    "instance,protection,last_good,copies_overdue,proof,damaged,newest\n{lines}"
+                    "instance,protection,last_good,copies_overdue,proof,proof_at,damaged,newest\n\
+                     {lines}"
                 ))?;
             } else {
                 output::print(&output::table(
@@ -57,6 +58,7 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
                         "LAST GOOD",
                         "COPIES OVERDUE",
                         "PROOF",
+                        "AT",
                         ">DAMAGED",
                         "NEWEST",
                     ],
@@ -128,6 +130,17 @@ pub(crate) async fn report(context: &Context, command: ReportCommand) -> Result<
             Ok(Exit::Done)
         }
     }
+}
+
+/// The worst that is known of restore points of an instance, and at which destinations.
+fn worst(row: &Value, destinations: &Records) -> (String, String) {
+    let doubts = row["doubts"].as_array().into_iter().flatten();
+    let all: BTreeSet<(String, String)> =
+        doubts.map(|one| (word(one, "state"), destinations.name_of(&one["destination"]))).collect();
+    let worst = all.first().map(|(state, _)| state.clone()).unwrap_or_default();
+    let places = all.into_iter().filter(|(state, _)| *state == worst).map(|(_, at)| at);
+    let places = places.collect::<Vec<_>>().join(" ");
+    (worst, places)
 }
 
 fn milliseconds(time: Duration) -> u64 {

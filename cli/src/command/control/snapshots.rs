@@ -21,11 +21,12 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(crate) async fn run(context: &Context, command: SnapshotCommand) -> Result<Exit> {
     let client = profile::client()?;
     match command {
-        SnapshotCommand::Make { instance, keep, no_wait } => {
+        SnapshotCommand::Make { instance, keep, no_hooks, no_wait } => {
             let instances = Records::load(&client, "instances").await?;
             let body = json!({
                 "instance": instances.one(&instance)?["id"],
                 "keep_seconds": keep.map(|keep| keep.as_secs()),
+                "no_hooks": no_hooks,
             });
             let made = client.post("/api/v1/snapshots", &body).await?;
             told(context, &client, made, no_wait, "ready").await

@@ -1,16 +1,19 @@
 //! Tasks of a server.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::approvals::waits;
 use super::filter::Filter;
 use super::records::Records;
 use super::{all, mounts, profile, show_list, word};
 use crate::args::{TargetFormat, TaskCommand};
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
-use crate::output::{self, bytes};
+use crate::output::{self, bytes, note};
 
 /// Does it.
 pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit> {
@@ -91,6 +94,28 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
                 "tags": tags,
             });
             told(context, &client.post("/api/v1/tasks", &start).await?)?;
+        }
+        TaskCommand::Prune(args) => {
+            let destinations = Records::load(&client, "destinations").await?;
+            let periods = [
+                ("last", args.keep_last),
+                ("hourly", args.keep_hourly),
+                ("daily", args.keep_daily),
+                ("weekly", args.keep_weekly),
+                ("monthly", args.keep_monthly),
+                ("yearly", args.keep_yearly),
+            ];
+            let keep: BTreeMap<&str, u32> =
+                periods.into_iter().filter_map(|(name, many)| Some((name, many?))).collect();
+            let destination = &destinations.one(&args.destination)?["id"];
+            let start = json!({"kind": "prune", "destination": destination, "keep": keep});
+            let answer = client.send(Method::POST, "/api/v1/tasks", Some(&start), &[]).await?;
+            match waits(&answer) {
+                Some(id) => {
+                    note(format_args!("a second person decides: sluice approval approve {id}"));
+                }
+                None => told(context, &answer.body)?,
+            }
         }
         TaskCommand::Copy { instance, from, to } => {
             let instances = Records::load(&client, "instances").await?;

@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::Value;
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::{self, Records};
 use super::{profile, show_list, word};
 use crate::args::{GroupBy, QuotaCommand, UsageArgs};
@@ -67,26 +68,12 @@ fn shown(view: &Value) -> String {
 pub(crate) async fn usage(context: &Context, args: UsageArgs) -> Result<Exit> {
     let client = profile::client()?;
     let by = by_word(args.by);
-    let mut path = format!("/api/v1/usage?by={by}");
-    for (name, at) in [("from_ms", args.from), ("until_ms", args.until)] {
-        if let Some(at) = at {
-            path.push_str(&format!("&{name}={at}"));
-        }
-    }
-    let only = [
-        ("project", "projects", &args.project),
-        ("instance", "instances", &args.instance),
-        ("policy", "policies", &args.policy),
-        ("destination", "destinations", &args.destination),
-        ("without_destination", "destinations", &args.without_destination),
-    ];
-    for (field, kind, name) in only {
-        if let Some(name) = name {
-            let records = Records::load(&client, kind).await?;
-            path.push_str(&format!("&{field}={}", word(records.one(name)?, "id")));
-        }
-    }
-    let report: Value = client.get(&path).await?;
+    let filter = Filter::new(&client).word("by", Some(by));
+    let filter = filter.word("from_ms", args.from).word("until_ms", args.until);
+    let filter = filter.whose_by_policy(&args.whose).await?;
+    let without = args.without_destination.as_ref();
+    let filter = filter.one("without_destination", "destinations", without).await?;
+    let report: Value = client.get(&filter.path("/api/v1/usage")).await?;
     if args.csv && !context.global.json {
         output::print(&usage_csv(&report))?;
     } else if context.global.json {

@@ -146,15 +146,19 @@ impl Place {
         none("queued") && none("running")
     }
 
-    /// A command on the repository itself, with no server.
+    /// A command on the repository itself, with no server, that succeeds.
     pub fn repository(&self, words: &[&str]) -> Ran {
+        self.on_repository(words).ok()
+    }
+
+    /// The same, whatever comes of it.
+    pub fn on_repository(&self, words: &[&str]) -> Cmd {
         Cmd::new(binary::path())
             .env("HOME", self.folder.path())
             .env("SLUICE_REPO", self.state.join("repository"))
             .env("SLUICE_PASSPHRASE_FILE", self.state.join("local-passphrase"))
             .arg("--json")
             .args(words)
-            .ok()
     }
 }
 

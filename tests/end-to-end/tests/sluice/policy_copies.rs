@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::control_plane::{Place, Up, text};
+use crate::policy_rules::largest_pack;
 use crate::support::disk;
 use crate::support::run::{Cmd, wait_until};
 use crate::support::s3;
@@ -188,5 +189,58 @@ fn a_destination_without_encryption_takes_copies() {
     let points = place.ok(&["point", "list", "--instance", "shop/web"]).json();
     let copies = points["items"][0]["copies"].as_array().unwrap();
     assert_eq!(copies.len(), 1, "{points}");
+    drop(up);
+}
+
+#[test]
+fn copies_are_verified_where_they_are_and_damage_there_is_not_one_of_the_original() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    place.log_in(&up);
+    let image = set_up(&place, &json!({"name": "away", "destination": "vault"}));
+    let verify = json!([{"name": "each", "depth": "data", "at": ["vault", "local"]}]);
+    let rule = json!({"name": "main", "destination": "local", "schedules": [], "verify": verify,
+        "copies": [{"name": "away", "destination": "vault"}]});
+    let policy = json!({"assign": {"tags": ["gold"]}, "rules": [rule]});
+    let file = json!({"policies": {"shop/twice": policy}});
+    let file = place.write("twice.json", &file.to_string());
+    place.ok(&["apply", "-f", text(&file)]);
+    place.ok(&["apply", "-f", text(&file), "--check"]);
+    // What the server says is a file that changes nothing, with names in it.
+    let all = place.write("sluice.yaml", &place.plain(&["config", "export"]).ok().text());
+    place.ok(&["apply", "-f", text(&all), "--check"]);
+    assert!(std::fs::read_to_string(&all).unwrap().contains("- vault"));
+
+    let proofs = || {
+        let points = place.ok(&["point", "list", "--instance", "shop/web"]).json();
+        let points = points["items"].as_array().unwrap().clone();
+        let of = |point: &Value| {
+            let state = |one: &Value| one["proof"]["state"].as_str().unwrap_or("").to_owned();
+            (state(point), state(&point["copies"][0]))
+        };
+        points.iter().map(of).collect::<Vec<_>>()
+    };
+    let both = |own: &str, copy: &str| (own.to_owned(), copy.to_owned());
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("both are proven", || proofs() == [both("sound", "sound")]);
+
+    // Bytes all over a pack of the vault are changed, as by a bad disk.
+    let pack = largest_pack(&place.path("vault"));
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let end = bytes.len() - 4096;
+    bytes[4096..end].iter_mut().step_by(8192).for_each(|byte| *byte ^= 0x5a);
+    std::fs::remove_file(&pack).unwrap();
+    std::fs::write(&pack, &bytes).unwrap();
+    disk::modify(&image, 1);
+    place.ok(&["task", "backup", "shop/web", "--to", "local"]);
+    wait_until("the damage is found", || {
+        proofs().get(1).is_some_and(|found| *found == both("sound", "damaged"))
+    });
+    let shown = place.plain(&["point", "list"]).ok().text();
+    assert!(shown.contains("sound, damaged at vault"), "{shown}");
+    let shown = place.plain(&["report", "protection"]).ok().text();
+    assert!(shown.contains("damaged") && shown.contains("vault"), "{shown}");
+    let report = place.ok(&["report", "protection"]).json();
+    assert_eq!((&report["damaged"], &report["unproven"]), (&json!(1), &json!(0)), "{report}");
     drop(up);
 }

@@ -61,6 +61,23 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
     let shown = place.plain(&["point", "list"]).ok().text();
     assert!(shown.contains("sold: waits, then 30 days"), "{shown}");
 
+    // Nor does a prune by hand remove any, and the repository itself knows of no events.
+    wait_until("nothing runs", || place.is_idle());
+    let before = place.done("prune").len();
+    place.ok(&["task", "prune", "local", "--keep-last", "1"]);
+    wait_until("the prune", || place.done("prune").len() > before);
+    let one = all[0]["point"].as_str().unwrap();
+    for words in [&["prune", "--keep-last", "1"][..], &["forget", one]] {
+        let told = place.on_repository(words).fails(1).json().to_string();
+        for said in ["of-server", one, "sluice task prune", "--even-of-server"] {
+            assert!(told.contains(said), "{words:?}: no {said} in {told}");
+        }
+    }
+    let waits = ["prune", "--keep-last", "1", "--even-of-server", "--keep-until", "shop.web=event"];
+    assert_eq!(place.repository(&waits).json()["removed"], 0);
+    assert_eq!((points(&place).len(), stored(&place)), (3, 3));
+    place.cmd(&["task", "prune", "local"]).fails(1);
+
     // To one of them it happened long ago; the others wait.
     let first = all[0]["point"].as_str().unwrap().to_owned();
     place.ok(&["point", "event", "sold", "--point", &first, "--at", "2001-02-03"]);
@@ -84,6 +101,11 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
     assert_eq!(stored(&place), 1);
     let events = place.ok(&["point", "events", "--instance", "shop/web"]).json();
     assert_eq!(events["items"].as_array().unwrap().len(), 2, "{events}");
+
+    // Who means it removes also what a server has made.
+    let last = points(&place)[0]["point"].as_str().unwrap().to_owned();
+    place.repository(&["forget", "--even-of-server", &last]);
+    assert_eq!(stored(&place), 0);
 
     // The same without a server: what is waited for is kept, and the simulation says so.
     let dry = ["prune", "--keep-last", "1", "--keep-until", "event", "--dry-run"];
@@ -136,7 +158,7 @@ fn a_full_backup_trusts_nothing_and_says_so() {
 }
 
 /// The largest object of the data of a repository.
-fn largest_pack(folder: &Path) -> PathBuf {
+pub fn largest_pack(folder: &Path) -> PathBuf {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut folders = vec![folder.join("d")];
     while let Some(folder) = folders.pop() {
@@ -195,5 +217,40 @@ fn what_a_policy_verifies_is_proven_found_damaged_and_healed() {
     assert_eq!(report["damaged"], 0, "{report}");
     let one = place.repository(&["verify", "--instance", "shop.web", "--data"]).json();
     assert_eq!((&one["depth"], &one["damaged"]), (&json!("data"), &json!(false)), "{one}");
+    drop(up);
+}
+
+#[test]
+fn an_instance_is_stored_in_blocks_of_its_size_and_another_one_waits_for_a_full_backup() {
+    let place = Place::new();
+    let up = Up::start(&place);
+    let image = set_up(&place, &up, &json!({}));
+    let set = |size: &str| {
+        let words = ["instance", "set", "shop/web", "--disk", text(&image), "--tag", "gold"];
+        place.ok(&[&words[..], &["--block-size", size]].concat());
+    };
+    set("16KiB");
+    let file = place.write("sized.yaml", &place.plain(&["config", "export"]).ok().text());
+    assert!(fs::read_to_string(&file).unwrap().contains("block_size: 16KiB"));
+    place.ok(&["apply", "-f", text(&file), "--check"]);
+    let stored_in = |at: usize| {
+        let name = points(&place)[at]["point"].as_str().unwrap().to_owned();
+        place.repository(&["show", &name]).json()["images"][0]["block_size"].clone()
+    };
+    back_up(&place, &[]);
+    assert_eq!(stored_in(0), 16 << 10);
+    set("256KiB");
+    back_up(&place, &[]);
+    assert_eq!(stored_in(1), 16 << 10, "nothing is stored anew by the way");
+    disk::modify(&image, 1);
+    back_up(&place, &["--full"]);
+    back_up(&place, &[]);
+    assert_eq!((stored_in(2), stored_in(3)), (json!(256 << 10), json!(256 << 10)));
+    place.repository(&["verify", "--data"]);
+    let out = place.path("out.raw");
+    place.ok(&["task", "restore", "shop/web", text(&out), "--node", "local"]);
+    wait_until("the restore", || !place.done("restore").is_empty());
+    disk::assert_same(&image, &out);
+    place.plain(&["instance", "set", "shop/odd", "--disk", "/x", "--block-size", "8KiB"]).fails(2);
     drop(up);
 }

@@ -178,3 +178,62 @@ fn a_backup_from_a_snapshot_holds_its_moment_and_leaves_none_also_when_killed() 
     assert_eq!(results, "lost\nsucceeded\n");
     assert_same(&restored(&place, "second.raw"), &image);
 }
+
+#[test]
+fn commands_run_around_snapshots_also_when_one_fails_and_when_the_node_was_killed() {
+    let place = Place::new();
+    let Some(xfs) = LoopFs::xfs(place.folder()) else { return };
+    let up = Up::start(&place);
+    place.log_in(&up);
+    set_up(&place, &xfs);
+    let log = place.path("log");
+    let told = "echo \"$1 $SLUICE_INSTANCE $SLUICE_RULE ${SLUICE_SNAPSHOT:+id} $SLUICE_RESULT\"";
+    let note = script(&place, "note", &format!("{told} >>{}", text(&log)));
+    let fail = script(&place, "fail", "echo no such database >&2; exit 7");
+    let slow = script(&place, "slow", &format!("echo slow >>{}; sleep 60", text(&log)));
+    let before = |command: Value| {
+        let after = json!([{"command": [note, "after"]}]);
+        let hooks = json!({"before": [{"command": command}], "after": after});
+        let rule = json!({"name": "quiet", "keep": {"last": 9}, "schedules": [], "hooks": hooks});
+        let policy = json!({"assign": {"tags": ["gold"]}, "rules": [], "snapshots": [rule]});
+        let file = json!({"policies": {"shop/kept": policy}});
+        let file = place.write("sluice.json", &file.to_string());
+        place.ok(&["apply", "-f", text(&file)]);
+        place.ok(&["apply", "-f", text(&file), "--check"]);
+    };
+    let noted = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let _ = std::fs::remove_file(&log);
+        text
+    };
+    before(json!([note, "before"]));
+    place.ok(&["snapshot", "make", "shop/web"]);
+    assert_eq!(noted(), "before web quiet id \nafter web quiet id succeeded\n");
+    place.ok(&["snapshot", "make", "shop/web", "--no-hooks"]);
+    assert_eq!(noted(), "", "they were left out");
+
+    // What fails before stops it, and what comes after runs all the same.
+    before(json!([fail]));
+    let made = place.cmd(&["snapshot", "make", "shop/web"]).fails(1).json();
+    let message = made["message"].as_str().unwrap();
+    assert!(message.contains("before the snapshot") && message.contains("7"), "{message}");
+    assert_eq!(noted(), "after web quiet id failed\n");
+    // What no configuration allows is not run, and nothing beside it.
+    before(json!(["/bin/true"]));
+    let made = place.cmd(&["snapshot", "make", "shop/web"]).fails(1).json();
+    assert!(made["message"].as_str().unwrap().contains("/bin/true is not allowed"), "{made}");
+    assert_eq!(noted(), "");
+    wait_until("nothing is left of them", || place.is_idle() && kept(&xfs).len() == 2);
+
+    before(json!([slow]));
+    place.ok(&["snapshot", "make", "shop/web", "--no-wait"]);
+    let file = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_until("the command before", || file().contains("slow"));
+    up.kill();
+    // It does not hang a second time.
+    script(&place, "slow", "true");
+    let _up = Up::start(&place);
+    wait_until("what comes after", || file().contains("after web quiet id lost"));
+    wait_until("the snapshot", || file().contains("after web quiet id succeeded"));
+    wait_until("it is there", || place.is_idle() && kept(&xfs).len() == 3);
+}
