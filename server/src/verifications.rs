@@ -24,8 +24,7 @@ use sluice_scheduler::plan::MissReason;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::api::usage::every;
-use crate::complaint::go_on;
+use crate::complaint::{go_on, readable};
 use crate::dispatch::by_instance;
 use crate::ledger;
 use crate::problem::Result;
@@ -270,14 +269,14 @@ async fn asked(
 ) -> Result<BTreeMap<DestinationId, Asked>> {
     let mut asked: BTreeMap<DestinationId, Asked> = BTreeMap::new();
     // Who has a role on an instance alone sees no policies.
-    let mut policies = every::<Policy>(tx, &EVERYTHING).await?;
+    let mut policies = readable::<Policy>(tx, &EVERYTHING).await?;
     policies.retain(|policy| wanted(&policy.body).next().is_some());
     if policies.is_empty() {
         return Ok(asked);
     }
     let by_hand = tx.by_hand().await?;
     let having: Vec<Having<'_>> = policies.iter().map(|one| Having::of(one, &by_hand)).collect();
-    for instance in every::<Instance>(tx, visible).await? {
+    for instance in readable::<Instance>(tx, visible).await? {
         if project.is_some() && project != instance.project {
             continue;
         }
