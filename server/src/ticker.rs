@@ -10,7 +10,7 @@ mod timetable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
+use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Timed, Tx};
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
@@ -95,9 +95,8 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy; those of tests come behind the others, then copies, then
-    /// verifications, then those for snapshots.
-    rule: usize,
+    /// What of the policy it is for.
+    of: Timed,
     /// `RULE/SCHEDULE`.
     key: String,
     paused: bool,
@@ -152,10 +151,10 @@ fn slots(
     set: &mut Vec<Mark>,
 ) -> Vec<Slot> {
     let mut slots = Vec::new();
-    for (at, (rule, schedules)) in policy.body.timed().enumerate() {
+    for (of, name, schedules) in policy.body.timed() {
         for schedule in schedules {
             let Some(times) = Times::of(schedule) else { continue };
-            let key = format!("{rule}/{}", schedule.name);
+            let key = format!("{name}/{}", schedule.name);
             let known = marks.get(&(policy.id, key.clone())).copied();
             let next = times.next(now);
             let mark = match (known, next) {
@@ -169,7 +168,7 @@ fn slots(
             let next = times.next(mark);
             let paused = policy.body.paused || schedule.paused;
             let backup_type = schedule.backup_type;
-            slots.push(Slot { rule: at, key, paused, times, mark, next, backup_type });
+            slots.push(Slot { of, key, paused, times, mark, next, backup_type });
         }
     }
     slots
@@ -285,32 +284,12 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             if let Some((reason, first, last, times)) = due.missed {
                 batch.missed(None, reason, (first, last), times).await?;
             }
-            let merged = !due.run.is_empty() && !chosen.insert(slot.rule);
+            let merged = !due.run.is_empty() && !chosen.insert(slot.of);
             if merged {
                 let times = due.run.len() as u64;
                 batch.missed(None, MissReason::Merged, (due.run[0].0, due.last), times).await?;
-            } else if let Some(rule) = policy.body.rules.get(slot.rule) {
-                let backup_type = match full.contains(&slot.rule) {
-                    true => BackupType::Full,
-                    false => slot.backup_type.unwrap_or(rule.backup_type),
-                };
-                batch.add(rule, &due, backup_type).await?;
-            } else if let Some(rule) =
-                policy.body.tests.get(slot.rule.saturating_sub(policy.body.rules.len()))
-                && !due.run.is_empty()
-            {
-                let (policy, now) = (batch.policy, batch.now);
-                restore_tests::due(batch.tx, policy, rule, &slot.key, &due, now).await?;
-            } else if let Some(copy) = copies::at(&policy.body, slot.rule)
-                && !due.run.is_empty()
-            {
-                copies::due(batch.tx, batch.policy, copy, (&slot.key, due.last), batch.now).await?;
-            } else if let Some(verify) = verifications::at(&policy.body, slot.rule)
-                && !due.run.is_empty()
-            {
-                verifications::due(batch.tx, batch.policy, verify, (&slot.key, &due), now).await?;
-            } else if let Some(rule) = kept::at(&policy.body, slot.rule) {
-                batch.add_snapshots(rule, &due).await?;
+            } else if !due.run.is_empty() {
+                batch.begin(slot, &due, full.contains(&slot.of)).await?;
             }
         }
         moved.push((due.last, slot.times.next(due.last)));
@@ -323,15 +302,14 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
 }
 
 /// The rules of which a full backup is due: it takes the place of others that are due with it.
-fn full_now(planned: &Planned, now: u64) -> BTreeSet<usize> {
+fn full_now(planned: &Planned, now: u64) -> BTreeSet<Timed> {
     let rules = &planned.policy.body.rules;
     let full = planned.slots.iter().filter(|slot| {
-        let rule = rules.get(slot.rule);
-        let usual = rule.map(|rule| rule.backup_type);
-        slot.backup_type.or(usual) == Some(BackupType::Full)
+        let Timed::Rule(at) = slot.of else { return false };
+        slot.backup_type.unwrap_or(rules[at].backup_type) == BackupType::Full
             && slot.times.due(slot.mark, now, slot.paused).is_some_and(|due| !due.run.is_empty())
     });
-    full.map(|slot| slot.rule).collect()
+    full.map(|slot| slot.of).collect()
 }
 
 /// What a schedule of a policy asks for now.
@@ -361,6 +339,29 @@ impl Batch<'_> {
             times,
         };
         Ok(self.tx.add_missed(&missed).await?)
+    }
+
+    /// Makes what is due of a slot; `full` when a full backup of its rule is.
+    async fn begin(&mut self, slot: &Slot, due: &Due, full: bool) -> Result<()> {
+        let (policy, key, now) = (self.policy, self.key, self.now);
+        let Policy { rules, tests, snapshots, .. } = &policy.body;
+        match slot.of {
+            Timed::Rule(at) => {
+                let usual = slot.backup_type.unwrap_or(rules[at].backup_type);
+                let backup_type = if full { BackupType::Full } else { usual };
+                self.add(&rules[at], due, backup_type).await
+            }
+            Timed::Test(at) => restore_tests::due(self.tx, policy, &tests[at], key, due, now).await,
+            Timed::Copy(rule, at) => {
+                let copy = (rules[rule].destination, &rules[rule].copies[at]);
+                copies::due(self.tx, policy, copy, (key, due.last), now).await
+            }
+            Timed::Verify(rule, at) => {
+                let verify = (&rules[rule], &rules[rule].verify[at]);
+                verifications::due(self.tx, policy, verify, (key, due), now).await
+            }
+            Timed::Snapshot(at) => self.add_snapshots(&snapshots[at], due).await,
+        }
     }
 
     async fn add(&mut self, rule: &Rule, due: &Due, backup_type: BackupType) -> Result<()> {

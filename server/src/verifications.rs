@@ -67,15 +67,6 @@ fn deepest<'a>(rules: &[(PolicyId, &'a VerifyRule)]) -> Option<(PolicyId, &'a Ve
     each.max_by_key(|(_, verify)| (verify.depth, verify.percent)).copied()
 }
 
-/// The verification at its place behind rules, tests and copies, with its rule.
-pub(crate) fn at(policy: &Policy, place: usize) -> Option<(&Rule, &VerifyRule)> {
-    let copies: usize = policy.rules.iter().map(|rule| rule.copies.len()).sum();
-    let before = policy.rules.len() + policy.tests.len() + copies;
-    let all = policy.rules.iter();
-    let mut all = all.flat_map(|rule| rule.verify.iter().map(move |verify| (rule, verify)));
-    all.nth(place.checked_sub(before)?)
-}
-
 /// How deep to look, as tasks say it: all data, or a share.
 fn depth(verify: &VerifyRule) -> (bool, Option<u32>) {
     (verify.depth == VerifyDepth::Data, verify.percent)
@@ -335,24 +326,5 @@ mod tests {
         assert_eq!(told("regions+rescan"), Some(BackupType::Incremental));
         assert_eq!(told("changed"), Some(BackupType::Incremental));
         assert_eq!(type_told(&json!({})), None, "another release");
-    }
-
-    #[test]
-    fn verifications_have_their_place_behind_copies() {
-        let destination = |n: u32| format!("00000000-0000-7000-8000-00000000000{n}");
-        let rule = |name: &str, n: u32| {
-            json!({"name": name, "destination": destination(n), "schedules": [],
-                "copies": [{"name": format!("{name}-copy"), "destination": destination(9)}],
-                "verify": [{"name": format!("{name}-verify")}]})
-        };
-        let policy: Policy =
-            serde_json::from_value(json!({"rules": [rule("a", 1), rule("b", 2)]})).unwrap();
-        let names: Vec<&String> = policy.timed().map(|(name, _)| name).collect();
-        for (place, name) in names.into_iter().enumerate() {
-            let found = at(&policy, place).map(|(_, verify)| &verify.name);
-            assert_eq!(found.is_some(), name.ends_with("-verify"), "{place} {name}");
-            assert!(found.is_none_or(|found| found == name));
-        }
-        assert!(at(&policy, 99).is_none());
     }
 }
