@@ -111,6 +111,20 @@ fn view(
     }
 }
 
+/// What a change of a node is based on: what people say of it. Its revision grows also with what
+/// the node tells of itself, and with each step of its upgrade.
+fn said(record: &Record<Node>) -> String {
+    let Node { description, state, destinations, slots, slots_by_kind, config, .. } = &record.body;
+    let body = (description, state, destinations, slots, slots_by_kind, config);
+    validators::base_of(&(&record.name, body))
+}
+
+/// Refuses a change that is based on something else; who names the newest revision has read all.
+fn check_base(headers: &HeaderMap, record: &Record<Node>) -> Result<()> {
+    validators::check(headers, &said(record))
+        .or_else(|_| validators::check(headers, &record.revision.to_string()))
+}
+
 /// List nodes
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "node", operation_id = "list-nodes",
     params(NodeQuery), responses(
@@ -143,13 +157,14 @@ pub(crate) async fn get(
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
-    let base = node.revision.to_string();
+    let base = said(&node);
     Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
 #[utoipa::path(put, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "change-node",
-    params(("id" = NodeId, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = NodeId, Path), ("If-Match" = Option<String>, Header,
+    description = "The tag or the revision of what the change is based on")),
     request_body = NodeChange, responses(
     (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
@@ -168,7 +183,7 @@ pub(crate) async fn put(
     let mut tx = shared.catalog.begin().await?;
     let mut node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
-    validators::check(&headers, &node.revision.to_string())?;
+    check_base(&headers, &node)?;
     // What it may reach and do for all projects is not a matter of one node.
     if change.destinations != node.body.destinations || change.config != node.body.config {
         actor.require(Permission::Administer, None)?;
@@ -189,7 +204,7 @@ pub(crate) async fn put(
     let (seen, ends) = (tx.liveness().await?, tx.certificate_ends().await?);
     tx.commit().await?;
     shared.work.notify_one();
-    let base = node.revision.to_string();
+    let base = said(&node);
     Ok(validators::tagged(&base, view(node, seen.get(&id), ends.get(&id).copied())))
 }
 
@@ -271,7 +286,8 @@ pub(crate) async fn for_instance(
 /// Remove a node: its access ends at once, and its tasks are taken over once their leases end
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
     params(("id" = NodeId, Path),
-    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
+    ("If-Match" = Option<String>, Header,
+    description = "The tag or the revision of what is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
@@ -283,7 +299,7 @@ pub(crate) async fn remove(
     let mut tx = shared.catalog.begin().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
     actor.require(Permission::Administer, &node)?;
-    validators::check(&headers, &node.revision.to_string())?;
+    check_base(&headers, &node)?;
     tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;
     let now = shared.now();
