@@ -77,7 +77,7 @@ pub use model::plan::{
 pub use model::plan_run::{PlanRun, PlanRunFilter, PlanRunState};
 pub use model::point::{NewPoint, Point, PointFilter};
 pub use model::policy::{
-    CopyRule, Keep, Missed, MissedFilter, Objectives, Policy, Rule, Schedule, When,
+    CopyRule, Keep, Missed, MissedFilter, Objectives, Policy, Rule, Schedule, Timed, When,
 };
 pub use model::project::Project;
 pub use model::proof::{

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::db::{Columns, Tx, document, text_of};
-use crate::error::Result;
+use crate::error::{CatalogError, Result};
 use crate::found::{Found, Unreadable, escaped};
 use crate::id::ProjectId;
 use crate::record::{Kind, Page, Record};
@@ -15,6 +15,9 @@ use crate::visible::Visible;
 
 /// Rows that are read in one go at least, where most may be left out.
 const AT_ONCE: u32 = 200;
+/// The longest text that a document is sought by, in bytes, as documents have it: no word that a
+/// record is found by is as long, and SQLite refuses patterns of more than 50,000 bytes.
+const LONGEST: usize = 4096;
 
 /// Which records are sought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,17 +38,28 @@ impl Sought {
 
     /// Only those in which this value stands somewhere. Whether it stands where it is meant is for
     /// whoever seeks it to look at.
-    #[must_use]
-    pub fn saying<T: Serialize>(mut self, value: Option<&T>) -> Self {
-        self.texts.extend(value.map(document));
-        self
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for what is longer than any word that
+    /// records are found by.
+    pub fn saying<T: Serialize>(self, value: Option<&T>) -> Result<Self> {
+        self.having(value.map(document))
     }
 
     /// Only those in which a field has this value.
-    #[must_use]
-    pub fn with<T: Serialize>(mut self, field: &str, value: Option<&T>) -> Self {
-        self.texts.extend(value.map(|value| format!("\"{field}\":{}", document(value))));
-        self
+    ///
+    /// # Errors
+    /// Those of [`Sought::saying`].
+    pub fn with<T: Serialize>(self, field: &str, value: Option<&T>) -> Result<Self> {
+        self.having(value.map(|value| format!("\"{field}\":{}", document(value))))
+    }
+
+    fn having(mut self, text: Option<String>) -> Result<Self> {
+        if text.as_ref().is_some_and(|text| text.len() > LONGEST) {
+            return Err(CatalogError::invalid("what is sought is longer than any word of records"));
+        }
+        self.texts.extend(text);
+        Ok(self)
     }
 
     fn is_pattern(name: &str) -> bool {
@@ -136,6 +150,7 @@ impl Tx {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn names_are_found_by_patterns_in_which_only_two_signs_mean_something_else() {
@@ -149,8 +164,14 @@ mod tests {
 
     #[test]
     fn what_is_sought_is_sought_as_documents_have_it() {
-        let sought = Sought::default().saying(Some(&"a \"b\"")).with("paused", Some(&true));
+        let sought = Sought::default().saying(Some(&"a \"b\"")).unwrap();
+        let sought = sought.with("paused", Some(&true)).unwrap();
         assert_eq!(sought.texts, [r#""a \"b\"""#, r#""paused":true"#]);
-        assert_eq!(Sought::default().saying(None::<&String>), Sought::default());
+        assert_eq!(Sought::default().saying(None::<&String>).unwrap(), Sought::default());
+        // A sign that documents write with six.
+        let long = "\u{1}".repeat(1000);
+        let invalid = |sought: Result<Sought>| sought.unwrap_err().kind() == ErrorKind::Invalid;
+        assert!(invalid(Sought::default().saying(Some(&long))));
+        assert!(invalid(Sought::default().with("cluster", Some(&long))));
     }
 }

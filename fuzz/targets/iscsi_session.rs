@@ -148,7 +148,7 @@ async fn play(mut input: Input<'_>) {
         served.await.expect("a connection that ends");
         listen(&heard.await.expect("it only listens"));
     }
-    assert_eq!(target.handle().sessions(), 0, "a session outlived its connection");
+    assert_eq!(target.sessions(), 0, "a session outlived its connection");
 }
 
 /// Reads what an initiator was told, as far as its messages are whole.

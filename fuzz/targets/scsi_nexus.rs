@@ -164,7 +164,7 @@ impl Bench {
             }
         }
         self.nexuses = Default::default();
-        assert_eq!(self.target.handle().sessions(), 0, "a session outlived its initiator");
+        assert_eq!(self.target.sessions(), 0, "a session outlived its initiator");
     }
 
     /// Asks an initiator's first unit for a notice; whether there is none.

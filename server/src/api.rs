@@ -162,11 +162,27 @@ pub(crate) struct PageQuery {
 
 impl PageQuery {
     pub(crate) fn page(&self) -> Result<Page> {
-        let limit = self.limit.unwrap_or(100);
-        if !(1..=Page::LARGEST).contains(&limit) {
-            return Err(Problem::invalid("a limit is 1 to 1000"));
-        }
-        Ok(Page { after: self.after.clone(), limit })
+        page(self.after.clone(), self.limit)
+    }
+}
+
+/// The part of a list that begins after something and has so many at most.
+///
+/// # Errors
+/// When the limit is none.
+pub(crate) fn page(after: Option<String>, limit: Option<u32>) -> Result<Page> {
+    Ok(Page { after, limit: most(limit)? })
+}
+
+/// How many a part of a list has at most.
+///
+/// # Errors
+/// When none are asked for, or more than are told at once.
+pub(crate) fn most(limit: Option<u32>) -> Result<u32> {
+    let limit = limit.unwrap_or(100);
+    match (1..=Page::LARGEST).contains(&limit) {
+        true => Ok(limit),
+        false => Err(Problem::invalid("a limit is 1 to 1000")),
     }
 }
 

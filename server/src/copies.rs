@@ -160,16 +160,6 @@ async fn add_due(
     Ok(None)
 }
 
-/// The copy of a rule at its place behind rules and tests, and where the rule's backups go.
-pub(crate) fn at(policy: &Policy, place: usize) -> Option<(DestinationId, &CopyRule)> {
-    let before = policy.rules.len() + policy.tests.len();
-    let all = policy.rules.iter().flat_map(|rule| {
-        let from = rule.destination;
-        rule.copies.iter().map(move |copy| (from, copy))
-    });
-    all.into_iter().nth(place.checked_sub(before)?)
-}
-
 /// Completes what a node is told of a copy: where it reads, with what, and what is kept. Returns
 /// the variables, and whether the node may use its own identity there.
 pub(crate) async fn complete(

@@ -23,8 +23,7 @@ use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::api::usage::every;
-use crate::complaint::go_on;
+use crate::complaint::{go_on, readable};
 use crate::dispatch::periods;
 use crate::ledger;
 use crate::maintenance::of_instance;
@@ -266,7 +265,7 @@ impl Keepings {
         let waits = |policy: &Record<Policy>| {
             policy.body.keeps().any(|(_, keep)| !keep.after_event.is_empty())
         };
-        let mut policies = every::<Policy>(tx, &EVERYTHING).await?;
+        let mut policies = readable::<Policy>(tx, &EVERYTHING).await?;
         policies.retain(waits);
         let by_hand = match policies.is_empty() {
             true => BTreeSet::new(),

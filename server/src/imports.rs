@@ -6,6 +6,8 @@
 //!                                              └─► no instance, task unimport
 //! ```
 //!
+//! A record that somebody has made something else of meanwhile, or that something needs, stays.
+//!
 //! The record comes first: it holds the name. What became of the task is looked at each second, so
 //! it does not matter who died before it could tell.
 
@@ -47,9 +49,8 @@ fn no(text: String) -> Problem {
 
 /// The folder in which images of a project may be made on a node.
 fn folder(config: &NodeConfig, project: &str, node: &str) -> Result<String> {
-    let fits = !project.contains('/') && ![".", ".."].contains(&project);
-    let mut folders = config.import_folders.iter().filter(|one| fits || !one.contains("{project}"));
-    folders.next().map(|one| one.replace("{project}", project)).ok_or_else(|| {
+    let first = config.import_folders.first();
+    first.map(|one| one.replace("{project}", project)).ok_or_else(|| {
         no(format!(
             "no instances are made on {node}: an administrator names a folder in the node's \
              configuration (import_folders)"
@@ -186,19 +187,13 @@ async fn settle_one(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
     if let Some(task) = task.as_ref().filter(|task| done(task)) {
         return arrived(tx, import, task, now).await;
     }
-    match tx.delete::<Instance>(import.instance).await {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    let order = task.as_ref().and_then(order);
+    came_to_nothing(tx, import.instance, order.as_ref(), now).await?;
     // Nothing is left of one that nobody has begun.
-    let Some(task) = task else { return Ok(()) };
+    let (Some(task), Some(import)) = (task, order) else { return Ok(()) };
     let begun = task.node.or(task.new.wanted_node.filter(|_| task.attempt > 0));
     let Some(node) = begun else { return Ok(()) };
-    let Ok(TaskSpec::Import { import: order, .. }) = serde_json::from_value(task.new.spec.clone())
-    else {
-        return Ok(());
-    };
-    let spec = TaskSpec::Unimport { import: order };
+    let spec = TaskSpec::Unimport { import };
     let remove = NewTask {
         destination: None,
         wanted_node: Some(node),
@@ -209,6 +204,59 @@ async fn settle_one(tx: &mut Tx, import: &Import, now: u64) -> Result<()> {
         ..task.new
     };
     tx.add_task(&remove, now).await?;
+    Ok(())
+}
+
+/// What a task imports, and to where.
+fn order(task: &Task) -> Option<ImportOrder> {
+    match serde_json::from_value(task.new.spec.clone()) {
+        Ok(TaskSpec::Import { import, .. }) => Some(import),
+        _ => None,
+    }
+}
+
+/// Where the images of an import lie.
+fn made_of(order: &ImportOrder) -> Source {
+    Source::Folder { path: format!("{}/{}", order.folder, order.name) }
+}
+
+/// There are no images: nor is there an instance. One that somebody gave other images is theirs,
+/// and one that something needs stays without any.
+async fn came_to_nothing(
+    tx: &mut Tx,
+    id: InstanceId,
+    order: Option<&ImportOrder>,
+    now: u64,
+) -> Result<()> {
+    let mut instance = match tx.get::<Instance>(id, &EVERYTHING).await {
+        Ok(instance) => instance,
+        // Of one that cannot be read nobody can say whose it is.
+        Err(error) if [ErrorKind::NotFound, ErrorKind::Damaged].contains(&error.kind()) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let as_made = order.is_some_and(|order| instance.body.source == made_of(order));
+    let kept_because = match as_made {
+        true => match tx.refuse_if_used(&instance, &EVERYTHING).await {
+            Ok(()) => return Ok(tx.delete::<Instance>(id).await?),
+            Err(error) if error.kind() == ErrorKind::Conflict => error.to_string(),
+            Err(error) => return Err(error.into()),
+        },
+        false => "it has another source now".to_owned(),
+    };
+    if as_made && (instance.body.present || !instance.body.paused) {
+        (instance.body.present, instance.body.paused) = (false, true);
+        tx.update(&mut instance, now).await?;
+    }
+    let entry = AuditEntry {
+        actor: "server".to_owned(),
+        action: "instance.import-failed",
+        object: id.to_string(),
+        project: instance.project,
+        detail: json!({"name": instance.name, "kept_because": kept_because}),
+    };
+    tx.audit(entry, now).await?;
     Ok(())
 }
 
@@ -225,14 +273,11 @@ async fn arrived(tx: &mut Tx, import: &Import, task: &Task, now: u64) -> Result<
     tx.update(&mut instance, now).await?;
     // Its images were put where an administrator lets them be. What somebody made of the record
     // meanwhile is theirs to be allowed.
-    if let Ok(TaskSpec::Import { import: order, .. }) =
-        serde_json::from_value(task.new.spec.clone())
+    if let Some(order) = order(task)
+        && instance.body.source == made_of(&order)
+        && instance.body.node == task.new.wanted_node
     {
-        let path = format!("{}/{}", order.folder, order.name);
-        let as_made = instance.body.source == Source::Folder { path };
-        if as_made && instance.body.node == task.new.wanted_node {
-            tx.trust_source_within(instance.id, &order.folder).await?;
-        }
+        tx.trust_source_within(instance.id, &order.folder).await?;
     }
     let entry = AuditEntry {
         actor: "server".to_owned(),

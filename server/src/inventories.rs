@@ -40,6 +40,8 @@ const LISTED: usize = 100;
 /// What the spec of a task says that the node need not know.
 const DRY_RUN: &str = "dry_run";
 const ACCEPT_GONE: &str = "accept_gone";
+/// What is told of policies whose names are not.
+const UNKNOWN: &str = "one that you may not know of";
 
 /// How somebody wants a place to be looked through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -381,8 +383,12 @@ async fn foretell(
     for (at, (name, unit)) in verdict.add.iter().take(LISTED).enumerate() {
         let mut one = Record::draft(record.project, draft(record, unit));
         one.name.clone_from(name);
-        let takes = having.iter().filter(|having| having.has(&one));
-        let names: Vec<&str> = takes.map(|having| having.policy().name.as_str()).collect();
+        let takes = having.iter().filter(|having| having.has(&one)).map(Having::policy);
+        // Who reads this may be of the project alone.
+        let (known, others): (Vec<_>, Vec<_>) =
+            takes.partition(|policy| policy.usable_in(record.project));
+        let mut names: Vec<&str> = known.iter().map(|policy| policy.name.as_str()).collect();
+        names.extend((!others.is_empty()).then_some(UNKNOWN));
         document["added"][at]["policies"] = json!(names);
     }
     Ok(())

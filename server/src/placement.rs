@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   the task names a node ──────────────────► that node
-//!   a backup, and configurations serve ─────► nodes of those that name the instance most
-//!   (a snapshot, an inventory)                specifically, or else those that serve nobody
+//!   a backup, a snapshot or an inventory,
+//!   and configurations serve ───────────────► nodes of those that name the instance most
+//!     │                                       specifically, or else those that serve nobody
 //!     └─ no configuration names anybody ────► any node
 //! ```
 //!
@@ -305,7 +306,7 @@ fn there(record: &Record<Node>, configs: &Configs, heard: bool) -> Result<(), St
     }
     match node.state {
         NodeState::Disabled => Err("it is disabled".to_owned()),
-        NodeState::Draining if node.upgrade.is_some() => Err("it is being upgraded".to_owned()),
+        NodeState::Draining if node.is_leaving() => Err("it is being upgraded".to_owned()),
         NodeState::Draining => Err("it is drained".to_owned()),
         NodeState::Enabled if !heard => Err("it has not been heard of".to_owned()),
         NodeState::Enabled => Ok(()),

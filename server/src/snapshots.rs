@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use sluice_catalog::{
     BackupType, DestinationId, ErrorKind, Instance, InstanceId, InstanceSnapshot, NewSnapshot,
     NewTask, Node, NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId,
-    SnapshotImage, SnapshotKeep, SnapshotRule, SnapshotState, Source, Task, TaskState, Tx, Visible,
+    SnapshotImage, SnapshotKeep, SnapshotState, Source, Task, TaskState, Tx, Visible,
 };
 use sluice_node_api::{SnapshotOrder, SnapshotUse, TaskSpec, Work};
 
@@ -105,14 +105,6 @@ pub(crate) async fn request(
     };
     tx.add_snapshot(id, &new, now).await?;
     Ok(Some((id, task)))
-}
-
-/// The rule for snapshots at its place behind rules, tests, copies and verifications.
-pub(crate) fn at(policy: &Policy, place: usize) -> Option<&SnapshotRule> {
-    let copies: usize = policy.rules.iter().map(|rule| rule.copies.len()).sum();
-    let verify: usize = policy.rules.iter().map(|rule| rule.verify.len()).sum();
-    let before = policy.rules.len() + policy.tests.len() + copies + verify;
-    policy.snapshots.get(place.checked_sub(before)?)
 }
 
 /// Begins to remove a snapshot: one that is being made ends first.
@@ -493,20 +485,5 @@ mod tests {
         for odd in [&command, &device] {
             assert_eq!(check(odd).unwrap_err().status, 422);
         }
-    }
-
-    #[test]
-    fn rules_for_snapshots_come_behind_all_others() {
-        let policy = serde_json::json!({
-            "rules": [{"name": "r", "destination": DestinationId::new(1), "schedules": [],
-                "copies": [{"name": "c", "destination": DestinationId::new(2)}]}],
-            "snapshots": [{"name": "s", "keep": {"last": 1}, "schedules": []},
-                {"name": "t", "keep": {"last": 1}, "schedules": []}],
-        });
-        let policy: Policy = serde_json::from_value(policy).unwrap();
-        let names = |place| at(&policy, place).map(|rule| rule.name.as_str());
-        assert_eq!((names(0), names(1), names(2)), (None, None, Some("s")));
-        assert_eq!((names(3), names(4)), (Some("t"), None));
-        assert_eq!(policy.timed().nth(2).unwrap().0, "s");
     }
 }

@@ -10,7 +10,7 @@ mod timetable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Tx};
+use sluice_catalog::{BackupType, LeaseMark, Missed, NewTask, Policy, Record, Rule, Timed, Tx};
 use sluice_node_api::TaskSpec;
 use sluice_scheduler::plan::MissReason;
 use tokio_util::sync::CancellationToken;
@@ -95,9 +95,8 @@ struct Planned {
 /// A schedule of a rule.
 #[derive(Debug)]
 struct Slot {
-    /// The rule's place in the policy; those of tests come behind the others, then copies, then
-    /// verifications, then those for snapshots.
-    rule: usize,
+    /// What of the policy it is for.
+    of: Timed,
     /// `RULE/SCHEDULE`.
     key: String,
     paused: bool,
@@ -154,10 +153,10 @@ fn slots(
     set: &mut Vec<Mark>,
 ) -> Vec<Slot> {
     let mut slots = Vec::new();
-    for (at, (rule, schedules)) in policy.body.timed().enumerate() {
+    for (of, name, schedules) in policy.body.timed() {
         for schedule in schedules {
             let Some(times) = Times::of(schedule) else { continue };
-            let key = format!("{rule}/{}", schedule.name);
+            let key = format!("{name}/{}", schedule.name);
             let known = marks.get(&(policy.id, key.clone())).copied();
             let next = times.next(now);
             let mark = match (known, next) {
@@ -171,7 +170,7 @@ fn slots(
             let next = times.next(mark);
             let paused = policy.body.paused || schedule.paused;
             let backup_type = schedule.backup_type;
-            slots.push(Slot { rule: at, key, paused, times, mark, next, backup_type });
+            slots.push(Slot { of, key, paused, times, mark, next, backup_type });
         }
     }
     slots
@@ -294,8 +293,8 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
             batch.missed(None, reason, (first, last), times).await?;
         }
         if !due.run.is_empty() {
-            match chosen.insert(slot.rule) {
-                true => batch.make(slot, &due, full.contains(&slot.rule)).await?,
+            match chosen.insert(slot.of) {
+                true => batch.make(slot, &due, full.contains(&slot.of)).await?,
                 false => batch.none_runs(MissReason::Merged, &due).await?,
             }
         }
@@ -309,15 +308,14 @@ async fn fire(shared: &Shared, planned: &mut Planned, now: u64) -> Result<()> {
 }
 
 /// The rules of which a full backup is due: it takes the place of others that are due with it.
-fn full_now(planned: &Planned, now: u64) -> BTreeSet<usize> {
+fn full_now(planned: &Planned, now: u64) -> BTreeSet<Timed> {
     let rules = &planned.policy.body.rules;
     let full = planned.slots.iter().filter(|slot| {
-        let rule = rules.get(slot.rule);
-        let usual = rule.map(|rule| rule.backup_type);
-        slot.backup_type.or(usual) == Some(BackupType::Full)
+        let Timed::Rule(at) = slot.of else { return false };
+        slot.backup_type.unwrap_or(rules[at].backup_type) == BackupType::Full
             && slot.times.due(slot.mark, now, slot.paused).is_some_and(|due| !due.run.is_empty())
     });
-    full.map(|slot| slot.rule).collect()
+    full.map(|slot| slot.of).collect()
 }
 
 /// What a schedule of a policy asks for now.
@@ -330,26 +328,24 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Makes what runs of what is due.
+    /// Makes what runs of what is due; `full` when a full backup of its rule is.
     async fn make(&mut self, slot: &Slot, due: &Due, full: bool) -> Result<()> {
-        let (policy, place) = (&self.policy.body, slot.rule);
-        if let Some(rule) = policy.rules.get(place) {
-            let backup_type = match full {
-                true => BackupType::Full,
-                false => slot.backup_type.unwrap_or(rule.backup_type),
-            };
-            return self.add(rule, due, backup_type).await;
-        }
-        if let Some(rule) = policy.tests.get(place - policy.rules.len()) {
-            restore_tests::due(self, rule, due).await
-        } else if let Some(copy) = copies::at(policy, place) {
-            copies::due(self, copy, due).await
-        } else if let Some(verify) = verifications::at(policy, place) {
-            verifications::due(self, verify, due).await
-        } else if let Some(rule) = kept::at(policy, place) {
-            self.add_snapshots(rule, due).await
-        } else {
-            Ok(())
+        let Policy { rules, tests, snapshots, .. } = &self.policy.body;
+        match slot.of {
+            Timed::Rule(at) => {
+                let usual = slot.backup_type.unwrap_or(rules[at].backup_type);
+                let backup_type = if full { BackupType::Full } else { usual };
+                self.add(&rules[at], due, backup_type).await
+            }
+            Timed::Test(at) => restore_tests::due(self, &tests[at], due).await,
+            Timed::Copy(rule, at) => {
+                let copy = (rules[rule].destination, &rules[rule].copies[at]);
+                copies::due(self, copy, due).await
+            }
+            Timed::Verify(rule, at) => {
+                verifications::due(self, (&rules[rule], &rules[rule].verify[at]), due).await
+            }
+            Timed::Snapshot(at) => self.add_snapshots(&snapshots[at], due).await,
         }
     }
 

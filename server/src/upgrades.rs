@@ -83,17 +83,16 @@ async fn step(tx: &mut Tx, node: &mut Record<Node>, now: u64) -> Result<bool> {
             let (state, message) = match turn {
                 Turn::Now => (UpgradeState::Draining, "it finishes what it has".to_owned()),
                 Turn::After(name) => (UpgradeState::Waiting, format!("{name} goes first")),
-                Turn::Never(name) => (UpgradeState::Failed, stopped(&name)),
+                Turn::Never(name) => {
+                    not_begun(tx, node, upgrade, &name, now).await?;
+                    return Ok(false);
+                }
             };
             let since_ms = if state == upgrade.state { upgrade.since_ms } else { now };
             node.body.upgrade = Some(Upgrade { state, since_ms, message, ..upgrade });
             Ok(false)
         }
     }
-}
-
-fn stopped(name: &str) -> String {
-    format!("it was not begun, because that of {name} failed")
 }
 
 /// Whether a node that waits may begin.
@@ -123,11 +122,9 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
                 if heard || last.max(theirs.since_ms) + BACK_MS >= now {
                     return Ok(Turn::After(other.name));
                 }
-                let message = "it did not come back".to_owned();
-                let failed = Upgrade { state: UpgradeState::Failed, message, ..theirs };
-                other.body.upgrade = Some(failed);
+                let why = "it did not come back";
+                failed(tx, &mut other, (theirs, why), &[own], now).await?;
                 tx.update(&mut other, now).await?;
-                stop_waiting(tx, &other.name, &[own, other.id], now).await?;
                 return Ok(Turn::Never(other.name));
             }
         }
@@ -154,7 +151,9 @@ pub(crate) async fn begun(
             node.body.upgrade = Some(upgrade);
             return Ok(());
         }
-        _ if again => return failed(tx, node, upgrade, "it came back as it was", now).await,
+        _ if again => {
+            return failed(tx, node, (upgrade, "it came back as it was"), &[], now).await;
+        }
         _ => {}
     }
     let detail = json!({"from": upgrade.from, "to": version});
@@ -165,38 +164,53 @@ pub(crate) async fn begun(
 pub(crate) async fn refused(tx: &mut Tx, id: NodeId, why: &str, now: u64) -> Result<()> {
     let mut node = tx.get::<Node>(id, &EVERYTHING).await?;
     let Some(upgrade) = node.body.upgrade.take() else { return Ok(()) };
-    failed(tx, &mut node, upgrade, why, now).await?;
+    failed(tx, &mut node, (upgrade, why), &[], now).await?;
     tx.update(&mut node, now).await.map_err(Into::into)
 }
 
-/// Notes that an upgrade has failed, and lets those that wait begin no more.
+/// Notes that an upgrade has failed, and lets those that wait begin no more, but for some, whose
+/// records the caller writes as it does that of the node.
 async fn failed(
     tx: &mut Tx,
     node: &mut Record<Node>,
+    (upgrade, why): (Upgrade, &str),
+    but: &[NodeId],
+    now: u64,
+) -> Result<()> {
+    note_failure(tx, node, (upgrade, why), now).await?;
+    for mut other in all_nodes_as_they_are(tx).await? {
+        let Some(theirs) = other.body.upgrade.take() else { continue };
+        let others = other.id == node.id || but.contains(&other.id);
+        if others || theirs.state != UpgradeState::Waiting {
+            continue;
+        }
+        not_begun(tx, &mut other, theirs, &node.name, now).await?;
+        tx.update(&mut other, now).await?;
+    }
+    Ok(())
+}
+
+/// One that waits begins no more, because that of `name` has failed.
+async fn not_begun(
+    tx: &mut Tx,
+    node: &mut Record<Node>,
     upgrade: Upgrade,
-    why: &str,
+    name: &str,
+    now: u64,
+) -> Result<()> {
+    let why = format!("it was not begun, because that of {name} failed");
+    note_failure(tx, node, (upgrade, &why), now).await
+}
+
+async fn note_failure(
+    tx: &mut Tx,
+    node: &mut Record<Node>,
+    (upgrade, why): (Upgrade, &str),
     now: u64,
 ) -> Result<()> {
     let (state, message) = (UpgradeState::Failed, why.to_owned());
     node.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..upgrade });
-    stop_waiting(tx, &node.name, &[node.id], now).await?;
     Ok(tx.audit(did(node, "node.upgrade-failed", json!({"why": why})), now).await?)
-}
-
-/// Those that wait begin no more, because that of `name` has failed; but for these, whose records
-/// the caller writes.
-async fn stop_waiting(tx: &mut Tx, name: &str, but: &[NodeId], now: u64) -> Result<()> {
-    let state = UpgradeState::Failed;
-    for mut other in all_nodes_as_they_are(tx).await? {
-        let Some(theirs) = other.body.upgrade.take() else { continue };
-        if but.contains(&other.id) || theirs.state != UpgradeState::Waiting {
-            continue;
-        }
-        let message = stopped(name);
-        other.body.upgrade = Some(Upgrade { state, since_ms: now, message, ..theirs });
-        tx.update(&mut other, now).await?;
-    }
-    Ok(())
 }
 
 fn did(node: &Record<Node>, action: &'static str, detail: serde_json::Value) -> AuditEntry {
@@ -246,4 +260,52 @@ pub(crate) fn asked_for(
         to: installed.version.clone(),
         message: "it begins within seconds".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_catalog::{AuditFilter, Catalog, Visible};
+
+    use super::*;
+
+    fn upgrade(state: UpgradeState, requested_ms: u64) -> Upgrade {
+        let (from, to, message) = ("1.0".to_owned(), "2.0".to_owned(), String::new());
+        Upgrade { state, requested_ms, since_ms: 0, from, to, message }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_come_back_and_what_waits_for_it_have_failed_and_that_is_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.sqlite").display());
+        let catalog = Catalog::open(&url).await.unwrap();
+        let mut tx = catalog.begin().await.unwrap();
+        let states = [UpgradeState::Restarting, UpgradeState::Waiting, UpgradeState::Waiting];
+        let mut nodes = Vec::new();
+        for (at, (name, state)) in (0..).zip(["away", "next", "last"].into_iter().zip(states)) {
+            let body = Node { upgrade: Some(upgrade(state, at)), ..Node::default() };
+            nodes.push(tx.insert(None, name, body, 1).await.unwrap());
+        }
+        assert!(!step(&mut tx, &mut nodes[1], BACK_MS).await.unwrap());
+        let told = |node: &Record<Node>| {
+            let upgrade = node.body.upgrade.clone().unwrap();
+            (upgrade.state, upgrade.message)
+        };
+        assert_eq!(told(&nodes[1]), (UpgradeState::Waiting, "away goes first".to_owned()));
+        assert!(!step(&mut tx, &mut nodes[1], BACK_MS + 1).await.unwrap());
+        let stopped = "it was not begun, because that of away failed";
+        let failed = |why: &str| (UpgradeState::Failed, why.to_owned());
+        assert_eq!(told(&nodes[1]), failed(stopped));
+        tx.update(&mut nodes[1], BACK_MS + 1).await.unwrap();
+        for (node, why) in [(&nodes[0], "it did not come back"), (&nodes[2], stopped)] {
+            let kept = tx.get::<Node>(node.id, &EVERYTHING).await.unwrap();
+            assert_eq!(told(&kept), failed(why));
+        }
+        let filter = AuditFilter::default();
+        let log = tx.audit_found(&Visible::All, &filter, None, 100).await.unwrap();
+        let mut of: Vec<String> = log.items.into_iter().map(|row| row.object).collect();
+        let mut all: Vec<String> = nodes.iter().map(|node| node.id.to_string()).collect();
+        of.sort();
+        all.sort();
+        assert_eq!(of, all);
+    }
 }

@@ -89,7 +89,8 @@ fn stale() -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED, "stale", text)
 }
 
-/// Tags what is answered to a GET, and answers nothing of it to whoever has it already.
+/// Tags the JSON that is answered to a GET, and answers nothing of it to whoever has it already.
+/// What is no JSON (files, pictures, streams) goes out piece by piece, and is left as it is.
 pub(crate) async fn layer(request: Request, next: Next) -> Response {
     let reads = request.method() == Method::GET;
     let known = match reads {

@@ -24,8 +24,7 @@ use sluice_scheduler::plan::MissReason;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::api::usage::every;
-use crate::complaint::go_on;
+use crate::complaint::{go_on, readable};
 use crate::dispatch::by_instance;
 use crate::ledger;
 use crate::maintenance::of_instance;
@@ -68,15 +67,6 @@ fn wanted_at(
 fn deepest<'a>(rules: &[(PolicyId, &'a VerifyRule)]) -> Option<(PolicyId, &'a VerifyRule)> {
     let each = rules.iter().filter(|(_, verify)| verify.schedules.is_empty());
     each.max_by_key(|(_, verify)| (verify.depth, verify.percent)).copied()
-}
-
-/// The verification at its place behind rules, tests and copies, with its rule.
-pub(crate) fn at(policy: &Policy, place: usize) -> Option<(&Rule, &VerifyRule)> {
-    let copies: usize = policy.rules.iter().map(|rule| rule.copies.len()).sum();
-    let before = policy.rules.len() + policy.tests.len() + copies;
-    let all = policy.rules.iter();
-    let mut all = all.flat_map(|rule| rule.verify.iter().map(move |verify| (rule, verify)));
-    all.nth(place.checked_sub(before)?)
 }
 
 /// How deep to look, as tasks say it: all data, or a share.
@@ -249,14 +239,14 @@ async fn asked(
 ) -> Result<BTreeMap<DestinationId, Asked>> {
     let mut asked: BTreeMap<DestinationId, Asked> = BTreeMap::new();
     // Who has a role on an instance alone sees no policies.
-    let mut policies = every::<Policy>(tx, &EVERYTHING).await?;
+    let mut policies = readable::<Policy>(tx, &EVERYTHING).await?;
     policies.retain(|policy| wanted(&policy.body).next().is_some());
     if policies.is_empty() {
         return Ok(asked);
     }
     let by_hand = tx.by_hand().await?;
     let having: Vec<Having<'_>> = policies.iter().map(|one| Having::of(one, &by_hand)).collect();
-    for instance in every::<Instance>(tx, visible).await? {
+    for instance in readable::<Instance>(tx, visible).await? {
         if project.is_some() && project != instance.project {
             continue;
         }
@@ -364,24 +354,5 @@ mod tests {
         assert_eq!(worst(&[one, other], &waits), Some(DoubtState::Unproven));
         assert_eq!(worst(&[PointId::new(3)], &waits), None, "older ones are damaged");
         assert_eq!(worst(&[], &waits), None);
-    }
-
-    #[test]
-    fn verifications_have_their_place_behind_copies() {
-        let destination = |n: u32| format!("00000000-0000-7000-8000-00000000000{n}");
-        let rule = |name: &str, n: u32| {
-            json!({"name": name, "destination": destination(n), "schedules": [],
-                "copies": [{"name": format!("{name}-copy"), "destination": destination(9)}],
-                "verify": [{"name": format!("{name}-verify")}]})
-        };
-        let policy: Policy =
-            serde_json::from_value(json!({"rules": [rule("a", 1), rule("b", 2)]})).unwrap();
-        let names: Vec<&String> = policy.timed().map(|(name, _)| name).collect();
-        for (place, name) in names.into_iter().enumerate() {
-            let found = at(&policy, place).map(|(_, verify)| &verify.name);
-            assert_eq!(found.is_some(), name.ends_with("-verify"), "{place} {name}");
-            assert!(found.is_none_or(|found| found == name));
-        }
-        assert!(at(&policy, 99).is_none());
     }
 }

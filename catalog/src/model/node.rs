@@ -153,10 +153,14 @@ pub struct NodeLiveness {
 impl Node {
     /// Whether it gets tasks, as far as its record tells: one that is to start again gets none.
     pub fn takes_tasks(&self) -> bool {
-        let leaving = self.upgrade.as_ref().is_some_and(|upgrade| {
+        self.state == NodeState::Enabled && !self.is_leaving()
+    }
+
+    /// Whether it is being upgraded: its turn has come, and it is not back yet.
+    pub fn is_leaving(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| {
             matches!(upgrade.state, UpgradeState::Draining | UpgradeState::Restarting)
-        });
-        self.state == NodeState::Enabled && !leaving
+        })
     }
 
     fn sense(&self) -> Result<()> {

@@ -164,11 +164,11 @@ impl NodeConfig {
 
 /// Whether a path is a folder or lies in it, by its text: links are looked at on the node.
 pub fn lies_in(path: &str, folder: &str) -> bool {
-    let parts = |text: &str| -> Vec<String> {
-        text.split('/').filter(|part| !part.is_empty() && *part != ".").map(Into::into).collect()
-    };
-    let (path, folder) = (parts(path), parts(folder));
-    !path.iter().any(|part| part == "..") && path.starts_with(&folder)
+    fn parts(text: &str) -> impl Iterator<Item = &str> {
+        text.split('/').filter(|part| !part.is_empty() && *part != ".")
+    }
+    let mut begins = parts(path);
+    parts(folder).all(|part| begins.next() == Some(part)) && !parts(path).any(|part| part == "..")
 }
 
 kind!(NodeConfig, NodeConfigId, "node_configs", "node configuration", shared: false);

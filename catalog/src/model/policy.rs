@@ -318,17 +318,40 @@ pub struct MissedFilter {
     pub at: Span,
 }
 
+/// Something of a policy that becomes due, by its place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timed {
+    /// Backups by a rule.
+    Rule(usize),
+    /// Restore tests.
+    Test(usize),
+    /// Copies of what a rule has backed up: the rule, and which of its copies.
+    Copy(usize, usize),
+    /// Verifications of it: the rule, and which of its verifications.
+    Verify(usize, usize),
+    /// Snapshots that stay at the source.
+    Snapshot(usize),
+}
+
 impl Policy {
-    /// All that becomes due, with its name: rules, tests, copies, verifications, then snapshots.
-    pub fn timed(&self) -> impl Iterator<Item = (&String, &Vec<Schedule>)> {
-        let rules = self.rules.iter().map(|rule| (&rule.name, &rule.schedules));
-        let tests = self.tests.iter().map(|test| (&test.name, &test.schedules));
-        let copies = self.rules.iter().flat_map(|rule| &rule.copies);
-        let copies = copies.map(|copy| (&copy.name, &copy.schedules));
-        let verify = self.rules.iter().flat_map(|rule| &rule.verify);
-        let verify = verify.map(|verify| (&verify.name, &verify.schedules));
-        let snapshots = self.snapshots.iter().map(|rule| (&rule.name, &rule.schedules));
-        rules.chain(tests).chain(copies).chain(verify).chain(snapshots)
+    /// All that becomes due, with its name and its schedules: rules, tests, copies, verifications,
+    /// then snapshots.
+    pub fn timed(&self) -> impl Iterator<Item = (Timed, &String, &Vec<Schedule>)> {
+        let rules = self.rules.iter().enumerate();
+        let backups = rules.clone().map(|(at, one)| (Timed::Rule(at), &one.name, &one.schedules));
+        let tests = self.tests.iter().enumerate();
+        let tests = tests.map(|(at, one)| (Timed::Test(at), &one.name, &one.schedules));
+        let copies = rules.clone().flat_map(|(rule, of)| {
+            let copies = of.copies.iter().enumerate();
+            copies.map(move |(at, one)| (Timed::Copy(rule, at), &one.name, &one.schedules))
+        });
+        let verify = rules.flat_map(|(rule, of)| {
+            let verify = of.verify.iter().enumerate();
+            verify.map(move |(at, one)| (Timed::Verify(rule, at), &one.name, &one.schedules))
+        });
+        let snapshots = self.snapshots.iter().enumerate();
+        let snapshots = snapshots.map(|(at, one)| (Timed::Snapshot(at), &one.name, &one.schedules));
+        backups.chain(tests).chain(copies).chain(verify).chain(snapshots)
     }
 
     /// What is kept where, of backups and of copies.
@@ -384,9 +407,9 @@ impl Policy {
                 return Err(bad("two verifications of a policy have the same name"));
             }
         }
-        for (rule, schedules) in self.timed() {
+        for (_, name, schedules) in self.timed() {
             for schedule in schedules {
-                if !names.insert((rule, &schedule.name)) {
+                if !names.insert((name, &schedule.name)) {
                     return Err(bad("two rules or schedules of a policy have the same name"));
                 }
             }
@@ -460,6 +483,41 @@ mod tests {
             full[name] = value.clone();
         }
         serde_json::from_value(serde_json::json!({ "rules": [full] })).unwrap()
+    }
+
+    #[test]
+    fn what_becomes_due_is_named_by_its_place() {
+        let destination = "00000000-0000-7000-8000-000000000001";
+        let rule = |name: &str| {
+            serde_json::json!({"name": name, "destination": destination, "schedules": [],
+                "copies": [{"name": format!("{name}-copy"), "destination": destination}],
+                "verify": [{"name": format!("{name}-v")}, {"name": format!("{name}-w")}]})
+        };
+        let snapshots = ["s", "t"]
+            .map(|name| serde_json::json!({"name": name, "keep": {"last": 1}, "schedules": []}));
+        let test =
+            serde_json::json!({"name": "boots", "destination": destination, "schedules": []});
+        let policy: Policy = serde_json::from_value(serde_json::json!({
+            "rules": [rule("a"), rule("b")], "tests": [test], "snapshots": snapshots}))
+        .unwrap();
+        let all: Vec<(Timed, &str)> =
+            policy.timed().map(|(place, name, _)| (place, name.as_str())).collect();
+        assert_eq!(
+            all,
+            [
+                (Timed::Rule(0), "a"),
+                (Timed::Rule(1), "b"),
+                (Timed::Test(0), "boots"),
+                (Timed::Copy(0, 0), "a-copy"),
+                (Timed::Copy(1, 0), "b-copy"),
+                (Timed::Verify(0, 0), "a-v"),
+                (Timed::Verify(0, 1), "a-w"),
+                (Timed::Verify(1, 0), "b-v"),
+                (Timed::Verify(1, 1), "b-w"),
+                (Timed::Snapshot(0), "s"),
+                (Timed::Snapshot(1), "t"),
+            ]
+        );
     }
 
     #[test]

@@ -14,10 +14,12 @@ const LONGEST_HOURS: u32 = 3660 * 24;
 /// How far a snapshot is.
 ///
 /// ```text
-///   requested ──► ready ──► removing ──► gone      nothing is left of it at the source
-///       ╲                      ▲
-///        ╲   its task failed   │
-///         └────────────────────┘
+///       ┌─────── nobody has begun it ────────┐
+///       │         ┌─ its node was removed ───┐ │
+///       │         │                          ▼ ▼
+///   requested ──► ready ──► removing ──────► gone      nothing is left of it at the source
+///       │                      ▲
+///       └── its task failed ───┘
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -107,14 +107,6 @@ impl Tx {
         User::read(&row.ok_or_else(|| CatalogError::not_found(format_args!("user {id}")))?)
     }
 
-    /// Users, oldest first.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn users(&mut self, page: &Page) -> Result<Vec<User>> {
-        self.users_called("*", page).await
-    }
-
     /// The users whose logins match a pattern, in small letters or large, oldest first: `*` stands
     /// for anything, `?` for one character.
     ///

@@ -42,14 +42,6 @@ impl Tx {
         })
     }
 
-    /// Groups, oldest first.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn groups(&mut self, page: &Page) -> Result<Vec<Group>> {
-        self.groups_called("*", page).await
-    }
-
     /// The groups whose names match a pattern, in small letters or large, oldest first.
     ///
     /// # Errors

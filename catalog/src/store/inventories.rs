@@ -60,16 +60,6 @@ impl Tx {
         self.run(sqlx::query(sql).bind(instance.to_string())).await.map(drop)
     }
 
-    /// Where an instance was found; nothing when it was made by hand.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn found_where(&mut self, instance: InstanceId) -> Result<Option<Finding>> {
-        let sql = format!("SELECT {COLUMNS} FROM found_instances WHERE instance_id = $1");
-        let row = self.maybe(query(sql).bind(instance.to_string())).await?;
-        row.map(|row| Finding::read(&row)).transpose()
-    }
-
     /// A part of what an inventory has found, in the order of places; the place before is
     /// `page.after`.
     ///

@@ -38,7 +38,7 @@ async fn a_session_is_somebody_until_it_ends(Lab { catalog, .. }: Lab) {
     tx.set_grants(anna.id, &[]).await.unwrap();
     assert_eq!(tx.count_administrators().await.unwrap(), 0);
     tx.delete_user(anna.id).await.unwrap();
-    assert!(tx.users(&Page::default()).await.unwrap().is_empty());
+    assert!(tx.users_called("*", &Page::default()).await.unwrap().is_empty());
 }
 
 async fn tokens_last_until_removed(Lab { catalog, .. }: Lab) {
@@ -91,7 +91,7 @@ async fn a_zero_byte_is_the_callers_mistake(Lab { catalog, .. }: Lab) {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
     }
     let page = Page { after: Some("\0".into()), limit: 1 };
-    match catalog.read().await.unwrap().users(&page).await {
+    match catalog.read().await.unwrap().users_called("*", &page).await {
         Ok(found) => assert!(found.is_empty()),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
     }
@@ -147,7 +147,7 @@ async fn what_a_group_may_do_its_members_may(Lab { catalog, .. }: Lab) {
     assert_eq!((changed.revision, changed.members), (2, vec![robot.id]));
     assert_eq!(tx.count_administrators().await.unwrap(), 0);
     assert_eq!(tx.all_grants(anna).await.unwrap(), [viewer]);
-    assert_eq!(tx.groups(&Page::default()).await.unwrap().len(), 1);
+    assert_eq!(tx.groups_called("*", &Page::default()).await.unwrap().len(), 1);
     tx.delete_group(group.id).await.unwrap();
     assert!(tx.group(group.id).await.is_err() && tx.all_grants(robot.id).await.unwrap().is_empty());
 }

@@ -248,7 +248,7 @@ async fn records_are_sought_by_project_name_and_what_they_say(Lab { catalog, .. 
             page.after = part.next;
         }
     };
-    let tagged = Sought::default().saying(Some(&"gold"));
+    let tagged = Sought::default().saying(Some(&"gold")).unwrap();
     let named = |project, name: &str| Sought::named(project, Some(name.to_owned()));
     let (all, own) = (Visible::All, Visible::projects([blog]));
     for limit in [1, 7, 1000] {

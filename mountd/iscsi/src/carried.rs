@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Limits;
-use crate::server::{Handle, Server};
+use crate::server::Server;
 use crate::session::{self, Ends};
 use crate::target::Shared;
 
@@ -54,9 +54,9 @@ impl Carried {
         Ok(session::serve(shared, limits, ends, &ticket, streams, shutdown).await?)
     }
 
-    /// A handle on the target.
-    pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.shared))
+    /// Sessions at this moment.
+    pub fn sessions(&self) -> usize {
+        self.shared.all().len()
     }
 }
 

@@ -7,14 +7,15 @@ use futures::FutureExt;
 use sluice_block::PoolBuffer;
 use sluice_iscsi_wire::{ScsiCommand, TaskAttribute};
 use sluice_scsi::{
-    Command, PersistentOut, Power, Range, Sense, Status, capacity_10, capacity_16, cut, inquiry,
-    mode_select, mode_sense, out_parameters, report_luns, report_opcodes, task_functions,
+    ByteCheck, Command, PersistentOut, Power, Range, Sense, Status, capacity_10, capacity_16, cut,
+    inquiry, mode_select, mode_sense, out_parameters, report_luns, report_opcodes, task_functions,
     vital_page,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::medium::{Medium, fits};
+use crate::ranges::Held;
 use crate::reservation::{Port, Refusal};
 use crate::task::Task;
 use crate::unit::{BLOCK, MOST_BLOCKS, MOST_COMPARE, MOST_SAME, Unit};
@@ -167,10 +168,9 @@ async fn execute(place: &Place, work: Work, removed: &mut Vec<Port>) -> Result<O
         Command::Unmap { .. } => {
             complete(&command, data)?;
             let medium = Medium { unit, cancel: &work.cancel };
-            let _order = unit.order.read().await;
-            // Which blocks it is about stands in its data: it is rare enough to wait for all.
-            let _blocks = unit.ranges.take(0..u64::MAX, false).await;
-            medium.unmap(data).await?;
+            let ranges = medium.to_unmap(data)?;
+            let _turn = turn(unit, &work, hull(&ranges)).await?;
+            medium.unmap(&ranges).await?;
             Ok(done(Data::None, command.data_out(BLOCK)))
         }
         Command::GetLbaStatus { lba, allocation } => {
@@ -280,20 +280,7 @@ async fn on_medium(
         outcome.wanted = u64::from(range.blocks) * u64::from(BLOCK);
         outcome.permit = admit(place, &work, outcome.wanted).await?;
     }
-    let alone = matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
-    let (mut exclusive, mut shared, mut held) = (None, None, None);
-    tokio::select! {
-        biased;
-        () = work.cancel.cancelled() => return Err(Failure::Ended),
-        () = async {
-            if work.ordered {
-                exclusive = Some(unit.order.write().await);
-            } else {
-                shared = Some(unit.order.read().await);
-                held = Some(unit.ranges.take(blocks_of(&command, range), alone).await);
-            }
-        } => {}
-    }
+    let turn = turn(unit, &work, blocks_of(&command, range)).await?;
     match command {
         Command::Read { .. } => {
             let length = outcome.wanted.min(u64::from(work.room)) as usize;
@@ -305,7 +292,7 @@ async fn on_medium(
             medium.verify(range, check, whole_blocks(data)).await?;
         }
         Command::Verify { check, .. } => {
-            if check == sluice_scsi::ByteCheck::OneBlock {
+            if check == ByteCheck::OneBlock {
                 complete(&command, data)?;
             }
             medium.verify(range, check, data).await?;
@@ -325,18 +312,73 @@ async fn on_medium(
         // PREFETCH: blocks come fast enough when they are asked for.
         _ => {}
     }
-    drop((held, exclusive, shared));
+    drop(turn);
     Ok(outcome)
 }
 
-/// The blocks that a command reads or writes. None means all that follow to some.
-fn blocks_of(command: &Command, range: Range) -> std::ops::Range<u64> {
+/// A command's turn at a unit, until it is dropped.
+struct Turn<'a> {
+    _blocks: Option<Held<'a>>,
+    _alone: Option<RwLockWriteGuard<'a, ()>>,
+    _beside: Option<RwLockReadGuard<'a, ()>>,
+}
+
+/// Waits for a command's turn: its place in the order, then its blocks, which nobody else has
+/// anyway when it is ordered.
+async fn turn<'a>(
+    unit: &'a Unit,
+    work: &Work,
+    blocks: Option<Blocks>,
+) -> Result<Turn<'a>, Failure> {
+    let taken = async {
+        if work.ordered {
+            let alone = Some(unit.order.write().await);
+            return Turn { _blocks: None, _alone: alone, _beside: None };
+        }
+        let beside = Some(unit.order.read().await);
+        let held = match blocks {
+            Some(Blocks { blocks, alone }) => Some(unit.ranges.take(blocks, alone).await),
+            None => None,
+        };
+        Turn { _blocks: held, _alone: None, _beside: beside }
+    };
+    tokio::select! {
+        biased;
+        () = work.cancel.cancelled() => Err(Failure::Ended),
+        turn = taken => Ok(turn),
+    }
+}
+
+/// Blocks whose content a command reads or writes, and whether it does both as one step.
+struct Blocks {
+    blocks: std::ops::Range<u64>,
+    alone: bool,
+}
+
+/// The blocks that a command waits for; nothing where it moves none of their content.
+fn blocks_of(command: &Command, range: Range) -> Option<Blocks> {
     let end = match (command, range.blocks) {
+        (
+            Command::Prefetch { .. }
+            | Command::Synchronize { .. }
+            | Command::Verify { check: ByteCheck::Readable, .. },
+            _,
+        ) => return None,
+        // None means all that follow.
         (Command::WriteSame { .. }, 0) => u64::MAX,
         // Within the medium, which was checked.
         (_, blocks) => range.lba + u64::from(blocks),
     };
-    range.lba..end
+    let alone = matches!(command, Command::CompareAndWrite { .. } | Command::OrWrite { .. });
+    Some(Blocks { blocks: range.lba..end, alone })
+}
+
+/// The blocks from the first to the last of some ranges on the medium; nothing for no blocks.
+fn hull(ranges: &[Range]) -> Option<Blocks> {
+    let some = ranges.iter().filter(|range| range.blocks > 0);
+    let start = some.clone().map(|range| range.lba).min()?;
+    let end = some.map(|range| range.lba + u64::from(range.blocks)).max()?;
+    Some(Blocks { blocks: start..end, alone: false })
 }
 
 /// Blocks of which all bytes came: parts of one are not written.
@@ -410,7 +452,7 @@ fn check(unit: &Unit, command: &Command) -> Result<(), Sense> {
         | Command::Write { .. }
         | Command::WriteAndVerify { .. }
         | Command::OrWrite { .. }
-        | Command::Verify { check: sluice_scsi::ByteCheck::Data, .. } => MOST_BLOCKS,
+        | Command::Verify { check: ByteCheck::Data, .. } => MOST_BLOCKS,
         Command::CompareAndWrite { .. } => u32::from(MOST_COMPARE),
         _ => u32::MAX,
     };

@@ -59,7 +59,7 @@ pub use carried::Carried;
 pub use config::{Access, Chap, Credentials, Limits, Lun, Target};
 pub use error::ServeError;
 pub use nexus::{Answered, Nexus};
-pub use server::{BoundServer, Handle, Server};
+pub use server::{BoundServer, Server};
 pub use sluice_door::Clients;
 pub use sluice_scsi::Identity;
 

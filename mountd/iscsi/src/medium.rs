@@ -136,8 +136,9 @@ impl Medium<'_> {
         if self.cancel.is_cancelled() { Err(Failure::Ended) } else { Ok(()) }
     }
 
-    /// Unmaps the ranges of a parameter list: all of them, or none when one is wrong.
-    pub(crate) async fn unmap(&self, parameters: &[u8]) -> Result<(), Failure> {
+    /// The ranges of a parameter list that are to be unmapped: all of them, or none when one is
+    /// wrong.
+    pub(crate) fn to_unmap(&self, parameters: &[u8]) -> Result<Vec<Range>, Failure> {
         let ranges = unmap_ranges(parameters, MOST_RANGES as usize)?;
         let blocks = self.unit.blocks();
         if ranges.iter().any(|range| !fits(*range, blocks)) {
@@ -147,8 +148,13 @@ impl Medium<'_> {
         if all > u64::from(MOST_UNMAP) {
             return Err(Sense::INVALID_PARAMETER.in_parameters(8).into());
         }
+        Ok(ranges)
+    }
+
+    /// Unmaps ranges.
+    pub(crate) async fn unmap(&self, ranges: &[Range]) -> Result<(), Failure> {
         for range in ranges {
-            self.zero(range).await?;
+            self.zero(*range).await?;
         }
         Ok(())
     }

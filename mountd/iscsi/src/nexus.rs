@@ -211,6 +211,6 @@ mod tests {
         assert_eq!(one.manage(request).await, Some(TaskAnswer::Complete));
         assert!(other.command(command(0, (false, false), 0), |_| {}).await.is_none());
         drop((one, other));
-        assert_eq!(target.handle().sessions(), 0);
+        assert_eq!(target.sessions(), 0);
     }
 }

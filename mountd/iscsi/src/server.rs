@@ -82,11 +82,6 @@ impl BoundServer {
         &self.addresses
     }
 
-    /// A handle on the target, for as long as it is served.
-    pub fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.shared))
-    }
-
     /// Serves until `shutdown` is cancelled. Then initiators are told, nothing new is accepted, and
     /// commands under way get [`Limits::shutdown_grace`] to finish.
     pub async fn serve(self, shutdown: CancellationToken) {
@@ -106,27 +101,6 @@ impl BoundServer {
 impl fmt::Debug for BoundServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundServer").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
-/// A handle on a target that is served.
-#[derive(Clone)]
-pub struct Handle(Arc<Shared>);
-
-impl Handle {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
-    }
-
-    /// Sessions at this moment.
-    pub fn sessions(&self) -> usize {
-        self.0.all().len()
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("target", &self.0.name).finish()
     }
 }
 

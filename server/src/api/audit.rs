@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
-use sluice_catalog::{AuditFilter, AuditRow, Page, ProjectId};
+use sluice_catalog::{AuditFilter, AuditRow, ProjectId};
 use utoipa::ToSchema;
 
 use crate::access::{Permission, visible_with};
 use crate::api::query::{AuditQuery, Order, span};
-use crate::api::{List, Query};
+use crate::api::{List, Query, most};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -54,7 +54,7 @@ pub(crate) async fn list(
 ) -> Result<Json<List<AuditView>>> {
     actor.require_anywhere(Permission::Administer)?;
     let administered = visible_with(&actor.grants, Permission::Administer);
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
+    let limit = most(query.limit)?;
     let filter = AuditFilter {
         actor: query.actor,
         action: query.action,

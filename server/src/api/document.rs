@@ -14,8 +14,7 @@ const REFUSALS: [(&str, &str); 2] = [
 ];
 
 /// The document with the problems that every request may be answered, with what is answered to who
-/// has it already, and with what is told
-/// instead where a second person must agree.
+/// has it already, and with what is told instead where a second person must agree.
 pub(super) fn completed(mut document: OpenApi) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
@@ -23,7 +22,8 @@ pub(super) fn completed(mut document: OpenApi) -> OpenApi {
                 let accepted = RefOr::T(accepted());
                 operation.responses.responses.insert("202".to_owned(), accepted);
             }
-            if method == "GET" {
+            // Nothing else has a tag that is compared.
+            if method == "GET" && tells_json(operation) {
                 let text = "It is what `If-None-Match` names, by the `ETag` that it came with";
                 let same = RefOr::T(ResponseBuilder::new().description(text).build());
                 operation.responses.responses.insert("304".to_owned(), same);
@@ -93,6 +93,14 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
     methods.into_iter().filter_map(|(word, operation)| Some((word, operation.as_mut()?)))
 }
 
+/// Whether what an operation answers is a document.
+fn tells_json(operation: &Operation) -> bool {
+    match operation.responses.responses.get("200") {
+        Some(RefOr::T(answer)) => answer.content.contains_key("application/json"),
+        _ => false,
+    }
+}
+
 fn accepted() -> Response {
     let schema = Ref::from_schema_name("ApprovalView");
     let content = ContentBuilder::new().schema(Some(schema)).build();
@@ -104,4 +112,20 @@ fn problem(text: &str) -> Response {
     let schema = Ref::from_schema_name("Problem");
     let content = ContentBuilder::new().schema(Some(schema)).build();
     ResponseBuilder::new().description(text).content("application/problem+json", content).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    #[test]
+    fn only_documents_are_said_to_be_had_already() {
+        let document: Value = serde_json::from_str(&crate::api::openapi()).unwrap();
+        let same = |path: &str| !document["paths"][path]["get"]["responses"]["304"].is_null();
+        assert!(same("/api/v1/instances") && same("/api/v1/nodes/{id}"));
+        for path in ["mounts/{id}/content", "tasks/{id}/events", "restore-tests/{id}/screenshot"] {
+            let path = format!("/api/v1/{path}");
+            assert!(document["paths"][&path]["get"].is_object() && !same(&path), "{path}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::query::{FileQuery, FolderQuery};
-use crate::api::{Path, Query};
+use crate::api::{Path, Query, most};
 use crate::auth::Actor;
 use crate::looks::{self, Visit};
 use crate::problem::{Problem, Result};
@@ -132,7 +132,7 @@ pub(crate) async fn list(
     Query(query): Query<FolderQuery>,
 ) -> Result<Json<FolderView>> {
     let path = plain(&query.path)?;
-    let limit = query.limit.unwrap_or(MOST_ENTRIES).clamp(1, MOST_ENTRIES);
+    let limit = most(query.limit.or(Some(MOST_ENTRIES)))?;
     let (mount, _visit) = readable(&shared, &actor, id).await?;
     // Parts that follow are of the same look.
     if query.after.is_none() {

@@ -20,7 +20,10 @@ pub(crate) trait Filter<K: Kind>: Sync {
 
     /// What the database can tell; it may let more through. What is so when nothing is said stands
     /// in no document of an earlier release.
-    fn sought(&self) -> Sought;
+    ///
+    /// # Errors
+    /// When what is sought is longer than anything that records say.
+    fn sought(&self) -> Result<Sought>;
 
     /// Whether a record is one of those.
     fn fits(&self, record: &Record<K>, having: Option<&Having<'_>>) -> bool {
@@ -177,8 +180,8 @@ macro_rules! by_name {
         impl Filter<$kind> for NameQuery {
             page!();
 
-            fn sought(&self) -> Sought {
-                Sought::named(None, self.name.clone())
+            fn sought(&self) -> Result<Sought> {
+                Ok(Sought::named(None, self.name.clone()))
             }
         }
     )* };
@@ -189,8 +192,8 @@ by_name!(Project NodeConfig IdentityProvider);
 impl Filter<Destination> for DestinationQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(self.project, self.name.clone())
+    fn sought(&self) -> Result<Sought> {
+        Ok(Sought::named(self.project, self.name.clone()))
     }
 
     fn fits(&self, record: &Record<Destination>, _: Option<&Having<'_>>) -> bool {
@@ -202,14 +205,15 @@ impl Filter<Destination> for DestinationQuery {
 impl Filter<Instance> for InstanceQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(self.project, self.name.clone())
-            .saying(self.tag.as_ref())
-            .with("node", self.node.as_ref())
-            .with("cluster", self.cluster.as_ref())
-            .with("kind", self.source.as_ref())
-            .with("present", self.present.as_ref().filter(|present| !**present))
-            .with("paused", self.paused.as_ref().filter(|paused| **paused))
+    fn sought(&self) -> Result<Sought> {
+        let sought = Sought::named(self.project, self.name.clone())
+            .saying(self.tag.as_ref())?
+            .with("node", self.node.as_ref())?
+            .with("cluster", self.cluster.as_ref())?
+            .with("kind", self.source.as_ref())?
+            .with("present", self.present.as_ref().filter(|present| !**present))?
+            .with("paused", self.paused.as_ref().filter(|paused| **paused))?;
+        Ok(sought)
     }
 
     fn fits(&self, record: &Record<Instance>, having: Option<&Having<'_>>) -> bool {
@@ -232,10 +236,11 @@ impl Filter<Instance> for InstanceQuery {
 impl Filter<Policy> for PolicyQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(self.project, self.name.clone())
-            .saying(self.destination.as_ref())
-            .with("paused", self.paused.as_ref().filter(|paused| **paused))
+    fn sought(&self) -> Result<Sought> {
+        let sought = Sought::named(self.project, self.name.clone())
+            .saying(self.destination.as_ref())?
+            .with("paused", self.paused.as_ref().filter(|paused| **paused))?;
+        Ok(sought)
     }
 
     fn fits(&self, record: &Record<Policy>, _: Option<&Having<'_>>) -> bool {
@@ -253,9 +258,10 @@ impl Filter<Policy> for PolicyQuery {
 impl Filter<Inventory> for InventoryQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(self.project, self.name.clone())
-            .with("paused", self.paused.as_ref().filter(|paused| **paused))
+    fn sought(&self) -> Result<Sought> {
+        let sought = Sought::named(self.project, self.name.clone())
+            .with("paused", self.paused.as_ref().filter(|paused| **paused))?;
+        Ok(sought)
     }
 
     fn fits(&self, record: &Record<Inventory>, _: Option<&Having<'_>>) -> bool {
@@ -266,18 +272,19 @@ impl Filter<Inventory> for InventoryQuery {
 impl Filter<Plan> for PlanQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(self.project, self.name.clone())
+    fn sought(&self) -> Result<Sought> {
+        Ok(Sought::named(self.project, self.name.clone()))
     }
 }
 
 impl Filter<Node> for NodeQuery {
     page!();
 
-    fn sought(&self) -> Sought {
-        Sought::named(None, self.name.clone())
-            .with("state", self.state.as_ref().filter(|state| **state != NodeState::default()))
-            .with("config", self.config.as_ref())
+    fn sought(&self) -> Result<Sought> {
+        let sought = Sought::named(None, self.name.clone())
+            .with("state", self.state.as_ref().filter(|state| **state != NodeState::default()))?
+            .with("config", self.config.as_ref())?;
+        Ok(sought)
     }
 
     fn fits(&self, record: &Record<Node>, _: Option<&Having<'_>>) -> bool {
@@ -303,6 +310,6 @@ pub(crate) async fn list<K: Kind, V>(
     }
     let having = known.as_ref().map(|(policy, by_hand)| Having::of(policy, by_hand));
     let fits = |record: &Record<K>| filter.fits(record, having.as_ref());
-    let found = tx.seek::<K>(visible, &filter.sought(), fits, &page).await?;
+    let found = tx.seek::<K>(visible, &filter.sought()?, fits, &page).await?;
     Ok(List::found(K::WORD, found, |record| Ok(view(record))))
 }

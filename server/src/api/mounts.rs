@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
     DestinationId, Instance, InstanceId, Mount, MountFilter, MountId, MountProtocol, MountSpec,
-    MountState, NewMount, Node, NodeId, Page, Point, PointId, ProjectId, Record, TaskId, Tx,
+    MountState, NewMount, Node, NodeId, Point, PointId, ProjectId, Record, TaskId, Tx,
 };
 use sluice_node_api::{Network, is_folder};
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::{MountQuery, Order, span};
 use crate::api::tasks::TaskView;
-use crate::api::{Body, Hidden, List, Path, Query};
+use crate::api::{Body, Hidden, List, Path, Query, page};
 use crate::auth::Actor;
 use crate::complaint::all_readable;
 use crate::mounts::{self, HTTP_TOKEN};
@@ -297,8 +297,7 @@ pub(crate) async fn list(
     Query(query): Query<MountQuery>,
 ) -> Result<Json<List<MountView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = MountFilter {
         state: query.state,
         instance: query.instance,

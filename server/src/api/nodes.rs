@@ -135,6 +135,20 @@ async fn administered(tx: &mut Tx, actor: &Actor, id: NodeId) -> Result<Record<N
     Ok(node)
 }
 
+/// What a change of a node is based on: what people say of it. Its revision grows also with what
+/// the node tells of itself, and with each step of its upgrade.
+fn said(record: &Record<Node>) -> String {
+    let Node { description, state, destinations, slots, slots_by_kind, config, .. } = &record.body;
+    let body = (description, state, destinations, slots, slots_by_kind, config);
+    validators::base_of(&(&record.name, body))
+}
+
+/// Refuses a change that is based on something else; who names the newest revision has read all.
+fn check_base(headers: &HeaderMap, record: &Record<Node>) -> Result<()> {
+    validators::check(headers, &said(record))
+        .or_else(|_| validators::check(headers, &record.revision.to_string()))
+}
+
 /// List nodes
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "node", operation_id = "list-nodes",
     params(NodeQuery), responses(
@@ -162,13 +176,14 @@ pub(crate) async fn get(
     actor.require_some_node(Permission::Read)?;
     let mut tx = shared.catalog.read().await?;
     let node = tx.get::<Node>(id, &actor.visible()).await?;
-    let base = node.revision.to_string();
+    let base = said(&node);
     Ok(validators::tagged(&base, Known::load(&mut tx).await?.view(node)))
 }
 
 /// Change a node: enable, drain or disable it, and name the destinations it may use
 #[utoipa::path(put, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "change-node",
-    params(("id" = NodeId, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = NodeId, Path), ("If-Match" = Option<String>, Header,
+    description = "The tag or the revision of what the change is based on")),
     request_body = NodeChange, responses(
     (status = 200, body = NodeView), (status = "4XX", body = Problem)))]
 pub(crate) async fn put(
@@ -186,7 +201,7 @@ pub(crate) async fn put(
     let now = shared.now();
     let mut tx = shared.catalog.begin().await?;
     let mut node = administered(&mut tx, &actor, id).await?;
-    validators::check(&headers, &node.revision.to_string())?;
+    check_base(&headers, &node)?;
     // What it may reach and do for all projects is not a matter of one node.
     if change.destinations != node.body.destinations || change.config != node.body.config {
         actor.require(Permission::Administer, None)?;
@@ -207,7 +222,7 @@ pub(crate) async fn put(
     let known = Known::load(&mut tx).await?;
     tx.commit().await?;
     shared.work.notify_one();
-    let base = node.revision.to_string();
+    let base = said(&node);
     Ok(validators::tagged(&base, known.view(node)))
 }
 
@@ -287,7 +302,8 @@ pub(crate) async fn for_instance(
 /// Remove a node: its access ends at once, and its tasks are taken over once their leases end
 #[utoipa::path(delete, path = "/api/v1/nodes/{id}", tag = "node", operation_id = "remove-node",
     params(("id" = NodeId, Path),
-    ("If-Match" = Option<String>, Header, description = "The revision that is to be removed")),
+    ("If-Match" = Option<String>, Header,
+    description = "The tag or the revision of what is to be removed")),
     responses((status = 204), (status = "4XX", body = Problem)))]
 pub(crate) async fn remove(
     State(shared): State<Shared>,
@@ -298,7 +314,7 @@ pub(crate) async fn remove(
     actor.require_some_node(Permission::Administer)?;
     let mut tx = shared.catalog.begin().await?;
     let node = administered(&mut tx, &actor, id).await?;
-    validators::check(&headers, &node.revision.to_string())?;
+    check_base(&headers, &node)?;
     tx.refuse_if_used(&node, &actor.visible()).await?;
     tx.delete::<Node>(id).await?;
     let now = shared.now();

@@ -8,14 +8,14 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Page, Plan, PlanId, PlanMode, PlanRun, PlanRunFilter, PlanRunId, PlanRunState, ProjectId,
+    Plan, PlanId, PlanMode, PlanRun, PlanRunFilter, PlanRunId, PlanRunState, ProjectId,
 };
 use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::{Order, PlanRunQuery, span};
-use crate::api::{Body, List, Path, Query};
+use crate::api::{Body, List, Path, Query, page};
 use crate::auth::Actor;
 use crate::plans::{self, StepView};
 use crate::problem::{Problem, Result};
@@ -114,8 +114,7 @@ pub(crate) async fn list(
     Query(query): Query<PlanRunQuery>,
 ) -> Result<Json<List<PlanRunView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = PlanRunFilter {
         state: query.state,
         plan: query.plan,

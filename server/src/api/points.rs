@@ -6,14 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sluice_catalog::{
-    BackupType, DestinationId, InstanceId, Page, Point, PointFilter, PointId, ProjectId, Proof,
-    TaskId, Tx,
+    BackupType, DestinationId, InstanceId, Point, PointFilter, PointId, ProjectId, Proof, TaskId,
+    Tx,
 };
 use utoipa::ToSchema;
 
 use crate::access::Permission;
 use crate::api::query::{Order, PointQuery, span};
-use crate::api::{List, Path, Query};
+use crate::api::{List, Path, Query, page};
 use crate::auth::Actor;
 use crate::events::{Keeping, Keepings};
 use crate::problem::{Problem, Result};
@@ -111,8 +111,7 @@ pub(crate) async fn list(
     Query(query): Query<PointQuery>,
 ) -> Result<Json<List<PointView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = PointFilter {
         instance: query.instance,
         project: query.project,

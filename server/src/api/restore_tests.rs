@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
-    BootCheck, BootSpec, DestinationId, InstanceId, NodeId, Page, PointId, PolicyId, ProjectId,
+    BootCheck, BootSpec, DestinationId, InstanceId, NodeId, PointId, PolicyId, ProjectId,
     RestoreTest, RestoreTestId, TaskId, TestFilter, TestState,
 };
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::{Order, TestQuery, span};
-use crate::api::{Body, List, Path, Query};
+use crate::api::{Body, List, Path, Query, page};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::restore_tests;
@@ -96,8 +96,7 @@ pub(crate) async fn list(
     Query(query): Query<TestQuery>,
 ) -> Result<Json<List<TestView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = TestFilter {
         state: query.state,
         instance: query.instance,

@@ -6,14 +6,14 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    EventFilter, Instance, InstanceId, NewRetentionEvent, Page, PointId, ProjectId, RetentionEvent,
+    EventFilter, Instance, InstanceId, NewRetentionEvent, PointId, ProjectId, RetentionEvent,
     RetentionEventId, Tx, Visible,
 };
 use utoipa::ToSchema;
 
 use crate::access::{At, Permission};
 use crate::api::query::EventQuery;
-use crate::api::{Body, List, Path, Query};
+use crate::api::{Body, List, Path, Query, page};
 use crate::auth::Actor;
 use crate::events;
 use crate::problem::{Problem, Result};
@@ -90,8 +90,7 @@ pub(crate) async fn list(
     Query(query): Query<EventQuery>,
 ) -> Result<Json<List<RetentionEventView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let (instance, project, event) = (query.instance, query.project, query.event);
     let filter = EventFilter { instance, project, event };
     let found = shared.catalog.read().await?.events(&actor.visible(), &filter, &page).await?;

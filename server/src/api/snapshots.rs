@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sluice_catalog::{
-    Instance, InstanceId, InstanceSnapshot, NodeId, Page, PolicyId, ProjectId, SnapshotFilter,
+    Instance, InstanceId, InstanceSnapshot, NodeId, PolicyId, ProjectId, SnapshotFilter,
     SnapshotId, SnapshotImage, SnapshotState, TaskId,
 };
 use utoipa::ToSchema;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::query::SnapshotQuery;
-use crate::api::{Body, List, Path, Query};
+use crate::api::{Body, List, Path, Query, page};
 use crate::auth::Actor;
 use crate::problem::{Problem, Result};
 use crate::snapshots::{self, By};
@@ -100,8 +100,7 @@ pub(crate) async fn list(
     Query(query): Query<SnapshotQuery>,
 ) -> Result<Json<List<SnapshotView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = SnapshotFilter { state: query.state, instance: query.instance };
     let found = shared.catalog.read().await?.snapshots(&actor.visible(), &filter, &page).await?;
     Ok(Json(List::found("snapshot", found, |one| Ok(SnapshotView::from(one)))))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sluice_catalog::{
     BackupType, Destination, DestinationId, Instance, InstanceId, LogLine, NewTask, Node, NodeId,
-    Page, PointId, PolicyId, Progress, ProjectId, Record, SnapshotId, Task, TaskFilter, TaskId,
+    PointId, PolicyId, Progress, ProjectId, Record, SnapshotId, Task, TaskFilter, TaskId,
     TaskState, Tx, Visible,
 };
 use sluice_node_api::TaskSpec;
@@ -24,7 +24,7 @@ use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::policies::check_usable;
 use crate::api::query::{LogQuery, Order, TaskQuery, span};
-use crate::api::{Body, List, Path, Query};
+use crate::api::{Body, List, Path, Query, most, page};
 use crate::auth::{self, Actor};
 use crate::destinations;
 use crate::dispatch::backup_spec;
@@ -202,8 +202,7 @@ pub(crate) async fn list(
     Query(query): Query<TaskQuery>,
 ) -> Result<Json<List<TaskView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
-    let page = Page { after: query.after, limit };
+    let page = page(query.after, query.limit)?;
     let filter = TaskFilter {
         state: query.state,
         instance: query.instance,
@@ -459,7 +458,7 @@ pub(crate) async fn log(
     Query(query): Query<LogQuery>,
 ) -> Result<Json<List<LineView>>> {
     actor.require_anywhere(Permission::Read)?;
-    let limit = query.limit.unwrap_or(100).clamp(1, Page::LARGEST);
+    let limit = most(query.limit)?;
     let mut tx = shared.catalog.read().await?;
     tx.task(id, &actor.visible()).await?;
     let lines = tx.log_lines(id, query.after.unwrap_or(0), limit).await?;

@@ -49,12 +49,6 @@ pub(crate) struct UsageReport {
     pub(crate) items: Vec<UsageRow>,
 }
 
-/// All records of a kind that the caller may know of and that can be read; the others are told of
-/// to whoever runs the server.
-pub(crate) async fn every<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<Vec<Record<K>>> {
-    readable(tx, visible).await
-}
-
 /// The names of what usage is grouped by.
 async fn names(tx: &mut Tx, visible: &Visible, by: By) -> Result<BTreeMap<String, String>> {
     fn named<K: Kind>(records: Vec<Record<K>>) -> BTreeMap<String, String> {
@@ -62,18 +56,18 @@ async fn names(tx: &mut Tx, visible: &Visible, by: By) -> Result<BTreeMap<String
     }
     Ok(match by {
         By::Project => {
-            let mut names = named(every::<Project>(tx, visible).await?);
+            let mut names = named(readable::<Project>(tx, visible).await?);
             // What is used of a project counts also for who sees single instances of it only.
             if visible.has_single() {
-                for one in every::<Instance>(tx, visible).await? {
+                for one in readable::<Instance>(tx, visible).await? {
                     names.extend(one.project.map(|id| id.to_string()).zip(one.project_name));
                 }
             }
             names
         }
-        By::Instance => named(every::<Instance>(tx, visible).await?),
-        By::Policy => named(every::<Policy>(tx, visible).await?),
-        By::Destination => named(every::<Destination>(tx, visible).await?),
+        By::Instance => named(readable::<Instance>(tx, visible).await?),
+        By::Policy => named(readable::<Policy>(tx, visible).await?),
+        By::Destination => named(readable::<Destination>(tx, visible).await?),
         By::Cluster => BTreeMap::new(),
     })
 }
@@ -145,7 +139,7 @@ async fn used(
     };
     let mut clusters = BTreeMap::new();
     if by == By::Cluster {
-        for instance in every::<Instance>(tx, visible).await? {
+        for instance in readable::<Instance>(tx, visible).await? {
             clusters.extend(instance.body.cluster.map(|name| (instance.id.to_string(), name)));
         }
     }
@@ -279,7 +273,7 @@ pub(crate) async fn protection_report(
     let mut newest = verifications::newest(tx, &doubts).await?;
     let mut full = tx.last_full().await?;
     let mut items = Vec::new();
-    for instance in every::<Instance>(tx, visible).await? {
+    for instance in readable::<Instance>(tx, visible).await? {
         let other = query.project.is_some() && query.project != instance.project;
         if other || !instance.body.present {
             continue;

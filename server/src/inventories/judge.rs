@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluice_catalog::{
-    Finding, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage,
+    Finding, Instance, InstanceId, Inventory, Looked, Per, Record, Source, SourceImage, lies_in,
 };
 use sluice_node_api::{FoundDisk, InventoryReport};
 
@@ -88,12 +88,6 @@ impl Verdict {
     pub(super) fn warns(&self) -> bool {
         self.lines.iter().any(|(warns, _)| *warns)
     }
-}
-
-/// Whether a path is a place or lies in it.
-fn lies_in(path: &str, place: &str) -> bool {
-    let place = place.trim_end_matches('/');
-    path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Judges a look.

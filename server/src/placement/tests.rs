@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use sluice_catalog::{Ability, Capabilities, NodeConfig};
+use sluice_catalog::{Ability, Capabilities, NodeConfig, Upgrade, UpgradeState};
 
 use super::*;
 
@@ -106,6 +106,19 @@ fn each_node_is_told_why_it_may_or_may_not() {
     assert!(judged(&mount, &nodes, &all).iter().all(|one| one.0));
     nodes[0].body.state = NodeState::Draining;
     assert_eq!(judged(&backup(), &nodes, &all)[0], (false, "it is drained".into()));
+    // Also one whose upgrade waits or has failed; only while it is under way it is the reason.
+    for (state, why) in [
+        (UpgradeState::Waiting, "it is drained"),
+        (UpgradeState::Failed, "it is drained"),
+        (UpgradeState::Draining, "it is being upgraded"),
+        (UpgradeState::Restarting, "it is being upgraded"),
+    ] {
+        let (from, to, message) = (String::new(), String::new(), String::new());
+        let (requested_ms, since_ms) = (0, 0);
+        let upgrade = Upgrade { state, requested_ms, since_ms, from, to, message };
+        nodes[0].body.upgrade = Some(upgrade);
+        assert_eq!(judged(&backup(), &nodes, &all)[0], (false, why.into()));
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Items of a group that are booted in one network: one task boots all, and each has a restore test
 //! of its own with its proof.
 
-use sluice_catalog::{PlanMode, PlanNetwork, PlanRun, Point, Tx};
+use std::collections::BTreeSet;
+
+use sluice_catalog::{NodeId, PlanItem, PlanMode, PlanNetwork, PlanRun, Point, Tx};
 use sluice_scheduler::recovery::{Phase, StepState};
 
 use super::RunBody;
@@ -64,8 +66,8 @@ async fn boot(
         guests.push(Guest { point, spec, stage: item.stage, address });
     }
     at_one_place(&guests)?;
-    let named = rules.items.iter().find_map(|item| item.target.node());
-    let node = network.node.or(named);
+    let booted = members.iter().map(|at| &rules.items[state.steps[*at].index]);
+    let node = on_one_node(&network, booted)?;
     restore_tests::able(tx, node).await?;
     let PlanNetwork { subnet, .. } = network;
     let subnet = subnet.unwrap_or_default();
@@ -88,5 +90,48 @@ fn at_one_place(guests: &[Guest]) -> Result<()> {
         false => Err(Problem::invalid(
             "guests of one network are read at one destination: name it in each item",
         )),
+    }
+}
+
+/// A task runs on one node: that of the network, or else the one that what is booted names.
+fn on_one_node<'a>(
+    network: &PlanNetwork,
+    booted: impl Iterator<Item = &'a PlanItem>,
+) -> Result<Option<NodeId>> {
+    if network.node.is_some() {
+        return Ok(network.node);
+    }
+    let named: BTreeSet<NodeId> = booted.filter_map(|item| item.target.node()).collect();
+    match named.len() {
+        0 | 1 => Ok(named.first().copied()),
+        _ => Err(Problem::invalid(
+            "guests of one network run on one node, and these name several: name it in the network",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn guests_of_one_network_run_on_the_node_that_they_name() {
+        let node = |n: u64| NodeId::new(n);
+        let item = |node: Option<NodeId>| -> PlanItem {
+            let instance = "00000000-0000-7000-8000-000000000001";
+            let target = json!({"kind": "boot-test", "node": node});
+            serde_json::from_value(json!({"instance": instance, "target": target})).unwrap()
+        };
+        let (one, two) = (node(1), node(2));
+        let (any, first, second) = (item(None), item(Some(one)), item(Some(two)));
+        let own = PlanNetwork::default();
+        let on = |items: &[&PlanItem]| on_one_node(&own, items.iter().copied());
+        assert_eq!(on(&[&any, &any]).unwrap(), None);
+        assert_eq!(on(&[&any, &first, &first]).unwrap(), Some(one));
+        assert_eq!(on(&[&first, &any, &second]).unwrap_err().status, 422);
+        let named = PlanNetwork { node: Some(two), ..PlanNetwork::default() };
+        assert_eq!(on_one_node(&named, [&first, &second].into_iter()).unwrap(), Some(two));
     }
 }

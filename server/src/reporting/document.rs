@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 use super::table::{Cell, Format, Table};
 use super::{csv, forecast, html, pdf, sla};
 use crate::api::query::{ForecastQuery, ProtectionQuery, SlaQuery, UsageQuery};
-use crate::api::usage::{self, Protection, every};
+use crate::api::usage::{self, Protection};
+use crate::complaint::readable;
 use crate::problem::{Problem, Result};
 use crate::verifications::DoubtState;
 
@@ -159,7 +160,7 @@ impl Names {
             };
             (record.id.to_string(), name)
         };
-        Ok(Self(every::<K>(tx, visible).await?.into_iter().map(name).collect()))
+        Ok(Self(readable::<K>(tx, visible).await?.into_iter().map(name).collect()))
     }
 
     fn cell(&self, id: impl ToString) -> Cell {

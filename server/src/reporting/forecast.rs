@@ -19,7 +19,7 @@ use sluice_catalog::{
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::api::usage::every;
+use crate::complaint::readable;
 use crate::problem::Result;
 use crate::ticker::Times;
 
@@ -243,14 +243,14 @@ pub(crate) async fn report(
     let history = Within { from_ms: now.saturating_sub(HISTORY_MS), until_ms: now + 1, ..*within };
     let known = Known::of(&tx.mean_backups(visible, &history).await?);
     let by_hand = tx.by_hand().await?;
-    let instances = every::<Instance>(tx, visible).await?;
+    let instances = readable::<Instance>(tx, visible).await?;
     let wanted = |instance: &&Record<Instance>| {
         let other = within.project.is_some() && within.project != instance.project;
         !other && instance.body.present && !instance.body.paused
     };
     let instances: Vec<&Record<Instance>> = instances.iter().filter(wanted).collect();
     // What a policy of the system asks for is told to those whose instances it has.
-    let policies: Vec<(Record<Policy>, Vec<InstanceId>)> = every::<Policy>(tx, &EVERYTHING)
+    let policies: Vec<(Record<Policy>, Vec<InstanceId>)> = readable::<Policy>(tx, &EVERYTHING)
         .await?
         .into_iter()
         .filter(|policy| !policy.body.paused)
@@ -286,7 +286,7 @@ pub(crate) async fn report(
     let (slots, mut schedules) = forecast(&asked, &known, window, slot_ms);
     // The work is told, and of the system's policies those that the caller may know of.
     let seen: BTreeSet<PolicyId> =
-        every::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
+        readable::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
     schedules.retain(|one| seen.contains(&one.policy));
     let mut total = Load::default();
     slots.iter().for_each(|slot| total.add(slot.load));

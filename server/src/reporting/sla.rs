@@ -22,7 +22,7 @@ use sluice_catalog::{
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::api::usage::every;
+use crate::complaint::readable;
 use crate::problem::Result;
 use crate::verifications::{self, Doubt, DoubtState};
 
@@ -172,16 +172,16 @@ pub(crate) async fn report(
     usual_rpo: u64,
 ) -> Result<SlaReport> {
     // Who has a role on an instance alone sees no policies, and is told whether they were kept.
-    let policies = every::<Policy>(tx, &EVERYTHING).await?;
+    let policies = readable::<Policy>(tx, &EVERYTHING).await?;
     let seen: BTreeSet<PolicyId> =
-        every::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
+        readable::<Policy>(tx, visible).await?.iter().map(|policy| policy.id).collect();
     let by_hand = tx.by_hand().await?;
     let mut told = Told::load(tx, visible, within).await?;
     let mut by_policy: BTreeMap<PolicyId, SlaOfPolicy> = BTreeMap::new();
     let mut items = Vec::new();
     let having: Vec<Having<'_>> =
         policies.iter().map(|policy| Having::of(policy, &by_hand)).collect();
-    for instance in every::<Instance>(tx, visible).await? {
+    for instance in readable::<Instance>(tx, visible).await? {
         let other = within.project.is_some() && within.project != instance.project;
         if other || !instance.body.present {
             continue;

@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use sluice_node_api::Client;
+use sluice_node_api::{Client, Hello};
 
 use crate::retention::Place;
 use crate::support::{make, status};
@@ -104,6 +104,16 @@ async fn what_was_changed_meanwhile_is_neither_changed_nor_removed() {
     let start = json!({"kind": "backup", "instance": instance, "destination": destination});
     make(admin, "tasks", start).await;
     let _: Value = place.mover.post("/api/node/v1/lease", &()).await.unwrap();
+    // Nor is what it tells of itself, though its revision grows.
+    let node: Value = admin.get(&path).await.unwrap();
+    let told = Hello { host: "elsewhere".into(), slots: 1, ..Hello::default() };
+    let _: Value = place.mover.post("/api/node/v1/standing", &told).await.unwrap();
+    let now: Value = admin.get(&path).await.unwrap();
+    assert!(now["revision"].as_u64() > node["revision"].as_u64());
+    let body = json!({"state": "enabled"});
+    let by_revision = |node: &Value| format!("\"{}\"", node["revision"]);
+    assert_eq!(change(admin, Method::PUT, &path, &body, &by_revision(&node)).await, 412);
+    assert_eq!(change(admin, Method::PUT, &path, &body, &by_revision(&now)).await, 200);
     let body = json!({"state": "draining"});
     assert_eq!(change(admin, Method::PUT, &path, &body, &first).await, 200);
     assert_eq!(change(admin, Method::DELETE, &path, &body, &first).await, 412);

@@ -105,6 +105,24 @@ async fn what_was_done_is_filtered_by_what_it_was_done_to_and_when() {
 }
 
 #[tokio::test]
+async fn a_word_that_is_longer_than_any_that_records_say_is_refused() {
+    let place = Place::new().await;
+    // Documents write each of these signs with six.
+    let long = "%01".repeat(9_000);
+    for name in ["tag", "cluster", "source"] {
+        let path = format!("/api/v1/instances?{name}={long}");
+        let told = place.admin.send(Method::GET, &path, None, &[]).await;
+        assert_eq!(status(&told), 422, "{name}");
+    }
+    // Names are sought as they are.
+    for path in ["instances?name=", "users?login=", "groups?name=", "audit?action="] {
+        let path = format!("/api/v1/{path}{}*", "%25".repeat(16_000));
+        let told = place.admin.send(Method::GET, &path, None, &[]).await;
+        assert_eq!(status(&told), 200, "{}", &path[..30]);
+    }
+}
+
+#[tokio::test]
 async fn a_filter_that_nobody_knows_is_refused_and_the_known_ones_are_named() {
     let place = Place::new().await;
     for (path, names) in [

@@ -88,6 +88,38 @@ async fn an_instance_is_there_when_its_images_are_and_gone_when_they_are_not() {
     assert!(named(&admin, "late").await.is_none());
     end(&node, &removes, Outcome::Succeeded).await;
 
+    // One that something needs stays, and one that somebody has given another source.
+    let needed = make(&manager, "tasks", start("needed")).await;
+    let record = named(&admin, "needed").await.unwrap();
+    let item = json!({"instance": record["id"], "target": {"kind": "boot-test"}});
+    let spec = json!({"groups": [{"name": "g", "items": [item]}]});
+    make(&manager, "plans", json!({"project": project, "name": "p", "spec": spec})).await;
+    let order = lease(&node).await;
+    assert_eq!(order.task, needed);
+    end(&node, &order, Outcome::Failed).await;
+    let removes = lease(&node).await;
+    assert_eq!(removes.work.spec.kind(), "unimport");
+    end(&node, &removes, Outcome::Succeeded).await;
+    let left = named(&admin, "needed").await.unwrap();
+    let (present, paused) = (&left["spec"]["present"], &left["spec"]["paused"]);
+    assert_eq!((present, paused), (&json!(false), &json!(true)));
+    make(&manager, "tasks", start("theirs")).await;
+    let mut record = named(&admin, "theirs").await.unwrap();
+    record["spec"]["source"] = json!({"kind": "device", "path": "/dev/y"});
+    record["spec"]["present"] = true.into();
+    let body = json!({"name": "theirs", "spec": record["spec"]});
+    let path = format!("/api/v1/instances/{}", record["id"].as_str().unwrap());
+    let based = [("if-match", "\"1\"")];
+    admin.send(Method::PUT, &path, Some(&body), &based).await.unwrap();
+    let order = lease(&node).await;
+    end(&node, &order, Outcome::Failed).await;
+    let removes = lease(&node).await;
+    end(&node, &removes, Outcome::Succeeded).await;
+    let left = named(&admin, "theirs").await.unwrap();
+    assert_eq!(left["spec"], record["spec"]);
+    let audit: Value = admin.get("/api/v1/audit?action=instance.import-failed").await.unwrap();
+    assert_eq!(audit["items"].as_array().unwrap().len(), 2, "{audit}");
+
     // Nobody has begun it: there is nothing to remove.
     let task = make(&manager, "tasks", start("never")).await;
     let path = format!("/api/v1/tasks/{task}/cancel");

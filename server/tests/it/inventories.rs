@@ -118,11 +118,17 @@ async fn what_a_node_finds_becomes_instances_that_policies_take() {
     let body = json!({"project": place.project, "name": "daily",
         "spec": {"assign": assign, "rules": []}});
     let policy = make(&place.admin, "policies", body).await;
+    // Two of the system, of which the project may know of one.
+    for (name, to) in [("shown", json!([place.project])), ("hidden", json!([]))] {
+        let spec = json!({"assign": {"tags": ["gold"]}, "rules": [], "visible_to": to});
+        make(&place.admin, "policies", json!({"name": name, "spec": spec})).await;
+    }
 
     let tried = place.look(json!({"dry_run": true}), &["a", "b"]).await;
     assert_eq!((state(&tried), place.instances().await.len()), ("succeeded", 0));
     assert_eq!(tried["result"]["added"][1]["name"], "b");
-    assert_eq!(tried["result"]["added"][0]["policies"], json!(["daily"]));
+    let known = json!(["daily", "shown", "one that you may not know of"]);
+    assert_eq!(tried["result"]["added"][0]["policies"], known);
     assert_eq!(place.found().await["looked"], Value::Null, "nothing is noted");
 
     let done = place.look(json!({}), &["a", "b"]).await;

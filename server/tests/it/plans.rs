@@ -263,3 +263,36 @@ async fn what_is_booted_together_is_one_task_and_each_has_its_own_proof() {
         assert!(step["message"].as_str().unwrap().contains("another release"), "{run}");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_booted_says_nothing_of_where_the_others_are() {
+    let world = World::new(&["backup", "restore", "restore-test"]).await;
+    // It cannot boot anything.
+    world.lab.node(&world.admin, "store", &["restore"]).await;
+    let nodes: Value = world.admin.get("/api/v1/nodes?name=store").await.unwrap();
+    let store = &nodes["items"][0]["id"];
+    let target = json!({"kind": "file", "node": store, "path": "/srv/web.raw"});
+    let items = json!([
+        {"instance": world.instance, "target": target},
+        {"instance": world.instance, "target": {"kind": "boot-test"}},
+    ]);
+    let group = json!({"name": "g", "network": {}, "items": items});
+    let body = json!({"project": world.project, "name": "p", "spec": {"groups": [group]}});
+    let plan = make(&world.admin, "plans", body).await;
+    let run = make(&world.admin, &format!("plans/{plan}/runs"), json!({"mode": "run"})).await;
+    let lease = world.lease("restore-test").await;
+    let TaskSpec::RestoreTest { test } = &lease.work.spec else { panic!() };
+    assert_eq!(test.guests.len(), 1);
+    let document = json!({"verdict": "ok", "guests": [
+        {"id": test.guests[0].id, "verdict": "ok", "checks": [{"kind": "console"}]}]});
+    world.report(&lease, Outcome::Succeeded, document).await;
+    let path = format!("/api/v1/plan-runs/{run}");
+    loop {
+        let run: Value = world.admin.get(&path).await.unwrap();
+        assert_ne!(run["steps"][1]["state"], "failed", "{run}");
+        if run["steps"][1]["state"] == "done" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -258,6 +258,8 @@ async fn refusals_are_problems_and_what_happened_is_written_down() {
         (Method::GET, "/api/v1/nothing", None, 404),
         (Method::DELETE, "/api/v1/projects", None, 405),
         (Method::GET, "/api/v1/projects?limit=0", None, 422),
+        (Method::GET, "/api/v1/tasks?limit=0", None, 422),
+        (Method::GET, "/api/v1/audit?limit=1001", None, 422),
         (Method::GET, "/api/v1/projects?limit=many", None, 400),
     ] {
         let told = admin.send(method.clone(), path, body.as_ref(), &[]).await;

@@ -151,6 +151,8 @@ async fn one_node_goes_after_the_other_and_none_after_one_that_failed() {
     assert!(state == "failed" && why.ends_with("upgrade the server"), "{state}: {why}");
     let (state, why) = upgrade(&admin, "three").await;
     assert!(state == "failed" && why.contains("that of two failed"), "{state}: {why}");
+    let audit: Value = admin.get("/api/v1/audit?action=node.upgrade-failed").await.unwrap();
+    assert_eq!(audit["items"].as_array().unwrap().len(), 2, "both are written down");
     assert!(!stands(&nodes[2], next(VERSION)).await);
     // It is taken back, or asked for again.
     ask(&admin, "two", Method::DELETE).await.unwrap();

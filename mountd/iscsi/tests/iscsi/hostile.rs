@@ -4,7 +4,7 @@ use sluice_iscsi_wire::{
     DataOut, NO_TAG, NopOut, RejectReason, Request, Response, Serial, TaskFunction, text,
 };
 
-use crate::support::{Broken, DISCOVERY, Fixture, ISID, Raw, impatient, writable};
+use crate::support::{Broken, Counted, DISCOVERY, Fixture, ISID, Raw, impatient, writable};
 use sluice_block::MemoryDisk;
 use sluice_iscsi::{Identity, Limits, Lun};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ async fn silence_is_not_waited_for() {
 async fn an_initiator_that_takes_no_answers_is_dropped_and_holds_up_nobody() {
     let mut limits = Limits::default();
     limits.stall_timeout = Duration::from_millis(300);
-    let fixture = Fixture::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
+    let fixture = Counted::new(vec![writable(MemoryDisk::new(1 << 20), 1)], limits).await;
     let mut deaf = fixture.raw().await;
     // 16 MiB of answers: far more than is kept on the way.
     // Asked for at once: it may be dropped as soon as it has asked for enough.
@@ -60,7 +60,7 @@ async fn an_initiator_that_takes_no_answers_is_dropped_and_holds_up_nobody() {
     deaf.bytes(&asked).await;
     let mut other = Raw::login(fixture.addresses[1], [0x80, 0, 0, 0, 0, 2], &[]).await;
     assert_eq!(other.read(0, 1).await, [0; 512]);
-    while fixture.handle.sessions() > 1 {
+    while fixture.target.sessions() > 1 {
         other.ping().await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -5,8 +5,8 @@ use sluice_iscsi_wire::{
     Serial, TaskAnswer, TaskFunction,
 };
 
-use crate::support::{DISCOVERY, Fixture, Gate, Gated, ISID, Raw, writable};
-use sluice_block::{BlockRead, MemoryDisk};
+use crate::support::{Counted, DISCOVERY, Fixture, Gate, Gated, ISID, Raw, writable};
+use sluice_block::{BlockRead, BlockWrite, MemoryDisk};
 use sluice_iscsi::Limits;
 
 const OTHER: [u8; 6] = [0x80, 0, 0, 0, 0, 2];
@@ -120,6 +120,56 @@ async fn compare_and_write_waits_for_who_is_at_its_blocks_and_for_nobody_else() 
     }
 }
 
+/// Sends UNMAP of single blocks; its tag.
+async fn unmap(raw: &mut Raw, blocks: &[u8]) -> u32 {
+    let length = 8 + 16 * blocks.len();
+    let mut list = vec![0, length as u8 - 2, 0, length as u8 - 8, 0, 0, 0, 0];
+    for lba in blocks {
+        list.extend([0, 0, 0, 0, 0, 0, 0, *lba, 0, 0, 0, 1, 0, 0, 0, 0]);
+    }
+    let cdb = [0x42, 0, 0, 0, 0, 0, 0, 0, length as u8];
+    let command = raw.command(&cdb, false, length as u32);
+    raw.send(&Request::Command(command), &list).await;
+    command.tag
+}
+
+#[tokio::test]
+async fn compare_and_write_is_waited_for_by_what_moves_the_content_of_its_blocks() {
+    let gate = Gate::new();
+    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    gate.disk.write_at(0, &[9; 100 * 512]).await.unwrap();
+    gate.disk.write_at(8 * 512, &[0; 512]).await.unwrap();
+    let mut raw = fixture.raw().await;
+    let swap = compare_and_write(&mut raw, 8).await;
+    gate.reached.notified().await;
+    // It is between its two steps. These are about other blocks, or move nothing.
+    let far = unmap(&mut raw, &[20, 50]).await;
+    assert_eq!(raw.answer(far).await.0, 0);
+    assert_eq!(raw.status(&[0x34, 0, 0, 0, 0, 8, 0, 0, 1]).await.0, 0, "PREFETCH");
+    assert_eq!(raw.status(&[0x35, 0, 0, 0, 0, 8, 0, 0, 1]).await.0, 0, "SYNCHRONIZE CACHE");
+    // From the first to the last block that is named, it is among them.
+    let around = unmap(&mut raw, &[9, 7]).await;
+    raw.ping().await;
+    let mut block = [0; 512];
+    gate.disk.read_at(7 * 512, &mut block).await.unwrap();
+    assert_eq!(block, [9; 512], "it waits");
+    gate.open.notify_one();
+    gate.reached.notified().await;
+    gate.open.notify_one();
+    let mut tags = Vec::new();
+    for _ in 0..2 {
+        let (response, _, _) = raw.receive().await;
+        let Response::Command(answer) = response else { panic!("{response:?}") };
+        tags.push(answer.tag);
+    }
+    tags.sort_unstable();
+    assert_eq!(tags, [swap, around]);
+    for (lba, byte) in [(7, 0), (8, 7), (9, 0), (10, 9), (20, 0), (50, 0)] {
+        gate.disk.read_at(lba * 512, &mut block).await.unwrap();
+        assert_eq!(block, [byte; 512], "{lba}");
+    }
+}
+
 #[tokio::test]
 async fn an_aborted_command_leaves_its_tag_to_others() {
     let fixture = Fixture::memory().await;
@@ -223,7 +273,7 @@ async fn an_aborted_write_that_waits_for_memory_leaves_its_tag_to_others() {
 
 #[tokio::test]
 async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
-    let fixture = Fixture::memory().await;
+    let fixture = Counted::memory().await;
     let mut first = fixture.raw().await;
     first.ping().await;
     let mut second = fixture.raw().await;
@@ -232,12 +282,12 @@ async fn a_session_that_comes_back_takes_the_place_of_its_former_self() {
     let mut other = Raw::login(fixture.addresses[1], OTHER, &[]).await;
     other.ping().await;
     second.ping().await;
-    assert_eq!(fixture.handle.sessions(), 2);
+    assert_eq!(fixture.target.sessions(), 2);
 }
 
 #[tokio::test]
 async fn a_session_for_discovery_takes_nobodys_place() {
-    let fixture = Fixture::memory().await;
+    let fixture = Counted::memory().await;
     let mut raw = fixture.raw().await;
     assert_eq!(raw.status(&[0x16]).await.0, 0, "RESERVE");
     let asking = Raw::untold(fixture.addresses[1], ISID, &DISCOVERY).await;
@@ -249,7 +299,7 @@ async fn a_session_for_discovery_takes_nobodys_place() {
         asking.send(&Request::NopOut(ping), &[]).await;
         assert!(matches!(asking.receive().await.0, Response::NopIn { .. }));
     }
-    while fixture.handle.sessions() > 2 {
+    while fixture.target.sessions() > 2 {
         raw.ping().await;
     }
     assert_eq!(other.status(&[0]).await.0, 0x18, "the reservation stands");
@@ -262,7 +312,7 @@ async fn a_session_for_discovery_takes_nobodys_place() {
 #[tokio::test]
 async fn a_write_of_the_former_session_never_comes_after_one_of_the_next() {
     let gate = Gate::new();
-    let fixture = Fixture::disk(Gated(gate.clone())).await;
+    let fixture = Counted::disk(Gated(gate.clone())).await;
     let mut first = fixture.raw().await;
     first.transfer(false, 0, 1, &[1; 512]).await;
     gate.reached.notified().await;
@@ -280,7 +330,7 @@ async fn a_write_of_the_former_session_never_comes_after_one_of_the_next() {
     let mut found = [0; 512];
     gate.disk.read_at(0, &mut found).await.unwrap();
     assert_eq!(found, [2; 512]);
-    assert_eq!(fixture.handle.sessions(), 1);
+    assert_eq!(fixture.target.sessions(), 1);
 }
 
 #[tokio::test]

@@ -9,13 +9,13 @@ use async_trait::async_trait;
 use sluice_block::{
     BlockError, BlockRead, BlockWrite, ErrorKind, MemoryDisk, Result as BlockResult,
 };
-use sluice_iscsi::{Handle, Identity, Limits, Lun, Server, Target};
+use sluice_iscsi::{Carried, Identity, Limits, Lun, Server, Target};
 use sluice_iscsi_wire::{
     HEADER, Lengths, LoginRequest, LoginResponse, NO_TAG, NopOut, Numbers, Request, Response,
     ScsiCommand, Serial, Stage, TaskAttribute, TaskFunction, TaskRequest, digest, padding, text,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,6 @@ pub const DISCOVERY: [(&str, &str); 1] = [("SessionType", "Discovery")];
 /// A server on free ports; ends when dropped.
 pub struct Fixture {
     pub addresses: Vec<SocketAddr>,
-    pub handle: Handle,
     pub shutdown: CancellationToken,
     pub served: JoinHandle<()>,
 }
@@ -42,10 +41,10 @@ impl Fixture {
         let portals = [SocketAddr::from(([127, 0, 0, 1], 0)); 2];
         let server = Server::new(target, limits).unwrap();
         let bound = server.bind(&portals).await.unwrap();
-        let (addresses, handle) = (bound.addresses().to_vec(), bound.handle());
+        let addresses = bound.addresses().to_vec();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(bound.serve(shutdown.clone()));
-        Self { addresses, handle, shutdown, served }
+        Self { addresses, shutdown, served }
     }
 
     /// Serves one disk that can be written.
@@ -68,6 +67,46 @@ impl Fixture {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.served.await.unwrap();
+    }
+}
+
+/// A target whose connections the test carries, and whose sessions can be counted therefore.
+pub struct Counted {
+    pub addresses: Vec<SocketAddr>,
+    pub target: Arc<Carried>,
+}
+
+impl Counted {
+    pub async fn new(luns: Vec<Lun>, limits: Limits) -> Self {
+        let server = Server::new(Target::new(NAME, luns), limits).unwrap();
+        let target = Arc::new(Carried::new(server, CancellationToken::new()));
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            addresses.push(socket.local_addr().unwrap());
+            tokio::spawn(carry(socket, Arc::clone(&target)));
+        }
+        Self { addresses, target }
+    }
+
+    /// Serves one disk that can be written.
+    pub async fn disk(device: impl BlockWrite + 'static) -> Self {
+        Self::new(vec![writable(device, 1)], Limits::default()).await
+    }
+
+    pub async fn memory() -> Self {
+        Self::disk(MemoryDisk::new(16 << 20)).await
+    }
+
+    pub async fn raw(&self) -> Raw {
+        Raw::login(self.addresses[0], ISID, &[]).await
+    }
+}
+
+async fn carry(socket: TcpListener, target: Arc<Carried>) {
+    while let Ok((stream, peer)) = socket.accept().await {
+        let (target, local) = (Arc::clone(&target), stream.local_addr().unwrap());
+        tokio::spawn(async move { drop(target.serve(peer, local, stream.into_split()).await) });
     }
 }
 
