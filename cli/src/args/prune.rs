@@ -45,7 +45,7 @@ pub(crate) struct PruneArgs {
     pub(crate) keep_within: Option<Duration>,
 
     /// Keep every point until this date, or `event`: without end, as long as an event has not
-    /// happened; with POINT= that point alone. @SECONDS counts from 1970
+    /// happened; with POINT= that point alone, which must be there. @SECONDS counts from 1970
     #[arg(long, value_name = "[POINT=]DATE")]
     pub(crate) keep_until: Vec<String>,
 
