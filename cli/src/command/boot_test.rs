@@ -16,6 +16,7 @@ mod machine;
 mod monitor;
 mod network;
 mod script;
+mod spec;
 mod together;
 
 use std::path::Path;
