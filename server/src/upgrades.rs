@@ -136,8 +136,8 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
     Ok(Turn::Now)
 }
 
-/// Whether a node that was to be upgraded will not come back: it drains for hours, and is away since
-/// it was heard last.
+/// Whether a node that was to be upgraded will not come back: it drains for hours, and is away
+/// since it was heard last.
 fn is_away(upgrade: &Upgrade, seen: Option<&NodeLiveness>, now: u64) -> bool {
     let last = seen.map_or(0, |seen| seen.last_seen_ms);
     upgrade.state != UpgradeState::Failed

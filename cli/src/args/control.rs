@@ -299,7 +299,7 @@ Examples:
 Examples:
   sluice point event contract-ended --instance shop/web-1
   sluice point event contract-ended --instance shop/web-1 --at 2026-11-30
-  sluice point event contract-ended --point shop.web-1@0q5g3...
+  sluice point event contract-ended --point shop.web-1@0q5g3
   sluice point event contract-ended --instance shop/web-1 --take-back")]
     Event(PointEventArgs),
     /// List the events that have happened
@@ -310,7 +310,7 @@ Examples:
         instance: Option<String>,
     },
     /// Show one, with its copies
-    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3...")]
+    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3")]
     Show {
         /// Its id, its name in the repository, or an instance, whose newest is meant
         #[arg(value_name = "POINT")]

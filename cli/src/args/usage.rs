@@ -135,7 +135,8 @@ Examples:
   sluice report sla
   sluice report sla --from 2026-10-01 --until 2026-11-01 --project shop")]
     Sla {
-        /// From this date or moment on, in the zone of this machine if it names none [default: 30 days before the end]
+        /// From this date or moment on, in the zone of this machine if it names none [default: 30
+        /// days before the end]
         #[arg(long, value_name = "TIME", value_parser = value::moment)]
         from: Option<u64>,
         /// Until before this date or moment [default: now]

@@ -23,8 +23,8 @@ pub(crate) const UNUSED: Duration = Duration::from_secs(28 * 86_400);
 const CACHE: &str = "SLUICE_CACHE_DIR";
 
 /// Removes the homes, and so the caches, that no task has used for longer than that: their
-/// destinations are gone, or others work with them. Only at the start of a node, when no task of its
-/// own uses one. Which time it is, the file system says: it has marked the homes.
+/// destinations are gone, or others work with them. Only at the start of a node, when no task of
+/// its own uses one. Which time it is, the file system says: it has marked the homes.
 pub(crate) fn remove_unused(folder: &Path, longer: Duration) {
     let homes = folder.join(HOME);
     let written = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified());

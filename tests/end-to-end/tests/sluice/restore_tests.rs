@@ -191,7 +191,7 @@ fn a_release_that_is_installed_meanwhile_does_not_end_a_test() {
     let again = program(
         &repo.path("again"),
         &format!(
-            "[ -e {0}.old ] || {{ cp {0} {0}.new; mv {0} {0}.old; mv {0}.new {0}; exit 1; }}",
+            "[ -e {0}.done ] || {{ cp {0} {0}.new; mv {0}.new {0}; touch {0}.done; exit 1; }}",
             text(&own)
         ),
     );
