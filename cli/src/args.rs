@@ -72,8 +72,9 @@ pub(crate) use inventory::{
 };
 pub(crate) use key::{KeyArgs, KeyCommand, RotateArgs};
 pub(crate) use lists::{
-    ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
-    TaskListArgs, TestListArgs, TimeFilter, WhoseArgs, WhoseByPolicyArgs,
+    ApprovalListArgs, DestinationListArgs, ListOrder, Listing, MountListArgs, NodeListArgs,
+    PointListArgs, ProjectListArgs, RecordFilter, TaskListArgs, TestListArgs, TimeFilter,
+    WhoseArgs, WhoseByPolicyArgs,
 };
 pub(crate) use lock::{LockArgs, LockCommand, LockSetArgs, ObjectLock};
 pub(crate) use look::LookArgs;
@@ -94,7 +95,7 @@ pub(crate) use points::{ListArgs, ShowArgs};
 pub(crate) use prune::{ForgetArgs, OfServerArgs, PruneArgs};
 pub(crate) use read::{CatArgs, DiffArgs};
 pub(crate) use remote_mount::{
-    RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol,
+    DownloadArgs, RemoteMountArgs, RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol,
 };
 pub(crate) use replicate::{RateWindow, ReplicateArgs, ReplicateCommand, ReplicateRunArgs};
 pub(crate) use restore::{RestoreArgs, TargetFormat};
@@ -320,9 +321,9 @@ pub(crate) enum Command {
     SnapshotFiles(SnapshotFilesArgs),
     ImportFiles(ImportFilesArgs),
     /// Show and change projects, the tenants of a server
-    Project(RecordArgs),
+    Project(RecordArgs<ProjectListArgs>),
     /// Show and change destinations of a server: repositories that backups go to
-    Destination(RecordArgs),
+    Destination(RecordArgs<DestinationListArgs>),
     /// Show and change instances of a server: what is protected
     Instance(InstanceArgs),
     Inventory(InventoryArgs),

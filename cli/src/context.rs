@@ -5,8 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use sluice_destination::url::{OpenOptions, Opened, open};
 use sluice_destination::wrap::RetryPolicy;
@@ -14,7 +12,7 @@ use sluice_repository::replicate::throttle::{Schedule, Window};
 use sluice_repository::replicate::{Throttle, Throttled};
 use sluice_repository::{Clock, PointSpec, Repository, RestorePoint, Settings, Unlock};
 
-use crate::args::{Global, RateWindow};
+use crate::args::{Global, RateWindow, value};
 use crate::cost;
 use crate::error::{advise, usage_error};
 use crate::output;
@@ -195,13 +193,7 @@ impl Context {
 
     /// Reads a date or a time as people write it, in ms since 1970. A date is its beginning.
     pub(crate) fn moment(&self, text: &str) -> Result<u64> {
-        let time = text.parse::<Timestamp>().ok();
-        let time = time.or_else(|| self.zone.to_timestamp(text.parse::<DateTime>().ok()?).ok());
-        time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).ok_or_else(|| {
-            usage_error(format!(
-                "{text:?} is no time; write 2026-11-21, 2026-11-21T03:00 or 2026-11-21T03:00:00Z"
-            ))
-        })
+        value::moment_in(text, &self.zone).map_err(usage_error)
     }
 
     /// The point that `text` names, with the image it names.

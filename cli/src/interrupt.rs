@@ -4,8 +4,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Exit;
-use crate::managed;
+use crate::{leash, managed};
 
 /// A token that is cancelled by the first signal; `message` is then said on stderr. A second
 /// signal ends the process.
@@ -24,7 +23,7 @@ pub(crate) fn watch(message: &'static str) -> Result<CancellationToken> {
                 () = managed::dismissed().cancelled(), if !told => {}
             }
             if told {
-                std::process::exit(Exit::Failed as i32);
+                leash::end();
             }
             told = true;
             cancelled.cancel();

@@ -26,6 +26,9 @@ const LEASH: &str = "SLUICE_LEASH";
 /// Set for a process that is to become another one; the number of its parent.
 const TETHER: &str = "SLUICE_TETHER";
 
+/// This executable, also when another was installed in its place, or none is there any more.
+const OWN: &str = "/proc/self/exe";
+
 /// A line from the node is not longer than this.
 const LONGEST: u64 = 4 << 10;
 
@@ -48,15 +51,24 @@ pub(crate) fn hold() {
             hear(&line);
             line.clear();
         }
-        for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = kill_process_group(*group, Signal::KILL);
-        }
-        let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        for folder in folders.iter() {
-            let _ = std::fs::remove_dir_all(folder);
-        }
-        std::process::exit(Exit::Failed as i32);
+        end();
     });
+}
+
+/// Ends the process at once, with all that goes with it.
+pub(crate) fn end() -> ! {
+    end_others();
+    std::process::exit(Exit::Failed as i32)
+}
+
+fn end_others() {
+    for group in GROUPS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = kill_process_group(*group, Signal::KILL);
+    }
+    let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for folder in folders.iter() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
 /// What a backup of this process may store: as much as it wants, until somebody says otherwise.
@@ -72,12 +84,12 @@ fn hear(line: &str) {
     }
 }
 
-/// Removes a folder, too, when the leash ends this process.
+/// Removes a folder, too, when the leash or a second signal ends this process.
 pub(crate) fn leave_nothing_of(folder: &Path) {
     FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_owned());
 }
 
-/// Kills a group of processes, too, when the leash ends this process.
+/// Kills a group of processes, too, when the leash or a second signal ends this process.
 pub(crate) fn take_along(group: Pid) {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner).push(group);
 }
@@ -89,10 +101,10 @@ pub(crate) fn let_go(group: Pid) {
 
 /// A command that is killed with the thread that starts it: it must be the main one, or another
 /// that stays as long.
-pub(crate) fn tether(program: &Path) -> io::Result<tokio::process::Command> {
-    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+pub(crate) fn tether(program: &Path) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(OWN);
     command.arg(program).env(TETHER, std::process::id().to_string()).env_remove(LEASH);
-    Ok(command)
+    command
 }
 
 /// Becomes what the arguments name, if this process is tethered. Returns only why it cannot.
@@ -113,4 +125,30 @@ fn become_other(parent: &str) -> io::Error {
     let mut words = std::env::args_os().skip(1);
     let program = words.next().unwrap_or_else(|| OsString::from("false"));
     Command::new(program).args(words).env_remove(TETHER).exec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_with_this_process_ends_with_all_that_it_has_started() {
+        let folder = tempfile::tempdir().unwrap();
+        leave_nothing_of(&folder.path().join("own"));
+        std::fs::create_dir(folder.path().join("own")).unwrap();
+        // A program that has started another one, which holds the pipe.
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 86400 & wait"]).stdout(std::process::Stdio::piped());
+        let mut child = command.process_group(0).spawn().unwrap();
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        take_along(group);
+        end_others();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        let mut pipe = child.stdout.take().unwrap();
+        assert_eq!(pipe.read(&mut [0]).unwrap(), 0, "nobody holds it any more");
+        assert!(!folder.path().join("own").exists());
+        let_go(group);
+    }
 }

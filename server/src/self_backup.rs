@@ -234,8 +234,8 @@ async fn sluice(
     environment: &BTreeMap<String, String>,
     words: &[String],
 ) -> Result<Value, String> {
-    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut command = Command::new(executable);
+    // Also when another executable was installed in its place.
+    let mut command = Command::new("/proc/self/exe");
     command.args(["--json", "--no-progress", "--repo", url]).args(words).env_clear();
     for name in ["PATH", "HOME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));

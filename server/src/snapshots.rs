@@ -79,7 +79,7 @@ pub(crate) async fn request(
         return Ok(None);
     };
     let id = SnapshotId::new(now);
-    let order = SnapshotOrder { name: id.to_string(), folders: Vec::new() };
+    let order = SnapshotOrder { name: id.to_string(), ..SnapshotOrder::default() };
     let spec = TaskSpec::Snapshot { snapshot: order, images, folder, no_hooks: by.no_hooks };
     let task = NewTask {
         project: instance.project,
@@ -135,7 +135,8 @@ pub(crate) async fn release(
         let why = "its node was removed: what there is of it is not known any more";
         return Ok(tx.snapshot_gone(one.id, Some(why), now).await?);
     }
-    let order = SnapshotOrder { name: one.id.to_string(), folders: folders_of(&one.images) };
+    let folders = folders_of(&one.images);
+    let order = SnapshotOrder { name: one.id.to_string(), seen: folders.clone(), folders };
     let spec = TaskSpec::Unsnapshot { snapshot: order };
     let task = NewTask {
         project: one.new.project,
@@ -443,7 +444,7 @@ pub(crate) async fn complete(
                 return Err(none());
             }
             let name = format!("{}-{}", task.id, task.attempt);
-            from.order = SnapshotOrder { name, folders };
+            from.order = SnapshotOrder { name, folders, seen: Vec::new() };
         }
         _ => {}
     }

@@ -31,6 +31,7 @@ use crate::quota;
 use crate::restore_tests;
 use crate::snapshots::{self as kept, Keeper};
 use crate::state::Shared;
+use crate::upgrades;
 use crate::verifications;
 pub(crate) use slot::compiled;
 pub(crate) use slot::{Due, Times};
@@ -82,6 +83,7 @@ struct Planner {
     inventories: inventories::schedule::Planner,
     events: events::Sweep,
     snapshots: Keeper,
+    upgrades: upgrades::Watch,
     /// When it was looked last.
     now: u64,
 }
@@ -206,6 +208,7 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the schedules of plans", planner.plans.tick(shared, now).await)?;
     go_on("the end of imports", imports::settle(shared, now).await)?;
     go_on("the snapshots at sources", planner.snapshots.tick(shared, now).await)?;
+    go_on("the upgrades of nodes", planner.upgrades.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
     go_on("the end of retention after events", planner.events.tick(shared, now).await)?;
@@ -215,8 +218,10 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
         let inventories = std::mem::take(&mut planner.inventories);
         let events = std::mem::take(&mut planner.events);
         let snapshots = std::mem::take(&mut planner.snapshots);
+        let upgrades = std::mem::take(&mut planner.upgrades);
         let loaded = Planner::load(shared, changes, now).await?;
-        *planner = Planner { plans, maintenance, inventories, events, snapshots, ..loaded };
+        *planner =
+            Planner { plans, maintenance, inventories, events, snapshots, upgrades, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {

@@ -8,7 +8,8 @@
 //! How far an upgrade is lies in the node's record; what drives it is the node itself, which tells
 //! every few seconds how it stands. So it goes on after a restart of the server, and with any of
 //! several servers. Nobody begins while another is under way, and when one has failed, those that
-//! wait begin no more.
+//! wait begin no more. Of a node that is away for too long, the server itself says that it has
+//! failed: whoever waits for it hears so, also when no other node is to be upgraded.
 
 use axum::Json;
 use axum::extract::State;
@@ -30,6 +31,8 @@ use crate::state::Shared;
 
 /// A node that has not come back after so long has failed.
 const BACK_MS: u64 = 10 * 60_000;
+/// How often is looked for such, in milliseconds.
+const LOOK_MS: u64 = 30_000;
 
 /// A node tells how it stands, and hears whether to start again.
 pub(crate) async fn standing(
@@ -117,9 +120,7 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
                 }
             }
             UpgradeState::Draining | UpgradeState::Restarting => {
-                // It drains for hours, and is away since it was heard last.
-                let last = seen.get(&other.id).map_or(0, |seen| seen.last_seen_ms);
-                if heard || last.max(theirs.since_ms) + BACK_MS >= now {
+                if !is_away(&theirs, seen.get(&other.id), now) {
                     return Ok(Turn::After(other.name));
                 }
                 let why = "it did not come back";
@@ -130,6 +131,61 @@ async fn turn(tx: &mut Tx, own: NodeId, upgrade: &Upgrade, now: u64) -> Result<T
         }
     }
     Ok(Turn::Now)
+}
+
+/// Whether a node that was to be upgraded will not come back: it drains for hours, and is away
+/// since it was heard last.
+fn is_away(upgrade: &Upgrade, seen: Option<&NodeLiveness>, now: u64) -> bool {
+    let last = seen.map_or(0, |seen| seen.last_seen_ms);
+    upgrade.state != UpgradeState::Failed
+        && !seen.is_some_and(|seen| is_heard(seen, now))
+        && last.max(upgrade.since_ms) + BACK_MS < now
+}
+
+/// Looks after nodes that have not come back: nobody may wait behind them.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    looked_ms: u64,
+}
+
+impl Watch {
+    /// Says of those that are away that they have failed.
+    pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
+        if now.abs_diff(self.looked_ms) < LOOK_MS {
+            return Ok(());
+        }
+        self.looked_ms = now;
+        let mut tx = shared.catalog.read().await?;
+        let found = away(&mut tx, now).await?;
+        drop(tx);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut tx = shared.catalog.begin().await?;
+        tx.decide_alone().await?;
+        // One that fails takes others with it, so each is looked for anew.
+        while let Some(mut node) = away(&mut tx, now).await?.into_iter().next() {
+            let Some(upgrade) = node.body.upgrade.take() else { break };
+            let waited = upgrade.state == UpgradeState::Waiting;
+            let gone = (upgrade, "it did not come back");
+            match waited {
+                // What was not begun has proved nothing of what is installed.
+                true => note_failure(&mut tx, &mut node, gone, now).await?,
+                false => failed(&mut tx, &mut node, gone, &[], now).await?,
+            }
+            tx.update(&mut node, now).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+async fn away(tx: &mut Tx, now: u64) -> Result<Vec<Record<Node>>> {
+    let (mut nodes, seen) = (all_nodes_as_they_are(tx).await?, tx.liveness().await?);
+    nodes.retain(|node| {
+        let upgrade = node.body.upgrade.as_ref();
+        upgrade.is_some_and(|upgrade| is_away(upgrade, seen.get(&node.id), now))
+    });
+    Ok(nodes)
 }
 
 fn is_heard(seen: &NodeLiveness, now: u64) -> bool {
@@ -307,5 +363,28 @@ mod tests {
         of.sort();
         all.sort();
         assert_eq!(of, all);
+    }
+
+    #[test]
+    fn a_node_that_is_away_for_too_long_has_failed_whatever_it_was_about() {
+        let upgrade = |state| Upgrade {
+            state,
+            requested_ms: 0,
+            since_ms: 1_000_000,
+            from: String::new(),
+            to: String::new(),
+            message: String::new(),
+        };
+        let seen = |last_seen_ms| NodeLiveness { last_seen_ms, running: 0 };
+        let late = 1_000_000 + BACK_MS + 1;
+        for state in [UpgradeState::Waiting, UpgradeState::Draining, UpgradeState::Restarting] {
+            let upgrade = upgrade(state);
+            assert!(is_away(&upgrade, Some(&seen(900_000)), late));
+            assert!(is_away(&upgrade, None, late), "nothing is known of it");
+            assert!(!is_away(&upgrade, Some(&seen(900_000)), late - 1), "it may come back");
+            assert!(!is_away(&upgrade, Some(&seen(1_000_001)), late), "it was heard later");
+            assert!(!is_away(&upgrade, Some(&seen(late)), late + BACK_MS), "it drains");
+        }
+        assert!(!is_away(&upgrade(UpgradeState::Failed), None, late), "it is known already");
     }
 }

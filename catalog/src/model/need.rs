@@ -31,11 +31,19 @@ pub fn needs(kind: &str, spec: &Value) -> BTreeSet<String> {
             let protocol = spec["mount"]["protocol"].as_str();
             needs.extend(protocol.map(|word| format!("export:{word}")));
         }
-        "restore-test" if spec["test"]["firmware"] == "uefi" => {
-            needs.insert("test:uefi".to_owned());
-        }
+        "restore-test" => return of_guests(&spec["test"]),
         _ => {}
     }
+    needs
+}
+
+/// What a guest needs, and those that are booted with it.
+fn of_guests(test: &Value) -> BTreeSet<String> {
+    let together = test["guests"].as_array().into_iter().flatten();
+    let mut needs: BTreeSet<String> = together.flat_map(of_guests).collect();
+    needs.extend((test["firmware"] == "uefi").then(|| "test:uefi".to_owned()));
+    let logins = test["ssh"].as_array().is_some_and(|logins| !logins.is_empty());
+    needs.extend(logins.then(|| "test:ssh".to_owned()));
     needs
 }
 
@@ -63,7 +71,13 @@ mod tests {
             ("unsnapshot", json!({}), ""),
             ("mount", json!({"mount": {"protocol": "fuse"}}), "export:fuse"),
             ("restore-test", json!({"test": {"firmware": "uefi"}}), "test:uefi"),
-            ("restore-test", json!({"test": {"firmware": "bios"}}), ""),
+            ("restore-test", json!({"test": {"firmware": "bios", "ssh": []}}), ""),
+            ("restore-test", json!({"test": {"ssh": [{"user": "root"}]}}), "test:ssh"),
+            (
+                "restore-test",
+                json!({"test": {"guests": [{"firmware": "uefi"}, {"ssh": [{"user": "root"}]}]}}),
+                "test:ssh,test:uefi",
+            ),
             ("collect", json!({}), ""),
         ] {
             let told: Vec<String> = needs(kind, &spec).into_iter().collect();

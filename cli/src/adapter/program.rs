@@ -42,7 +42,7 @@ impl ProgramOutput {
     pub(crate) fn start(words: &[String], of_task: bool) -> Result<Self> {
         let (program, arguments) = words.split_first().context("there is no program")?;
         let context = || format!("cannot start {program}");
-        let mut command = leash::tether(Path::new(program)).with_context(context)?;
+        let mut command = leash::tether(Path::new(program));
         let hidden = if of_task { &SETTINGS[..] } else { &SETTINGS[..1] };
         for (name, _) in std::env::vars_os() {
             if hidden.iter().any(|family| name.to_string_lossy().starts_with(family)) {

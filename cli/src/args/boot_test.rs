@@ -90,6 +90,10 @@ pub(crate) struct BootTestArgs {
 /// Each guest is one as of `sluice boot-test`. Their network leads nowhere but to each other: they
 /// have addresses by DHCP, or those that they come with. A guest of a later stage is started when
 /// all of earlier ones have answered, and all run until the last has. Needs QEMU 7.2 or later.
+///
+/// The document has `subnet` and a list of `guests`. Of each, only `point` must be said: stage,
+/// address, ssh_key (a file), memory_mib, cpus, firmware, disk, nic, timeout_seconds, and `checks`
+/// as plans have them, of kind console, tcp, guest-agent, script or ssh.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -99,8 +103,9 @@ Examples:
 shop.yaml:
   subnet: 10.0.2.0/24
   guests:
-    - {point: db-1, address: 10.0.2.15, tcp: [\"5432\"]}
-    - {point: web-1@latest, stage: 1, console: [\"orders: [0-9]+\"], timeout_seconds: 600}")]
+    - {point: db-1, address: 10.0.2.15, checks: [{kind: tcp, port: 5432}]}
+    - {point: web-1@latest, stage: 1, timeout_seconds: 600, checks: [
+        {kind: console, pattern: \"orders: [0-9]+\"}, {kind: script, command: [/opt/orders]}]}")]
 pub(crate) struct BootTogetherArgs {
     /// What is booted: a file, - for standard input, or the document itself
     #[arg(value_name = "SPEC")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::lists::{PointListArgs, RecordListArgs, TaskListArgs};
+use super::lists::{Listing, PointListArgs, PolicyListArgs, TaskListArgs};
 use super::{TargetFormat, value};
 
 /// Run everything on this machine: server, one node, one destination
@@ -334,7 +334,7 @@ Examples:
 Examples:
   sluice point event contract-ended --instance shop/web-1
   sluice point event contract-ended --instance shop/web-1 --at 2026-11-30
-  sluice point event contract-ended --point shop.web-1@0q5g3...
+  sluice point event contract-ended --point shop.web-1@0q5g3
   sluice point event contract-ended --instance shop/web-1 --take-back")]
     Event(PointEventArgs),
     /// List the events that have happened
@@ -345,7 +345,7 @@ Examples:
         instance: Option<String>,
     },
     /// Show one, with its copies
-    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3...")]
+    #[command(after_help = "Example:\n  sluice point show shop.web-1@0q5g3")]
     Show {
         /// Its id, its name in the repository, or an instance, whose newest is meant
         #[arg(value_name = "POINT")]
@@ -376,35 +376,31 @@ pub(crate) struct PointEventArgs {
     pub(crate) take_back: bool,
 }
 
-/// Records of one kind.
+/// Records of one kind, which are listed so.
 #[derive(Debug, Args)]
-pub(crate) struct RecordArgs {
+pub(crate) struct RecordArgs<L: Listing> {
     #[command(subcommand)]
-    pub(crate) command: RecordCommand,
+    pub(crate) command: RecordCommand<L>,
 }
 
 /// What can be done with records.
 #[derive(Debug, Subcommand)]
-pub(crate) enum RecordCommand {
+pub(crate) enum RecordCommand<L: Listing> {
     /// List them
-    #[command(after_help = "\
-Examples:
-  sluice instance list
-  sluice instance list --project shop --tag gold --name 'web-*'
-  sluice policy list --destination vault")]
-    List(Box<RecordListArgs>),
+    #[command(after_help = L::LIST)]
+    List(L),
     /// Show one
-    #[command(after_help = "Example:\n  sluice instance show shop/web-1")]
+    #[command(after_help = L::SHOW)]
     Show {
         /// Its name
         #[arg(value_name = "[PROJECT/]NAME")]
         name: String,
     },
     /// Make one, or change what it says
-    #[command(after_help = SET_HELP)]
+    #[command(after_help = L::SET)]
     Set(SetArgs),
     /// Remove one
-    #[command(after_help = "Example:\n  sluice policy remove shop/hourly")]
+    #[command(after_help = L::REMOVE)]
     Remove {
         /// Its name
         #[arg(value_name = "[PROJECT/]NAME")]
@@ -423,7 +419,7 @@ pub(crate) struct PolicyArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     #[command(flatten)]
-    Record(RecordCommand),
+    Record(RecordCommand<PolicyListArgs>),
     /// List the instances a policy has, or would have
     ///
     /// With `--spec` nothing is changed: what the policy would have if it said that is listed, with
@@ -462,17 +458,6 @@ Examples:
     },
 }
 
-pub(super) const SET_HELP: &str = "\
-Examples:
-  sluice project set shop
-  sluice destination set local --url /backup/repository --passphrase-file pass
-  sluice destination set vault --url 's3://vault/main?region=eu-central-1' --passphrase-file pass \
-    --secret AWS_ACCESS_KEY_ID=key-id --secret AWS_SECRET_ACCESS_KEY=key
-  sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
-  sluice instance set shop/db-1 --disk /var/lib/images/db-1.qcow2 --block-size 16KiB
-  sluice instance set shop/app-db --output-of 'app=/usr/bin/pg_dump --format=custom app'
-  sluice policy set shop/hourly --spec policy.json";
-
 /// What a record is to say.
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
@@ -480,7 +465,7 @@ pub(crate) struct SetArgs {
     #[arg(value_name = "[PROJECT/]NAME")]
     pub(crate) name: String,
 
-    /// What it says, as JSON; `-` for standard input
+    /// What it says, as YAML or JSON; `-` for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "disk", "tag", "block_size"])]
     pub(crate) spec: Option<PathBuf>,
 

@@ -103,8 +103,9 @@ pub(crate) enum InstanceCommand {
     #[command(after_help = "\
 Examples:
   sluice instance list
+  sluice instance list --project shop --tag gold --name 'web-*'
   sluice instance list --absent
-  sluice instance list --inventory shop/images --tag gold")]
+  sluice instance list --inventory shop/images --policy shop/hourly")]
     List(InstanceListArgs),
     /// Show one
     #[command(after_help = "Example:\n  sluice instance show shop/web-1")]
@@ -114,7 +115,11 @@ Examples:
         name: String,
     },
     /// Make one, or change what it says
-    #[command(after_help = super::control::SET_HELP)]
+    #[command(after_help = "\
+Examples:
+  sluice instance set shop/web-1 --disk /var/lib/images/web-1.qcow2 --tag gold
+  sluice instance set shop/app-db --output-of 'app=/usr/bin/pg_dump --format=custom app'
+  sluice instance set shop/db-1 --spec instance.yaml")]
     Set(SetArgs),
     /// Remove one
     #[command(after_help = "Example:\n  sluice instance remove shop/web-1")]
@@ -128,6 +133,34 @@ Examples:
 /// Which instances to list.
 #[derive(Debug, Args)]
 pub(crate) struct InstanceListArgs {
+    /// Only those with this name; `*` stands for anything, `?` for one character
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) name: Option<String>,
+
+    /// Only those of this project
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+
+    /// Only those that this node reaches
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    /// Only those that run on this
+    #[arg(long, value_name = "WORD")]
+    pub(crate) cluster: Option<String>,
+
+    /// Only those that this policy has
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) policy: Option<String>,
+
+    /// Only those whose disks come from there: disk-files, device, folder, command
+    #[arg(long, value_name = "KIND")]
+    pub(crate) source: Option<String>,
+
+    /// Only those that are paused, or that are not
+    #[arg(long, value_name = "true|false")]
+    pub(crate) paused: Option<bool>,
+
     /// Only those whose source is there
     #[arg(long, conflicts_with = "absent")]
     pub(crate) present: bool,

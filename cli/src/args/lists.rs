@@ -2,12 +2,13 @@
 
 use clap::{Args, ValueEnum};
 
-use super::usage::moment;
+use super::value::moment;
 
 /// A time, by which what has one is filtered.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TimeFilter {
-    /// Only from this time on: 2026-11-01, or 2026-11-01T12:00:00Z
+    /// Only from this time on: 2026-11-01 or 2026-11-01T12:00, in the zone of this machine, or
+    /// 2026-11-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) since: Option<u64>,
     /// Only before this time
@@ -139,41 +140,121 @@ pub(crate) struct NodeListArgs {
     pub(crate) state: Option<String>,
 }
 
-/// Lists of projects, destinations, instances and policies. Not each of them can be filtered by
-/// each of these; the server says so.
-#[derive(Debug, Default, Args)]
-pub(crate) struct RecordListArgs {
+/// A list of records that commands of one kind have, and examples of what these do.
+pub(crate) trait Listing: Args + Into<RecordFilter> {
+    /// Of `list`.
+    const LIST: &'static str;
+    /// Of `show`.
+    const SHOW: &'static str;
+    /// Of `set`.
+    const SET: &'static str;
+    /// Of `remove`.
+    const REMOVE: &'static str;
+}
+
+/// What a list of records is filtered by: of each kind by what its command knows.
+#[derive(Debug, Default)]
+pub(crate) struct RecordFilter {
+    pub(crate) name: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) tag: Option<String>,
+    pub(crate) node: Option<String>,
+    pub(crate) cluster: Option<String>,
+    pub(crate) policy: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) present: Option<bool>,
+    pub(crate) paused: Option<bool>,
+    pub(crate) destination: Option<String>,
+    pub(crate) scheme: Option<String>,
+}
+
+/// `sluice project list`
+#[derive(Debug, Args)]
+pub(crate) struct ProjectListArgs {
+    /// Only those with this name; `*` stands for anything, `?` for one character
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) name: Option<String>,
+}
+
+impl From<ProjectListArgs> for RecordFilter {
+    fn from(args: ProjectListArgs) -> Self {
+        Self { name: args.name, ..Self::default() }
+    }
+}
+
+impl Listing for ProjectListArgs {
+    const LIST: &'static str = "Example:\n  sluice project list --name 'shop-*'";
+    const SHOW: &'static str = "Example:\n  sluice project show shop";
+    const SET: &'static str = "\
+Examples:
+  sluice project set shop
+  sluice project set shop --spec project.yaml";
+    const REMOVE: &'static str = "Example:\n  sluice project remove shop";
+}
+
+/// `sluice destination list`
+#[derive(Debug, Args)]
+pub(crate) struct DestinationListArgs {
     /// Only those with this name; `*` stands for anything, `?` for one character
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
     /// Only those of this project
     #[arg(long, value_name = "NAME")]
     pub(crate) project: Option<String>,
-    /// Only instances with this tag
-    #[arg(long, value_name = "WORD")]
-    pub(crate) tag: Option<String>,
-    /// Only instances that this node reaches
-    #[arg(long, value_name = "NAME")]
-    pub(crate) node: Option<String>,
-    /// Only instances that run on this
-    #[arg(long, value_name = "WORD")]
-    pub(crate) cluster: Option<String>,
-    /// Only instances that this policy has
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) policy: Option<String>,
-    /// Only instances whose disks come from there: disk-files, device, folder, command
-    #[arg(long, value_name = "KIND")]
-    pub(crate) source: Option<String>,
-    /// Only instances whose source is there, or gone
-    #[arg(long, value_name = "true|false")]
-    pub(crate) present: Option<bool>,
-    /// Only instances or policies that are paused, or that are not
-    #[arg(long, value_name = "true|false")]
-    pub(crate) paused: Option<bool>,
-    /// Only policies that use this destination
-    #[arg(long, value_name = "[PROJECT/]NAME")]
-    pub(crate) destination: Option<String>,
-    /// Only destinations whose URL begins with this: s3, sftp, file, ...
+    /// Only those whose URL begins with this: s3, sftp, file, ...
     #[arg(long, value_name = "WORD")]
     pub(crate) scheme: Option<String>,
+}
+
+impl From<DestinationListArgs> for RecordFilter {
+    fn from(args: DestinationListArgs) -> Self {
+        let DestinationListArgs { name, project, scheme } = args;
+        Self { name, project, scheme, ..Self::default() }
+    }
+}
+
+impl Listing for DestinationListArgs {
+    const LIST: &'static str = "Example:\n  sluice destination list --scheme s3";
+    const SHOW: &'static str = "Example:\n  sluice destination show local";
+    const SET: &'static str = "\
+Examples:
+  sluice destination set local --url /backup/repository --passphrase-file pass
+  sluice destination set vault --url 's3://vault/main?region=eu-central-1' \\
+    --passphrase-file pass --secret AWS_ACCESS_KEY_ID=key-id \\
+    --secret AWS_SECRET_ACCESS_KEY=key";
+    const REMOVE: &'static str = "Example:\n  sluice destination remove vault";
+}
+
+/// `sluice policy list`
+#[derive(Debug, Args)]
+pub(crate) struct PolicyListArgs {
+    /// Only those with this name; `*` stands for anything, `?` for one character
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) name: Option<String>,
+    /// Only those of this project
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+    /// Only those that use this destination
+    #[arg(long, value_name = "[PROJECT/]NAME")]
+    pub(crate) destination: Option<String>,
+    /// Only those that are paused, or that are not
+    #[arg(long, value_name = "true|false")]
+    pub(crate) paused: Option<bool>,
+}
+
+impl From<PolicyListArgs> for RecordFilter {
+    fn from(args: PolicyListArgs) -> Self {
+        let PolicyListArgs { name, project, destination, paused } = args;
+        Self { name, project, destination, paused, ..Self::default() }
+    }
+}
+
+impl Listing for PolicyListArgs {
+    const LIST: &'static str = "\
+Examples:
+  sluice policy list
+  sluice policy list --project shop --destination vault";
+    const SHOW: &'static str = "Example:\n  sluice policy show shop/hourly";
+    const SET: &'static str = "Example:\n  sluice policy set shop/hourly --spec policy.yaml";
+    const REMOVE: &'static str = "Example:\n  sluice policy remove shop/hourly";
 }

@@ -12,10 +12,12 @@ use super::replicate::{rate, window};
 /// A configuration says how many tasks a node runs (`slots`, `slots_by_kind`), with how many
 /// threads (`threads_by_kind`), which destinations it may use (`destinations`), in which folders
 /// projects may name sources by themselves (`source_paths`, where `{project}` is a project's name)
-/// and in which there are any (`only_paths`), how fast it sends and receives (`bandwidth`), and
-/// where it keeps what tasks need beside a repository (`staging`), and whose instances its nodes
-/// back up and nobody else's (`serves`: clusters, hosts, tags, instances). The one that is called
-/// `default` is that of all nodes which have none of their own.
+/// and in which there are any (`only_paths`), where snapshots lie (`snapshot_folders`) and images
+/// of imported instances (`import_folders`), which programs of its machine tasks may run
+/// (`commands`) and how they reach guests (`guest_ssh`), how fast it sends and receives
+/// (`bandwidth`), where it keeps what tasks need beside a repository (`staging`), and whose
+/// instances its nodes back up and nobody else's (`serves`: clusters, hosts, tags, instances). The
+/// one that is called `default` is that of all nodes which have none of their own.
 #[derive(Debug, Args)]
 pub(crate) struct NodeConfigArgs {
     #[command(subcommand)]

@@ -59,6 +59,7 @@ Examples:
   sluice plan runs 0193a2b4-...")]
     Runs {
         /// The run to show, with its steps
+        #[arg(conflicts_with_all = ["since", "until"])]
         id: Option<String>,
         /// Only those of this plan
         #[arg(long, value_name = "PROJECT/NAME", conflicts_with = "id")]

@@ -45,8 +45,8 @@ pub(crate) struct PruneArgs {
     pub(crate) keep_within: Option<Duration>,
 
     /// Keep every point until this date, or `event`: without end, as long as an event has not
-    /// happened; with POINT= or INSTANCE= that point, or those of that instance, alone. @SECONDS
-    /// counts from 1970
+    /// happened; with POINT= or INSTANCE= that point, which must be there, or those of that
+    /// instance, alone. @SECONDS counts from 1970
     #[arg(long, value_name = "[POINT=|INSTANCE=]DATE")]
     pub(crate) keep_until: Vec<String>,
 

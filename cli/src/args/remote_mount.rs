@@ -57,21 +57,7 @@ Examples:
         #[arg(default_value = "/")]
         path: String,
     },
-    /// Download a file of a mount by fuse, through the server
-    #[command(after_help = "\
-Examples:
-  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw
-  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output /tmp/root.raw
-  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output - | sha256sum")]
-    Download {
-        /// The mount's id
-        id: String,
-        /// The file, as it is listed: %25 is a percent sign
-        path: String,
-        /// Where to, or - for standard output [default: the file's own name, in this folder]
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    Download(DownloadArgs),
     /// End a mount; what was written to it and not committed is thrown away
     #[command(after_help = "Example:\n  sluice remote-mount stop 0193a2b4-...")]
     Stop {
@@ -81,6 +67,26 @@ Examples:
         #[arg(long)]
         no_wait: bool,
     },
+}
+
+/// Download a file of a mount by fuse, through the server
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output /tmp/root.raw
+  sluice remote-mount download 0193a2b4-... /shop.web-1/latest/root.raw --output - | sha256sum")]
+pub(crate) struct DownloadArgs {
+    /// The mount's id
+    pub(crate) id: String,
+    /// The file, as it is listed: %25 is a percent sign
+    pub(crate) path: String,
+    /// Where to, or - for standard output [default: the file's own name, in this folder]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Write over a file that is there, once all of the new one is
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 /// Mount a restore point on a node, for the clients that are named
@@ -96,7 +102,8 @@ Examples:
   sluice remote-mount start shop/web-1 --protocol http --client 192.0.2.9
   sluice remote-mount start shop/web-1 --protocol fuse --node mover-2 --folder web-1")]
 pub(crate) struct RemoteMountStartArgs {
-    /// The restore point: its id, its name in the repository, or an instance, whose newest is meant
+    /// The restore point: its id, its name in the repository as far as it is unique, or an
+    /// instance, whose newest is meant
     #[arg(value_name = "POINT")]
     pub(crate) point: String,
 

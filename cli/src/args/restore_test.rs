@@ -45,8 +45,8 @@ pub(crate) struct RestoreTestRunArgs {
     pub(crate) point: String,
 
     /// How it is booted and what is waited for, as YAML or JSON: memory_mib, cpus, firmware, disk,
-    /// nic, checks, timeout_seconds; `-` for standard input [default: wait for a login prompt on
-    /// the console]
+    /// nic, timeout_seconds, and checks of kind console, tcp, guest-agent, script or ssh; `-` for
+    /// standard input [default: wait for a login prompt on the console]
     #[arg(long, value_name = "FILE")]
     pub(crate) spec: Option<PathBuf>,
 

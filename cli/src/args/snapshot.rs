@@ -105,6 +105,9 @@ Example:
     Remove {
         #[command(flatten)]
         place: SnapshotPlaceArgs,
+        /// A folder in which it was seen: it is not gone while that is not there
+        #[arg(long, value_name = "DIR")]
+        seen: Vec<PathBuf>,
     },
 }
 

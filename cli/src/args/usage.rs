@@ -45,7 +45,8 @@ Example:
 /// Show who used how much of a server's destinations
 ///
 /// Bytes that were moved are added up; what is stored and protected is that at the end. Times are
-/// dates or moments in UTC: 2026-11-01, 2026-11-01T12:00:00Z.
+/// dates or moments: 2026-11-01, 2026-11-01T12:00:00Z; in the zone of this machine, if they name
+/// none.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -57,11 +58,11 @@ pub(crate) struct UsageArgs {
     pub(crate) by: GroupBy,
 
     /// From this time on [default: 30 days before the end]
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
     pub(crate) from: Option<u64>,
 
     /// Until before this time [default: now]
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
     pub(crate) until: Option<u64>,
 
     #[command(flatten)]
@@ -122,11 +123,12 @@ Examples:
   sluice report sla
   sluice report sla --from 2026-10-01 --until 2026-11-01 --project shop")]
     Sla {
-        /// From this date or moment on [default: 30 days before the end]
-        #[arg(long, value_name = "TIME", value_parser = moment)]
+        /// From this date or moment on, in the zone of this machine if it names none [default: 30
+        /// days before the end]
+        #[arg(long, value_name = "TIME", value_parser = value::moment)]
         from: Option<u64>,
         /// Until before this date or moment [default: now]
-        #[arg(long, value_name = "TIME", value_parser = moment)]
+        #[arg(long, value_name = "TIME", value_parser = value::moment)]
         until: Option<u64>,
         /// What is promised where policies say nothing
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = value::duration)]
@@ -190,31 +192,4 @@ pub(crate) enum SavedReport {
     Usage,
     Sla,
     Forecast,
-}
-
-/// A date or a moment, in milliseconds since 1970.
-pub(super) fn moment(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no time; write 2026-11-01 or 2026-11-01T12:00:00Z");
-    let at = match text.parse::<jiff::civil::Date>() {
-        Ok(date) if text.len() == 10 => {
-            date.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| wrong())?.timestamp()
-        }
-        _ => text.parse::<jiff::Timestamp>().map_err(|_| wrong())?,
-    };
-    u64::try_from(at.as_millisecond()).map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::moment;
-
-    #[test]
-    fn a_time_is_a_date_or_a_moment() {
-        assert_eq!(moment("1970-01-02"), Ok(86_400_000));
-        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1000));
-        assert_eq!(moment("1970-01-01T01:00:00+01:00"), Ok(0));
-        for bad in ["", "yesterday", "1969-12-31", "2026-13-01"] {
-            assert!(moment(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use sluice_connector_disk::Within;
 
 /// Bytes: a number, perhaps with KiB, MiB, GiB, TiB (or K, M, G, T for the same).
@@ -17,6 +20,21 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| format!("{text:?} has no whole number"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+/// A date or a time, in milliseconds since 1970. A date is its beginning; one that names no zone is
+/// meant in that of this machine.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    moment_in(text, &TimeZone::system())
+}
+
+/// The same in another zone.
+pub(crate) fn moment_in(text: &str, zone: &TimeZone) -> Result<u64, String> {
+    let time = text.parse::<Timestamp>().ok();
+    let time = time.or_else(|| zone.to_timestamp(text.parse::<DateTime>().ok()?).ok());
+    time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).ok_or_else(|| {
+        format!("{text:?} is no time; write 2026-11-21, 2026-11-21T03:00 or 2026-11-21T03:00:00Z")
+    })
 }
 
 /// Lists of folders, as an array of arrays of JSON.
@@ -105,6 +123,19 @@ fn split(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_a_date_or_a_moment_and_meant_where_it_is_written() {
+        let here = TimeZone::fixed(jiff::tz::offset(1));
+        let moment = |text| moment_in(text, &here);
+        assert_eq!(moment("1970-01-02"), Ok(23 * 3_600_000));
+        assert_eq!(moment("1970-01-01T02:00"), Ok(3_600_000));
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1000));
+        assert_eq!(moment("1970-01-01T01:00:00+01:00"), Ok(0));
+        for bad in ["", "yesterday", "1969-12-31", "2026-13-01"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn lists_of_folders_are_json_and_an_empty_one_is_a_list() {

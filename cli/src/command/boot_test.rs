@@ -16,6 +16,7 @@ mod machine;
 mod monitor;
 mod network;
 mod script;
+mod spec;
 mod together;
 
 use std::path::Path;
@@ -43,6 +44,8 @@ use checks::{Check, Console};
 use machine::{Net, Places};
 pub(crate) use machine::{firmware_files, kvm_lacks, qemu};
 use monitor::{Monitor, Ports};
+use script::Script;
+pub(crate) use script::{SSH, is_program};
 use together::Turn;
 pub(crate) use together::run as run_together;
 
@@ -61,6 +64,7 @@ const TELL: Duration = Duration::from_secs(1);
 pub(crate) async fn run(context: &Context, mut args: BootTestArgs) -> Result<Exit> {
     let begun = Instant::now();
     let stop = interrupt::watch("ending the guest")?;
+    Script::check(&args)?;
     let qemu = machine::needed()?;
     let made = folder::make(Path::new(SCRATCH));
     let (folder, _lock) = made.context("cannot make a folder for the test")?;
@@ -115,7 +119,7 @@ enum Ended {
 
 impl Test<'_> {
     async fn perform(&self, qemu: &Path, words: &[String]) -> Result<Value> {
-        let mut command = leash::tether(qemu).context("cannot find this executable")?;
+        let mut command = leash::tether(qemu);
         command.args(words).env("TMPDIR", SCRATCH).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // The kernel ties it to this thread, which is the main one.

@@ -33,12 +33,14 @@ mod upgrade;
 mod usage;
 mod users;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::Value;
 use sluice_node_api::Client;
 
 use crate::args::{
-    IdentityProviderCommand, NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand,
+    IdentityProviderCommand, Listing, NodeCommand, NodeConfigCommand, PlanCommand, RecordCommand,
     RemoteMountCommand, RestoreTestCommand, TaskCommand, TaskListArgs,
 };
 use crate::context::Context;
@@ -61,6 +63,9 @@ pub(crate) use serve::{server, up};
 pub(crate) use snapshots::run as snapshot;
 pub(crate) use usage::{quota, usage};
 pub(crate) use users::run as user;
+
+/// How often what is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Does something with nodes.
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit> {
@@ -107,10 +112,10 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<Exit
 }
 
 /// Does something with records of a kind.
-pub(crate) async fn record(
+pub(crate) async fn record<L: Listing>(
     context: &Context,
     kind: &'static str,
-    command: RecordCommand,
+    command: RecordCommand<L>,
 ) -> Result<Exit> {
     records::run(context, kind, command).await
 }
@@ -153,7 +158,10 @@ async fn all(client: &Client, path: &str) -> Result<Vec<Value>> {
     let (mut items, mut after) = (Vec::new(), String::new());
     loop {
         let sign = if path.contains('?') { '&' } else { '?' };
-        let from = if after.is_empty() { after.clone() } else { format!("&after={after}") };
+        let from = match after.is_empty() {
+            true => String::new(),
+            false => format!("&after={}", filter::encoded(&after)),
+        };
         let part: Value = client.get(&format!("{path}{sign}limit=1000{from}")).await?;
         items.extend(part["items"].as_array().cloned().unwrap_or_default());
         for one in part["unreadable"].as_array().into_iter().flatten() {
@@ -164,6 +172,17 @@ async fn all(client: &Client, path: &str) -> Result<Vec<Value>> {
             Some(next) => next.clone_into(&mut after),
             None => return Ok(items),
         }
+    }
+}
+
+/// What is told at a path, once it is settled.
+async fn until(client: &Client, path: &str, settled: impl Fn(&Value) -> bool) -> Result<Value> {
+    loop {
+        let told: Value = client.get(path).await?;
+        if settled(&told) {
+            return Ok(told);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -77,8 +77,21 @@ impl Place {
         sync(self.whole.parent().unwrap_or(&self.whole)).with_context(context)
     }
 
+    /// Makes the folder in which all imports lie: from then on, that it is not there says that its
+    /// disk is not.
+    fn prepare(&self) -> Result<()> {
+        let folder = self.whole.parent().unwrap_or(&self.whole);
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))
+    }
+
     /// Removes all of it; whether there was anything.
     fn remove(&self) -> Result<bool> {
+        let folder = self.whole.parent().unwrap_or(&self.whole);
+        if !folder.is_dir() {
+            let text = format!("{} is not there, and imports lie in it", folder.display());
+            return Err(advise("target", text, "see that its disk is mounted"));
+        }
         let mut found = false;
         for folder in [&self.begun, &self.whole] {
             if self.is_own(folder) || *folder == self.begun && folder.is_dir() {
@@ -135,6 +148,7 @@ async fn make(
     if place.is_done()? {
         return Ok(told(Vec::new()));
     }
+    place.prepare()?;
     let repository = context.open().await?;
     let (point, image) = context.point(&repository, point).await?;
     let names = Context::image_names(&point, image.as_deref())?;
@@ -228,6 +242,16 @@ mod tests {
         assert!(own.is_done().unwrap() && other.is_done().is_err());
         assert!(!other.remove().unwrap() && own.remove().unwrap());
         assert!(!own.whole.exists());
+    }
+
+    #[test]
+    fn nothing_is_gone_whose_disk_is_not_there() {
+        let base = tempfile::tempdir().unwrap();
+        let own = place(&base.path().join("imports"), "one");
+        let error = own.remove().unwrap_err();
+        assert!(!crate::error::is_usage_error(&error), "it is tried again");
+        own.prepare().unwrap();
+        assert!(!own.remove().unwrap());
     }
 
     #[test]

@@ -40,7 +40,7 @@ async fn locked_until(repository: &Repository, points: &[&RestorePoint]) -> Opti
     })
 }
 
-/// When `--keep-until` ends, and when it ends for single points, by their names.
+/// When `--keep-until` ends, and when it ends for single points, as they were called.
 fn until(context: &Context, args: &PruneArgs) -> Result<(Option<u64>, BTreeMap<String, u64>)> {
     let (mut all, mut named) = (None, BTreeMap::new());
     for text in &args.keep_until {
@@ -65,6 +65,54 @@ fn until(context: &Context, args: &PruneArgs) -> Result<(Option<u64>, BTreeMap<S
     Ok((all, named))
 }
 
+/// The same by names in full, of instances or of points that are looked up as any command does.
+/// One that is not there is nothing to keep, and fails: it was mistyped, and what was meant would
+/// be removed. Only a server may name what has gone since it wrote the names down.
+async fn by_name(
+    context: &Context,
+    (args, repository): (&PruneArgs, &Repository),
+    named: BTreeMap<String, u64>,
+    points: &[RestorePoint],
+) -> Result<BTreeMap<String, u64>> {
+    let mut known = BTreeSet::new();
+    for point in points.iter().filter(|_| !named.is_empty()) {
+        known.extend([point.to_string(), point.instance.clone()]);
+    }
+    let mut own = BTreeMap::new();
+    for (text, ends) in named {
+        let name = match known.contains(&text) {
+            true => text.clone(),
+            false if args.brief => continue,
+            false => meant(context, repository, &text).await?,
+        };
+        if !known.contains(&name) {
+            let text = format!("--keep-until {text}: this prune does not judge {name}");
+            return Err(usage_error(text));
+        }
+        if own.insert(name, ends).is_some() {
+            return Err(usage_error(format!("--keep-until {text}: another time is given")));
+        }
+    }
+    Ok(own)
+}
+
+/// The full name of the point that is meant.
+async fn meant(context: &Context, repository: &Repository, text: &str) -> Result<String> {
+    let wrong = |why: String| usage_error(format!("--keep-until {text}: {why}"));
+    let spec = context.spec(text)?;
+    if !text.contains('@') || spec.image.is_some() {
+        let text = "there is no such instance here, and a restore point is named as web-1@0q5g3";
+        return Err(wrong(text.to_owned()));
+    }
+    match repository.resolve(&spec).await {
+        Ok(point) => Ok(point.to_string()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Ambiguous) => {
+            Err(wrong(error.to_string()))
+        }
+        Err(error) => Err(error).with_context(|| format!("looking for {text}")),
+    }
+}
+
 pub(super) fn policy(context: &Context, args: &PruneArgs) -> Result<Policy> {
     let (keep_until_ms, _) = until(context, args)?;
     Ok(Policy {
@@ -83,16 +131,21 @@ pub(super) fn policy(context: &Context, args: &PruneArgs) -> Result<Policy> {
 /// Removes points that no rule keeps.
 pub(crate) async fn prune(context: &Context, args: &PruneArgs) -> Result<Exit> {
     let policy = policy(context, args)?;
-    let (_, own) = until(context, args)?;
+    let (_, named) = until(context, args)?;
     if policy.is_empty() {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
         return Err(usage_error(text));
     }
     if let Some(lasts) = args.simulate {
+        if let Some((point, _)) = named.first_key_value() {
+            let text = format!("--keep-until {point}=: a simulation knows no restore points");
+            return Err(usage_error(text));
+        }
         return simulate::run(context, args, lasts);
     }
     let repository = context.open().await?;
     let Listing { points, damaged } = repository.list(args.instance.as_deref()).await?;
+    let own = by_name(context, (args, &repository), named, &points).await?;
     let judged = judge(context, &policy, &own, &points)?;
     // Only what was read is judged: a damaged manifest is neither kept by a rule nor removed.
     for one in &damaged {

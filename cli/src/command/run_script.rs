@@ -22,7 +22,7 @@ const LONGEST: u64 = 4 << 10;
 pub(crate) async fn run(context: &Context, args: RunScriptArgs) -> Result<Exit> {
     let stop = interrupt::watch("ending the command")?;
     let (program, words) = args.command.split_first().context("there is no command")?;
-    let mut command = leash::tether(Path::new(program)).context("cannot find this executable")?;
+    let mut command = leash::tether(Path::new(program));
     command.args(words).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // What it starts ends with it.

@@ -19,7 +19,7 @@ pub(crate) async fn run(context: &Context, command: SnapshotFilesCommand) -> Res
         SnapshotFilesCommand::Make { place, within, images } => {
             make(&place, &within.unwrap_or_default(), &images)
         }
-        SnapshotFilesCommand::Remove { place } => remove(&place),
+        SnapshotFilesCommand::Remove { place, seen } => remove(&place, &seen),
     });
     let (document, text) = done.await.context("the snapshot was interrupted")??;
     if context.global.json {
@@ -45,8 +45,8 @@ fn make(place: &SnapshotPlaceArgs, within: &Within, images: &[String]) -> Result
     Ok((json!({"snapshot": place.name, "made_ms": made_ms, "images": listed}), text))
 }
 
-fn remove(place: &SnapshotPlaceArgs) -> Result<(Value, String)> {
-    let found = snapshot::remove(&place.name, &place.folders).map_err(told)?;
+fn remove(place: &SnapshotPlaceArgs, seen: &[PathBuf]) -> Result<(Value, String)> {
+    let found = snapshot::remove(&place.name, &place.folders, seen).map_err(told)?;
     let text = if found { "removed" } else { "it was gone already" };
     Ok((json!({"snapshot": place.name, "removed": found}), text.to_owned()))
 }

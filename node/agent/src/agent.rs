@@ -133,6 +133,7 @@ impl Agent {
     /// # Errors
     /// [`ClientError::Refused`] when the server does not know this node.
     pub async fn run(self, shutdown: CancellationToken) -> Result<Ended, ClientError> {
+        identity::remove_unused(&self.config.folder, identity::UNUSED);
         self.run_what_is_left().await;
         let told = tokio::select! {
             () = shutdown.cancelled() => return Ok(Ended::Stopped),

@@ -176,6 +176,9 @@ pub(crate) fn snapshot_files(verb: &str, order: &SnapshotOrder) -> Step {
     let mut words = step(["snapshot-files", verb]);
     words.words.push(format!("--name={}", order.name));
     words.words.extend(order.folders.iter().map(|folder| format!("--folder={folder}")));
+    if verb == "remove" {
+        words.words.extend(order.seen.iter().map(|folder| format!("--seen={folder}")));
+    }
     words
 }
 
@@ -424,7 +427,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_made_of_all_images_and_removed_by_its_name() {
         let folders = ["/a/kept", "/b/kept"].map(str::to_owned).to_vec();
-        let order = SnapshotOrder { name: "s1".into(), folders };
+        let order = SnapshotOrder { name: "s1".into(), folders, seen: vec!["/a".into()] };
         let images = vec!["vda=/a/x.raw".to_owned(), "/a/-y.raw".to_owned()];
         let (folder, no_hooks) = (None, false);
         let make = TaskSpec::Snapshot { snapshot: order.clone(), images, folder, no_hooks };
@@ -434,7 +437,7 @@ mod tests {
         let typed = typed.replace(" -- ", " --within=[[\"/a\"]] -- ");
         assert_eq!(words_within(&make, &[vec!["/a".to_owned()]]), [typed]);
         let remove = TaskSpec::Unsnapshot { snapshot: order };
-        assert_eq!(words(&remove), [format!("snapshot-files remove {named}")]);
+        assert_eq!(words(&remove), [format!("snapshot-files remove {named} --seen=/a")]);
     }
 
     #[test]

@@ -4,9 +4,8 @@
 use serde_json::Value;
 
 /// Kinds of tasks, their lists, and what is read of each entry.
-const READ: [(&str, &str, &[&str]); 3] = [
+const READ: [(&str, &str, &[&str]); 2] = [
     ("stat", "by_instance", &["instance", "stored_bytes"]),
-    ("prune", "points", &["point", "instance", "id", "keep"]),
     ("verify", "damage", &["object", "problem", "points"]),
 ];
 /// What nobody reads at the server, of these kinds.
@@ -18,10 +17,6 @@ pub(crate) fn told(kind: &str, mut document: Value) -> Value {
         let rows = document.get_mut(*list).and_then(Value::as_array_mut);
         for row in rows.into_iter().flatten().filter_map(Value::as_object_mut) {
             row.retain(|name, _| fields.contains(&name.as_str()));
-            // The name of a point says both.
-            if row.contains_key("point") {
-                row.retain(|name, _| !["instance", "id"].contains(&name.as_str()));
-            }
         }
     }
     for (_, name) in UNREAD.iter().filter(|(of, _)| *of == kind) {
@@ -46,12 +41,8 @@ mod tests {
         let wanted = json!({"damaged_points": 0, "by_instance": [short]});
         assert_eq!(told("stat", stat.clone()), wanted);
         assert_eq!(told("verify", stat.clone()), stat);
-
-        let point = json!({"point": "shop.web@k1", "id": "k1", "instance": "shop.web",
-            "keep": true, "reasons": ["daily"]});
-        let prune = json!({"kept": 1, "points": [point]});
-        let short = json!({"point": "shop.web@k1", "keep": true});
-        assert_eq!(told("prune", prune), json!({"kept": 1, "points": [short]}));
+        let prune = json!({"kept": 1, "gone": {"shop.web": ["k1"]}});
+        assert_eq!(told("prune", prune.clone()), prune);
         assert_eq!(told("prune", Value::Null), Value::Null);
     }
 }

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Stop, beat, cancelled, failed, keep};
 use crate::command::Step;
+use crate::identity::is_id;
 use crate::process::{Event, Process, Said};
+use crate::sources::for_images;
 use crate::tenure::Tenure;
 
 /// The folder of notes, in that of the node.
@@ -33,7 +35,7 @@ pub(crate) struct Note {
     pub(crate) orders: HookOrders,
     /// The snapshot that the backup is made from, and that goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    snapshot: Option<SnapshotOrder>,
+    pub(crate) snapshot: Option<SnapshotOrder>,
 }
 
 impl Note {
@@ -172,7 +174,10 @@ impl Agent {
         if let Err(message) = check(orders, &self.config.commands) {
             return Some(failed(message, false));
         }
-        let note = self.note_of(&lease.task);
+        let note = match self.note_of(&lease.task) {
+            Ok(note) => note,
+            Err(message) => return Some(failed(message, false)),
+        };
         if let Err(error) = Note::new(&lease.task, orders, None).write(&note) {
             let text = format!("cannot note what follows the {}: {error}", what(lease));
             return Some(failed(text, true));
@@ -196,8 +201,12 @@ impl Agent {
         finished
     }
 
-    pub(crate) fn note_of(&self, task: &str) -> PathBuf {
-        self.config.folder.join(NOTES).join(format!("{task}.json"))
+    /// Where something is noted: the name is the server's word, and no path.
+    pub(crate) fn note_of(&self, name: &str) -> Result<PathBuf, String> {
+        match is_id(name) {
+            true => Ok(self.config.folder.join(NOTES).join(format!("{name}.json"))),
+            false => Err(format!("{name:?} is no name of a task or snapshot")),
+        }
     }
 
     /// Runs what is to be done before. Returns how the task ends when it goes no further, and
@@ -318,32 +327,45 @@ impl Agent {
         let Ok(entries) = std::fs::read_dir(self.config.folder.join(NOTES)) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let mut stays = false;
-            if let Ok(note) = serde_json::from_str::<Note>(&text) {
-                let mut lines = Vec::new();
-                let problem = match check(&note.orders, &self.config.commands) {
-                    Ok(()) => self.after(&note.orders, ("lost", ""), None, &mut lines).await,
-                    Err(message) => Some(message),
-                };
-                let problem = match &note.snapshot {
-                    Some(order) => {
-                        let removed = self.remove_snapshot(order, None, &mut lines).await;
-                        stays = removed.is_err();
-                        problem.or(removed.err())
-                    }
-                    None => problem,
-                };
-                for line in lines {
-                    tracing::info!(task = %note.task, "{}", line.line);
-                }
-                if let Some(problem) = problem {
-                    tracing::warn!(task = %note.task, "{problem}");
-                }
-            }
-            if !stays {
+            let done = match serde_json::from_str::<Note>(&text) {
+                Ok(note) => self.run_left(note, &path).await,
+                Err(_) => true,
+            };
+            if done {
                 let _ = std::fs::remove_file(&path);
             }
         }
+    }
+
+    /// Does what was noted, as far as this machine still allows; whether nothing of it is left.
+    async fn run_left(&self, mut note: Note, path: &Path) -> bool {
+        let mut lines = Vec::new();
+        let mut problem = match check(&note.orders, &self.config.commands) {
+            Ok(()) => self.after(&note.orders, ("lost", ""), None, &mut lines).await,
+            Err(message) => Some(message),
+        };
+        // A snapshot that cannot be removed now is tried again, and no command runs again for it.
+        note.orders = HookOrders::default();
+        let removed = match note.snapshot.clone() {
+            None => Ok(()),
+            Some(order) => {
+                let written = note.write(path);
+                written.unwrap_or_else(|error| tracing::warn!("a note cannot be written: {error}"));
+                match for_images(&order.folders, &self.config.folders) {
+                    Ok(()) => self.remove_snapshot(&order, None, &mut lines).await,
+                    Err(message) => Err(message),
+                }
+            }
+        };
+        let done = removed.is_ok();
+        problem = problem.or(removed.err());
+        for line in lines {
+            tracing::info!(task = %note.task, "{}", line.line);
+        }
+        if let Some(problem) = problem {
+            tracing::warn!(task = %note.task, "{problem}");
+        }
+        done
     }
 }
 

@@ -8,6 +8,8 @@
 //! The source is needed until there is the snapshot: so what policies have after a backup runs
 //! then, and a guest is quiesced for seconds. Each attempt has a snapshot of its own name.
 
+use std::path::Path;
+
 use serde_json::Value;
 use sluice_node_api::{Finished, HookOrders, LogEntry, Outcome, SnapshotOrder, TaskSpec};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,12 @@ fn of_snapshot(spec: &TaskSpec, made: &Value) -> Option<TaskSpec> {
     (!images.is_empty()).then_some(spec)
 }
 
+/// The folder for snapshots in which one lies: FOLDER/SNAPSHOT/IMAGE/FILE.
+fn folder_of(made: &Value) -> Option<String> {
+    let path = Path::new(made["images"][0]["path"].as_str()?);
+    path.ancestors().nth(3).and_then(Path::to_str).map(str::to_owned)
+}
+
 fn is_done(finished: &Finished) -> bool {
     matches!(finished.outcome, Outcome::Succeeded | Outcome::Warnings)
 }
@@ -53,21 +61,30 @@ impl Agent {
         if let Err(message) = hooks::check(&orders, &self.config.commands) {
             return Some(failed(message, false));
         }
-        let note = self.note_of(&order.name);
-        let mut left = Note::new(&lease.task, &orders, Some(order));
+        let note = match self.note_of(&order.name) {
+            Ok(note) => note,
+            Err(message) => return Some(failed(message, false)),
+        };
+        let mut order = order.clone();
+        order.seen = order.folders.iter().filter(|one| Path::new(one).is_dir()).cloned().collect();
+        let mut left = Note::new(&lease.task, &orders, Some(&order));
         if let Err(error) = left.write(&note) {
             return Some(failed(format!("cannot note what follows the backup: {error}"), true));
         }
         let (ended, mut warned) = self.before(lease, &orders, lines, shutdown).await;
         let made = match ended {
             Some(ended) => ended,
-            None => match self.making(lease, order) {
+            None => match self.making(lease, &order) {
                 Ok(make) => self.perform_steps(lease, make, lines, shutdown).await,
                 Err(message) => Some(failed(message, false)),
             },
         };
         let (word, _) = result(made.as_ref());
         let mut problem = self.after(&orders, (word, ""), Some(lease), lines).await;
+        if let Some(folder) = made.as_ref().and_then(|made| folder_of(&made.document)) {
+            order.seen = vec![folder];
+        }
+        left.snapshot = Some(order.clone());
         left.orders = HookOrders::default();
         // If that cannot be noted, commands run once more after a death: they must bear it anyway.
         let _ = left.write(&note);
@@ -84,7 +101,7 @@ impl Agent {
             }
             other => other,
         };
-        match self.remove_snapshot(order, Some(lease), lines).await {
+        match self.remove_snapshot(&order, Some(lease), lines).await {
             Ok(()) => {
                 let _ = std::fs::remove_file(&note);
             }
@@ -150,10 +167,12 @@ mod tests {
 
     #[test]
     fn a_backup_of_a_snapshot_reads_nothing_of_its_source() {
-        let order = SnapshotOrder { name: "t-1".into(), folders: vec!["/kept".into()] };
+        let folders = vec!["/kept".to_owned()];
+        let order = SnapshotOrder { name: "t-1".into(), folders, ..Default::default() };
         let spec = backup(Some(SnapshotUse { kept: None, order: order.clone() }));
         assert_eq!(fresh(&spec), Some(&order));
         let made = json!({"images": [{"name": "x", "path": "/kept/t-1/x/x.raw"}]});
+        assert_eq!(folder_of(&made).as_deref(), Some("/kept"));
         let TaskSpec::Backup { images, folder, snapshot, task, .. } =
             of_snapshot(&spec, &made).unwrap()
         else {

@@ -15,7 +15,8 @@ pub(crate) fn lists(folders: &[Vec<String>], own: &Option<Vec<String>>) -> Vec<V
 }
 
 /// Refuses a backup or an inventory of what does not lie in a folder of each list, and in one of
-/// `own`, and a backup of what a program prints that is not allowed.
+/// `own`, a backup of what a program prints that is not allowed, and making or removing images
+/// elsewhere than in `own`.
 ///
 /// # Errors
 /// In words, which path, and why.
@@ -41,6 +42,7 @@ pub(crate) fn check(
         TaskSpec::Import { import, .. } | TaskSpec::Unimport { import } => {
             return for_images(std::slice::from_ref(&import.folder), own);
         }
+        TaskSpec::Unsnapshot { snapshot } => return for_images(&snapshot.folders, own),
         _ => return Ok(()),
     };
     places(images, folder.as_deref(), &work.folders, own)?;
@@ -48,7 +50,7 @@ pub(crate) fn check(
 }
 
 /// Refuses folders for images that this machine's own administrator has not named.
-fn for_images(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
+pub(crate) fn for_images(folders: &[String], own: &Option<Vec<String>>) -> Result<(), String> {
     let Some(own) = own else { return Ok(()) };
     for folder in folders {
         // It may be made by the first snapshot: then where it is to lie counts.
@@ -189,11 +191,20 @@ mod tests {
         std::fs::create_dir(at("open")).unwrap();
         std::fs::write(at("open/disk.raw"), "x").unwrap();
         let allows = |kept: &str, own: Option<&str>| {
-            let snapshot = SnapshotOrder { name: "s".into(), folders: vec![at(kept)] };
+            let folders = vec![at(kept)];
+            let snapshot = SnapshotOrder { name: "s".into(), folders, ..Default::default() };
             let images = vec![at("open/disk.raw")];
+            let remove = TaskSpec::Unsnapshot { snapshot: snapshot.clone() };
             let (folder, no_hooks) = (None, false);
-            let spec = TaskSpec::Snapshot { snapshot, images, folder, no_hooks };
-            check(&spec, &[], &own.map(|own| vec![at(own)])).is_ok()
+            let make = TaskSpec::Snapshot { snapshot, images, folder, no_hooks };
+            let own = own.map(|own| vec![at(own)]);
+            let allowed = check(&make, &[], &own).is_ok();
+            assert_eq!(
+                check(&remove, &[], &own).is_ok(),
+                allowed,
+                "{kept}: what is made is removed"
+            );
+            allowed
         };
         assert!(allows("kept", None) && allows("open/kept", Some("open")));
         assert!(!allows("kept", Some("open")) && !allows("open/none/kept", Some("open")));

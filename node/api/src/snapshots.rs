@@ -10,6 +10,10 @@ pub struct SnapshotOrder {
     pub name: String,
     /// Folders for snapshots: it lies in the first that is on the file system of its images.
     pub folders: Vec<String>,
+    /// Folders in which it was seen, when it is to be removed: while one of them is not there, its
+    /// disk is not, and the snapshot is not gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seen: Vec<String>,
 }
 
 /// Where image files of a new instance are made.

@@ -3,8 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 /// The abilities by which tasks choose nodes. One that says nothing of abilities has all of these.
-pub const NEEDED: [&str; 6] =
-    ["source:formats", "export:nbd", "export:iscsi", "export:http", "export:fuse", "test:uefi"];
+pub const NEEDED: [&str; 7] = [
+    "source:formats",
+    "export:nbd",
+    "export:iscsi",
+    "export:http",
+    "export:fuse",
+    "test:uefi",
+    "test:ssh",
+];
 
 /// Since this contract, a node tells how it stands, and starts itself again when it is told to.
 pub const STANDS: u32 = 3;

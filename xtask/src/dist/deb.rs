@@ -43,7 +43,8 @@ fn text(release: &Release, kib: &str, libc: &str) -> String {
         "Package: {NAME}\nVersion: {version}\nArchitecture: {architecture}\n\
          Maintainer: {MAINTAINER}\nInstalled-Size: {kib}\n\
          Depends: libc6 (>= {libc}), libgcc-s1, systemd | systemd-standalone-sysusers\n\
-         Recommends: ca-certificates, fuse3, qemu-utils\nSuggests: qemu-system-x86, ovmf\n\
+         Recommends: ca-certificates, fuse3, qemu-utils\n\
+         Suggests: qemu-system-x86, ovmf, openssh-client\n\
          Section: admin\nPriority: optional\n\
          Description: backup storage gateway for disks of virtual machines\n \
          Backs up disks block by block, keeps every backup deduplicated, compressed\n \

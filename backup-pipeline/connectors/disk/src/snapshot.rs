@@ -1,7 +1,7 @@
 //! Snapshots of image files: what they hold at one moment, beside them on their file system.
 //!
 //! ```text
-//!   FOLDER/NAME.part/IMAGE/FILE   clones, made durable ──► renamed to FOLDER/NAME
+//!   FOLDER/NAME.part/IMAGE/FILE   marked, then clones, made durable ──► renamed to FOLDER/NAME
 //!        │ killed anywhere: begun anew, or removed with the snapshot
 //! ```
 //!
@@ -12,12 +12,14 @@
 //!   Where a file system cannot do that, there is no snapshot.
 //! * Each file is as it was at one moment; several are so one shortly after the other.
 //! * Whoever makes a snapshot may read it, and nobody else.
+//! * Nothing is taken for a snapshot, or removed, that does not bear its mark: names come from
+//!   elsewhere. Of what is removed, the mark goes last.
 //!
 //! Only files are kept this way. Of a block device a snapshot is made by what provides the device;
 //! `clone_image` is where another way belongs.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,6 +32,8 @@ use crate::{DiskError, Format, Within};
 
 /// Behind the name of a snapshot that is not whole.
 const PART: &str = ".part";
+/// The file in a snapshot's folder that holds its name.
+const MARK: &str = ".sluice-snapshot";
 /// How the file begins that only names the extents of a disk.
 const DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
 
@@ -63,6 +67,12 @@ pub enum SnapshotError {
     /// An image of several files.
     #[error("{0} consists of several files: only images of one file have snapshots")]
     SeveralFiles(PathBuf),
+    /// Something else has its name.
+    #[error("{0} bears no mark of that snapshot: it is neither used nor removed")]
+    Foreign(PathBuf),
+    /// A folder that had it is not there.
+    #[error("{0} is not there, and the snapshot lies in it: is its disk mounted?")]
+    Away(PathBuf),
     /// The image cannot be understood.
     #[error("there is no snapshot of {0}")]
     Image(PathBuf, #[source] DiskError),
@@ -74,7 +84,7 @@ pub enum SnapshotError {
 impl SnapshotError {
     /// Whether it stays so until somebody changes something.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Io(..) | Self::Image(_, DiskError::Io(..)))
+        !matches!(self, Self::Io(..) | Self::Away(_) | Self::Image(_, DiskError::Io(..)))
     }
 }
 
@@ -117,14 +127,18 @@ pub fn make(
         check_name(image)?;
         check_image(path, within)?;
     }
-    if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|one| one.is_dir()) {
-        return told(&folder, images);
+    if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|one| is_there(one)) {
+        return if is_own(&folder, name) {
+            told(&folder, images)
+        } else {
+            Err(SnapshotError::Foreign(folder))
+        };
     }
     let mut elsewhere = SnapshotError::NoFolder;
     for folder in folders {
         let part = folder.join(format!("{name}{PART}"));
-        remove_folder(&part)?;
-        match clone_all(&part, images) {
+        remove_folder(&part, name)?;
+        match mark(&part, name).and_then(|()| clone_all(&part, images)) {
             Ok(()) => {
                 let whole = folder.join(name);
                 std::fs::rename(&part, &whole).map_err(failed(&whole))?;
@@ -132,7 +146,7 @@ pub fn make(
                 return told(&whole, images);
             }
             Err(error) => {
-                remove_folder(&part)?;
+                remove_folder(&part, name)?;
                 match error {
                     SnapshotError::Elsewhere(path) => elsewhere = SnapshotError::Elsewhere(path),
                     other => return Err(other),
@@ -144,25 +158,58 @@ pub fn make(
 }
 
 /// Removes a snapshot, whole or not, from all folders in which it may lie; whether there was one.
+/// It was seen in those of `seen`: where it is not found and one of them is not there, it is not
+/// gone.
 ///
 /// # Errors
-/// [`SnapshotError::Io`], and [`SnapshotError::Name`].
-pub fn remove(name: &str, folders: &[PathBuf]) -> Result<bool, SnapshotError> {
+/// [`SnapshotError::Io`], [`SnapshotError::Away`], [`SnapshotError::Foreign`], and
+/// [`SnapshotError::Name`].
+pub fn remove(name: &str, folders: &[PathBuf], seen: &[PathBuf]) -> Result<bool, SnapshotError> {
     check_name(name)?;
     let mut found = false;
     for folder in folders {
         let (whole, part) = (folder.join(name), folder.join(format!("{name}{PART}")));
-        if whole.is_dir() {
+        if is_there(&whole) {
+            if !is_own(&whole, name) {
+                return Err(SnapshotError::Foreign(whole));
+            }
             // What is only half there must not pass for whole.
-            remove_folder(&part)?;
+            remove_folder(&part, name)?;
             std::fs::rename(&whole, &part).map_err(failed(&whole))?;
         }
-        if remove_folder(&part)? {
+        if remove_folder(&part, name)? {
             found = true;
             sync(folder)?;
         }
     }
-    Ok(found)
+    match seen.iter().find(|folder| !folder.is_dir()) {
+        Some(away) if !found => Err(SnapshotError::Away(away.clone())),
+        _ => Ok(found),
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Whether a folder is that of a snapshot. A link to one is not.
+fn is_own(folder: &Path, name: &str) -> bool {
+    folder.symlink_metadata().is_ok_and(|folder| folder.is_dir())
+        && std::fs::read_to_string(folder.join(MARK)).is_ok_and(|text| text == name)
+}
+
+/// Makes the folder of a snapshot, and says durably whose it is before anything else is in it. The
+/// folder for snapshots itself is made as well: the first one finds none.
+fn mark(part: &Path, name: &str) -> Result<(), SnapshotError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(part).map_err(failed(part))?;
+    let path = part.join(MARK);
+    let write = || {
+        let mut file = File::create_new(&path)?;
+        file.write_all(name.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(failed(&path))?;
+    sync(part)
 }
 
 /// What lies below a folder of its own, and nowhere else.
@@ -196,9 +243,8 @@ fn check_image(path: &Path, within: &Within) -> Result<(), SnapshotError> {
 }
 
 fn clone_all(part: &Path, images: &[(String, PathBuf)]) -> Result<(), SnapshotError> {
-    // The folder for snapshots itself is made as well: the first one finds none.
     let mut folders = DirBuilder::new();
-    folders.recursive(true).mode(0o700);
+    folders.mode(0o700);
     for (name, path) in images {
         let folder = part.join(name);
         folders.create(&folder).map_err(failed(&folder))?;
@@ -245,12 +291,39 @@ fn told(folder: &Path, images: &[(String, PathBuf)]) -> Result<Snapshot, Snapsho
     Ok(Snapshot { folder: folder.to_owned(), made_ms, images: kept })
 }
 
-/// Removes a folder with all that lies in it; whether there was one.
-fn remove_folder(folder: &Path) -> Result<bool, SnapshotError> {
-    match std::fs::remove_dir_all(folder) {
+/// Removes the folder of a snapshot with all that lies in it; whether there was one.
+fn remove_folder(folder: &Path, name: &str) -> Result<bool, SnapshotError> {
+    if !is_there(folder) {
+        return Ok(false);
+    }
+    let emptied = || {
+        if is_own(folder, name) {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => std::fs::remove_dir_all(entry.path())?,
+                    false if entry.file_name() == MARK => {}
+                    false => std::fs::remove_file(entry.path())?,
+                }
+            }
+            return std::fs::remove_file(folder.join(MARK));
+        }
+        // One that was killed as it began has an empty mark, or none, and nothing else.
+        let mark = folder.join(MARK);
+        match mark.symlink_metadata() {
+            Ok(metadata) if metadata.len() == 0 => std::fs::remove_file(mark),
+            _ => Ok(()),
+        }
+    };
+    emptied().map_err(failed(folder))?;
+    match std::fs::remove_dir(folder) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(SnapshotError::Io(folder.to_owned(), error)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory => {
+                Err(SnapshotError::Foreign(folder.to_owned()))
+            }
+            _ => Err(SnapshotError::Io(folder.to_owned(), error)),
+        },
     }
 }
 
@@ -292,23 +365,73 @@ mod tests {
                 assert_eq!(std::fs::read(&made.images[0].path).unwrap(), vec![7; 1 << 16]);
                 std::fs::write(&images[0].1, b"other").unwrap();
                 assert_eq!(make("one", &folders, &images).unwrap(), made, "it is told again");
-                assert!(remove("one", &folders).unwrap());
+                assert!(remove("one", &folders, &folders).unwrap());
             }
             Err(error) => {
                 assert!(matches!(error, SnapshotError::NoClones(_)) && error.is_refusal());
             }
         }
         assert_eq!(std::fs::read_dir(&folders[0]).unwrap().count(), 0);
-        assert!(!remove("one", &folders).unwrap(), "it is gone already");
+        assert!(!remove("one", &folders, &folders).unwrap(), "it is gone already");
     }
 
     #[test]
     fn what_was_begun_is_removed_with_its_snapshot() {
         let (_base, _, folders) = lab();
-        std::fs::create_dir_all(folders[0].join("one.part/disk")).unwrap();
+        let part = folders[0].join("one.part");
+        mark(&part, "one").unwrap();
+        std::fs::create_dir_all(part.join("disk")).unwrap();
+        std::fs::write(part.join("disk/disk.raw"), "x").unwrap();
         std::fs::create_dir_all(folders[0].join("other/disk")).unwrap();
-        assert!(remove("one", &folders).unwrap());
-        assert!(!folders[0].join("one.part").exists() && folders[0].join("other").exists());
+        assert!(remove("one", &folders, &[]).unwrap());
+        assert!(!part.exists() && folders[0].join("other").exists());
+        // Killed before it was marked, and while it was.
+        for begun in [None, Some("")] {
+            std::fs::create_dir(&part).unwrap();
+            let written = begun.map(|text| std::fs::write(part.join(MARK), text));
+            written.transpose().unwrap();
+            assert!(remove("one", &folders, &[]).unwrap() && !part.exists());
+        }
+    }
+
+    #[test]
+    fn what_bears_no_mark_is_neither_a_snapshot_nor_removed() {
+        let (base, images, folders) = lab();
+        for name in ["one", "one.part"] {
+            let folder = folders[0].join(name);
+            for says in [None, Some("two")] {
+                std::fs::create_dir_all(folder.join("disk")).unwrap();
+                std::fs::write(folder.join("disk/disk.raw"), "precious").unwrap();
+                let written = says.map(|text| std::fs::write(folder.join(MARK), text));
+                written.transpose().unwrap();
+                for error in [
+                    make("one", &folders, &images).unwrap_err(),
+                    remove("one", &folders, &[]).unwrap_err(),
+                ] {
+                    assert!(matches!(error, SnapshotError::Foreign(_)), "{error}");
+                    assert!(error.is_refusal() && folder.join("disk/disk.raw").exists());
+                }
+                std::fs::remove_dir_all(&folder).unwrap();
+            }
+        }
+        let other = base.path().join("other");
+        mark(&other, "one").unwrap();
+        std::os::unix::fs::symlink(&other, folders[0].join("one")).unwrap();
+        let error = remove("one", &folders, &[]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Foreign(_)) && other.join(MARK).exists());
+    }
+
+    #[test]
+    fn what_was_seen_is_not_gone_while_its_folder_is_not_there() {
+        let (base, _, folders) = lab();
+        assert!(!remove("one", &folders, &[]).unwrap(), "nobody has seen it");
+        let other = vec![base.path().to_owned(), folders[0].clone()];
+        for all in [&folders, &other] {
+            let error = remove("one", all, &folders).unwrap_err();
+            assert!(matches!(error, SnapshotError::Away(_)) && !error.is_refusal(), "{error}");
+        }
+        std::fs::create_dir(&folders[0]).unwrap();
+        assert!(!remove("one", &folders, &folders).unwrap(), "somebody else has removed it");
     }
 
     #[test]
@@ -329,7 +452,7 @@ mod tests {
         assert!(error.is_refusal() && !folders[0].exists());
         for bad in ["", "..", "a/b", ".x", "x.part"] {
             assert!(matches!(make(bad, &folders, &images), Err(SnapshotError::Name(_))), "{bad}");
-            assert!(matches!(remove(bad, &folders), Err(SnapshotError::Name(_))), "{bad}");
+            assert!(matches!(remove(bad, &folders, &[]), Err(SnapshotError::Name(_))), "{bad}");
         }
         assert!(matches!(make("one", &[], &images), Err(SnapshotError::NoFolder)));
     }

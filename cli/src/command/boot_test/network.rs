@@ -145,7 +145,7 @@ impl Network {
         subnet: Subnet,
         members: &[Member],
     ) -> Result<Self> {
-        let gateway = leash::tether(qemu).context("cannot find this executable")?;
+        let gateway = leash::tether(qemu);
         Self::with(gateway, folder, subnet, members).await
     }
 

@@ -9,14 +9,18 @@
 //! A login is tried only once the guest takes connections: it then has all the time that a command
 //! has. QEMU takes them before, and lets whoever makes one wait for a guest that is not up.
 //!
-//! A command gets nothing of this process's secrets. It ends, with all that it has started, with
-//! the test, however that ends.
+//! A command gets nothing of this process's secrets. It ends with all that it has started when the
+//! test does: when the guest answers, in time or not, when somebody stops the test, by a second
+//! signal too, and when its node is gone. Where this process is killed by SIGKILL, the command dies
+//! with it, and what that has started in the background does not.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use sluice_node_api::{CheckScript, CheckSsh};
@@ -25,8 +29,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::machine::ssh_port;
 use super::monitor::Ports;
 use crate::args::BootTestArgs;
+use crate::error::advise;
 use crate::leash;
 
+/// What logs in.
+pub(crate) const SSH: &str = "ssh";
 /// How much of what a command writes is kept, in bytes: its end.
 const SAID: usize = 4 << 10;
 /// How long a command may take when nothing is said.
@@ -70,6 +77,31 @@ impl Script {
         let key = args.ssh_key.clone().unwrap_or_default();
         let scripts = args.script.iter().map(Self::of_command);
         scripts.chain(args.ssh.iter().map(|login| Self::of_login(login, key.clone()))).collect()
+    }
+
+    /// Refuses commands that can never run: what is missing on this machine says nothing of the
+    /// guest.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(super) fn check(args: &BootTestArgs) -> Result<()> {
+        for script in &args.script {
+            let program = script.command.first().map_or("", String::as_str);
+            if !is_program(program) {
+                let text = format!("{program:?} is no program of this machine");
+                return Err(advise("local", text, "see how --script names it"));
+            }
+        }
+        if args.ssh.is_empty() {
+            return Ok(());
+        }
+        if !is_program(SSH) {
+            let text = format!("{SSH} is not on this machine");
+            return Err(advise("local", text, "install the package openssh-client"));
+        }
+        let key = args.ssh_key.as_deref().unwrap_or(Path::new(""));
+        let opened = std::fs::File::open(key);
+        opened.map(drop).with_context(|| format!("cannot read the key {}", key.display()))
     }
 
     fn of_command(script: &CheckScript) -> Self {
@@ -193,6 +225,19 @@ impl Script {
     }
 }
 
+/// Whether a word names a program: as a path, or as one of the folders of PATH.
+pub(crate) fn is_program(word: &str) -> bool {
+    let runs = |path: PathBuf| {
+        let found = std::fs::metadata(path);
+        found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if word.contains('/') {
+        return runs(word.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    !word.is_empty() && std::env::split_paths(&path).any(|folder| runs(folder.join(word)))
+}
+
 /// `ssh` that asks nobody and forwards nothing. The guest's key is not looked at: it runs on this
 /// machine, of a restore point, and nobody else can take its place.
 fn ssh(login: &CheckSsh, key: &str, here: u16) -> Vec<String> {
@@ -206,7 +251,7 @@ fn ssh(login: &CheckSsh, key: &str, here: u16) -> Vec<String> {
         "ClearAllForwardings=yes",
         "LogLevel=ERROR",
     ];
-    let mut words: Vec<String> = ["ssh", "-F", "none", "-T", "-i", key].map(Into::into).to_vec();
+    let mut words: Vec<String> = [SSH, "-F", "none", "-T", "-i", key].map(Into::into).to_vec();
     words.extend(options.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
     words.extend(["-p".to_owned(), here.to_string(), "--".to_owned()]);
     words.push(format!("{}@{HOST}", login.user));
@@ -229,7 +274,7 @@ struct Running {
 impl Running {
     fn start(words: &[String], places: &[(u16, u16)]) -> Result<Self, String> {
         let (program, words) = words.split_first().ok_or("there is no command")?;
-        let mut command = leash::tether(program.as_ref()).map_err(|error| error.to_string())?;
+        let mut command = leash::tether(program.as_ref());
         for (name, _) in std::env::vars_os() {
             if !KEPT.iter().any(|kept| name == *kept) {
                 command.env_remove(name);

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use futures::future::join_all;
 use serde_json::{Value, json};
-use sluice_node_api::{CheckScript, CheckSsh, TestOrder};
+use sluice_node_api::TestOrder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,9 +26,10 @@ use super::checks::Check;
 use super::machine::{self, Net, Places};
 use super::monitor::Ports;
 use super::network::{self, MOST, Member, Network, Subnet};
+use super::script::Script;
+use super::spec::read;
 use super::{SCRATCH, Test, folder, milliseconds};
 use crate::args::{BootTestArgs, BootTogetherArgs, Cli, Command};
-use crate::command::control::document;
 use crate::command::export::AtSocket;
 use crate::context::Context;
 use crate::error::{Exit, usage_error};
@@ -116,37 +117,6 @@ struct Guest {
     member: Member,
 }
 
-/// What is to be booted.
-fn read(spec: &str) -> Result<TestOrder> {
-    let said: Value = match spec.starts_with('{') {
-        true => serde_json::from_str(spec).map_err(|error| usage_error(error.to_string()))?,
-        false => document(Path::new(spec))?,
-    };
-    let guests = said["guests"].as_array().into_iter().flatten();
-    std::iter::once(&said).chain(guests).try_for_each(known)?;
-    serde_json::from_value(said).map_err(|error| usage_error(error.to_string()))
-}
-
-/// A name that was mistyped is not passed over: the guest would be tried otherwise than was meant.
-fn known(said: &Value) -> Result<()> {
-    let full = TestOrder {
-        scripts: vec![CheckScript::default()],
-        ssh: vec![CheckSsh::default()],
-        ssh_key: "key".to_owned(),
-        guests: vec![TestOrder::default()],
-        subnet: "subnet".to_owned(),
-        stage: 1,
-        address: "address".to_owned(),
-        ..TestOrder::default()
-    };
-    let full = json!(full);
-    let mut names = said.as_object().into_iter().flat_map(|fields| fields.keys());
-    match names.find(|name| full.get(name.as_str()).is_none()) {
-        Some(name) => Err(usage_error(format!("nothing of a guest is called {name:?}"))),
-        None => Ok(()),
-    }
-}
-
 /// The addresses of guests: those that are said, and the first that are free for the others.
 fn addresses(guests: &[TestOrder], subnet: Subnet) -> Result<Vec<Ipv4Addr>> {
     let mut taken = BTreeSet::new();
@@ -196,10 +166,11 @@ fn guests(spec: &TestOrder, how: &BootTogetherArgs, subnet: Subnet) -> Result<Ve
 pub(crate) async fn run(context: &Context, args: BootTogetherArgs) -> Result<Exit> {
     let begun = Instant::now();
     let stop = interrupt::watch("ending the guests")?;
-    let qemu = machine::needed()?;
     let spec = read(&args.spec)?;
     let subnet = Subnet::of(&spec.subnet)?;
     let guests = guests(&spec, &args, subnet)?;
+    guests.iter().try_for_each(|guest| Script::check(&guest.args))?;
+    let qemu = machine::needed()?;
     let made = folder::make(Path::new(SCRATCH));
     let (folder, _lock) = made.context("cannot make a folder for the test")?;
     leash::leave_nothing_of(folder.path());
@@ -319,7 +290,8 @@ fn tell(context: &Context, guests: Vec<Value>, export_ms: u64) -> Result<Exit> {
         for guest in &guests {
             let (point, address) = (word(guest, "point"), word(guest, "address"));
             output::print(&format!("{}  {point}  {address}\n", word(guest, "verdict")))?;
-            if let Some(ms) = guest["timings"]["answer_ms"].as_u64() {
+            let answered = guest["timings"]["answer_ms"].as_u64();
+            if let Some(ms) = answered.filter(|_| !context.global.quiet) {
                 let after = output::seconds(std::time::Duration::from_millis(ms));
                 note(format_args!("  answered after {after}"));
             }
@@ -338,15 +310,6 @@ mod tests {
 
     use super::super::monitor::Monitor;
     use super::*;
-
-    #[test]
-    fn what_is_said_of_guests_is_read_or_refused() {
-        let spec = read(r#"{"guests": [{"point": "db", "stage": 0, "ssh_key": ""}]}"#).unwrap();
-        assert_eq!((&*spec.guests[0].point, spec.guests[0].memory_mib), ("db", 0));
-        for bad in [r#"{"guests": [{"stages": 1}]}"#, r#"{"net": "10.0.2.0/24"}"#, "{"] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn guests_without_an_address_get_the_first_that_are_free() {

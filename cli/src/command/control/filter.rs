@@ -6,7 +6,7 @@ use sluice_node_api::Client;
 use super::records::Records;
 use super::word;
 use crate::args::{
-    ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordListArgs,
+    ApprovalListArgs, ListOrder, MountListArgs, NodeListArgs, PointListArgs, RecordFilter,
     TaskListArgs, TestListArgs, TimeFilter, WhoseArgs, WhoseByPolicyArgs,
 };
 
@@ -14,12 +14,20 @@ use crate::args::{
 pub(super) struct Filter<'a> {
     client: &'a Client,
     pairs: Vec<String>,
+    /// Records that need not be asked for.
+    known: Vec<&'a Records>,
 }
 
 impl<'a> Filter<'a> {
     /// All of a list.
     pub(super) fn new(client: &'a Client) -> Self {
-        Self { client, pairs: Vec::new() }
+        Self { client, pairs: Vec::new(), known: Vec::new() }
+    }
+
+    /// The same, where somebody has all records of a kind already.
+    pub(super) fn knowing(mut self, records: &'a Records) -> Self {
+        self.known.push(records);
+        self
     }
 
     /// The path of what is asked for.
@@ -49,8 +57,11 @@ impl<'a> Filter<'a> {
         called: Option<&String>,
     ) -> Result<Self> {
         if let Some(called) = called {
-            let records = Records::load(self.client, kind).await?;
-            self.pairs.push(format!("{name}={}", word(records.one(called)?, "id")));
+            let id = match self.known.iter().find(|records| records.kind() == kind) {
+                Some(records) => word(records.one(called)?, "id"),
+                None => word(Records::load(self.client, kind).await?.one(called)?, "id"),
+            };
+            self.pairs.push(format!("{name}={id}"));
         }
         Ok(self)
     }
@@ -115,7 +126,7 @@ impl<'a> Filter<'a> {
         self.word("name", args.name.as_ref()).word("state", args.state.as_ref())
     }
 
-    pub(super) async fn records(self, args: &RecordListArgs) -> Result<Self> {
+    pub(super) async fn records(self, args: &RecordFilter) -> Result<Self> {
         let filter = self.word("name", args.name.as_ref()).word("tag", args.tag.as_ref());
         let filter = filter.one("project", "projects", args.project.as_ref()).await?;
         let filter = filter.one("node", "nodes", args.node.as_ref()).await?;
@@ -128,7 +139,7 @@ impl<'a> Filter<'a> {
 }
 
 /// A value as it stands in a URL.
-fn encoded(value: &str) -> String {
+pub(super) fn encoded(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     value.bytes().fold(String::new(), |text, byte| match plain(byte) {
         true => text + &char::from(byte).to_string(),
@@ -145,5 +156,6 @@ mod tests {
         assert_eq!(encoded("web-*"), "web-%2A");
         assert_eq!(encoded("a&b=c d"), "a%26b%3Dc%20d");
         assert_eq!(encoded("gr\u{fc}n"), "gr%C3%BCn");
+        assert_eq!(encoded("/a b%FF&x=1"), "%2Fa%20b%25FF%26x%3D1");
     }
 }

@@ -1,16 +1,16 @@
 //! Inventories of a server, and instances by what they are.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::{self, Records, document, set};
-use super::{all, moment, profile, show_list, word};
+use super::{all, moment, profile, show_list, until, word};
 use crate::args::{
-    InstanceCommand, InstanceListArgs, InventoryCommand, InventoryRunArgs, RecordCommand,
+    InstanceCommand, InstanceListArgs, InventoryCommand, InventoryRunArgs, RecordFilter,
 };
 use crate::context::Context;
 use crate::error::Exit;
@@ -18,8 +18,6 @@ use crate::output::{self, bytes, note, warn};
 
 /// The records.
 pub(super) const KIND: &str = "inventories";
-/// How often a look that is waited for is asked about.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Does something with inventories.
 pub(crate) async fn run(context: &Context, command: InventoryCommand) -> Result<Exit> {
@@ -33,9 +31,7 @@ pub(crate) async fn run(context: &Context, command: InventoryCommand) -> Result<
             };
             show_list(context, &["NAME", "KIND", "FOLDER"], &items, row)
         }
-        InventoryCommand::Show { name } => {
-            records::run(context, KIND, RecordCommand::Show { name }).await
-        }
+        InventoryCommand::Show { name } => records::show(KIND, &name).await,
         InventoryCommand::Set { name, spec } => {
             let client = profile::client()?;
             let change = set(&client, KIND, &name, document(&spec)?, false).await?.word;
@@ -46,9 +42,7 @@ pub(crate) async fn run(context: &Context, command: InventoryCommand) -> Result<
             }
             Ok(Exit::Done)
         }
-        InventoryCommand::Remove { name } => {
-            records::run(context, KIND, RecordCommand::Remove { name }).await
-        }
+        InventoryCommand::Remove { name } => records::remove(context, KIND, &name).await,
         InventoryCommand::Run(args) => start(context, args).await,
         InventoryCommand::Found { name } => {
             let client = profile::client()?;
@@ -78,29 +72,7 @@ async fn id_of(client: &Client, name: &str) -> Result<String> {
 }
 
 async fn found(client: &Client, id: &str) -> Result<Vec<Value>> {
-    // Places stand behind `after` as they are written: not all of them are words of a URL.
-    let (mut items, mut after) = (Vec::new(), String::new());
-    loop {
-        let from: String = match after.is_empty() {
-            true => String::new(),
-            false => format!("&after={}", percent(&after)),
-        };
-        let part: Value =
-            client.get(&format!("/api/v1/{KIND}/{id}/found?limit=1000{from}")).await?;
-        items.extend(part["items"].as_array().cloned().unwrap_or_default());
-        match part["next"].as_str() {
-            Some(next) => next.clone_into(&mut after),
-            None => return Ok(items),
-        }
-    }
-}
-
-/// A word of a URL.
-fn percent(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
+    all(client, &format!("/api/v1/{KIND}/{id}/found")).await
 }
 
 /// The ids of all instances that any inventory has found.
@@ -120,14 +92,13 @@ async fn start(context: &Context, args: InventoryRunArgs) -> Result<Exit> {
     let mut task: Value = client.post(&format!("/api/v1/{KIND}/{id}/runs"), &body).await?;
     let id = word(&task, "id");
     let open = |task: &Value| ["queued", "running"].contains(&word(task, "state").as_str());
-    while !args.no_wait && open(&task) {
-        tokio::time::sleep(LOOK).await;
-        task = client.get(&format!("/api/v1/tasks/{id}")).await?;
+    if !args.no_wait && open(&task) {
+        task = until(&client, &format!("/api/v1/tasks/{id}"), |task| !open(task)).await?;
     }
     if context.global.json {
         output::json(&task)?;
     } else {
-        tell(&client, &task).await?;
+        tell(context, &client, &task).await?;
     }
     Ok(match word(&task, "state").as_str() {
         "failed" | "cancelled" => Exit::Failed,
@@ -137,7 +108,7 @@ async fn start(context: &Context, args: InventoryRunArgs) -> Result<Exit> {
 }
 
 /// What came of it, for people.
-async fn tell(client: &Client, task: &Value) -> Result<()> {
+async fn tell(context: &Context, client: &Client, task: &Value) -> Result<()> {
     let result = &task["result"];
     for one in result["added"].as_array().into_iter().flatten() {
         let policies: Vec<&str> =
@@ -153,16 +124,19 @@ async fn tell(client: &Client, task: &Value) -> Result<()> {
             output::print(&format!("{sign} {name}\n"))?;
         }
     }
-    let path = format!("/api/v1/tasks/{}/log", word(task, "id"));
-    for line in all(client, &path).await? {
-        // What the node says of itself is told by what the server makes of it.
-        if word(&line, "level") != "error" {
-            note(word(&line, "line"));
+    if !context.global.quiet {
+        let path = format!("/api/v1/tasks/{}/log", word(task, "id"));
+        for line in all(client, &path).await? {
+            // What the node says of itself is told by what the server makes of it.
+            if word(&line, "level") != "error" {
+                note(word(&line, "line"));
+            }
         }
     }
     match word(task, "state").as_str() {
         "failed" | "cancelled" => warn(word(task, "message")),
         "queued" | "running" => output::print(&format!("{}\n", word(task, "id")))?,
+        _ if context.global.quiet => {}
         _ => note(word(task, "message")),
     }
     Ok(())
@@ -170,13 +144,13 @@ async fn tell(client: &Client, task: &Value) -> Result<()> {
 
 /// Does something with instances.
 pub(crate) async fn instance(context: &Context, command: InstanceCommand) -> Result<Exit> {
-    let command = match command {
-        InstanceCommand::List(args) => return list(context, args).await,
-        InstanceCommand::Show { name } => RecordCommand::Show { name },
-        InstanceCommand::Set(args) => RecordCommand::Set(args),
-        InstanceCommand::Remove { name } => RecordCommand::Remove { name },
-    };
-    records::run(context, "instances", command).await
+    const KIND: &str = "instances";
+    match command {
+        InstanceCommand::List(args) => list(context, args).await,
+        InstanceCommand::Show { name } => records::show(KIND, &name).await,
+        InstanceCommand::Set(args) => records::save(context, KIND, &args).await,
+        InstanceCommand::Remove { name } => records::remove(context, KIND, &name).await,
+    }
 }
 
 async fn list(context: &Context, args: InstanceListArgs) -> Result<Exit> {
@@ -188,15 +162,25 @@ async fn list(context: &Context, args: InstanceListArgs) -> Result<Exit> {
         }
         None => None,
     };
-    let instances = Records::load(&client, "instances").await?;
+    let filter = RecordFilter {
+        name: args.name,
+        project: args.project,
+        node: args.node,
+        cluster: args.cluster,
+        policy: args.policy,
+        source: args.source,
+        paused: args.paused,
+        present: (args.present || args.absent).then_some(args.present),
+        ..RecordFilter::default()
+    };
+    let filter = Filter::new(&client).records(&filter).await?;
+    let instances = Records::sought(&client, "instances", &filter).await?;
     let wanted = |one: &Value| {
-        let spec = &one["spec"];
-        let present = spec["present"] != false;
+        let tags = &one["spec"]["tags"];
         let tagged = |word: &String| {
-            spec["tags"].as_array().is_some_and(|tags| tags.iter().any(|tag| *tag == **word))
+            tags.as_array().is_some_and(|tags| tags.iter().any(|tag| *tag == **word))
         };
-        !(args.present && !present || args.absent && present)
-            && (args.tag.is_empty() || args.tag.iter().any(tagged))
+        (args.tag.is_empty() || args.tag.iter().any(tagged))
             && of.as_ref().is_none_or(|ids| ids.contains(&word(one, "id")))
     };
     let chosen: Vec<(String, &Value)> =
@@ -218,14 +202,4 @@ async fn list(context: &Context, args: InstanceListArgs) -> Result<Exit> {
     let rows = chosen.iter().map(row).collect();
     output::print(&output::table(&["NAME", "ID", ">REVISION", "STATE"], rows))?;
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::percent;
-
-    #[test]
-    fn a_place_is_one_word_of_a_url() {
-        assert_eq!(percent("/srv/a b&c=ä.raw"), "/srv/a%20b%26c%3D%C3%A4.raw");
-    }
 }

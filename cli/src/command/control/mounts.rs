@@ -2,8 +2,6 @@
 
 mod files;
 
-use std::time::Duration;
-
 use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
@@ -11,15 +9,12 @@ use sluice_node_api::Client;
 
 use super::filter::Filter;
 use super::records::Records;
-use super::{all, profile, show_list, word};
+use super::{all, profile, show_list, until, word};
 use crate::args::{RemoteMountCommand, RemoteMountStartArgs, RemoteProtocol};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, local, note};
 use crate::secret;
-
-/// How often a mount that is waited for is looked at.
-const LOOK: Duration = Duration::from_millis(300);
 
 /// Does it.
 pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Result<Exit> {
@@ -51,9 +46,7 @@ pub(crate) async fn run(context: &Context, command: RemoteMountCommand) -> Resul
             Ok(Exit::Done)
         }
         RemoteMountCommand::Files { id, path } => files::list(context, &client, &id, &path).await,
-        RemoteMountCommand::Download { id, path, output } => {
-            files::download(context, &client, (&id, &path), output.as_deref()).await
-        }
+        RemoteMountCommand::Download(args) => files::download(context, &client, &args).await,
         RemoteMountCommand::Stop { id, no_wait } => {
             let ended = client.send(Method::DELETE, &path(&id), None, &[]).await?;
             let mount = if no_wait { ended.body } else { settled(&client, &id).await? };
@@ -106,51 +99,120 @@ async fn start(context: &Context, client: &Client, args: RemoteMountStartArgs) -
     Ok(Exit::Done)
 }
 
-/// The id of a restore point that is called by its id, by the repository's name for it, or by the
-/// instance whose newest is meant.
+/// The id of a restore point that is called by its id, by the repository's name for it as far as
+/// that is unique, or by the instance whose newest is meant.
 ///
 /// With `from`, what that destination holds of it.
 pub(super) async fn point(client: &Client, called: &str, from: Option<&str>) -> Result<Value> {
-    let mut points = all(client, "/api/v1/points").await?;
-    let named = |point: &&Value| point["id"] == called || point["point"] == called;
-    let named = points.iter().find(named).cloned();
-    if let Some(name) = from {
-        let destinations = Records::load(client, "destinations").await?;
-        let destination = destinations.one(name)?["id"].clone();
-        points.retain(|point| point["destination"] == destination);
-    }
-    if let Some(point) = named {
-        let original = if point["copy_of"].is_null() { &point["id"] } else { &point["copy_of"] };
-        let same = |one: &&Value| {
-            from.is_none() && one["id"] == point["id"]
-                || from.is_some() && (one["id"] == *original || one["copy_of"] == *original)
-        };
-        return points.iter().find(same).map(|one| one["id"].clone()).ok_or_else(|| {
-            let text = format!("{called} is not at {}", from.unwrap_or_default());
-            advise("not-found", text, "`sluice point show` tells where it is")
-        });
-    }
-    let name = called.strip_suffix("@latest").unwrap_or(called);
+    let at = match from {
+        Some(name) => Some(Records::load(client, "destinations").await?.one(name)?["id"].clone()),
+        None => None,
+    };
+    let (name, beginning) = called.split_once('@').unwrap_or((called, "latest"));
     let instances = Records::load(client, "instances").await?;
-    let instance = instances.one(name)?["id"].clone();
-    let own = points.iter().filter(|point| point["instance"] == instance);
-    // Of those of one moment, the original.
-    let newest = own.max_by_key(|point| (point["taken_ms"].as_u64(), point["copy_of"].is_null()));
+    let of = |instance: &Value| Filter::new(client).word("instance", instance.as_str());
+    match instances.called(name) {
+        Some(instance) if beginning == "latest" => {
+            newest(client, of(&instance["id"]), (name, at.as_ref())).await
+        }
+        Some(instance) => {
+            let points = all(client, &of(&instance["id"]).path("/api/v1/points")).await?;
+            let fits = |point: &Value| {
+                let id = point["point"].as_str().and_then(|point| point.rsplit_once('@'));
+                id.is_some_and(|(_, id)| id.starts_with(beginning))
+            };
+            copy(&points, one(&points, called, fits)?, (called, from, at.as_ref()))
+        }
+        None if is_id(called) => {
+            let point: Value = client.get(&format!("/api/v1/points/{called}")).await?;
+            let points = match at {
+                Some(_) => all(client, &of(&point["instance"]).path("/api/v1/points")).await?,
+                None => Vec::new(),
+            };
+            copy(&points, &point, (called, from, at.as_ref()))
+        }
+        // Its instance was called otherwise when it was made.
+        None if called.contains('@') => {
+            let points = all(client, "/api/v1/points").await?;
+            let fits = |point: &Value| point["point"] == called;
+            copy(&points, one(&points, called, fits)?, (called, from, at.as_ref()))
+        }
+        None => Err(instances.one(name).err().unwrap_or_else(|| no_point(called))),
+    }
+}
+
+/// Whether a word may be the id of a record.
+fn is_id(word: &str) -> bool {
+    word.len() == 36 && word.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+/// The newest restore point of an instance; of those of one moment, the original.
+async fn newest(
+    client: &Client,
+    of: Filter<'_>,
+    (name, at): (&str, Option<&Value>),
+) -> Result<Value> {
+    let asked = of.word("destination", at.and_then(Value::as_str)).word("order", Some("newest"));
+    // Copies stand beside their original, and there are not many of one.
+    let part: Value = client.get(&asked.path("/api/v1/points")).await?;
+    let points = part["items"].as_array().into_iter().flatten();
+    let newest = points.rev().max_by_key(|one| (one["taken_ms"].as_u64(), is_original(one)));
     newest.map(|point| point["id"].clone()).ok_or_else(|| {
         let text = format!("{name} has no restore point");
         advise("not-found", text, "`sluice task backup` makes one")
     })
 }
 
+fn is_original(point: &Value) -> bool {
+    point["copy_of"].is_null()
+}
+
+/// The restore point of which a restore point is a copy, or itself.
+fn original(point: &Value) -> &Value {
+    if is_original(point) { &point["id"] } else { &point["copy_of"] }
+}
+
+/// The only restore point that fits; copies are the same as their original.
+fn one<'p>(points: &'p [Value], called: &str, fits: impl Fn(&Value) -> bool) -> Result<&'p Value> {
+    let mut found: Vec<&Value> = points.iter().filter(|point| fits(point)).collect();
+    found.sort_by_key(|point| !is_original(point));
+    let Some(first) = found.first().copied() else { return Err(no_point(called)) };
+    let others = found.iter().filter(|point| point["point"] != first["point"]);
+    match others.filter(|point| original(point) != original(first)).count() {
+        0 => Ok(first),
+        _ => {
+            let text = format!("{called} fits several restore points");
+            Err(advise("ambiguous", text, "write more of the id; `sluice point list` has them"))
+        }
+    }
+}
+
+fn no_point(called: &str) -> anyhow::Error {
+    let text = format!("there is no restore point {called}");
+    advise("not-found", text, "`sluice point list` shows what there is")
+}
+
+/// The id of what a destination holds of a restore point, where one is named.
+fn copy(
+    points: &[Value],
+    point: &Value,
+    (called, from, at): (&str, Option<&str>, Option<&Value>),
+) -> Result<Value> {
+    let Some(at) = at else { return Ok(point["id"].clone()) };
+    let mut there = points.iter().filter(|one| one["destination"] == *at);
+    let same = there.find(|one| original(one) == original(point));
+    same.map(|one| one["id"].clone()).ok_or_else(|| {
+        let text = format!("{called} is not at {}", from.unwrap_or_default());
+        advise("not-found", text, "`sluice point show` tells where it is")
+    })
+}
+
 /// The mount once nothing is under way any more.
 async fn settled(client: &Client, id: &str) -> Result<Value> {
-    loop {
-        let mount: Value = client.get(&path(id)).await?;
-        if !["requested", "releasing"].contains(&word(&mount, "state").as_str()) {
-            return Ok(mount);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    until(client, &path(id), |mount| {
+        !["requested", "releasing"].contains(&word(mount, "state").as_str())
+    })
+    .await
 }
 
 fn tell(context: &Context, mount: &Value) -> Result<()> {
@@ -185,4 +247,37 @@ fn row(context: &Context, mount: &Value) -> Vec<String> {
         place = word(mount, "message");
     }
     vec![word(mount, "id"), word(mount, "point_name"), word(mount, "state"), ends, place]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_called_by_what_is_unique_of_its_name() {
+        let point = |id: &str, name: &str, of: Value, at: &str| json!({"id": id, "point": name, "copy_of": of, "destination": at});
+        let points = [
+            point("c", "shop.web@0q5g3aaa", json!("a"), "far"),
+            point("a", "shop.web@0q5g3aaa", Value::Null, "near"),
+            point("b", "shop.web@0q5g4bbb", Value::Null, "near"),
+        ];
+        let begins = |text: &'static str| {
+            move |point: &Value| point["point"].as_str().unwrap().starts_with(text)
+        };
+        let found =
+            |text: &'static str| one(&points, text, begins(text)).map(|point| point["id"].clone());
+        assert_eq!(found("shop.web@0q5g3").unwrap(), "a", "the original");
+        assert_eq!(found("shop.web@0q5g4bbb").unwrap(), "b");
+        assert!(found("shop.web@0q5g").unwrap_err().to_string().contains("several"));
+        let none = found("shop.web@1").unwrap_err().to_string();
+        assert!(none.contains("no restore point"), "{none}");
+        let at = |point: &Value, place: &str| {
+            copy(&points, point, ("x", Some("x"), Some(&json!(place))))
+        };
+        assert_eq!(at(&points[1], "far").unwrap(), "c");
+        assert_eq!(at(&points[0], "near").unwrap(), "a");
+        assert!(at(&points[2], "far").is_err(), "it is not there");
+        assert_eq!(copy(&[], &points[0], ("x", None, None)).unwrap(), "c");
+        assert!(is_id("0193a2b4-5c6d-7e8f-9012-3456789abcde") && !is_id("web-1"));
+    }
 }

@@ -21,7 +21,8 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
         PointCommand::List(args) => {
             let instances = Records::load(&client, "instances").await?;
             let destinations = Records::load(&client, "destinations").await?;
-            let filter = Filter::new(&client).points(&args).await?;
+            let filter = Filter::new(&client).knowing(&instances).knowing(&destinations);
+            let filter = filter.points(&args).await?;
             let points = all(&client, &filter.path("/api/v1/points")).await?;
             // What is asked of one destination is what it holds.
             let points = match args.whose.destination {
@@ -49,11 +50,9 @@ pub(crate) async fn run(context: &Context, command: PointCommand) -> Result<Exit
         PointCommand::Event(args) => event(context, &client, args).await,
         PointCommand::Events { instance } => {
             let instances = Records::load(&client, "instances").await?;
-            let mut path = "/api/v1/retention-events".to_owned();
-            if let Some(name) = &instance {
-                path.push_str(&format!("?instance={}", word(instances.one(name)?, "id")));
-            }
-            let events = all(&client, &path).await?;
+            let filter = Filter::new(&client).knowing(&instances);
+            let filter = filter.one("instance", "instances", instance.as_ref()).await?;
+            let events = all(&client, &filter.path("/api/v1/retention-events")).await?;
             show_list(context, &["AT", "EVENT", "INSTANCE", "POINT"], &events, |event| {
                 vec![
                     local(event["at_ms"].as_u64().unwrap_or(0), &context.zone),
@@ -113,9 +112,10 @@ async fn event(context: &Context, client: &Client, args: PointEventArgs) -> Resu
     }
     let path = "/api/v1/retention-events";
     let answer = client.send(Method::POST, path, Some(&told), &[]).await?;
-    if let Some(id) = waits(&answer) {
-        note(format_args!("a second person decides: sluice approval approve {id}"));
-    } else if context.global.json {
+    if waits(&answer).is_some() {
+        return done(context, &answer, Done { name: &args.name, change: "told" });
+    }
+    if context.global.json {
         output::json(&answer.body)?;
     } else if !context.global.quiet {
         let at = local(answer.body["at_ms"].as_u64().unwrap_or(0), &context.zone);
@@ -126,16 +126,19 @@ async fn event(context: &Context, client: &Client, args: PointEventArgs) -> Resu
 
 /// Removes the event of that name, of the instance or of the restore point.
 async fn take_back(context: &Context, client: &Client, told: &Value) -> Result<Exit> {
-    let known = all(client, "/api/v1/retention-events").await?;
     let point = &told["point"];
     // An event of a copy is noted with the original.
-    let original = match point.as_str() {
+    let (instance, original) = match point.as_str() {
         Some(id) => {
             let one: Value = client.get(&format!("/api/v1/points/{id}")).await?;
-            if one["copy_of"].is_null() { point.clone() } else { one["copy_of"].clone() }
+            let original = if one["copy_of"].is_null() { point } else { &one["copy_of"] };
+            (one["instance"].clone(), original.clone())
         }
-        None => Value::Null,
+        None => (told["instance"].clone(), Value::Null),
     };
+    let filter = Filter::new(client).word("instance", instance.as_str());
+    let filter = filter.word("event", told["event"].as_str());
+    let known = all(client, &filter.path("/api/v1/retention-events")).await?;
     let found = known.iter().find(|one| {
         let whose = match point.is_null() {
             true => one["instance"] == told["instance"] && one["point"].is_null(),

@@ -17,55 +17,64 @@ use super::filter::Filter;
 use super::plans::Named;
 use super::{all, profile, show_list, word};
 use crate::adapter::source;
-use crate::args::{RecordCommand, SetArgs, value};
+use crate::args::{Listing, RecordCommand, SetArgs, value};
 use crate::context::Context;
 use crate::error::{Exit, advise, usage_error};
 use crate::output::{self, note};
 use crate::secret;
 
 /// Does it.
-pub(crate) async fn run(
+pub(crate) async fn run<L: Listing>(
     context: &Context,
     kind: &'static str,
-    command: RecordCommand,
+    command: RecordCommand<L>,
 ) -> Result<Exit> {
-    let client = profile::client()?;
     match command {
         RecordCommand::List(args) => {
-            let filter = Filter::new(&client).records(&args).await?;
+            let client = profile::client()?;
+            let filter = Filter::new(&client).records(&args.into()).await?;
             let records = Records::sought(&client, kind, &filter).await?;
             let row = |record: &Value| {
                 vec![records.name(record), word(record, "id"), record["revision"].to_string()]
             };
-            return show_list(context, &["NAME", "ID", ">REVISION"], &records.items, row);
+            show_list(context, &["NAME", "ID", ">REVISION"], &records.items, row)
         }
-        RecordCommand::Show { name } => {
-            let records = Records::load(&client, kind).await?;
-            output::json(records.one(&name)?)?;
-        }
-        RecordCommand::Set(args) => {
-            let name = args.name.clone();
-            let spec = spec_of(kind, &args)?;
-            let secrets = secrets_of(&args)?;
-            let change = set(&client, kind, &name, spec, false).await?.word;
-            if !secrets.is_empty() {
-                set_secrets(&client, &name, &secrets).await?;
-            }
-            if context.global.json {
-                output::json(&json!({"name": name, "change": change}))?;
-            } else if !context.global.quiet {
-                note(format_args!("{name}: {change}"));
-            }
-        }
-        RecordCommand::Remove { name } => {
-            let records = Records::load(&client, kind).await?;
-            let id = word(records.one(&name)?, "id");
-            let path = format!("/api/v1/{kind}/{id}");
-            let answer = client.send(Method::DELETE, &path, None, &[]).await?;
-            return done(context, &answer, Done { name: &name, change: "removed" });
-        }
+        RecordCommand::Show { name } => show(kind, &name).await,
+        RecordCommand::Set(args) => save(context, kind, &args).await,
+        RecordCommand::Remove { name } => remove(context, kind, &name).await,
+    }
+}
+
+/// Shows a record.
+pub(super) async fn show(kind: &'static str, name: &str) -> Result<Exit> {
+    output::json(Records::load(&profile::client()?, kind).await?.one(name)?)?;
+    Ok(Exit::Done)
+}
+
+/// Makes or changes a record by what is said of it.
+pub(super) async fn save(context: &Context, kind: &'static str, args: &SetArgs) -> Result<Exit> {
+    let (client, name) = (profile::client()?, &args.name);
+    let spec = spec_of(kind, args)?;
+    let secrets = secrets_of(args)?;
+    let change = set(&client, kind, name, spec, false).await?.word;
+    if !secrets.is_empty() {
+        set_secrets(&client, name, &secrets).await?;
+    }
+    if context.global.json {
+        output::json(&json!({"name": name, "change": change}))?;
+    } else if !context.global.quiet {
+        note(format_args!("{name}: {change}"));
     }
     Ok(Exit::Done)
+}
+
+/// Removes a record.
+pub(super) async fn remove(context: &Context, kind: &'static str, name: &str) -> Result<Exit> {
+    let client = profile::client()?;
+    let id = word(Records::load(&client, kind).await?.one(name)?, "id");
+    let path = format!("/api/v1/{kind}/{id}");
+    let answer = client.send(Method::DELETE, &path, None, &[]).await?;
+    done(context, &answer, Done { name, change: "removed" })
 }
 
 /// All records of a kind, and the projects they belong to.
@@ -121,6 +130,17 @@ impl Records {
             let text = format!("there is no project {name}");
             advise("not-found", text, "sluice project set NAME makes one")
         })
+    }
+
+    /// Which records these are.
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The record of that name or id, or of the name that its restore points have in repositories.
+    pub(super) fn called(&self, name: &str) -> Option<&Value> {
+        let dotted = |record: &&Value| self.name(record).replacen('/', ".", 1) == name;
+        self.find(name).or_else(|| self.items.iter().find(dotted))
     }
 
     /// The record of that name or id, if there is one.

@@ -9,14 +9,12 @@ use sluice_node_api::Client;
 
 use super::filter::Filter;
 use super::records::{Records, document};
-use super::{all, mounts, profile, show_list, word};
+use super::{all, mounts, profile, show_list, until, word};
 use crate::args::{RestoreTestCommand, RestoreTestRunArgs};
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output::{self, local, note, seconds, warn};
 
-/// How often a test that is waited for is looked at.
-const LOOK: Duration = Duration::from_millis(500);
 /// Lines of the console that people are shown.
 const LINES: usize = 20;
 
@@ -26,9 +24,9 @@ pub(crate) async fn run(context: &Context, command: RestoreTestCommand) -> Resul
     match command {
         RestoreTestCommand::Run(args) => start(context, &client, args).await,
         RestoreTestCommand::List(args) => {
-            let filter = Filter::new(&client).tests(&args).await?;
-            let tests = all(&client, &filter.path("/api/v1/restore-tests")).await?;
             let instances = Records::load(&client, "instances").await?;
+            let filter = Filter::new(&client).knowing(&instances).tests(&args).await?;
+            let tests = all(&client, &filter.path("/api/v1/restore-tests")).await?;
             let headings = ["ID", "INSTANCE", "STATE", "ANSWERED", "WHEN", "WHY"];
             show_list(context, &headings, &tests, |test| {
                 let when = local(test["created_ms"].as_u64().unwrap_or(0), &context.zone);
@@ -63,9 +61,8 @@ async fn start(context: &Context, client: &Client, args: RestoreTestRunArgs) -> 
     }
     let mut test: Value = client.post("/api/v1/restore-tests", &body).await?;
     let id = word(&test, "id");
-    while !args.no_wait && word(&test, "state") == "pending" {
-        tokio::time::sleep(LOOK).await;
-        test = client.get(&path(&id)).await?;
+    if !args.no_wait {
+        test = until(client, &path(&id), |test| word(test, "state") != "pending").await?;
     }
     if context.global.json {
         output::json(&test)?;

@@ -1,21 +1,17 @@
 //! Snapshots of instances of a server, at their sources.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
+use super::filter::Filter;
 use super::records::Records;
-use super::{all, moment, profile, show_list, word};
+use super::{all, moment, profile, show_list, until, word};
 use crate::args::SnapshotCommand;
 use crate::context::Context;
 use crate::error::Exit;
 use crate::output::{self, bytes, note, warn};
-
-/// How often a snapshot that is waited for is looked at.
-const LOOK: Duration = Duration::from_millis(300);
 
 /// Does it.
 pub(crate) async fn run(context: &Context, command: SnapshotCommand) -> Result<Exit> {
@@ -33,12 +29,9 @@ pub(crate) async fn run(context: &Context, command: SnapshotCommand) -> Result<E
         }
         SnapshotCommand::List { instance, state } => {
             let instances = Records::load(&client, "instances").await?;
-            let mut wanted = Vec::new();
-            if let Some(name) = &instance {
-                wanted.push(format!("instance={}", word(instances.one(name)?, "id")));
-            }
-            wanted.extend(state.map(|state| format!("state={state}")));
-            let found = all(&client, &format!("/api/v1/snapshots?{}", wanted.join("&"))).await?;
+            let filter = Filter::new(&client).knowing(&instances).word("state", state);
+            let filter = filter.one("instance", "instances", instance.as_ref()).await?;
+            let found = all(&client, &filter.path("/api/v1/snapshots")).await?;
             let headings = ["ID", "INSTANCE", "STATE", "TAKEN", "RULE", ">SIZE", "WHY"];
             show_list(context, &headings, &found, |one| row(context, &instances, one))
         }
@@ -84,9 +77,8 @@ async fn told(
     // One that could not be made is on its way out.
     let settled =
         |one: &Value| !under_way(one) || wanted == "ready" && word(one, "state") == "removing";
-    while !no_wait && !settled(&one) {
-        tokio::time::sleep(LOOK).await;
-        one = client.get(&path(&id)).await?;
+    if !no_wait && !settled(&one) {
+        one = until(client, &path(&id), settled).await?;
     }
     let state = word(&one, "state");
     let failed = !no_wait && state != wanted;

@@ -1,8 +1,9 @@
 //! What works on this machine, as a node tells it to its server and `sluice node check` to people.
 //!
 //! Everything is tried: a socket is bound, an image of another format is read, a machine is made.
-//! What starts a program is tried again when the program or its device has changed, and after
-//! [`STALE`]; what only asks the kernel, at each look.
+//! What starts a program or opens a device is tried again when the program or its device has
+//! changed, and after [`STALE`]; what only asks the kernel, at each look. All of that may take its
+//! time where a disk does: none of it runs on the threads that others wait for.
 
 mod exports;
 mod guests;
@@ -36,7 +37,7 @@ const STALE: Duration = Duration::from_secs(120);
 /// How long a program that is tried may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Programs that are tried.
-const PROGRAMS: [&str; 2] = ["qemu-nbd", "qemu-system-x86_64"];
+const PROGRAMS: [&str; 3] = ["qemu-nbd", "qemu-system-x86_64", "ssh"];
 /// Protocols of the mounts that a node makes; `vhost-user` is for exports by hand.
 const MOUNTS: [&str; 4] = ["nbd", "iscsi", "http", "fuse"];
 
@@ -52,7 +53,7 @@ pub(super) struct Survey {
     tried: Mutex<Option<Tried>>,
 }
 
-/// What came of trying programs.
+/// What came of trying programs and devices.
 struct Tried {
     marks: Vec<Mark>,
     at: Instant,
@@ -67,14 +68,19 @@ impl Survey {
 
     /// All that a node may be able to do, each with how it is.
     async fn abilities(&self) -> Vec<Ability> {
-        let mut all = sources::look();
-        all.extend(exports::look(&self.mounts));
-        let marks = marks();
+        let mounts = self.mounts.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut all = sources::look();
+            all.extend(exports::look(&mounts));
+            (all, marks())
+        });
+        // Nothing is told of what could not be looked at.
+        let (mut all, marks) = looked.await.unwrap_or_default();
         let mut tried = self.tried.lock().await;
         let known = tried.take().filter(|known| known.marks == marks && known.at.elapsed() < STALE);
         let known = match known {
             Some(known) => known,
-            None => Tried { marks, at: Instant::now(), abilities: try_programs().await },
+            None => Tried { marks, at: Instant::now(), abilities: try_all().await },
         };
         all.extend(known.abilities.iter().cloned());
         *tried = Some(known);
@@ -100,9 +106,10 @@ impl Abilities for Survey {
     }
 }
 
-async fn try_programs() -> Vec<Ability> {
-    let (formats, guests) = tokio::join!(sources::formats(), guests::look());
-    guests.into_iter().chain([formats]).collect()
+async fn try_all() -> Vec<Ability> {
+    let opened = tokio::task::spawn_blocking(|| [sources::devices(), exports::vhost_user()]);
+    let (formats, guests, opened) = tokio::join!(sources::formats(), guests::look(), opened);
+    guests.into_iter().chain([formats]).chain(opened.into_iter().flatten()).collect()
 }
 
 /// How the programs that are tried lie there.

@@ -1,21 +1,16 @@
 //! Nodes that start again with what was installed there.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
 use super::records::Records;
-use super::{all, node_configs, nodes, profile, word};
+use super::{all, node_configs, nodes, profile, until, word};
 use crate::args::NodeUpgradeArgs;
 use crate::context::Context;
 use crate::error::{Exit, advise};
 use crate::output::{self, note};
-
-/// How often is looked whether they are back.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Asks for it, or takes it back.
 pub(super) async fn run(context: &Context, args: NodeUpgradeArgs) -> Result<Exit> {
@@ -74,6 +69,10 @@ async fn chosen(client: &Client, args: &NodeUpgradeArgs) -> Result<Vec<Value>> {
         true => node["upgrade"].is_object(),
         false => node["capabilities"]["installed"].is_object(),
     });
+    if found.is_empty() && args.cancel {
+        let text = "no node is being upgraded";
+        return Err(advise("not-found", text, "sluice node list shows how far upgrades are"));
+    }
     if found.is_empty() {
         let text = "on no node something else is installed than runs";
         return Err(advise("not-found", text, "install the package there; see sluice node show"));
@@ -86,15 +85,9 @@ async fn back(client: &Client, wanted: &[Value]) -> Result<Vec<Value>> {
     let mut done = Vec::new();
     for node in wanted {
         let path = format!("/api/v1/nodes/{}", word(node, "id"));
-        loop {
-            let now: Value = client.get(&path).await?;
-            let state = now["upgrade"]["state"].as_str();
-            if matches!(state, None | Some("failed")) {
-                done.push(now);
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let settled =
+            |now: &Value| matches!(now["upgrade"]["state"].as_str(), None | Some("failed"));
+        done.push(until(client, &path, settled).await?);
     }
     Ok(done)
 }

@@ -198,3 +198,79 @@ fn a_log_is_kept_by_lines_and_bytes_and_the_newest_stay() {
     assert!((128 << 10..=LOG_BYTES).contains(&bytes), "{bytes}");
     assert_eq!(lines.last().unwrap().line, "last");
 }
+
+/// A snapshot of a node that was killed, and a command after it.
+fn note(name: &str, folders: &[&str]) -> hooks::Note {
+    let command = vec!["/bin/true".to_owned()];
+    let after = vec![sluice_node_api::HookOrder { command, ..Default::default() }];
+    let allowed = vec!["/".to_owned()];
+    let orders = sluice_node_api::HookOrders { after, allowed, ..Default::default() };
+    let folders = folders.iter().map(|&folder| folder.to_owned()).collect();
+    let order = sluice_node_api::SnapshotOrder { name: name.into(), folders, ..Default::default() };
+    hooks::Note::new("t", &orders, Some(&order))
+}
+
+#[tokio::test]
+async fn commands_run_once_while_a_snapshot_cannot_be_removed() {
+    let server = Server::start(|_| Some(200)).await;
+    let folder = tempfile::tempdir().unwrap();
+    // The snapshot goes when there is a file; all that is typed is kept.
+    let agent = server.agent(
+        &folder,
+        r#"echo "$@" >> typed; case "$*" in *snapshot-files*) test -e there ;; esac"#,
+    );
+    let path = agent.note_of("t-1").unwrap();
+    note("t-1", &["/kept"]).write(&path).unwrap();
+    let typed = || std::fs::read_to_string(folder.path().join("typed")).unwrap();
+    for starts in 1..3 {
+        agent.run_what_is_left().await;
+        assert!(path.exists(), "the snapshot is still there");
+        assert_eq!(typed().matches("run-script").count(), 1, "{}", typed());
+        assert_eq!(typed().matches("snapshot-files").count(), starts, "{}", typed());
+    }
+    std::fs::write(folder.path().join("there"), "").unwrap();
+    agent.run_what_is_left().await;
+    assert!(!path.exists());
+    assert_eq!(typed().matches("run-script").count(), 1);
+}
+
+#[tokio::test]
+async fn a_note_removes_nothing_where_the_machine_does_not_want_images() {
+    let server = Server::start(|_| Some(200)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = server.agent(&folder, r#"echo "$@" >> typed"#);
+    agent.config.folders = Some(vec!["/proc".to_owned()]);
+    let path = agent.note_of("t-1").unwrap();
+    note("t-1", &["/tmp"]).write(&path).unwrap();
+    agent.run_what_is_left().await;
+    let typed = std::fs::read_to_string(folder.path().join("typed")).unwrap();
+    assert!(path.exists() && !typed.contains("snapshot-files"), "{typed}");
+}
+
+#[tokio::test]
+async fn names_of_the_server_are_no_paths() {
+    let server = Server::start(|_| Some(200)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let agent = server.agent(&folder, "true");
+    for bad in ["", ".", "../x", "/etc/x", "a/b", "a.b"] {
+        assert!(agent.note_of(bad).is_err(), "{bad}");
+    }
+    assert!(agent.note_of("0193a2b4-1").unwrap().starts_with(folder.path().join("hooks")));
+    // A task that would be noted elsewhere is refused before anything is done.
+    let spec = json!({"kind": "backup", "instance": "a", "images": [], "snapshot":
+        {"order": {"name": "../../x", "folders": []}}});
+    let around = json!({"kind": "backup", "instance": "a", "images": []});
+    for (task, spec) in [("t", spec), ("../../x", around)] {
+        let spec = serde_json::from_value(spec).unwrap();
+        let work = Work { spec, hooks: Some(Default::default()), ..Work::without_repository() };
+        let lease = Lease { task: task.into(), attempt: 1, lease_ms: 8_000, waited_ms: None, work };
+        let tenure = Tenure::new(lease, Instant::now());
+        Box::pin(agent.perform(tenure, &CancellationToken::new())).await;
+    }
+    let ends: Vec<_> = server.heard().into_iter().filter_map(|report| report.finished).collect();
+    assert_eq!(ends.len(), 2);
+    for end in ends {
+        assert_eq!((end.outcome, end.retryable), (Outcome::Failed, false));
+        assert!(end.message.contains("../../x"), "{}", end.message);
+    }
+}

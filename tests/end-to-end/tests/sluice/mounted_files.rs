@@ -183,6 +183,12 @@ fn files_of_a_mount_are_listed_and_downloaded_through_the_server() {
     let get = ["remote-mount", "download", id, path, "--output", text(&got)];
     assert_eq!(lab.ok(&get).json()["bytes"], size);
     assert!(fs::read(&got).unwrap() == fs::read(lab.path("disk.raw")).unwrap());
+    // What is there stays unless that is wanted, and a device always.
+    lab.cmd(&get).fails(1);
+    lab.ok(&[&get[..], &["--overwrite"]].concat());
+    let null = ["remote-mount", "download", id, path, "--overwrite", "--output", "/dev/null"];
+    lab.cmd(&null).fails(1);
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
     // A client that knows nothing of this project, and wants a part.
     let login: Value = serde_json::from_slice(&fs::read(lab.path("login.json")).unwrap()).unwrap();
     let bearer = format!("Authorization: Bearer {}", login["token"].as_str().unwrap());
@@ -198,7 +204,8 @@ fn files_of_a_mount_are_listed_and_downloaded_through_the_server() {
     for out in ["/..", "/../../etc/passwd", "/%2E%2E"] {
         lab.cmd(&["remote-mount", "files", id, out]).fails(1);
     }
-    lab.cmd(&["remote-mount", "download", id, "/none", "--output", text(&got)]).fails(1);
+    let none = ["remote-mount", "download", id, "/none", "--overwrite", "--output", text(&got)];
+    lab.cmd(&none).fails(1);
     assert_eq!(fs::metadata(&got).unwrap().len(), size, "what was there is still there");
     lab.ok(&["remote-mount", "stop", id]);
     lab.cmd(&["remote-mount", "files", id]).fails(1);

@@ -80,7 +80,12 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
 
     // To one of them it happened long ago; the others wait.
     let first = all[0]["point"].as_str().unwrap().to_owned();
-    place.ok(&["point", "event", "sold", "--point", &first, "--at", "2001-02-03"]);
+    // As much of its name as is unique.
+    let short = &first[..first.len() - 1];
+    assert_eq!(place.ok(&["point", "show", short]).json()["point"], *first);
+    let none = place.plain(&["point", "show", "shop.web@none"]).fails(1);
+    none.says(&["no restore point shop.web@none"]);
+    place.ok(&["point", "event", "sold", "--point", short, "--at", "2001-02-03"]);
     wait_until("the first point goes", || points(&place).len() == 2);
     assert_eq!(stored(&place), 2);
     assert!(points(&place).iter().all(|point| point["point"] != *first));
@@ -116,6 +121,26 @@ fn restore_points_wait_for_an_event_and_go_when_the_time_after_it_is_over() {
     assert_eq!(most(&[]), 1);
     assert_eq!(most(&["--keep-until", "event"]), 10);
     assert_eq!(most(&["--keep-until", "2026-01-05"]), 4);
+
+    // Where a second person decides, programs are told so, and nobody under -q.
+    place.ok(&["point", "event", "sold", "--instance", "shop/web", "--take-back"]);
+    let rules = place.write("rules.yaml", "approvals: {actions: [shorten-retention]}");
+    place.ok(&["access", "set", "--spec", text(&rules)]);
+    let tell = ["point", "event", "sold", "--instance", "shop/web"];
+    let told = place.ok(&tell).json();
+    assert_eq!(told["change"], "waits", "{told}");
+    assert!(told["approval"].is_string(), "{told}");
+    let quiet = place.plain(&[&["-q"], &tell[..]].concat()).ok();
+    assert_eq!((quiet.text().as_str(), quiet.err.as_str()), ("", ""));
+    // And lists are those of their kind.
+    let listed = place.ok(&["instance", "list", "--policy", "shop/ruled", "--name", "w*"]).json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    let none = place.ok(&["instance", "list", "--present", "--paused", "true"]).json();
+    assert_eq!(none["items"], json!([]));
+    place.plain(&["policy", "list", "--cluster", "x"]).fails(2).says(&["--cluster"]);
+    let nothing = place.plain(&["node", "upgrade", "--all", "--cancel"]).fails(1);
+    nothing.says(&["no node is being upgraded"]);
+    place.plain(&["plan", "runs", "x", "--since", "2026-01-01"]).fails(2);
     drop(up);
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::control_plane::{Place, Up, text};
+use crate::support::binary;
 use crate::support::repo::Repo;
 use crate::support::run::wait_until;
 
@@ -170,6 +171,53 @@ fn commands_of_the_node_tell_whether_a_guest_answers() {
 }
 
 #[test]
+fn what_is_missing_or_mistyped_is_told_before_a_guest_is_booted() {
+    let repo = Repo::new();
+    let boot = |words: &[&str]| repo.fails(1, [&["boot-test", "web"], words].concat());
+    boot(&["--script", "22=/opt/none/check"]).says(&["/opt/none/check", "no program"]);
+    boot(&["--script", "no-such-program-anywhere x"]).says(&["no program of this machine"]);
+    let no_ssh = repo.sluice(["boot-test", "web", "--ssh", "root", "--ssh-key", "/none"]);
+    no_ssh.env("PATH", "/none").fails(1).says(&["openssh-client"]);
+    let key = repo.path("none");
+    boot(&["--ssh", "root", "--ssh-key", text(&key)]).says(&["cannot read the key"]);
+    for spec in [
+        json!({"guests": [{"point": "web", "checks": [{"kind": "tcp", "ports": 22}]}]}),
+        json!({"guests": [{"point": "web", "ssh": [{"users": "root"}]}]}),
+    ] {
+        // Also where there is no QEMU.
+        let spec = spec.to_string();
+        repo.sluice(["boot-together", &spec]).env("PATH", "/none").fails(2);
+    }
+    let script = json!({"kind": "script", "command": ["/opt/none/check"]});
+    let spec = json!({"guests": [{"point": "web", "checks": [script]}]}).to_string();
+    repo.fails(1, ["boot-together", &spec]).says(&["no program of this machine"]);
+}
+
+#[test]
+fn a_release_that_is_installed_meanwhile_does_not_end_a_test() {
+    if !has_qemu() {
+        return;
+    }
+    let repo = Repo::new();
+    let image = repo.path("disk.raw");
+    bootable(&image, SPEAKS);
+    repo.sluice(["backup", "speaks", image.to_str().unwrap()]).ok();
+    // As a package does it: another file gets the name.
+    let own = repo.path("sluice");
+    std::fs::copy(binary::path(), &own).unwrap();
+    let again = program(
+        &repo.path("again"),
+        &format!(
+            "[ -e {0}.done ] || {{ cp {0} {0}.new; mv {0}.new {0}; touch {0}.done; exit 1; }}",
+            text(&own)
+        ),
+    );
+    let words = ["--json", "--no-progress", "boot-test", "speaks", "--timeout", "60s"];
+    let told = repo.sluice_at(&own, words).args(["--script", &again]).ok().json();
+    assert_eq!((&told["verdict"], &told["checks"][0]["runs"]), (&json!("ok"), &json!(2)), "{told}");
+}
+
+#[test]
 fn guests_of_a_network_are_booted_one_stage_after_the_other() {
     if !has_qemu() {
         return;
@@ -236,6 +284,11 @@ fn a_server_lets_checks_run_what_the_node_allows() {
     let ssh = json!({"key_file": place.path("key"), "known_hosts": "/dev/null", "guests": []});
     let config = place.write("node.json", &json!({"guest_ssh": ssh}).to_string());
     place.ok(&["node-config", "set", "default", "--spec", config.to_str().unwrap()]);
+    // What is missing on the node says nothing of the guest.
+    let test = place.cmd(&run).fails(1).json();
+    assert_eq!(test["state"], "undone", "{test}");
+    assert!(test["message"].as_str().unwrap().contains("cannot read the key"), "{test}");
+    place.write("key", "no key");
     let test = place.cmd(&run).fails(3).json();
     let message = test["message"].as_str().unwrap();
     assert!(message.contains("login of root by SSH: port 22 does not answer"), "{test}");

@@ -236,3 +236,24 @@ fn a_destruction_that_was_killed_goes_on_without_a_key() {
     repo.fails(1, ["list"]).says(&["no repository"]);
     assert!(repo.objects("").is_empty());
 }
+
+#[test]
+fn a_point_that_is_kept_may_be_named_as_lists_show_it_and_must_be_there() {
+    let (repo, points) = points(3);
+    let short = &points[0][..points[0].len() - 1];
+    let keep = |point: &str| format!("--keep-until={point}=2200-01-01");
+    for (wrong, says) in [
+        ("vm@vvvvvvvv", "fits"),
+        ("other@vvvvvvvv", "no restore point"),
+        ("vm", "name a restore point"),
+    ] {
+        repo.fails(2, ["prune", "--keep-last", "1", &keep(wrong)]).says(&[wrong, says]);
+    }
+    let simulate = ["prune", "--keep-last", "1", "--simulate", "9d", &keep(short)];
+    repo.fails(2, simulate).says(&["simulation"]);
+    let twice = ["prune", "--keep-last", "1", &keep(short), &keep(&points[0])];
+    repo.fails(2, twice).says(&["another time"]);
+    assert_eq!(repo.points("vm"), points, "nothing goes while something is mistyped");
+    repo.ok(["prune", "--keep-last", "1", &keep(short)]);
+    assert_eq!(repo.points("vm"), [points[0].clone(), points[2].clone()]);
+}

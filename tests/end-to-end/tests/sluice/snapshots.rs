@@ -91,6 +91,24 @@ fn a_snapshot_stays_what_it_was_until_it_is_removed_and_can_be_backed_up() {
     wait_until("the snapshot", || ready().as_array().is_some_and(|list| list.len() == 1));
     assert_eq!(kept(&xfs), [ready()[0]["id"].as_str().unwrap()]);
     assert_same(Path::new(ready()[0]["images"][0]["path"].as_str().unwrap()), &image);
+
+    // While its disk is not mounted, it is not gone.
+    let left = ready()[0]["id"].as_str().unwrap().to_owned();
+    std::fs::rename(xfs.path("kept"), xfs.path("away")).unwrap();
+    place.ok(&["snapshot", "remove", &left, "--no-wait"]);
+    let task = || {
+        let words = ["task", "list", "--kind", "unsnapshot", "--order", "newest"];
+        place.ok(&words).json()["items"][0].clone()
+    };
+    let says = || task()["message"].as_str().is_some_and(|text| text.contains("mounted"));
+    wait_until("it cannot be removed", says);
+    assert_eq!(task()["state"], "queued", "it is tried again");
+    assert_eq!(place.ok(&["snapshot", "show", &left]).json()["state"], "removing");
+    // Nothing that bears no mark of it is taken for it.
+    std::fs::create_dir_all(xfs.path("kept").join(&left)).unwrap();
+    let remove = ["snapshot-files", "remove", "--name", &left, "--folder"];
+    place.cmd(&[&remove[..], &[text(&xfs.path("kept"))]].concat()).fails(2);
+    assert!(xfs.path("kept").join(&left).exists());
 }
 
 #[test]
@@ -126,7 +144,11 @@ fn rules_make_snapshots_and_keep_as_many_as_they_say() {
     place.ok(&["apply", "-f", text(&file)]);
     place.ok(&["apply", "-f", text(&file), "--check"]);
     wait_until("snapshots went", || place.done("unsnapshot").len() >= 2);
-    place.ok(&["policy", "remove", "shop/kept"]);
+    // Nothing new, and the policy still says how many there are.
+    let rule = json!({"name": "keep-two", "keep": {"last": 2}, "schedules": []});
+    let policy = json!({"assign": {"tags": ["gold"]}, "rules": [], "snapshots": [rule]});
+    let file = place.write("sluice.json", &json!({"policies": {"shop/kept": policy}}).to_string());
+    place.ok(&["apply", "-f", text(&file)]);
     wait_until("nothing runs", || place.is_idle());
     let listed = place.ok(&["snapshot", "list"]).json();
     let ids: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|i| &i["id"]).collect();

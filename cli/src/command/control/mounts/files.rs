@@ -1,30 +1,28 @@
 //! Files of a mount, listed and downloaded through the server.
 
-use std::io::Write;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use http::header::CONTENT_LENGTH;
+use sluice_engine::Snapshot;
 use sluice_node_api::{Client, Download};
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
 
-use super::super::{show_list, word};
+use super::super::filter::encoded;
+use super::super::{all, show_list, word};
 use super::path as mount;
+use crate::args::{DownloadArgs, Global};
 use crate::context::Context;
-use crate::error::{Exit, usage_error};
+use crate::error::{Exit, advise, usage_error};
+use crate::interrupt;
+use crate::output::progress::{Shower, Shown};
 use crate::output::{self, local, note};
-
-/// A text as it stands in a query.
-fn in_query(text: &str) -> String {
-    let mut own = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => own.push(char::from(byte)),
-            byte if byte.is_ascii_alphanumeric() => own.push(char::from(byte)),
-            byte => own.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    own
-}
 
 /// Lists what a folder holds.
 pub(super) async fn list(
@@ -33,16 +31,7 @@ pub(super) async fn list(
     id: &str,
     folder: &str,
 ) -> Result<Exit> {
-    let (mut items, mut after) = (Vec::new(), String::new());
-    loop {
-        let asked = format!("{}/files?path={}{after}", mount(id), in_query(folder));
-        let part: Value = client.get(&asked).await?;
-        items.extend(part["items"].as_array().cloned().unwrap_or_default());
-        match part["next"].as_str() {
-            Some(next) => after = format!("&after={}", in_query(next)),
-            None => break,
-        }
-    }
+    let items = all(client, &format!("{}/files?path={}", mount(id), encoded(folder))).await?;
     let headings = ["KIND", ">SIZE", "CHANGED", "NAME"];
     show_list(context, &headings, &items, |entry| {
         let changed = local(entry["modified_ms"].as_u64().unwrap_or(0), &context.zone);
@@ -58,32 +47,94 @@ pub(super) async fn list(
 pub(super) async fn download(
     context: &Context,
     client: &Client,
-    (id, path): (&str, &str),
-    output: Option<&Path>,
+    args: &DownloadArgs,
 ) -> Result<Exit> {
-    let to = match output {
-        Some(to) => to.to_owned(),
-        None => own_name(path)?,
+    let to = match &args.output {
+        Some(to) => to.clone(),
+        None => own_name(&args.path)?,
     };
-    let asked = format!("{}/content?path={}", mount(id), in_query(path));
-    let mut download = client.open(&asked, &[]).await?;
-    if to.as_os_str() == "-" {
-        let mut out = std::io::stdout().lock();
-        write(&mut download, &mut out).await?;
+    let place = match to.as_os_str() == "-" {
+        true => None,
+        false => Some(Place::of(&to, args.overwrite)?),
+    };
+    let asked = format!("{}/content?path={}", mount(&args.id), encoded(&args.path));
+    let stop = interrupt::watch("stopping (again to stop at once)")?;
+    let download = client.open(&asked, &[]).await?;
+    let Some(place) = place else {
+        // Nothing but the file goes there.
+        let shown = (!context.global.json).then_some(&context.global);
+        copy(shown, download, &mut io::stdout().lock(), &stop).await?;
         return Ok(Exit::Done);
-    }
-    let failed = || format!("cannot write {}", to.display());
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
-    let bytes = write(&mut download, file.as_file_mut()).await?;
-    file.persist(&to).with_context(failed)?;
+    };
+    let mut file = place.begin()?;
+    let bytes = copy(Some(&context.global), download, file.as_file_mut(), &stop).await?;
+    place.end(file)?;
     if context.global.json {
-        output::json(&serde_json::json!({"path": path, "output": to, "bytes": bytes}))?;
+        output::json(&serde_json::json!({"path": args.path, "output": to, "bytes": bytes}))?;
     } else if !context.global.quiet {
         note(format_args!("{}: {bytes} bytes", to.display()));
     }
     Ok(Exit::Done)
+}
+
+/// Where a file is to lie.
+#[derive(Debug)]
+struct Place {
+    /// Behind all links.
+    path: PathBuf,
+    /// How the file may be used that is replaced.
+    replaced: Option<Permissions>,
+}
+
+impl Place {
+    /// Refuses what is no file, and a file that is not to be replaced.
+    fn of(to: &Path, overwrite: bool) -> Result<Self> {
+        let found = match std::fs::metadata(to) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path: to.to_owned(), replaced: None });
+            }
+            Err(error) => return Err(error).with_context(|| failed(to)),
+        };
+        if !found.is_file() {
+            let text = format!("{} is no file", to.display());
+            let help = "--output - writes to standard output, which may be anything";
+            return Err(advise("target", text, help));
+        }
+        if !overwrite {
+            let text = format!("{} exists already", to.display());
+            return Err(advise("target", text, "add --overwrite to write over it"));
+        }
+        let path = std::fs::canonicalize(to).with_context(|| failed(to))?;
+        Ok(Self { path, replaced: Some(found.permissions()) })
+    }
+
+    /// A file beside it, which is removed if it does not become this one. It may be used as any
+    /// other that its user makes.
+    fn begin(&self) -> Result<NamedTempFile> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        let made = builder.permissions(Permissions::from_mode(0o666));
+        let file = made.tempfile_in(folder.unwrap_or(Path::new(".")));
+        let file = file.with_context(|| failed(&self.path))?;
+        if let Some(replaced) = &self.replaced {
+            let set = file.as_file().set_permissions(replaced.clone());
+            set.with_context(|| failed(&self.path))?;
+        }
+        Ok(file)
+    }
+
+    fn end(&self, file: NamedTempFile) -> Result<File> {
+        let ended = match self.replaced {
+            Some(_) => file.persist(&self.path),
+            None => file.persist_noclobber(&self.path),
+        };
+        ended.with_context(|| failed(&self.path))
+    }
+}
+
+fn failed(to: &Path) -> String {
+    format!("cannot write {}", to.display())
 }
 
 /// The name of a file in this folder that is called as its path ends.
@@ -95,14 +146,39 @@ fn own_name(path: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(name))
 }
 
-async fn write(download: &mut Download, to: &mut impl Write) -> Result<u64> {
-    let mut bytes = 0;
-    while let Some(piece) = download.piece().await? {
-        to.write_all(&piece).context("cannot write what was downloaded")?;
-        bytes += piece.len() as u64;
-    }
-    to.flush().context("cannot write what was downloaded")?;
-    Ok(bytes)
+/// Writes all of it, and tells how far it is; how many bytes it was.
+async fn copy(
+    shown: Option<&Global>,
+    mut download: Download,
+    to: &mut impl Write,
+    stop: &CancellationToken,
+) -> Result<u64> {
+    let length = download.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let total = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    let done = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&done);
+    let snapshot = move || {
+        let done = counted.load(Ordering::Relaxed);
+        Snapshot { total, done, read: done, written: done, ..Snapshot::default() }
+    };
+    let shower = shown.map(|global| Shower::watch(global, Shown::Plain, snapshot));
+    let written = async {
+        while let Some(piece) = download.piece().await? {
+            to.write_all(&piece)?;
+            done.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
+        to.flush()?;
+        anyhow::Ok(())
+    };
+    let written = tokio::select! {
+        written = written => written.context("the download is not whole"),
+        () = stop.cancelled() => {
+            Err(advise("cancelled", "the download was stopped", "nothing of it is left"))
+        }
+    };
+    drop(shower);
+    written?;
+    Ok(done.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -110,9 +186,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_name_can_be_asked_for_and_none_leads_out_of_this_folder() {
-        assert_eq!(in_query("/a b%FF&x=1/é"), "/a%20b%25FF%26x%3D1/%C3%A9");
+    fn no_name_leads_out_of_this_folder() {
         assert_eq!(own_name("/shop.web/latest/root.raw").unwrap(), Path::new("root.raw"));
         assert!(["", "/", "a/..", "."].iter().all(|bad| own_name(bad).is_err()));
+    }
+
+    #[test]
+    fn a_file_is_replaced_when_that_is_wanted_and_nothing_else_ever_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("old"), "old").unwrap();
+        std::fs::set_permissions(at("old"), Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(at("old"), at("link")).unwrap();
+        assert!(Place::of(&at("old"), false).is_err(), "it is there already");
+        for odd in [Path::new("/dev/null"), folder.path()] {
+            assert!(Place::of(odd, true).is_err(), "{}", odd.display());
+        }
+        let write = |to: &Path, overwrite: bool| {
+            let place = Place::of(to, overwrite).unwrap();
+            let mut file = place.begin().unwrap();
+            file.write_all(b"new").unwrap();
+            place.end(file).unwrap().metadata().unwrap().permissions().mode() & 0o777
+        };
+        assert_eq!(write(&at("link"), true), 0o640);
+        assert_eq!(std::fs::read_to_string(at("old")).unwrap(), "new");
+        assert!(at("link").symlink_metadata().unwrap().is_symlink());
+        // As of any other file: what the umask leaves.
+        let usual = File::create(at("usual")).unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(write(&at("new"), false), usual & 0o777);
+        // What came meanwhile stays, and nothing is left of what was not wanted.
+        let place = Place::of(&at("late"), false).unwrap();
+        let file = place.begin().unwrap();
+        std::fs::write(at("late"), "of somebody").unwrap();
+        assert!(place.end(file).is_err());
+        assert_eq!(std::fs::read_to_string(at("late")).unwrap(), "of somebody");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
     }
 }

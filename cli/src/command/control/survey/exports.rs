@@ -15,7 +15,7 @@ const FUSE: &str = "/dev/fuse";
 /// What mounts for those who are not root.
 const HELPER: &str = "fusermount3";
 
-/// All protocols.
+/// All protocols but vhost-user.
 pub(super) fn look(args: &MountPlaceArgs) -> Vec<Ability> {
     let address = address(args);
     let network = |name: &str| match &address {
@@ -26,7 +26,7 @@ pub(super) fn look(args: &MountPlaceArgs) -> Vec<Ability> {
         Some(why) => Ability::lacks("export:http", why, "--mount-certificate and --mount-key"),
         None => network("export:http"),
     };
-    vec![network("export:nbd"), network("export:iscsi"), http, fuse(args, FUSE), vhost_user()]
+    vec![network("export:nbd"), network("export:iscsi"), http, fuse(args, FUSE)]
 }
 
 /// Whether clients can be waited for at the address of mounts.
@@ -65,7 +65,7 @@ fn fuse(args: &MountPlaceArgs, device: &str) -> Ability {
 }
 
 /// Whether a virtual machine can be given a disk: a socket, and memory that is shared.
-fn vhost_user() -> Ability {
+pub(super) fn vhost_user() -> Ability {
     const NAME: &str = "export:vhost-user";
     let tried = || -> std::io::Result<()> {
         let folder = tempfile::tempdir()?;

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use sluice_node_api::Ability;
 
 use super::run;
-use crate::command::boot_test::{firmware_files, kvm_lacks, qemu};
+use crate::command::boot_test::{SSH, firmware_files, is_program, kvm_lacks, qemu};
 
 /// Who runs guests.
 pub(super) const NAMES: [&str; 2] = ["test:kvm", "test:tcg"];
 /// What guests that boot by UEFI need.
 const UEFI: &str = "test:uefi";
+/// What checks of guests that log in need.
+const LOGIN: &str = "test:ssh";
 /// The package of QEMU.
 const PACKAGE: &str = "package qemu-system-x86";
 /// The kernel's device for guests.
@@ -22,9 +24,13 @@ pub(super) async fn look() -> Vec<Ability> {
         Some(_) => Ability::works(UEFI),
         None => Ability::lacks(UEFI, "there is no firmware for UEFI", "package ovmf"),
     };
+    let login = match is_program(SSH) {
+        true => Ability::works(LOGIN),
+        false => Ability::lacks(LOGIN, "there is no ssh", "package openssh-client"),
+    };
     let Some(qemu) = qemu() else {
         let none = |name| Ability::lacks(name, "there is no qemu-system-x86_64", PACKAGE);
-        return NAMES.into_iter().map(none).chain([uefi]).collect();
+        return NAMES.into_iter().map(none).chain([uefi, login]).collect();
     };
     let kvm = async {
         match kvm_lacks(Path::new(KVM)) {
@@ -33,7 +39,7 @@ pub(super) async fn look() -> Vec<Ability> {
         }
     };
     let (kvm, tcg) = tokio::join!(kvm, machine(&qemu, NAMES[1], "tcg"));
-    vec![kvm, tcg, uefi]
+    vec![kvm, tcg, uefi, login]
 }
 
 /// The firmware for UEFI.

@@ -18,19 +18,19 @@ pub(super) fn look() -> Vec<Ability> {
         false => "what the user of the node may read".to_owned(),
     };
     let plain = |name| Ability { why: limit.clone(), ..Ability::works(name) };
-    vec![
-        plain("source:disk-files"),
-        plain("source:folder"),
-        plain("source:command"),
-        device(Path::new(DEVICES)),
-    ]
+    vec![plain("source:disk-files"), plain("source:folder"), plain("source:command")]
+}
+
+/// Whether block devices of this machine can be read.
+pub(super) fn devices() -> Ability {
+    device(Path::new(DEVICES))
 }
 
 /// Whether block devices can be read: one is opened.
 fn device(listed: &Path) -> Ability {
     const NAME: &str = "source:device";
     let mut refused = None;
-    for path in devices(listed) {
+    for path in listed_in(listed) {
         match File::open(&path) {
             Ok(_) => return Ability::works(NAME),
             Err(error) => refused = Some(format!("{}: {error}", path.display())),
@@ -45,7 +45,7 @@ fn device(listed: &Path) -> Ability {
 }
 
 /// Devices with something in them.
-fn devices(listed: &Path) -> Vec<PathBuf> {
+fn listed_in(listed: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(listed).into_iter().flatten().flatten();
     let holds = |entry: &std::fs::DirEntry| {
         let size = std::fs::read_to_string(entry.path().join("size")).unwrap_or_default();
@@ -113,8 +113,8 @@ mod tests {
         // Files that stand for a device that is there, and has no size.
         std::fs::create_dir(folder.path().join("null")).unwrap();
         std::fs::write(folder.path().join("null/size"), "0\n").unwrap();
-        assert!(devices(folder.path()).is_empty());
+        assert!(listed_in(folder.path()).is_empty());
         std::fs::write(folder.path().join("null/size"), "8\n").unwrap();
-        assert_eq!(devices(folder.path()), [Path::new("/dev/null")]);
+        assert_eq!(listed_in(folder.path()), [Path::new("/dev/null")]);
     }
 }

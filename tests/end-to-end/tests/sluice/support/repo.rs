@@ -94,7 +94,16 @@ impl Repo {
 
     /// The executable with arguments, in an environment of its own.
     pub fn sluice(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Cmd {
-        let mut cmd = Cmd::new(binary::path()).args(args);
+        self.sluice_at(binary::path(), args)
+    }
+
+    /// The same from another place.
+    pub fn sluice_at(
+        &self,
+        executable: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Cmd {
+        let mut cmd = Cmd::new(executable).args(args);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if ["SLUICE_", "AWS_", "OS_", "ST_"].iter().any(|prefix| name.starts_with(prefix)) {
