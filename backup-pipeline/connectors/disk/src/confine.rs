@@ -45,9 +45,15 @@ const PROGRAMS: [&str; 14] = [
     "/nix/store",
     "/gnu/store",
 ];
-/// What else they read when they start, and of what devices can do.
-const READ: [&str; 5] =
-    ["/etc/ld.so.cache", "/etc/ld.so.preload", "/dev/urandom", "/sys/dev", "/sys/devices"];
+/// What else they read when they start, and of what the machine and its devices can do.
+const READ: [&str; 6] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/dev/urandom",
+    "/proc/sys/vm/max_map_count",
+    "/sys/dev",
+    "/sys/devices",
+];
 /// Devices that hold nothing of anybody: null, random, urandom.
 const HARMLESS: [(u32, u32); 3] = [(1, 3), (1, 8), (1, 9)];
 /// Where kernels tell which descriptors programs inherit.
