@@ -50,8 +50,8 @@ pub(crate) async fn run(context: &Context, args: LookArgs) -> Result<Exit> {
 }
 
 fn disk(disk: Disk) -> FoundDisk {
-    let Disk { path, size_bytes, format, identity } = disk;
-    FoundDisk { path, size_bytes, format, identity }
+    let Disk { path, size_bytes, format, identity, file } = disk;
+    FoundDisk { path, size_bytes, format, identity, file }
 }
 
 fn trouble(trouble: Trouble) -> InventoryTrouble {

@@ -54,8 +54,12 @@ pub struct FoundDisk {
     pub size_bytes: u64,
     /// Its format, in a word.
     pub format: String,
-    /// The same for one file by several names; nothing where that cannot be told.
+    /// What stays when it is called otherwise; nothing where that cannot be told. A file and its
+    /// copy in a snapshot of their file system have the same.
     pub identity: String,
+    /// The same for one file by several names, and for no other one of this report. Nothing from
+    /// older nodes.
+    pub file: String,
 }
 
 /// Something that could not be looked at, or was passed over.

@@ -103,7 +103,7 @@ pub(super) fn judge(case: &Case<'_>) -> Verdict {
     verdict.there = units.len();
     let seen = seen(case, units, &mut verdict);
     unseen(case, &seen, &mut verdict);
-    renamed(case, &mut verdict);
+    renamed(case, &seen, &mut verdict);
     if verdict.lines.len() > MOST_LINES {
         // What somebody should see to comes first.
         verdict.lines.sort_by_key(|(warns, _)| !warns);
@@ -125,15 +125,15 @@ fn units(case: &Case<'_>, verdict: &mut Verdict) -> Vec<Unit> {
         verdict.tell(format!("{} lie in folders for snapshots: they are no sources", kept.len()));
     }
     let mut first: HashMap<&str, &str> = HashMap::new();
-    for disk in found.iter().filter(|disk| !disk.identity.is_empty()) {
-        let one = first.entry(&disk.identity).or_insert(&disk.path);
+    for disk in found.iter().filter(|disk| !which(disk).is_empty()) {
+        let one = first.entry(which(disk)).or_insert(&disk.path);
         if known.contains(disk.path.as_str()) && !known.contains(*one) {
             *one = &disk.path;
         }
     }
     let mut disks = Vec::new();
     for disk in found {
-        match first.get(disk.identity.as_str()) {
+        match first.get(which(disk)) {
             Some(one) if *one != disk.path => {
                 verdict.tell(format!("{} was found twice: it is {one}, too", disk.path));
             }
@@ -155,6 +155,12 @@ fn units(case: &Case<'_>, verdict: &mut Verdict) -> Vec<Unit> {
             folders.iter().map(|(place, disks)| unit(place, disks, case)).collect()
         }
     }
+}
+
+/// Which file it is, among those of one report. What an older node tells may be the same for a disk
+/// and for its copy in a mounted snapshot.
+fn which(disk: &FoundDisk) -> &str {
+    if disk.file.is_empty() { &disk.identity } else { &disk.file }
 }
 
 fn unit(place: &str, disks: &[&FoundDisk], case: &Case<'_>) -> Unit {
@@ -389,10 +395,11 @@ fn unseen(case: &Case<'_>, seen: &BTreeSet<String>, verdict: &mut Verdict) {
     verdict.gone = gone;
 }
 
-/// Tells which new ones are known files under another name.
-fn renamed(case: &Case<'_>, verdict: &mut Verdict) {
+/// Tells which new ones are known files under another name: what is there by the old one, too, is
+/// not, as a disk beside a mounted snapshot of it.
+fn renamed(case: &Case<'_>, seen: &BTreeSet<String>, verdict: &mut Verdict) {
     let was: HashMap<&str, &Finding> = (case.known.iter())
-        .filter(|found| !found.identity.is_empty())
+        .filter(|found| !found.identity.is_empty() && !seen.contains(&found.place))
         .map(|found| (found.identity.as_str(), found))
         .collect();
     let lines: Vec<String> = (verdict.add.iter())

@@ -97,6 +97,7 @@ fn report(order: &InventoryOrder, names: &[&str]) -> InventoryReport {
         size_bytes: 7,
         format: "raw".into(),
         identity: format!("id {name}"),
+        file: format!("file {name}"),
     };
     let disks = names.iter().map(disk).collect();
     InventoryReport {

@@ -22,6 +22,19 @@ pub enum DiskError {
     /// The image names another file in a way that is not followed.
     #[error("{0} names another file that is not followed: {1}")]
     Unsafe(PathBuf, String),
+    /// The image has a format whose header names files, and nobody has said so.
+    #[error(
+        "{0} begins as a {1} image, which may name other files, and its format was only guessed; \
+         say --format {1} if the image can be trusted, or --format raw to back up its bytes as \
+         they are"
+    )]
+    Guessed(PathBuf, super::Format),
+    /// Another file has its name by now.
+    #[error("{0} was replaced by another file after it was looked at; try again")]
+    Changed(PathBuf),
+    /// QEMU follows the image to what it did not name before.
+    #[error("reading {0}, qemu-nbd has opened {1}, which is none of its files: nothing was read")]
+    Strange(PathBuf, String),
     /// A file of the image, which is the second one, lies where nothing may be read.
     #[error("{0} needs {1}, which lies in no folder from which sources may be read here")]
     Outside(PathBuf, PathBuf),

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// How a disk lies in its file.
@@ -27,6 +28,20 @@ impl Format {
             Self::Vhd => "vpc",
             Self::Vhdx => "vhdx",
         }
+    }
+
+    /// Whether the name of a file says this format. That of a flat file beside a descriptor of
+    /// VMware's does not: its guest writes all of it.
+    pub(crate) fn is_said_by(self, path: &Path) -> bool {
+        let text = |part: Option<&std::ffi::OsStr>| {
+            part.and_then(|part| part.to_str()).unwrap_or_default().to_ascii_lowercase()
+        };
+        let (stem, extension) = (text(path.file_stem()), text(path.extension()));
+        let flat = stem.rsplit_once('-').is_some_and(|(_, end)| {
+            let number = end.strip_prefix('f').unwrap_or_default();
+            end == "flat" || (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        });
+        self.has_extension(&extension) && !(self == Self::Vmdk && flat)
     }
 
     /// Whether a file's extension says this format.

@@ -4,11 +4,10 @@
 //! specification (QEMU's docs/interop/qcow2.rst), VMware's "Virtual Disk Format 5.0" for the
 //! descriptor, and the VHD and VHDX specifications for their magic bytes.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::spot::{Ends, FileId, Spot};
 use crate::{DiskError, Format, Within};
 
 /// Bytes looked at from the beginning of a file; descriptors and backing names lie in there.
@@ -23,8 +22,28 @@ const LONGEST_EXTENT: usize = 511;
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {
-    /// The files it consists of, the image itself first, each with its own format.
+    /// The image itself, and what lies below it, each with its own format.
     pub chain: Vec<(PathBuf, Format)>,
+    /// All files it consists of, the image itself first: those of the chain, and the extents that
+    /// VMDK descriptors name.
+    pub files: Vec<PathBuf>,
+    /// Which files these were; nothing of an extent that is not there.
+    pub(crate) ids: Vec<Option<FileId>>,
+}
+
+impl Inspected {
+    fn add(&mut self, path: PathBuf, id: Option<FileId>) {
+        if !self.files.contains(&path) {
+            self.files.push(path);
+            self.ids.push(id);
+        }
+    }
+
+    /// The files that were there, and which they were.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (&Path, FileId)> {
+        let pairs = self.files.iter().zip(&self.ids);
+        pairs.filter_map(|(path, id)| Some((path.as_path(), (*id)?)))
+    }
 }
 
 /// First bytes of formats that are not read: taking such a file for a raw disk would back up
@@ -134,18 +153,19 @@ pub fn vmdk_extents(descriptor: &str) -> Result<Vec<VmdkExtent>, &'static str> {
     let mut files = Vec::new();
     let mut rest = descriptor;
     while !rest.is_empty() {
-        let line = rest.lines().next().unwrap_or_default().trim();
+        let (line, next) = rest.split_once('\n').unwrap_or((rest, ""));
         // Whatever mentions a parent must say that there is none: QEMU is lenient about the rest.
-        let word = line.to_ascii_lowercase();
+        let word = line.trim().to_ascii_lowercase();
         let parent = word.contains("parentfilenamehint")
             || (word.contains("parentcid") && word != "parentcid=ffffffff");
         if parent {
             return Err("it is a snapshot that needs its parent");
         }
-        // To QEMU all blanks are the same here, and ends of lines are blanks.
-        let access = rest.split_ascii_whitespace().next().unwrap_or_default();
-        if ["RW", "RDONLY", "NOACCESS"].contains(&access)
-            && let Some((before, name)) = rest.split_once('"')
+        // QEMU has sscanf read this, to which ends of lines and vertical tabs are blanks, and some
+        // blanks may be left out: whatever is not printed counts as one here, and none is needed.
+        let begin = line.find(|c: char| c.is_ascii_graphic()).unwrap_or(line.len());
+        if ["RW", "RDONLY", "NOACCESS"].iter().any(|access| line[begin..].starts_with(access))
+            && let Some((before, name)) = rest[begin..].split_once('"')
         {
             let name = name.split(['"', '\r', '\n']).next().unwrap_or_default();
             if name.len() > LONGEST_EXTENT {
@@ -156,7 +176,7 @@ pub fn vmdk_extents(descriptor: &str) -> Result<Vec<VmdkExtent>, &'static str> {
             }
             files.push(VmdkExtent { name: name.to_owned(), sparse: before.contains("SPARSE") });
         }
-        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+        rest = next;
     }
     files.dedup();
     Ok(files)
@@ -183,30 +203,33 @@ fn vmdk_number(head: &[u8], at: usize) -> u64 {
     head.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-/// Looks at a file that a VMDK descriptor names, which lies in `folder`.
+/// Looks at a file that a VMDK descriptor names, which lies in `folder`; returns where it lies,
+/// and which file it is.
 fn look_at_extent(
     path: &Path,
     extent: &VmdkExtent,
     folder: &Path,
     within: &Within,
-) -> Result<(), DiskError> {
+) -> Result<(PathBuf, Option<FileId>), DiskError> {
     let file = folder.join(&extent.name);
+    let failed = |error| DiskError::Io(file.clone(), error);
     // What is not there is QEMU's to miss: some extents it does not open.
-    let real = match std::fs::canonicalize(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        real => real.map_err(|error| DiskError::Io(file.clone(), error))?,
+    let spot = match Spot::find(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((file, None)),
+        spot => spot.map_err(failed)?,
     };
+    is_disk(&spot).map_err(failed)?;
+    let real = spot.real().map_err(failed)?;
     within.check(path, &real)?;
-    if !extent.sparse {
-        return Ok(());
+    if extent.sparse {
+        let head = spot.open().and_then(|file| Ends::of(&file, HEAD)).map_err(failed)?.head;
+        // One without a size has a descriptor of its own, whose extents QEMU would follow.
+        if head.starts_with(b"KDMV") && vmdk_number(&head, 12) == 0 && vmdk_number(&head, 28) != 0 {
+            let text = format!("extent {:?} names further files", extent.name);
+            return Err(DiskError::Unsafe(path.to_owned(), text));
+        }
     }
-    let (_, _, head) = look(&real, Some(Format::Vmdk)).map_err(|e| DiskError::Io(file, e))?;
-    // One without a size has a descriptor of its own, whose extents QEMU would follow.
-    if head.starts_with(b"KDMV") && vmdk_number(&head, 12) == 0 && vmdk_number(&head, 28) != 0 {
-        let text = format!("extent {:?} names further files", extent.name);
-        return Err(DiskError::Unsafe(path.to_owned(), text));
-    }
-    Ok(())
+    Ok((real, Some(spot.id())))
 }
 
 /// Whether a name is a plain path: no protocol, no options.
@@ -233,22 +256,25 @@ pub fn inspect_within(
     within: &Within,
 ) -> Result<Inspected, DiskError> {
     let image = path;
-    let mut chain: Vec<(PathBuf, Format)> = Vec::new();
+    let mut found = Inspected { chain: Vec::new(), files: Vec::new(), ids: Vec::new() };
     let mut next = Some((path.to_owned(), named));
     while let Some((path, named)) = next.take() {
         let failed = |error| DiskError::Io(path.clone(), error);
-        let real = std::fs::canonicalize(&path).map_err(failed)?;
-        if chain.iter().any(|(known, _)| *known == real) {
+        let Looked { real, id, format: this, said, head } = look(&path, named, image, within)
+            .map_err(|error| match error {
+                Refusal::Outside(error) => error,
+                Refusal::Io(error) => failed(error),
+            })?;
+        if found.chain.iter().any(|(known, _)| *known == real) {
             let text = format!("{} is its own backing file", real.display());
             return Err(DiskError::Unsafe(path, text));
         }
-        if chain.len() >= LONGEST_CHAIN {
+        if found.chain.len() >= LONGEST_CHAIN {
             let text = format!("more than {LONGEST_CHAIN} backing files");
             return Err(DiskError::Unsafe(path, text));
         }
-        within.check(image, &real)?;
-        let (this, said, head) = look(&real, named).map_err(failed)?;
-        chain.push((real.clone(), this));
+        found.chain.push((real.clone(), this));
+        found.add(real.clone(), Some(id));
         if named.is_none() && this == Format::Raw && is_foreign(&head) {
             return Err(DiskError::Unknown(path));
         }
@@ -276,6 +302,8 @@ pub fn inspect_within(
                 })?;
                 next = Some((folder.join(name), said));
             }
+            // Its guest might have written another one by the time that QEMU looks.
+            Format::Vmdk if !said => return Err(DiskError::Guessed(path, this)),
             Format::Vmdk => {
                 let descriptor = vmdk_descriptor(&head);
                 if descriptor.is_empty() {
@@ -295,15 +323,13 @@ pub fn inspect_within(
                     if own {
                         continue;
                     }
-                    if !said {
-                        return Err(unsaid(&path, this, name));
-                    }
-                    look_at_extent(&path, &extent, folder, within)?;
+                    let (file, id) = look_at_extent(&path, &extent, folder, within)?;
+                    found.add(file, id);
                 }
             }
         }
     }
-    Ok(Inspected { chain })
+    Ok(found)
 }
 
 fn unsaid(path: &Path, format: Format, name: &str) -> DiskError {
@@ -316,225 +342,61 @@ fn unsaid(path: &Path, format: Format, name: &str) -> DiskError {
     )
 }
 
-/// A file's format, whether somebody said it (by option or by extension), and its first bytes.
-fn look(path: &Path, named: Option<Format>) -> io::Result<(Format, bool, Vec<u8>)> {
-    // Before it is opened: a pipe would wait for its other end.
-    let kind = std::fs::metadata(path)?.file_type();
-    if kind.is_dir() {
+/// What was seen of a file.
+struct Looked {
+    /// Where it lies, with all links followed.
+    real: PathBuf,
+    id: FileId,
+    format: Format,
+    /// Whether somebody said the format, by option or by extension.
+    said: bool,
+    head: Vec<u8>,
+}
+
+enum Refusal {
+    Outside(DiskError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Refuses what is no disk, before it is opened: a pipe would wait for its other end.
+fn is_disk(spot: &Spot) -> io::Result<()> {
+    if spot.about().is_dir() {
         return Err(io::Error::other("it is a folder"));
     }
     // Others have no size that could be told, and would pass for empty disks.
-    if !kind.is_file() && !kind.is_block_device() {
+    if !spot.about().is_file() && !spot.is_block_device() {
         let text = "it is neither a file nor a block device; a stream is read as `-`";
         return Err(io::Error::other(text));
     }
-    let mut file = File::open(path)?;
-    if named == Some(Format::Raw) || (named.is_none() && kind.is_block_device()) {
-        return Ok((Format::Raw, true, Vec::new()));
+    Ok(())
+}
+
+/// Looks at a file that `image` consists of.
+fn look(
+    path: &Path,
+    named: Option<Format>,
+    image: &Path,
+    within: &Within,
+) -> Result<Looked, Refusal> {
+    let spot = Spot::find(path)?;
+    let real = spot.real()?;
+    within.check(image, &real).map_err(Refusal::Outside)?;
+    is_disk(&spot)?;
+    let (file, id) = (spot.open()?, spot.id());
+    if named == Some(Format::Raw) || (named.is_none() && spot.is_block_device()) {
+        return Ok(Looked { real, id, format: Format::Raw, said: true, head: Vec::new() });
     }
-    let mut head = Vec::with_capacity(HEAD);
-    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
-    let mut tail = Vec::new();
-    let size = file.seek(SeekFrom::End(0))?;
-    if size >= 512 {
-        file.seek(SeekFrom::Start(size - 512))?;
-        file.take(512).read_to_end(&mut tail)?;
-    }
-    let format = named.unwrap_or_else(|| detect(&head, &tail));
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    Ok((format, named.is_some() || format.has_extension(extension), head))
+    let ends = Ends::of(&file, HEAD)?;
+    let format = named.unwrap_or_else(|| ends.format());
+    let said = named.is_some() || format.is_said_by(&real);
+    Ok(Looked { real, id, format, said, head: ends.head })
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn qcow2(backing: &str) -> Vec<u8> {
-        let mut head = vec![0; 512];
-        head[..4].copy_from_slice(b"QFI\xFB");
-        head[7] = 3;
-        head[103] = 104;
-        if !backing.is_empty() {
-            head[14..16].copy_from_slice(&256u16.to_be_bytes());
-            head[18..20].copy_from_slice(&(backing.len() as u16).to_be_bytes());
-            head[256..256 + backing.len()].copy_from_slice(backing.as_bytes());
-        }
-        head
-    }
-
-    #[test]
-    fn backing_names_are_found() {
-        assert_eq!(qcow2_backing(&qcow2("")).unwrap(), None);
-        assert_eq!(qcow2_backing(&qcow2("base.raw")).unwrap(), Some("base.raw".into()));
-        let mut data_file = qcow2("");
-        data_file[79] = 4;
-        assert!(qcow2_backing(&data_file).is_err());
-    }
-
-    #[test]
-    fn protocols_are_no_plain_names() {
-        for bad in ["json:{}", "nbd:host:1", "http://x/y", "", "fat:rw:/x"] {
-            assert!(!is_plain(bad), "{bad}");
-        }
-        for good in ["base.raw", "/a/b:c", "./x:y", "../x"] {
-            assert!(is_plain(good), "{good}");
-        }
-    }
-
-    #[test]
-    fn a_guessed_format_may_not_name_other_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("guest.raw");
-        std::fs::write(&disk, qcow2("/etc/hostname")).unwrap();
-        let error = inspect(&disk, None).unwrap_err();
-        assert!(matches!(error, DiskError::Unsafe(..)), "{error}");
-        assert_eq!(inspect(&disk, Some(Format::Raw)).unwrap().chain[0].1, Format::Raw);
-        let said = inspect(&disk, Some(Format::Qcow2)).unwrap();
-        assert_eq!(said.chain.len(), 2);
-    }
-
-    #[test]
-    fn loops_and_protocols_in_chains_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (folder.path().join("a.qcow2"), folder.path().join("b.qcow2"));
-        std::fs::write(&a, qcow2("b.qcow2")).unwrap();
-        std::fs::write(&b, qcow2("a.qcow2")).unwrap();
-        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Unsafe(..)));
-        std::fs::write(&b, qcow2("json:{\"driver\":\"nbd\"}")).unwrap();
-        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Unsafe(..)));
-        std::fs::write(&b, qcow2("missing")).unwrap();
-        assert!(matches!(inspect(&a, None).unwrap_err(), DiskError::Io(..)));
-    }
-
-    #[test]
-    fn files_of_formats_that_are_not_read_are_no_raw_disks() {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("a.img");
-        std::fs::write(&disk, [b"QED\0".as_slice(), &[0; 600]].concat()).unwrap();
-        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Unknown(..)));
-        let overlay = folder.path().join("top.qcow2");
-        let mut head = qcow2("a.img");
-        head[103] = 104;
-        std::fs::write(&overlay, &head).unwrap();
-        assert!(matches!(inspect(&overlay, None).unwrap_err(), DiskError::Unknown(..)));
-        head[104..115].copy_from_slice(b"\xE2\x79\x2A\xCA\0\0\0\x03qed");
-        std::fs::write(&overlay, &head).unwrap();
-        assert!(matches!(inspect(&overlay, None).unwrap_err(), DiskError::Unsafe(..)));
-        head[112..115].copy_from_slice(b"raw");
-        std::fs::write(&overlay, &head).unwrap();
-        assert_eq!(inspect(&overlay, None).unwrap().chain[1].1, Format::Raw);
-    }
-
-    #[test]
-    fn what_is_no_disk_is_not_taken_for_an_empty_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("socket");
-        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        for path in [Path::new("/dev/null"), &socket, folder.path()] {
-            for format in [None, Some(Format::Raw), Some(Format::Qcow2)] {
-                assert!(
-                    matches!(inspect(path, format).unwrap_err(), DiskError::Io(..)),
-                    "{path:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn vmdk_extents_stay_in_their_folder() {
-        let text = "# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 FLAT \"../x.vmdk\" 0\n";
-        let named = |text: &str| -> Vec<String> {
-            vmdk_extents(text).unwrap().into_iter().map(|extent| extent.name).collect()
-        };
-        assert_eq!(named(text), ["../x.vmdk"]);
-        // As QEMU reads them: blanks of any kind, and over the ends of lines.
-        for odd in ["RW\t8\tFLAT\t\"/x\"\t0", "RW\n8 FLAT\n\"/x\" 0\n", " RW 8 FLAT \"/x\nq\""] {
-            assert_eq!(named(odd), ["/x"], "{odd:?}");
-        }
-        for bad in [&format!("RW 8 SPARSE \"{}\"", "x".repeat(512)), "RW 8 FLAT \"\u{fffd}\""] {
-            assert!(vmdk_extents(bad).is_err(), "{bad}");
-        }
-        for bad in ["parentCID=12345678", "parentCID 12345678", " PARENTcid = ffffffff"] {
-            assert!(vmdk_extents(bad).is_err(), "{bad}");
-        }
-        assert!(vmdk_extents("parentFileNameHint=\"/x.vmdk\"").is_err());
-        let folder = tempfile::tempdir().unwrap();
-        let disk = folder.path().join("d.vmdk");
-        std::fs::write(&disk, text).unwrap();
-        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Unsafe(..)));
-    }
-
-    #[test]
-    fn vmdk_extents_hide_no_files_behind_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::create_dir(at("shop")).unwrap();
-        let disk = at("shop/d.vmdk");
-        let text = |kind: &str| {
-            format!("# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 {kind} \"x.vmdk\" 0\n")
-        };
-        std::fs::write(&disk, text("FLAT")).unwrap();
-        std::fs::write(at("secret"), [7; 4096]).unwrap();
-        std::os::unix::fs::symlink(at("secret"), at("shop/x.vmdk")).unwrap();
-        let within = Within::new(&[vec![at("shop").to_str().unwrap().to_owned()]]);
-        assert!(inspect(&disk, None).is_ok());
-        let error = inspect_within(&disk, None, &within).unwrap_err();
-        assert!(matches!(&error, DiskError::Outside(..)), "{error}");
-        // A header that leads to another descriptor, as QEMU takes it.
-        std::fs::remove_file(at("shop/x.vmdk")).unwrap();
-        let mut head = vec![0; 1024];
-        head[..4].copy_from_slice(b"KDMV");
-        head[28] = 1;
-        std::fs::write(at("shop/x.vmdk"), head).unwrap();
-        assert!(inspect_within(&disk, None, &within).is_ok(), "these are the disk's own bytes");
-        std::fs::write(&disk, text("SPARSE")).unwrap();
-        let error = inspect(&disk, None).unwrap_err();
-        assert!(error.to_string().contains("names further files"), "{error}");
-        // What is not looked at might name others.
-        std::fs::write(&disk, text("FLAT") + &"#".repeat(HEAD)).unwrap();
-        assert!(matches!(inspect(&disk, None).unwrap_err(), DiskError::Invalid(..)));
-    }
-
-    #[test]
-    fn backing_files_out_of_a_folder_are_no_way_out_of_it() {
-        let base = tempfile::tempdir().unwrap();
-        let at = |name: &str| base.path().join(name);
-        std::fs::create_dir(at("shop")).unwrap();
-        std::fs::write(at("secret.raw"), [7; 4096]).unwrap();
-        std::fs::write(at("shop/base.raw"), [7; 4096]).unwrap();
-        std::os::unix::fs::symlink(at("secret.raw"), at("shop/link.raw")).unwrap();
-        std::fs::write(at("shop/middle.qcow2"), qcow2("../secret.raw")).unwrap();
-        let within = Within::new(&[vec![at("shop").to_str().unwrap().to_owned()]]);
-        let absolute = at("secret.raw");
-        let out = ["../secret.raw", absolute.to_str().unwrap(), "link.raw", "middle.qcow2"];
-        for name in out {
-            std::fs::write(at("shop/a.qcow2"), qcow2(name)).unwrap();
-            let error = inspect_within(&at("shop/a.qcow2"), None, &within).unwrap_err();
-            assert!(matches!(&error, DiskError::Outside(..)), "{name}: {error}");
-            assert!(error.to_string().contains("secret.raw"), "{error}");
-        }
-        std::fs::write(at("shop/a.qcow2"), qcow2("base.raw")).unwrap();
-        let inside = inspect_within(&at("shop/a.qcow2"), None, &within).unwrap();
-        assert_eq!(inside.chain.len(), 2);
-        assert!(inspect_within(&at("secret.raw"), None, &within).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_bytes_never_panic(
-            mut head in proptest::collection::vec(any::<u8>(), 0..700),
-            magic in 0usize..4,
-        ) {
-            let magic = [&b"QFI\xFB\0\0\0\x03"[..], b"KDMV", b"# Disk DescriptorFile", b""][magic];
-            let length = magic.len().min(head.len());
-            head[..length].copy_from_slice(&magic[..length]);
-            detect(&head, &head);
-            let _ = qcow2_backing(&head);
-            let _ = qcow2_backing_format(&head);
-            is_foreign(&head);
-            let _ = vmdk_extents(&vmdk_descriptor(&head));
-        }
-    }
-}
+mod tests;

@@ -5,13 +5,20 @@
 //! demand and knows which clusters hold data: nothing is converted or staged. What a hostile
 //! image could make QEMU do is checked before ([`inspect`]): an image names other files only as
 //! plain paths, and only when its format was said, not guessed. QEMU then gets the whole chain
-//! with the format of each file, so it probes nothing and follows nothing on its own.
+//! with the format of each file, so it probes nothing; extents of a VMDK descriptor are all that
+//! it follows by itself.
 //!
 //! A raw disk is written by its guest. A guest that writes the header of another format to its
 //! disk must not thereby choose files of the host for the backup, so a guessed format may not name
 //! other files at all. Whoever may read in some folders only gets no file from elsewhere by an
 //! image that names it ([`Within`]).
+//!
+//! Between the look and QEMU's own, a guest or whoever writes in a folder may have changed both
+//! headers and names. So the files that were looked at are remembered for what they are, not for
+//! their names: a process of QEMU can open these only, and no byte of it is used before it was
+//! seen to have opened nothing else (`confine`).
 
+mod confine;
 mod error;
 mod format;
 pub mod inspect;
@@ -19,6 +26,7 @@ pub mod look;
 mod qemu;
 mod raw;
 pub mod snapshot;
+mod spot;
 mod within;
 
 use std::path::{Path, PathBuf};
@@ -71,9 +79,11 @@ pub async fn open_within(
         .unwrap_or_else(|error| Err(DiskError::Task(error.to_string())))?;
     let (first, format) = inspected.chain.first().cloned().unwrap_or_default();
     let device: Arc<dyn BlockRead> = match format {
-        Format::Raw => Arc::new(raw::RawDisk::open(&first)?),
-        _ => Arc::new(qemu::QemuDisk::open(&inspected.chain).await?),
+        Format::Raw => {
+            let id = inspected.ids.first().copied().flatten();
+            Arc::new(raw::RawDisk::open(&first, id)?)
+        }
+        _ => Arc::new(qemu::QemuDisk::open(&inspected).await?),
     };
-    let files = inspected.chain.into_iter().map(|(file, _)| file).collect();
-    Ok(DiskSource { device, format, files })
+    Ok(DiskSource { device, format, files: inspected.files })
 }

@@ -8,10 +8,11 @@
 //! * Links are not followed, except that a device may be named by one. So nothing is told that does
 //!   not lie in the folder, and no walk is endless.
 //! * Memory is bounded: by how many disks are wanted at most, and by how many names are looked at.
+//! * What is told of a file was asked of that file, even when another one takes its name meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs::{DirEntry, File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -19,7 +20,7 @@ use std::time::UNIX_EPOCH;
 use wildmatch::WildMatch;
 
 use crate::Format;
-use crate::inspect::detect;
+use crate::spot::{Ends, Spot};
 
 /// Names that are looked at, of all folders together.
 const MOST_NAMES: usize = 1_000_000;
@@ -32,7 +33,7 @@ const MOST_MOUNTS: usize = 1000;
 /// What file systems keep for themselves.
 const OWN: &str = "lost+found";
 /// Bytes in which all headers lie that say a size.
-const HEAD: usize = 64;
+const SIZES: usize = 64;
 
 /// What is looked for.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +61,11 @@ pub struct Disk {
     pub size_bytes: u64,
     /// Its format; `unknown` when it cannot be read.
     pub format: String,
-    /// The same for one file by several names; nothing where that cannot be told.
+    /// What stays when it is called otherwise; nothing where that cannot be told. A file and its
+    /// copy in a snapshot of their file system have the same.
     pub identity: String,
+    /// The same for one file by several names, and for no other one of this listing.
+    pub file: String,
 }
 
 /// Something that could not be looked at, or was passed over, and why.
@@ -183,8 +187,8 @@ impl Walk<'_> {
         if kind.is_dir() && level < self.wanted.depth {
             return Ok(match entry.metadata() {
                 Ok(about) => {
-                    if about.dev() != device && self.listing.mounts.len() < MOST_MOUNTS {
-                        self.listing.mounts.insert(text.to_owned());
+                    if about.dev() != device {
+                        self.mount(text);
                     }
                     Some((path, level + 1, about.dev()))
                 }
@@ -210,13 +214,12 @@ impl Walk<'_> {
             false => image(path),
         };
         match told {
-            Ok(Some((size_bytes, format, identity))) => {
+            Ok(Some(told)) => {
                 if self.listing.disks.len() >= self.wanted.most {
                     let (folder, most) = (self.wanted.folder.clone(), self.wanted.most);
                     return Err(LookError::TooMany(folder, most));
                 }
-                let path = text.to_owned();
-                self.listing.disks.push(Disk { path, size_bytes, format, identity });
+                self.listing.disks.push(Disk { path: text.to_owned(), ..told });
             }
             Ok(None) => {}
             // It was removed while we looked.
@@ -224,6 +227,18 @@ impl Walk<'_> {
             Err(error) => self.unread(path, &error),
         }
         Ok(())
+    }
+
+    /// Notes a mounted file system. What lies on one that is not noted would count as gone, not as
+    /// on a file system that is not mounted, so of more than fit nothing is known.
+    fn mount(&mut self, path: &str) {
+        if self.listing.mounts.len() < MOST_MOUNTS {
+            self.listing.mounts.insert(path.to_owned());
+        } else if !self.listing.mounts.contains(path) {
+            let text = format!("more than {MOST_MOUNTS} file systems are mounted in it");
+            let folder = self.wanted.folder.clone();
+            self.unread(&folder, &io::Error::other(text));
+        }
     }
 
     fn is_wanted(&self, name: &str) -> bool {
@@ -273,21 +288,25 @@ fn is_number(text: &str) -> bool {
     text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Size, format and identity.
-type Told = Option<(u64, String, String)>;
+/// A disk, apart from its path; nothing when it is none.
+type Told = io::Result<Option<Disk>>;
 
-fn image(path: &Path) -> io::Result<Told> {
-    let about = std::fs::symlink_metadata(path)?;
+fn image(path: &Path) -> Told {
+    let spot = Spot::find_plain(path)?;
+    let about = spot.about();
     // It may be another thing by now.
     if !about.is_file() {
         return Ok(None);
     }
-    let (size, format) = match header(path, &about) {
-        Ok((size, format)) => (size, format.to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+    let (size_bytes, format) = match spot.open().and_then(|file| Ends::of(&file, SIZES)) {
+        Ok(ends) => {
+            let size = virtual_size(ends.format(), &ends.head, &ends.tail);
+            (size.unwrap_or(about.len()), ends.format().to_string())
+        }
         Err(_) => (about.len(), "unknown".to_owned()),
     };
-    Ok(Some((size, format, identity(&about))))
+    let (identity, file) = (identity(about), format!("{}:{}", about.dev(), about.ino()));
+    Ok(Some(Disk { path: String::new(), size_bytes, format, identity, file }))
 }
 
 /// What a file is, whatever it is called: a number of its file system, which is given again once
@@ -295,19 +314,6 @@ fn image(path: &Path) -> io::Result<Told> {
 fn identity(about: &Metadata) -> String {
     let made = about.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     made.map(|made| format!("{}:{}", about.ino(), made.as_nanos())).unwrap_or_default()
-}
-
-fn header(path: &Path, about: &Metadata) -> io::Result<(u64, Format)> {
-    let mut file = File::open(path)?;
-    let mut head = Vec::with_capacity(HEAD);
-    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
-    let mut tail = Vec::new();
-    if about.len() >= 512 {
-        file.seek(SeekFrom::Start(about.len() - 512))?;
-        file.take(512).read_to_end(&mut tail)?;
-    }
-    let format = detect(&head, &tail);
-    Ok((virtual_size(format, &head, &tail).unwrap_or(about.len()), format))
 }
 
 /// How large a disk is for its guest, where its header says so.
@@ -323,14 +329,16 @@ fn virtual_size(format: Format, head: &[u8], tail: &[u8]) -> Option<u64> {
     }
 }
 
-fn device(path: &Path) -> io::Result<Told> {
+fn device(path: &Path) -> Told {
     if !std::fs::metadata(path)?.file_type().is_block_device() {
         return Ok(None);
     }
     let real = std::fs::canonicalize(path)?;
     // Whoever may not read it is told when it is backed up.
     let size = File::open(&real).and_then(|mut file| file.seek(SeekFrom::End(0))).unwrap_or(0);
-    Ok(Some((size, Format::Raw.to_string(), real.to_string_lossy().into_owned())))
+    let (format, real) = (Format::Raw.to_string(), real.to_string_lossy().into_owned());
+    let (identity, file) = (real.clone(), real);
+    Ok(Some(Disk { path: String::new(), size_bytes: size, format, identity, file }))
 }
 
 /// Where the file system of a folder is mounted: the first folder on the way up that lies in
@@ -431,8 +439,40 @@ mod tests {
         let at = |name: &str| place.0.path().join(name);
         std::fs::hard_link(at("a.raw"), at("b.raw")).unwrap();
         let listing = look(&place.wanted()).unwrap();
-        let of = |n: usize| listing.disks[n].identity.clone();
+        let of = |n: usize| listing.disks[n].file.clone();
         assert!(of(0) == of(1) && of(1) != of(2), "{listing:?}");
+        // What may be the same on two file systems does not tell it.
+        let about = |n: usize| std::fs::metadata(&listing.disks[n].path).unwrap();
+        assert_eq!(of(0), format!("{}:{}", about(0).dev(), about(0).ino()));
+        assert!(!listing.disks[0].identity.contains(&about(0).dev().to_string()));
+    }
+
+    #[test]
+    fn what_has_become_another_thing_is_neither_followed_nor_waited_for() {
+        let place = Place::new(&["secret"]);
+        let at = |name: &str| place.0.path().join(name);
+        symlink(at("secret"), at("link.raw")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe.raw"), rustix::fs::Mode::RWXU).unwrap();
+        for name in ["link.raw", "pipe.raw"] {
+            assert_eq!(image(&at(name)).unwrap(), None, "{name}");
+        }
+        assert!(image(&at("secret")).unwrap().is_some());
+    }
+
+    #[test]
+    fn of_more_mounts_than_are_told_nothing_is_known() {
+        let place = Place::new(&[]);
+        let wanted = place.wanted();
+        let (names, except, listing) = (Vec::new(), Vec::new(), Listing::default());
+        let mut walk = Walk { wanted: &wanted, names, except, seen: 0, listing };
+        (0..MOST_MOUNTS).for_each(|n| walk.mount(&format!("/srv/{n}")));
+        walk.mount("/srv/7");
+        assert!(walk.listing.unread.is_empty());
+        walk.mount("/srv/one-more");
+        walk.mount("/srv/and-another");
+        let listing = walk.listing;
+        assert_eq!((listing.mounts.len(), listing.unread.len()), (MOST_MOUNTS, 1));
+        assert_eq!(Path::new(&listing.unread[0].path), wanted.folder);
     }
 
     #[test]

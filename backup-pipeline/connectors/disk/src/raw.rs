@@ -16,6 +16,7 @@ use sluice_block::{
 };
 
 use crate::DiskError;
+use crate::spot::{FileId, Spot};
 
 /// A raw image file or a block device.
 #[derive(Debug)]
@@ -36,9 +37,14 @@ pub(crate) struct RawDisk {
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 impl RawDisk {
-    pub(crate) fn open(path: &Path) -> Result<Self, DiskError> {
+    /// Opens the file that was found at `path`, and no other.
+    pub(crate) fn open(path: &Path, id: Option<FileId>) -> Result<Self, DiskError> {
         let failed = |error: io::Error| DiskError::Io(path.to_owned(), error);
-        let file = File::open(path).map_err(failed)?;
+        let spot = Spot::find(path).map_err(failed)?;
+        if Some(spot.id()) != id {
+            return Err(DiskError::Changed(path.to_owned()));
+        }
+        let file = spot.open().map_err(failed)?;
         // Seeking tells the size of block devices too, where the metadata says zero.
         let size = seek(&file, SeekFrom::End(0)).map_err(|error| failed(error.into()))?;
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
@@ -151,5 +157,25 @@ impl BlockRead for RawDisk {
             at = data.end;
         }
         Ok(list.into_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Format, inspect::inspect};
+
+    #[test]
+    fn a_file_that_took_the_place_of_the_one_that_was_looked_at_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("disk.raw"), [1; 4096]).unwrap();
+        std::fs::write(at("secret"), [7; 4096]).unwrap();
+        let seen = inspect(&at("disk.raw"), Some(Format::Raw)).unwrap();
+        assert!(RawDisk::open(&seen.files[0], seen.ids[0]).is_ok());
+        std::fs::remove_file(at("disk.raw")).unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("disk.raw")).unwrap();
+        let error = RawDisk::open(&seen.files[0], seen.ids[0]).unwrap_err();
+        assert!(matches!(error, DiskError::Changed(_)), "{error}");
     }
 }

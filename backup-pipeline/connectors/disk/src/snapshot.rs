@@ -24,18 +24,17 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::ioctl_ficlone;
+use rustix::fs::{IFlags, ioctl_ficlone, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
 
 use crate::inspect::inspect_within;
-use crate::{DiskError, Format, Within};
+use crate::spot::{FileId, Spot};
+use crate::{DiskError, Within};
 
 /// Behind the name of a snapshot that is not whole.
 const PART: &str = ".part";
 /// The file in a snapshot's folder that holds its name.
 const MARK: &str = ".sluice-snapshot";
-/// How the file begins that only names the extents of a disk.
-const DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
 
 /// Why there is no snapshot, or why it is not gone.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +60,13 @@ pub enum SnapshotError {
          no snapshot of it, and nothing was copied"
     )]
     NoClones(PathBuf),
+    /// It has them, and not of this file.
+    #[error(
+        "the file system of {0} shares blocks between files, and refuses it for this one: is it \
+         open as swap space, or are its blocks of another kind than those of new files there? \
+         Nothing was copied"
+    )]
+    NotThis(PathBuf),
     /// A block device.
     #[error("{0} is a block device: only image files have snapshots")]
     Device(PathBuf),
@@ -123,9 +129,8 @@ pub fn make(
     within: &Within,
 ) -> Result<Snapshot, SnapshotError> {
     check_name(name)?;
-    for (image, path) in images {
+    for (image, _) in images {
         check_name(image)?;
-        check_image(path, within)?;
     }
     if let Some(folder) = folders.iter().map(|folder| folder.join(name)).find(|one| is_there(one)) {
         return if is_own(&folder, name) {
@@ -134,11 +139,14 @@ pub fn make(
             Err(SnapshotError::Foreign(folder))
         };
     }
+    let checked: Result<Vec<FileId>, SnapshotError> =
+        images.iter().map(|(_, path)| check_image(path, within)).collect();
+    let checked = checked?;
     let mut elsewhere = SnapshotError::NoFolder;
     for folder in folders {
         let part = folder.join(format!("{name}{PART}"));
         remove_folder(&part, name)?;
-        match mark(&part, name).and_then(|()| clone_all(&part, images)) {
+        match mark(&part, name).and_then(|()| clone_all(&part, images, &checked)) {
             Ok(()) => {
                 let whole = folder.join(name);
                 std::fs::rename(&part, &whole).map_err(failed(&whole))?;
@@ -221,34 +229,31 @@ fn check_name(name: &str) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// Refuses what has no snapshot before anything is made.
-fn check_image(path: &Path, within: &Within) -> Result<(), SnapshotError> {
+/// Refuses what has no snapshot before anything is made; returns which file it is.
+fn check_image(path: &Path, within: &Within) -> Result<FileId, SnapshotError> {
     let metadata = std::fs::metadata(path).map_err(failed(path))?;
     if metadata.file_type().is_block_device() {
         return Err(SnapshotError::Device(path.to_owned()));
     }
     let image = |error| SnapshotError::Image(path.to_owned(), error);
     let inspected = inspect_within(path, None, within).map_err(image)?;
-    let several = || SnapshotError::SeveralFiles(path.to_owned());
-    match &inspected.chain[..] {
-        [(real, Format::Vmdk)] => {
-            let mut head = [0; DESCRIPTOR.len()];
-            let read = File::open(real).and_then(|mut file| io::Read::read(&mut file, &mut head));
-            read.map_err(failed(path))?;
-            if head == DESCRIPTOR { Err(several()) } else { Ok(()) }
-        }
-        [_] => Ok(()),
-        _ => Err(several()),
+    match &inspected.ids[..] {
+        [Some(id)] => Ok(*id),
+        _ => Err(SnapshotError::SeveralFiles(path.to_owned())),
     }
 }
 
-fn clone_all(part: &Path, images: &[(String, PathBuf)]) -> Result<(), SnapshotError> {
+fn clone_all(
+    part: &Path,
+    images: &[(String, PathBuf)],
+    checked: &[FileId],
+) -> Result<(), SnapshotError> {
     let mut folders = DirBuilder::new();
     folders.mode(0o700);
-    for (name, path) in images {
+    for ((name, path), id) in images.iter().zip(checked) {
         let folder = part.join(name);
         folders.create(&folder).map_err(failed(&folder))?;
-        clone_image(path, &place(&folder, path)?)?;
+        clone_image(path, *id, &place(&folder, path)?)?;
         sync(&folder)?;
     }
     sync(part)
@@ -261,29 +266,44 @@ fn place(folder: &Path, path: &Path) -> Result<PathBuf, SnapshotError> {
     Ok(folder.join(name))
 }
 
-/// Makes a file that shares all blocks of another one.
-fn clone_image(path: &Path, to: &Path) -> Result<(), SnapshotError> {
-    let source = File::open(path).map_err(failed(path))?;
+/// Makes a file that shares all blocks of another one: of the one that was checked.
+fn clone_image(path: &Path, id: FileId, to: &Path) -> Result<(), SnapshotError> {
+    let spot = Spot::find(path).map_err(failed(path))?;
+    if spot.id() != id {
+        return Err(SnapshotError::Image(path.to_owned(), DiskError::Changed(path.to_owned())));
+    }
+    let source = spot.open().map_err(failed(path))?;
     let mut new = OpenOptions::new();
     let target = new.write(true).create_new(true).mode(0o600).open(to).map_err(failed(to))?;
+    // On Btrfs, files with checksums share no blocks with files without, as images often are; and
+    // a file becomes such a one only while it is empty.
+    let flags = ioctl_getflags(&source).unwrap_or_else(|_| IFlags::empty()) & IFlags::NOCOW;
+    if !flags.is_empty() {
+        let own = ioctl_getflags(&target).unwrap_or_else(|_| IFlags::empty());
+        ioctl_setflags(&target, own | flags).map_err(|error| failed(to)(error.into()))?;
+    }
     match ioctl_ficlone(&target, &source) {
         Ok(()) => target.sync_all().map_err(failed(to)),
         Err(Errno::XDEV) => Err(SnapshotError::Elsewhere(path.to_owned())),
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => {
             Err(SnapshotError::NoClones(path.to_owned()))
         }
+        Err(Errno::INVAL | Errno::TXTBSY) => Err(SnapshotError::NotThis(path.to_owned())),
         Err(error) => Err(SnapshotError::Io(to.to_owned(), error.into())),
     }
 }
 
-/// What is told of a snapshot that is whole.
+/// What is told of a snapshot that is whole: what lies in it, whatever has become of the images.
 fn told(folder: &Path, images: &[(String, PathBuf)]) -> Result<Snapshot, SnapshotError> {
     let made = std::fs::metadata(folder).and_then(|metadata| metadata.modified());
     let made: SystemTime = made.map_err(failed(folder))?;
     let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut kept = Vec::with_capacity(images.len());
-    for (name, path) in images {
-        let path = place(&folder.join(name), path)?;
+    for (name, _) in images {
+        let around = folder.join(name);
+        let mut entries = std::fs::read_dir(&around).map_err(failed(&around))?;
+        let first = entries.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+        let path = first.map_err(failed(&around))?.path();
         let bytes = std::fs::metadata(&path).map_err(failed(&path))?.len();
         kept.push(KeptImage { name: name.clone(), path, bytes });
     }
@@ -373,6 +393,67 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(&folders[0]).unwrap().count(), 0);
         assert!(!remove("one", &folders, &folders).unwrap(), "it is gone already");
+    }
+
+    #[test]
+    fn images_without_checksums_have_snapshots_too() {
+        let (_base, images, folders) = lab();
+        std::fs::remove_file(&images[0].1).unwrap();
+        let image = File::create(&images[0].1).unwrap();
+        if ioctl_setflags(&image, IFlags::NOCOW).is_err() {
+            eprintln!("SKIPPED: the folder for temporary files does not lie on Btrfs");
+            return;
+        }
+        std::fs::write(&images[0].1, vec![7; 1 << 16]).unwrap();
+        let made = make("one", &folders, &images).unwrap();
+        let clone = File::open(&made.images[0].path).unwrap();
+        assert!(ioctl_getflags(&clone).unwrap().contains(IFlags::NOCOW));
+        assert_eq!(std::fs::read(&made.images[0].path).unwrap(), vec![7; 1 << 16]);
+    }
+
+    #[test]
+    fn a_snapshot_is_told_when_its_images_have_become_others() {
+        let (_base, images, folders) = lab();
+        let kept = folders[0].join("one/disk");
+        std::fs::create_dir_all(&kept).unwrap();
+        // As `make` leaves it; it is told even where no file system can make one.
+        std::fs::write(kept.join("disk.raw"), [7; 512]).unwrap();
+        std::fs::remove_file(&images[0].1).unwrap();
+        let told = told(&folders[0].join("one"), &images).unwrap();
+        assert_eq!((told.images[0].bytes, &told.images[0].path), (512, &kept.join("disk.raw")));
+    }
+
+    #[test]
+    fn what_took_the_place_of_a_checked_image_is_not_cloned() {
+        let (base, images, _) = lab();
+        let path = &images[0].1;
+        let id = check_image(path, &Within::default()).unwrap();
+        let secret = base.path().join("secret");
+        std::fs::write(&secret, [9; 512]).unwrap();
+        std::fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink(&secret, path).unwrap();
+        let to = base.path().join("clone");
+        let error = clone_image(path, id, &to).unwrap_err();
+        assert!(matches!(error, SnapshotError::Image(_, DiskError::Changed(_))), "{error}");
+        assert!(!to.exists());
+    }
+
+    #[test]
+    fn a_disk_whose_data_lies_in_other_files_has_no_snapshot() {
+        let (base, _, _) = lab();
+        let at = |name: &str| base.path().join(name);
+        std::fs::write(at("x.vmdk"), [7; 4096]).unwrap();
+        let text = "# Disk DescriptorFile\nparentCID=ffffffff\nRW 8 FLAT \"x.vmdk\" 0\n";
+        let mut hidden = vec![0; 1024];
+        hidden[..4].copy_from_slice(b"KDMV");
+        hidden[28] = 1;
+        hidden[512..512 + text.len()].copy_from_slice(text.as_bytes());
+        let missing = text.replace("x.vmdk", "none.vmdk");
+        for bytes in [text.as_bytes(), &hidden, missing.as_bytes()] {
+            std::fs::write(at("d.vmdk"), bytes).unwrap();
+            let error = check_image(&at("d.vmdk"), &Within::default()).unwrap_err();
+            assert!(matches!(error, SnapshotError::SeveralFiles(_)), "{error}");
+        }
     }
 
     #[test]

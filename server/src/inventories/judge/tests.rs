@@ -17,7 +17,8 @@ struct World {
 
 fn disk(path: &str) -> FoundDisk {
     let (path, format) = (path.to_owned(), "raw".to_owned());
-    FoundDisk { identity: format!("id {path}"), path, format, size_bytes: 5 }
+    let (identity, file) = (format!("id {path}"), format!("file {path}"));
+    FoundDisk { path, format, size_bytes: 5, identity, file }
 }
 
 fn report(paths: &[&str]) -> InventoryReport {
@@ -286,17 +287,44 @@ fn a_source_that_was_changed_by_hand_is_that_persons() {
     assert!(verdict.held.iter().all(|one| *one != id));
 }
 
+/// The first two disks of a report are one file.
+fn one_file(mut report: InventoryReport) -> InventoryReport {
+    for disk in &mut report.disks[..2] {
+        (disk.identity, disk.file) = ("7".into(), "8:7".into());
+    }
+    report
+}
+
+#[test]
+fn a_disk_is_not_dropped_for_its_copy_in_a_snapshot_that_is_mounted_beside_it() {
+    let mut world = World::new(json!({}));
+    world.inventory.body.naming = "{path}".into();
+    let both = ["/srv/images/a-snap/disk.raw", "/srv/images/live/disk.raw"];
+    let mut beside = report(&both);
+    for (disk, file) in beside.disks.iter_mut().zip(["9:7", "8:7"]) {
+        (disk.identity, disk.file) = ("7:1".into(), file.into());
+    }
+    // When both are new, and when the disk was there before: none is dropped, nor told as renamed.
+    let first = world.judge(&beside);
+    let places: Vec<&str> = first.add.iter().map(|(_, unit)| unit.place.as_str()).collect();
+    assert_eq!((places, first.lines.len()), (both.to_vec(), 0), "{:?}", first.lines);
+    let mut alone = beside.clone();
+    alone.disks.remove(0);
+    assert_eq!(counts(&world.look(&alone)), [1, 0, 0, 0]);
+    let verdict = world.look(&beside);
+    assert_eq!((counts(&verdict), verdict.lines.len()), ([1, 0, 0, 0], 0), "{:?}", verdict.lines);
+}
+
 #[test]
 fn a_file_by_two_names_is_one_and_one_by_another_name_is_told() {
     let mut world = World::new(json!({}));
-    let mut twice = report(&THREE[..2]);
-    twice.disks[0].identity = "7".into();
-    twice.disks[1].identity = "7".into();
+    let twice = one_file(report(&THREE[..2]));
     assert_eq!(names(&world.look(&twice)), ["a"]);
     // The name that is known stays, whatever comes before it.
-    let mut more = report(&["/srv/images/0.raw", THREE[0]]);
-    more.disks[0].identity = "7".into();
-    more.disks[1].identity = "7".into();
+    let mut more = one_file(report(&["/srv/images/0.raw", THREE[0]]));
+    assert_eq!(counts(&world.look(&more)), [0; 4]);
+    // Older nodes do not tell which file it is.
+    more.disks.iter_mut().for_each(|disk| disk.file.clear());
     assert_eq!(counts(&world.look(&more)), [0; 4]);
     world.inventory.body.most_gone_percent = 100;
     let mut other = report(&THREE[2..]);

@@ -1,7 +1,7 @@
 //! What can be backed up: image formats, devices, streams, and other programs' exports.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -185,6 +185,28 @@ fn what_is_called_raw_is_taken_as_it_is() {
     repo.assert_restores(&point, &image);
 }
 
+#[test]
+fn a_guest_draws_no_file_of_its_host_into_its_backup() {
+    let repo = Repo::new();
+    let secret = repo.path("secret");
+    fs::write(&secret, [0x53; MIB as usize]).unwrap();
+    let guest = repo.path("guest.raw");
+    // To QEMU, these are blanks.
+    for blank in [" ", "\t", "\x0b", "\x0c"] {
+        let head = "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n";
+        let extent = ["RW", "2048", "FLAT", &format!("\"{}\"", secret.display()), "0\n"];
+        let text = format!("{head}createType=\"monolithicFlat\"\n{}", extent.join(blank));
+        disk::create(&guest, 2 * MIB);
+        disk::fill(&guest, MIB, MIB, 4);
+        File::options().write(true).open(&guest).unwrap().write_all_at(text.as_bytes(), 0).unwrap();
+        // It would be read: what is refused is not what QEMU would refuse by itself.
+        assert_eq!(fs::read(as_raw(&guest, "vmdk")).unwrap(), fs::read(&secret).unwrap());
+        repo.fails(1, ["backup", "vm", guest.to_str().unwrap()]).says(&["--format raw"]);
+        let point = repo.backup_with(&guest, &["--format", "raw"]);
+        repo.assert_restores(&point, &guest);
+    }
+}
+
 /// A loop device of a file; detached when dropped.
 struct Loop(String);
 
@@ -230,6 +252,13 @@ fn a_block_device_is_backed_up_and_restored_to() {
     let too_small = Loop::attach(&small).unwrap();
     repo.fails(1, ["restore", "vm@latest", &too_small.0, "--overwrite"])
         .says(&[&too_small.0, "small"]);
+
+    // What an image is based on may be a device, too.
+    let overlay = repo.path("overlay.qcow2");
+    let base = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &device.0];
+    qemu_img(&[&base[..], &[overlay.to_str().unwrap()]].concat());
+    let point = repo.backup(&overlay);
+    repo.assert_restores(&point, &file);
 }
 
 #[test]
