@@ -8,8 +8,6 @@ mod tell;
 use std::sync::Arc;
 
 use anyhow::Result;
-use jiff::civil::{Date, DateTime};
-use jiff::{Timestamp, tz::TimeZone};
 use sluice_destination::memory::MemoryDestination;
 use sluice_destination::url::Opened;
 use sluice_destination::wrap::{Count, Counters};
@@ -128,7 +126,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
         return Err(usage_error(text));
     }
-    let since_ms = args.since.as_deref().map(|text| since(text, &context.zone)).transpose()?;
+    let since_ms = args.since.as_deref().map(|text| context.moment(text)).transpose()?;
     let filter = Filter { instances: args.instance.clone(), latest: args.latest, since_ms };
     let options = Options {
         filter,
@@ -148,36 +146,7 @@ fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
     Ok(options)
 }
 
-/// A date or a time, in the zone unless it names its own.
-fn since(text: &str, zone: &TimeZone) -> Result<u64> {
-    let time = (text.parse::<Timestamp>().ok())
-        .or_else(|| zone.to_timestamp(text.parse::<DateTime>().ok()?).ok())
-        .or_else(|| {
-            let date: Date = text.parse().ok()?;
-            zone.to_timestamp(date.to_datetime(jiff::civil::Time::midnight())).ok()
-        });
-    let ms = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
-    ms.ok_or_else(|| {
-        usage_error(format!("{text:?} is no date; write 2026-11-21 or 2026-11-21T03:00"))
-    })
-}
-
 fn windows(given: &[RateWindow]) -> Vec<Window> {
     let window = |one: &RateWindow| Window { from: one.from, to: one.to, rate: one.rate };
     given.iter().map(window).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_of_the_zone() {
-        let east = TimeZone::fixed(jiff::tz::offset(2));
-        let of = |text| since(text, &east).unwrap();
-        assert_eq!(of("2026-11-21T05:00"), 1_795_230_000_000);
-        assert_eq!(of("2026-11-21T03:00:00Z"), 1_795_230_000_000);
-        assert_eq!(of("2026-11-21"), 1_795_230_000_000 - 5 * 3_600_000);
-        assert!(since("yesterday", &east).is_err());
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
+use sluice_catalog::{Catalog, Node, NodeId, Visible};
 use sluice_node_api::{
     Client, ClientError, Finished, Hello, Installed, Lease, Orders, Outcome, Report, Reported,
     VERSION,
@@ -164,4 +165,40 @@ async fn one_node_goes_after_the_other_and_none_after_one_that_failed() {
     assert!(stands(&nodes[2], next(VERSION)).await);
     let _: Value = nodes[2].post("/api/node/v1/hello", &hello(next(VERSION))).await.unwrap();
     assert_eq!(upgrade(&admin, "three").await.0, "failed");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_come_back_has_failed_also_when_no_other_waits() {
+    let lab = Lab::new().await;
+    let admin = lab.administrator().await;
+    let node_one = lab.node_that(&admin, "one", hello(next(VERSION))).await;
+    ask(&admin, "one", Method::POST).await.unwrap();
+    assert!(!stands(&node_one, next(VERSION)).await);
+    assert!(stands(&node_one, next(VERSION)).await);
+    assert_eq!(upgrade(&admin, "one").await.0, "restarting");
+    let id = node(&admin, "one").await["id"].as_str().unwrap().parse::<NodeId>().unwrap();
+    // As if that were long ago.
+    let folder = lab.stop().await;
+    let file = folder.path().join("catalog.sqlite");
+    let catalog = Catalog::open(&format!("sqlite:{}", file.display())).await.unwrap();
+    let mut tx = catalog.begin().await.unwrap();
+    let mut record = tx.get::<Node>(id, &Visible::All).await.unwrap();
+    let begun = record.body.upgrade.as_mut().unwrap();
+    begun.since_ms -= 20 * 60_000;
+    let long_ago = begun.since_ms;
+    tx.update(&mut record, long_ago).await.unwrap();
+    tx.node_seen(id, long_ago).await.unwrap();
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    let lab = Lab::start(folder, Duration::from_secs(60)).await;
+    let admin = lab.login("admin").await;
+    for _ in 0..600 {
+        let (state, why) = upgrade(&admin, "one").await;
+        if state == "failed" {
+            assert_eq!(why, "it did not come back");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("whoever waits for it waits for ever");
 }

@@ -384,7 +384,7 @@ fn a_replication_that_cannot_be_is_refused_with_what_to_do() {
     let refused: [(i32, &[&str], &[&str]); 9] = [
         (2, &["--to", here], &["the repository itself"]),
         (2, &["--to", there, "--mirror-prunes"], &["another repository", "--keep-"]),
-        (2, &["--to", there, "--since", "yesterday"], &["no date", "2026-11-21"]),
+        (2, &["--to", there, "--since", "yesterday"], &["no time", "2026-11-21"]),
         (2, &["--to", there, "--keep-last", "0"], &["keep"]),
         (2, &["--to", there, "--instance", "vm", "--without-key"], &["need the key"]),
         (2, &["--to", there, "--limit", "0"], &["move nothing"]),
