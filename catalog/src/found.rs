@@ -69,6 +69,12 @@ impl<T> Found<T> {
         Self::of(rows, limit, read, |row| row.text("id"))
     }
 
+    /// The same of all that there is to look at: there is no other part.
+    pub(crate) fn apart(rows: &[AnyRow], read: impl Fn(&AnyRow) -> Result<T>) -> Result<Self> {
+        let found = Self::by_id(rows, u32::MAX, read)?;
+        Ok(Self { next: None, ..found })
+    }
+
     /// All of it.
     ///
     /// # Errors
@@ -112,5 +118,21 @@ mod tests {
         let id = Guid::new(ms).to_string();
         assert!(id_prefix(ms) < id && id < id_prefix(ms + 1) && id_prefix(ms - 1) < id_prefix(ms));
         assert!(id_prefix(u64::MAX) >= id_prefix(1 << 47));
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_does_not_keep_others_from_being_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.sqlite").display());
+        let catalog = crate::Catalog::open(&url).await.unwrap();
+        let mut tx = catalog.begin().await.unwrap();
+        let (task, instance) = (crate::TaskId::new(2), crate::InstanceId::new(1));
+        let odd = "INSERT INTO imports (task_id, instance_id, tags) VALUES ('0-odd', 'x', '[')";
+        tx.run(sqlx::query(odd)).await.unwrap();
+        let import = crate::Import { task, instance, tags: ["gold".to_owned()].into() };
+        tx.add_import(&import).await.unwrap();
+        let found = tx.imports_to_settle().await.unwrap();
+        assert_eq!(found.items, [import]);
+        assert_eq!(found.unreadable[0].id, "0-odd");
     }
 }

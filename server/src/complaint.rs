@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_catalog::{Kind, Page, Record, Tx, Visible};
+use sluice_catalog::{Found, Kind, Page, Record, Tx, Visible};
 
 use crate::api::policies::EVERYTHING;
 use crate::problem::{Problem, Result};
@@ -54,6 +54,14 @@ pub(crate) async fn readable<K: Kind>(tx: &mut Tx, visible: &Visible) -> Result<
         }
         records.extend(part.records);
     }
+}
+
+/// What can be read of what was found of things that are called `word`; the others are told of.
+pub(crate) fn apart<T>(word: &str, found: Found<T>) -> Vec<T> {
+    for one in found.unreadable {
+        complain(&format!("the {word} {}", one.id), &one.error.to_string());
+    }
+    found.items
 }
 
 /// Lets the others go on without something that fails for a reason of its own. A database that does

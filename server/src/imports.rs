@@ -23,7 +23,7 @@ use crate::access::{At, Permission};
 use crate::api::policies::EVERYTHING;
 use crate::api::tasks::Start;
 use crate::auth::Actor;
-use crate::complaint::go_on;
+use crate::complaint::{apart, go_on};
 use crate::node_configs::Configs;
 use crate::problem::{Problem, Result};
 use crate::state::Shared;
@@ -153,7 +153,7 @@ pub(crate) async fn check(
 
 /// Notes what became of imports whose task has ended.
 pub(crate) async fn settle(shared: &Shared, now: u64) -> Result<()> {
-    let found = shared.catalog.read().await?.imports_to_settle().await?;
+    let found = apart("import", shared.catalog.read().await?.imports_to_settle().await?);
     if found.is_empty() {
         return Ok(());
     }

@@ -19,7 +19,6 @@ use crate::api::policies::EVERYTHING;
 use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
-use crate::events;
 use crate::imports;
 use crate::inventories;
 use crate::leases::Leases;
@@ -80,7 +79,6 @@ struct Planner {
     plans: plans::Planner,
     maintenance: maintenance::Planner,
     inventories: inventories::schedule::Planner,
-    events: events::Sweep,
     snapshots: Keeper,
     /// When it was looked last.
     now: u64,
@@ -207,15 +205,13 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the snapshots at sources", planner.snapshots.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
-    go_on("the end of retention after events", planner.events.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         let maintenance = std::mem::take(&mut planner.maintenance);
         let inventories = std::mem::take(&mut planner.inventories);
-        let events = std::mem::take(&mut planner.events);
         let snapshots = std::mem::take(&mut planner.snapshots);
         let loaded = Planner::load(shared, changes, now).await?;
-        *planner = Planner { plans, maintenance, inventories, events, snapshots, ..loaded };
+        *planner = Planner { plans, maintenance, inventories, snapshots, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {

@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document};
 use crate::error::Result;
+use crate::found::Found;
 use crate::id::{InstanceId, TaskId};
 
 /// An import whose end was not noted.
@@ -33,19 +34,19 @@ impl Tx {
         self.run(insert).await.map(drop)
     }
 
-    /// Imports whose task has ended, or is not known any more.
+    /// Imports whose task has ended, or is not known any more. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn imports_to_settle(&mut self) -> Result<Vec<Import>> {
-        let sql = "SELECT task_id, instance_id, tags FROM imports WHERE NOT EXISTS \
+    pub async fn imports_to_settle(&mut self) -> Result<Found<Import>> {
+        let sql = "SELECT task_id AS id, instance_id, tags FROM imports WHERE NOT EXISTS \
                    (SELECT 1 FROM tasks t WHERE t.id = imports.task_id \
                    AND t.state IN ('queued', 'running')) ORDER BY task_id";
         let read = |row: &AnyRow| {
-            let (task, instance) = (row.id("task_id")?, row.id("instance_id")?);
+            let (task, instance) = (row.id("id")?, row.id("instance_id")?);
             Ok(Import { task, instance, tags: row.json("tags")? })
         };
-        self.each(sqlx::query(sql), read).await
+        Found::apart(&self.all(sqlx::query(sql)).await?, read)
     }
 
     /// Notes the end of an import; returns whether nobody else did before.

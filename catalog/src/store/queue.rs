@@ -160,7 +160,8 @@ impl Tx {
         destination: DestinationId,
     ) -> Result<bool> {
         let sql = "SELECT id FROM tasks WHERE instance_id = $1 AND state IN ('queued', 'running') \
-                   AND policy_id = $2 AND destination_id = $3 AND kind = 'backup' LIMIT 1";
+                   AND policy_id || '' = $2 AND destination_id || '' = $3 \
+                   AND kind || '' = 'backup' LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(policy.to_string());
         Ok(self.maybe(select.bind(destination.to_string())).await?.is_some())
     }
