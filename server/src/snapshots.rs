@@ -10,6 +10,7 @@
 //! nothing is left wherever somebody died. A snapshot has the name of its record at the source.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use axum::http::StatusCode;
@@ -350,12 +351,12 @@ async fn no_more_kept(tx: &mut Tx, now: u64) -> Result<Vec<SnapshotId>> {
     let mut policies: BTreeMap<PolicyId, Option<Policy>> = BTreeMap::new();
     let mut found = Vec::new();
     for ((_, id, rule), all) in tx.snapshots_of_rules().await? {
-        if !policies.contains_key(&id) {
+        if let Entry::Vacant(new) = policies.entry(id) {
             let policy = match tx.get::<Policy>(id, &EVERYTHING).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 policy => go_on(&format!("the policy {id}"), policy.map_err(Problem::from))?,
             };
-            policies.insert(id, policy.map(|policy| policy.body));
+            new.insert(policy.map(|policy| policy.body));
         }
         let Some(Some(policy)) = policies.get(&id) else { continue };
         let Some(keep) = policy.snapshots.iter().find(|one| one.name == rule) else { continue };

@@ -220,8 +220,9 @@ impl Tx {
             let sql = format!(
                 "SELECT {} FROM points WHERE id IN (SELECT (SELECT one.id FROM points one \
                  WHERE one.instance_id = instances.id AND one.destination_id || '' = $1 \
-                 AND one.removed_ms IS NULL ORDER BY one.taken_ms DESC, one.copy_of, one.id DESC \
-                 LIMIT 1) FROM instances WHERE instances.id IN ({}))",
+                 AND one.removed_ms + 0 IS NULL \
+                 ORDER BY one.taken_ms DESC, one.copy_of, one.id DESC LIMIT 1) FROM instances \
+                 WHERE instances.id IN ({}))",
                 Point::COLUMNS,
                 places(2, part.len())
             );

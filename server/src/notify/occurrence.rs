@@ -1,6 +1,7 @@
 //! What happened that somebody may want to know.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use sluice_catalog::{
@@ -184,11 +185,13 @@ async fn damaged(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()
     let mut names: BTreeMap<DestinationId, String> = BTreeMap::new();
     for point in apart("restore point", tx.damaged_since(from).await?) {
         let (Some(proof), id) = (point.proof, point.new.destination) else { continue };
-        if !names.contains_key(&id) {
-            let at = tx.get::<Destination>(id, &EVERYTHING).await;
-            names.insert(id, at.map_or_else(|_| id.to_string(), |at| at.name));
-        }
-        let at = &names[&id];
+        let at = match names.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let at = tx.get::<Destination>(id, &EVERYTHING).await;
+                new.insert(at.map_or_else(|_| id.to_string(), |at| at.name))
+            }
+        };
         all.push(Occurrence {
             event: Event::PointDamaged,
             at_ms: proof.at_ms,
