@@ -1,17 +1,18 @@
 //! Fills an empty catalog as years would: `fill URL INSTANCES POINTS`.
 //!
 //! Each instance gets a restore point a day, with its lines in the ledger, and the tasks of the
-//! last 30 days. What is in it follows from the numbers alone.
+//! last 30 days, each run by one of some nodes. What is in it follows from the numbers alone.
 
 use std::time::{Instant, UNIX_EPOCH};
 
 use serde_json::json;
-use sluice_catalog::{Catalog, Destination, Instance, Policy, Project};
+use sluice_catalog::{Catalog, Destination, Instance, Node, Policy, Project};
 use sqlx::{AnyPool, AssertSqlSafe};
 
 const PROJECTS: u64 = 20;
 const DESTINATIONS: u64 = 4;
 const POLICIES: u64 = 40;
+const NODES: u64 = 8;
 const DAY_MS: u64 = 86_400_000;
 /// Days of which tasks are kept.
 const HISTORY: u64 = 30;
@@ -87,6 +88,10 @@ async fn records(catalog: &Catalog, instances: u64, now: u64) -> Result<()> {
         tx.trust_destination(made, true).await?;
         destinations.push(made);
     }
+    for number in 0..NODES {
+        tx.add_node(&format!("node-{number}"), Node::default(), &format!("hash-{number}"), now)
+            .await?;
+    }
     for number in 0..POLICIES {
         let destination = destinations[usize::try_from(number % DESTINATIONS)?];
         let calendar = json!({"at": [format!("{:02}:00", number % 24)]});
@@ -148,8 +153,9 @@ fn statements(words: &Words, instances: u64, points: u64, now: u64) -> Vec<(&'st
                 "CREATE TABLE fill_instances AS SELECT {number} AS n, i.id, i.name, i.project_id, \
                  (SELECT id FROM policies WHERE name = 'policy-' || CAST({number} % {POLICIES} AS \
                  TEXT)) AS policy_id, (SELECT id FROM destinations WHERE name = 'vault-' || \
-                 CAST({number} % {DESTINATIONS} AS TEXT)) AS destination_id \
-                 FROM instances i ORDER BY {number}"
+                 CAST({number} % {DESTINATIONS} AS TEXT)) AS destination_id, \
+                 (SELECT id FROM nodes WHERE name = 'node-' || CAST({number} % {NODES} AS TEXT)) \
+                 AS node_id FROM instances i ORDER BY {number}"
             ),
         ),
         (
@@ -160,7 +166,7 @@ fn statements(words: &Words, instances: u64, points: u64, now: u64) -> Vec<(&'st
                  lease_until_ms, not_before_ms, created_ms, started_ms, finished_ms, \
                  cancel_requested, revision, spec, progress, result, message) SELECT {task}, \
                  i.project_id, i.id, i.policy_id, i.destination_id, 'backup', {state}, 50, NULL, \
-                 '', '', 1, 3, 0, {at}, {at}, {at} + 5000, {at} + 66000, 0, 3, {spec}, \
+                 '', i.node_id, 1, 3, 0, {at}, {at}, {at} + 5000, {at} + 66000, 0, 3, {spec}, \
                  '{progress}', {result}, '' {from} AND d.n >= {}",
                 points.saturating_sub(HISTORY)
             ),

@@ -108,8 +108,8 @@ pub struct AuditFilter {
 }
 
 /// A list of entries. Of what is named, one chooses the index; `single` resources, where these are
-/// what is seen, have few enough.
-pub(crate) fn listed(filter: &AuditFilter, single: bool) -> Listed {
+/// what is seen, have few enough. `known` are the actions that a filter like `policy.*` stands for.
+pub(crate) fn listed(filter: &AuditFilter, single: bool, known: Vec<String>) -> Listed {
     let list = match filter.newest_first {
         true => Listed::newest("audit", COLUMNS),
         false => Listed::oldest("audit", COLUMNS),
@@ -125,11 +125,12 @@ pub(crate) fn listed(filter: &AuditFilter, single: bool) -> Listed {
         true => list.also("action", whole.cloned().unwrap_or_default()),
         false => list,
     };
-    let list = match filter.action.as_ref().and_then(|action| action.strip_suffix('*')) {
-        Some(start) if whole.is_none() => {
+    let list = match filter.start() {
+        Some(start) if single || list.is_narrow() => {
             list.holds("action LIKE ? ESCAPE '!'", format!("{}%", escaped(start)))
         }
-        _ => list,
+        Some(_) => list.among("action", known),
+        None => list,
     };
     match list.is_narrow() {
         true => list.also("project_id", text_of(filter.project)),
@@ -137,7 +138,26 @@ pub(crate) fn listed(filter: &AuditFilter, single: bool) -> Listed {
     }
 }
 
+impl AuditFilter {
+    /// What actions begin with, where all of these are asked for.
+    fn start(&self) -> Option<&str> {
+        let start = self.action.as_ref()?.strip_suffix('*')?;
+        start.ends_with('.').then_some(start)
+    }
+}
+
 impl Tx {
+    /// The actions that were ever written down and begin like this: each is looked up behind the
+    /// one before.
+    async fn actions(&mut self, start: &str) -> Result<Vec<String>> {
+        let sql = "WITH RECURSIVE known (action) AS (SELECT MIN(action) FROM audit UNION ALL \
+                   SELECT (SELECT MIN(a.action) FROM audit a WHERE a.action > known.action) \
+                   FROM known WHERE known.action IS NOT NULL) \
+                   SELECT action FROM known WHERE action LIKE $1 ESCAPE '!'";
+        let select = sqlx::query(sql).bind(format!("{}%", escaped(start)));
+        self.all(select).await?.iter().map(|row| row.text("action")).collect()
+    }
+
     /// Adds an entry at the end of the chain.
     ///
     /// # Errors
@@ -201,7 +221,11 @@ impl Tx {
         let visible = visible.of_project(filter.project);
         let (since, until) = (self.audit_at(filter.at.since_ms, false).await?, filter.at.until_ms);
         let until = self.audit_at(until, true).await?;
-        let mut list = listed(filter, visible.has_single());
+        let known = match filter.start() {
+            Some(start) => self.actions(start).await?,
+            None => Vec::new(),
+        };
+        let mut list = listed(filter, visible.has_single(), known);
         // Numbers of entries follow their times, but for clocks that were set.
         let (first, other) = match filter.newest_first {
             true => (after.unwrap_or(u64::MAX).min(until.unwrap_or(u64::MAX)), (">=", since)),

@@ -118,6 +118,9 @@ pub struct Tx {
     locks: Vec<(&'static str, u32)>,
     /// Parts that are open.
     depth: u32,
+    /// What it asked, for tests that look how a database goes about it.
+    #[cfg(test)]
+    pub(crate) asked: Vec<String>,
 }
 
 /// A part of a transaction that is under way; see [`Tx::begin_part`].
@@ -127,7 +130,28 @@ pub struct Part(u32);
 
 impl Tx {
     fn new(inner: Transaction<'static, Any>) -> Self {
-        Self { inner, locks: Vec::new(), depth: 0 }
+        Self {
+            inner,
+            locks: Vec::new(),
+            depth: 0,
+            #[cfg(test)]
+            asked: Vec::new(),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn noted(&mut self, query: Query) -> Query {
+        query
+    }
+
+    /// Notes what is asked.
+    #[cfg(test)]
+    fn noted(&mut self, mut query: Query) -> Query {
+        use sqlx::Execute;
+        let arguments = query.take_arguments().expect("values that can be sent");
+        let text = query.sql();
+        self.asked.push(text.as_str().to_owned());
+        sqlx::query_with(text, arguments.unwrap_or_default())
     }
 
     /// Begins a part that can be undone without the rest.
@@ -177,10 +201,12 @@ impl Tx {
 
     /// Runs a statement and returns how many rows it touched.
     pub(crate) async fn run(&mut self, query: Query) -> Result<u64> {
+        let query = self.noted(query);
         Ok(query.execute(&mut *self.inner).await?.rows_affected())
     }
 
     pub(crate) async fn all(&mut self, query: Query) -> Result<Vec<AnyRow>> {
+        let query = self.noted(query);
         Ok(query.fetch_all(&mut *self.inner).await?)
     }
 
@@ -188,8 +214,9 @@ impl Tx {
     pub(crate) async fn each<T>(
         &mut self,
         query: Query,
-        read: impl Fn(&AnyRow) -> Result<T>,
+        mut read: impl FnMut(&AnyRow) -> Result<T>,
     ) -> Result<Vec<T>> {
+        let query = self.noted(query);
         let mut rows = query.fetch(&mut *self.inner);
         let mut all = Vec::new();
         while let Some(row) = rows.try_next().await? {
@@ -199,6 +226,7 @@ impl Tx {
     }
 
     pub(crate) async fn maybe(&mut self, query: Query) -> Result<Option<AnyRow>> {
+        let query = self.noted(query);
         Ok(query.fetch_optional(&mut *self.inner).await?)
     }
 

@@ -119,4 +119,20 @@ mod tests {
         assert!(id_prefix(ms) < id && id < id_prefix(ms + 1) && id_prefix(ms - 1) < id_prefix(ms));
         assert!(id_prefix(u64::MAX) >= id_prefix(1 << 47));
     }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_does_not_keep_others_from_being_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("catalog.sqlite").display());
+        let catalog = crate::Catalog::open(&url).await.unwrap();
+        let mut tx = catalog.begin().await.unwrap();
+        let (task, instance) = (crate::TaskId::new(2), crate::InstanceId::new(1));
+        let odd = "INSERT INTO imports (task_id, instance_id, tags) VALUES ('0-odd', 'x', '[')";
+        tx.run(sqlx::query(odd)).await.unwrap();
+        let import = crate::Import { task, instance, tags: ["gold".to_owned()].into() };
+        tx.add_import(&import).await.unwrap();
+        let found = tx.imports_to_settle().await.unwrap();
+        assert_eq!(found.items, [import]);
+        assert_eq!(found.unreadable[0].id, "0-odd");
+    }
 }

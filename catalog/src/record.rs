@@ -8,6 +8,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
 use crate::error::{CatalogError, ErrorKind, Result};
+use crate::found::Found;
 use crate::id::{Name, ProjectId};
 use crate::listed::Listed;
 use crate::model::grant::Resource;
@@ -155,6 +156,8 @@ fn listed(projects: Option<&BTreeSet<ProjectId>>) -> String {
 }
 
 const COLUMNS: &str = "id, project_id, name, revision, created_ms, updated_ms, body";
+/// Records that are named in one statement.
+const AT_ONCE: usize = 500;
 
 impl<K: Kind> Record<K> {
     /// What is read of each: its columns, and the name of its project.
@@ -264,6 +267,22 @@ impl Tx {
                     && visible.has_shared(record.body.visible_to()))
         };
         record.filter(seen).ok_or_else(|| CatalogError::not_found(format_args!("{} {id}", K::WORD)))
+    }
+
+    /// The records of these ids that are there, in no order, whoever may know of them. Those that
+    /// cannot be read are apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn get_many<K: Kind>(&mut self, ids: &[K::Id]) -> Result<Found<Record<K>>> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for part in ids.chunks(AT_ONCE) {
+            let places: Vec<String> = (1..=part.len()).map(|at| format!("${at}")).collect();
+            let sql = format!("{} WHERE id IN ({})", Record::<K>::select(), places.join(", "));
+            let select = part.iter().fold(query(sql), |select, id| select.bind(id.to_string()));
+            rows.extend(self.all(select).await?);
+        }
+        Found::apart(&rows, Record::read)
     }
 
     /// The record of that name in a project.

@@ -31,6 +31,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0024-looks.sql"),
     include_str!("../migrations/0025-filters.sql"),
     include_str!("../migrations/0026-bounds-of-sources.sql"),
+    include_str!("../migrations/0030-followed.sql"),
 ];
 
 const SETTINGS: &str =

@@ -30,7 +30,7 @@ mod queue;
 mod restore_tests;
 mod secrets;
 mod settings;
-mod snapshots;
+pub(crate) mod snapshots;
 mod sources;
 mod summed;
 mod task_log;

@@ -73,6 +73,27 @@ pub(crate) struct Way {
     pub(crate) values: Vec<String>,
 }
 
+impl Way {
+    /// A way for each value of a column, with placeholders from `$first`.
+    pub(crate) fn each(column: &str, values: Vec<String>, first: usize) -> Vec<Self> {
+        let way = |(at, value): (usize, String)| Self {
+            condition: format!("{column} = ${}", first + at),
+            values: vec![value],
+        };
+        values.into_iter().enumerate().map(way).collect()
+    }
+
+    /// All of them in one condition, with its values.
+    pub(crate) fn any(ways: Vec<Self>) -> (String, Vec<String>) {
+        let parts: Vec<&str> = ways.iter().map(|way| way.condition.as_str()).collect();
+        let condition = match parts.is_empty() {
+            true => "1 = 0".to_owned(),
+            false => format!("({})", parts.join(" OR ")),
+        };
+        (condition, ways.into_iter().flat_map(|way| way.values).collect())
+    }
+}
+
 impl Visible {
     /// What belongs to these projects.
     pub fn projects(projects: impl IntoIterator<Item = ProjectId>) -> Self {

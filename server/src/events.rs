@@ -13,17 +13,19 @@
 //! the point, the later counts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use sluice_catalog::{
     ByHand, CatalogError, Destination, DestinationId, ErrorKind, Having, Instance, InstanceId,
-    Keep, Page, Point, PointId, Policy, PolicyId, Record, RetentionEvent, Tx,
+    Keep, Page, Point, PointId, Policy, PolicyId, Record, RetentionEvent, SettledEvent, Tx,
 };
 use sluice_node_api::{EVENTS, TaskSpec, UntilOrder};
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::api::policies::EVERYTHING;
-use crate::complaint::{go_on, readable};
+use crate::complaint::{apart, complain, go_on, readable};
 use crate::dispatch::periods;
 use crate::ledger;
 use crate::maintenance::of_instance;
@@ -33,6 +35,10 @@ use crate::state::Shared;
 const DAY_MS: u64 = 86_400_000;
 /// How often is looked for times that are over: they are days long.
 const LOOK_MS: u64 = 3_600_000;
+/// How often the clock is looked at for that.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Instances whose prunes are added in one transaction: others want to write as well.
+const AT_ONCE: usize = 100;
 /// Attempts of a prune that no backup asks for again.
 const ATTEMPTS: u32 = 10;
 
@@ -188,50 +194,127 @@ pub(crate) async fn prune(
     Ok(())
 }
 
-/// Adds a prune wherever the time after an event is over; once for each such time.
-pub(crate) async fn settle(tx: &mut Tx, instance: InstanceId, now: u64) -> Result<()> {
-    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-    let events = tx.events_of(instance.id).await?;
-    for policy in tx.policies_of(&instance).await? {
+/// The ends of the time after an event that are over, by what is noted once a prune was asked for:
+/// where, and by which policy.
+fn over<'a>(
+    policies: impl Iterator<Item = &'a Record<Policy>>,
+    event: &RetentionEvent,
+    now: u64,
+) -> BTreeMap<String, (DestinationId, PolicyId)> {
+    let mut over = BTreeMap::new();
+    for policy in policies {
         for (destination, keep) in policy.body.keeps() {
-            for event in &events {
-                let Some(days) = keep.after_event.get(&event.event) else { continue };
-                let over = end(event.at_ms, *days);
-                if over <= now {
-                    let key = format!("event/{}/{destination}/{over}", event.id);
-                    prune(tx, &instance, (destination, policy.id), Some(key), now).await?;
-                }
+            let Some(days) = keep.after_event.get(&event.event) else { continue };
+            let end = end(event.at_ms, *days);
+            if end <= now {
+                let at = (destination, policy.id);
+                over.entry(format!("{destination}/{end}")).or_insert(at);
             }
         }
+    }
+    over
+}
+
+/// Adds a prune wherever the time after an event is over; once for each such time, which is noted
+/// at the event.
+pub(crate) async fn settle(tx: &mut Tx, instance: InstanceId, now: u64) -> Result<()> {
+    let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
+    let policies = tx.policies_of(&instance).await?;
+    for SettledEvent { event, settled } in tx.settled_events(instance.id).await? {
+        let over = over(policies.iter(), &event, now);
+        let new: Vec<_> = over.iter().filter(|(end, _)| !settled.contains(*end)).collect();
+        if new.is_empty() {
+            continue;
+        }
+        for (end, at) in new {
+            let key = format!("event/{}/{end}", event.id);
+            prune(tx, &instance, *at, Some(key), now).await?;
+        }
+        // Of what no policy asks for any more nothing is remembered.
+        tx.set_settled(event.id, over.into_keys()).await?;
     }
     Ok(())
 }
 
-/// Looks from time to time.
-#[derive(Debug, Default)]
-pub(crate) struct Sweep {
-    next: u64,
-}
-
-impl Sweep {
-    /// Adds the prunes that are due, when it was not looked for a while.
-    pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
-        // A clock that was set back must not stop it for as long as it was ahead.
-        if now < self.next && self.next - now <= LOOK_MS {
-            return Ok(());
-        }
-        self.next = now.saturating_add(LOOK_MS);
-        let instances = shared.catalog.read().await?.with_events(now).await?;
-        for instance in instances {
-            let mut tx = shared.catalog.begin().await?;
-            let settled = settle(&mut tx, instance, now).await;
-            if go_on(&format!("events of instance {instance}"), settled)?.is_some() {
-                tx.commit().await?;
+/// The instances with an end that is over and was not settled.
+async fn unsettled(tx: &mut Tx, now: u64) -> Result<BTreeSet<InstanceId>> {
+    let Keepings { policies, by_hand, .. } = Keepings::load(tx).await?;
+    let mut found = BTreeSet::new();
+    let mut page = Page { after: None, limit: Page::LARGEST };
+    while !policies.is_empty() {
+        let mut part = tx.events_before(now, &page).await?;
+        let next = part.next.take();
+        let mut by_instance: BTreeMap<InstanceId, Vec<SettledEvent>> = BTreeMap::new();
+        for one in apart("event", part) {
+            let due = |end: &String| !one.settled.contains(end);
+            if over(policies.iter(), &one.event, now).keys().any(due) {
+                by_instance.entry(one.event.instance).or_default().push(one);
             }
         }
-        shared.work.notify_one();
-        Ok(())
+        let ids: Vec<InstanceId> = by_instance.keys().copied().collect();
+        for instance in apart("instance", tx.get_many::<Instance>(&ids).await?) {
+            let own = policies.iter().filter(|one| Having::of(one, &by_hand).has(&instance));
+            let own: Vec<&Record<Policy>> = own.collect();
+            let events = by_instance.remove(&instance.id).unwrap_or_default();
+            let due = |one: &SettledEvent| {
+                let over = over(own.iter().copied(), &one.event, now);
+                over.keys().any(|end| !one.settled.contains(end))
+            };
+            if events.iter().any(due) {
+                found.insert(instance.id);
+            }
+        }
+        if next.is_none() {
+            break;
+        }
+        page.after = next;
     }
+    Ok(found)
+}
+
+/// Looks from time to time, until `shutdown`. Nobody waits for it: neither the scheduler, nor
+/// longer than for one part whoever writes.
+pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
+    let mut next = 0;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+        let now = shared.now();
+        // A clock that was set back must not stop it for as long as it was ahead.
+        if now < next && next - now <= LOOK_MS {
+            continue;
+        }
+        let swept = tokio::select! {
+            () = shutdown.cancelled() => return,
+            swept = sweep(&shared, now) => swept,
+        };
+        match swept {
+            Ok(()) => next = now.saturating_add(LOOK_MS),
+            Err(problem) => complain("the end of retention after events", &problem.detail),
+        }
+    }
+}
+
+/// Adds the prunes that are due.
+async fn sweep(shared: &Shared, now: u64) -> Result<()> {
+    let found: Vec<InstanceId> =
+        unsettled(&mut shared.catalog.read().await?, now).await?.into_iter().collect();
+    for some in found.chunks(AT_ONCE) {
+        let mut tx = shared.catalog.begin().await?;
+        for instance in some {
+            let part = tx.begin_part().await?;
+            let settled = settle(&mut tx, *instance, now).await;
+            match go_on(&format!("events of instance {instance}"), settled)? {
+                Some(()) => tx.end_part(part).await?,
+                None => tx.undo_part(part).await?,
+            }
+        }
+        tx.commit().await?;
+        shared.work.notify_one();
+    }
+    Ok(())
 }
 
 /// An event that keeps a restore point, by the policies of its instance.
@@ -274,27 +357,32 @@ impl Keepings {
         Ok(Self { policies, by_hand, known: BTreeMap::new() })
     }
 
-    /// What is kept of an instance, and its events.
-    async fn look(&self, tx: &mut Tx, instance: InstanceId) -> Result<Known> {
-        let instance = tx.get::<Instance>(instance, &EVERYTHING).await?;
-        let own = self.policies.iter();
-        let own = own.filter(|policy| Having::of(policy, &self.by_hand).has(&instance));
-        let keeps = own.flat_map(|policy| policy.body.keeps()).collect();
-        Ok((keeps, tx.events_of(instance.id).await?))
+    /// The same, and what is kept of the instances of these restore points, with their events. Of
+    /// an instance that cannot be read nobody knows, and no policy takes it.
+    pub(crate) async fn load_of(tx: &mut Tx, points: &[Point]) -> Result<Self> {
+        let mut keepings = Self::load(tx).await?;
+        if keepings.policies.is_empty() {
+            return Ok(keepings);
+        }
+        let named: BTreeSet<InstanceId> = points.iter().map(|point| point.instance).collect();
+        let ids: Vec<InstanceId> = named.iter().copied().collect();
+        for instance in apart("instance", tx.get_many::<Instance>(&ids).await?) {
+            let own = keepings.policies.iter();
+            let own = own.filter(|policy| Having::of(policy, &keepings.by_hand).has(&instance));
+            let keeps = own.flat_map(|policy| policy.body.keeps()).collect();
+            keepings.known.insert(instance.id, (keeps, Vec::new()));
+        }
+        for event in apart("event", tx.events_of_many(&named).await?) {
+            if let Some((_, events)) = keepings.known.get_mut(&event.instance) {
+                events.push(event);
+            }
+        }
+        Ok(keepings)
     }
 
-    /// Those of a restore point. Of an instance that cannot be read nobody knows, and no policy
-    /// takes it.
-    pub(crate) async fn of(&mut self, tx: &mut Tx, point: &Point) -> Result<Vec<Keeping>> {
-        if self.policies.is_empty() {
-            return Ok(Vec::new());
-        }
-        if !self.known.contains_key(&point.instance) {
-            let known = self.look(tx, point.instance).await;
-            let known = go_on(&format!("the retention of instance {}", point.instance), known)?;
-            self.known.insert(point.instance, known.unwrap_or_default());
-        }
-        let Some((keeps, events)) = self.known.get(&point.instance) else { return Ok(Vec::new()) };
+    /// Those of a restore point.
+    pub(crate) fn of(&self, point: &Point) -> Vec<Keeping> {
+        let Some((keeps, events)) = self.known.get(&point.instance) else { return Vec::new() };
         let mut longest: BTreeMap<&String, u32> = BTreeMap::new();
         let here = keeps.iter().filter(|(at, _)| *at == point.new.destination);
         for (event, days) in here.flat_map(|(_, keep)| &keep.after_event) {
@@ -307,7 +395,7 @@ impl Keepings {
             let until_ms = at_ms.map(|at| end(at, days));
             Keeping { event: event.clone(), days, at_ms, until_ms }
         };
-        Ok(longest.into_iter().map(keeping).collect())
+        longest.into_iter().map(keeping).collect()
     }
 }
 

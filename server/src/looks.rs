@@ -15,7 +15,8 @@
 //! * What is under way is bounded, for each project and in all ([`PER_PROJECT`], [`IN_ALL`]): so is
 //!   the memory that it takes, however large files are.
 //! * A question is a node's: no other can answer it.
-//! * Who asks waits no longer than [`PATIENCE`], and nothing of a question is left afterwards.
+//! * Who asks waits no longer than [`PATIENCE`], and nothing of a question is left afterwards:
+//!   what was asked by a server that died is removed by another.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +46,8 @@ const HERE: Duration = Duration::from_millis(300);
 const TURN: Duration = Duration::from_millis(200);
 /// Questions as old as that are nobody's, in milliseconds.
 const OLD_MS: u64 = 120_000;
+/// How often is looked for these, in milliseconds.
+const SWEEP_MS: u64 = 30_000;
 /// Waits of one node at a time; the oldest gives way.
 const WAITS: usize = 8;
 /// Listings and downloads of one project at a time, on one server.
@@ -270,47 +273,85 @@ async fn answered(
     let now = shared.now();
     let text = serde_json::to_string(&order).unwrap_or_default();
     let look = WaitingLook { id: order.id, node, question: text };
+    // Before it is there: who asks may go away meanwhile.
+    let published = Published { shared: shared.clone(), id: look.id.clone() };
     let mut tx = shared.catalog.begin().await?;
-    // What was asked by those who went away stays with nobody else to remove it.
-    tx.forget_look(&look.id, now.saturating_sub(OLD_MS)).await?;
     tx.add_look(&look, now).await?;
     tx.commit().await?;
     let answer = told.await.map_err(|_| lost());
-    let mut tx = shared.catalog.begin().await?;
-    tx.forget_look(&look.id, now.saturating_sub(OLD_MS)).await?;
-    tx.commit().await?;
+    drop(published);
     answer
+}
+
+/// Removes a question that all servers were told of, and what was answered, when nobody waits for
+/// the answer any more.
+struct Published {
+    shared: Shared,
+    id: String,
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let (shared, id) = (self.shared.clone(), std::mem::take(&mut self.id));
+        // Where nothing runs any more, another server removes it, once it is old.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(problem) = forget(&shared, &id).await {
+                tracing::warn!("a question to a node is left for later: {}", problem.detail);
+            }
+        });
+    }
+}
+
+async fn forget(shared: &Shared, id: &str) -> Result<()> {
+    let mut tx = shared.catalog.begin().await?;
+    tx.forget_look(id).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Takes questions and answers from one server to another, until `shutdown`.
 pub(crate) async fn run(shared: Shared, shutdown: CancellationToken) {
+    let mut swept_ms = 0;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(TURN) => {}
         }
-        if let Err(problem) = turn(&shared).await {
+        if let Err(problem) = turn(&shared, &mut swept_ms).await {
             tracing::warn!("other servers' questions cannot be seen: {}", problem.detail);
         }
     }
 }
 
-async fn turn(shared: &Shared) -> Result<()> {
+/// Removes what is nobody's any more, when it was not looked for a while.
+async fn sweep(shared: &Shared, swept_ms: &mut u64) -> Result<()> {
+    let now = shared.now();
+    if now.abs_diff(*swept_ms) < SWEEP_MS {
+        return Ok(());
+    }
+    *swept_ms = now;
+    let before = now.saturating_sub(OLD_MS);
+    if shared.catalog.read().await?.has_old_looks(before).await? {
+        let mut tx = shared.catalog.begin().await?;
+        tx.forget_old_looks(before).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+async fn turn(shared: &Shared, swept_ms: &mut u64) -> Result<()> {
+    sweep(shared, swept_ms).await?;
     let (waits, published) = shared.looks.to_look_for();
     if waits.is_empty() && published.is_empty() {
         return Ok(());
     }
     let mut tx = shared.catalog.read().await?;
-    let mut questions = Vec::new();
-    for node in waits {
-        questions.extend(tx.looks_waiting(node, shared.now().saturating_sub(OLD_MS)).await?);
-    }
-    let mut answers = Vec::new();
-    for id in published {
-        if let Some(text) = tx.look_answer(&id).await? {
-            answers.push((id, text));
-        }
-    }
+    let mut questions = match waits.is_empty() {
+        true => Vec::new(),
+        false => tx.looks_waiting(shared.now().saturating_sub(OLD_MS)).await?,
+    };
+    questions.retain(|look| waits.contains(&look.node));
+    let answers = tx.look_answers(&published).await?;
     drop(tx);
     for (id, text) in answers {
         let failed = || LookAnswer::Refused {
@@ -367,7 +408,7 @@ pub(crate) async fn answer(
     let text = serde_json::to_string(&answer).unwrap_or_default();
     let mut tx = shared.catalog.begin().await?;
     // One that nobody asked any more is thrown away.
-    tx.answer_look(&id, node, &text).await?;
+    tx.answer_look(&id, node, &text, shared.now().saturating_sub(OLD_MS)).await?;
     tx.commit().await?;
     Ok(Json(Value::Null))
 }

@@ -308,7 +308,8 @@ async fn note(shared: &Shared, wanted: &Wanted) -> Result<()> {
     let mut state = State::load(&mut tx).await?;
     // What is new owes nothing for the past.
     let since = if state.looked_ms == 0 { now } else { state.looked_ms };
-    let mut happened = occurrence::since(&mut tx, since, now, shared.certificate_end_ms).await?;
+    let end = shared.certificate_end_ms;
+    let mut happened = occurrence::since(&mut tx, wanted, (since, now), end).await?;
     // Where nobody has looked, what was so is so.
     let unseen = late.is_none() && wanted.wants(Event::CopyOverdue);
     if let Some(late) = late {

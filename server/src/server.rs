@@ -41,7 +41,7 @@ use crate::reports::Reports;
 use crate::state::{Inner, Local, Shared, new_token};
 use crate::tls::Tls;
 use crate::watchers::Watchers;
-use crate::{api, authority, history, notify, queue, self_backup, ticker, tls};
+use crate::{api, authority, events, history, notify, queue, self_backup, ticker, tls};
 
 /// The setting that holds the hash of the setup token until it is used.
 pub(crate) const SETUP: &str = "setup-token";
@@ -299,6 +299,7 @@ impl Server {
         let own = tokio::spawn(self_backup::run(self.shared.clone(), shutdown.clone()));
         let history = tokio::spawn(history::run(self.shared.clone(), shutdown.clone()));
         let looking = tokio::spawn(looks::run(self.shared.clone(), shutdown.clone()));
+        let events = tokio::spawn(events::run(self.shared.clone(), shutdown.clone()));
         let service = api::service(self.shared.clone());
         let told = metrics::tell(self.shared.clone());
         let readers = self.readers.map(|socket| tokio::spawn(node_metrics::serve(socket, told)));
@@ -333,7 +334,7 @@ impl Server {
             tokio::time::timeout(GRACE, async { while sessions.join_next().await.is_some() {} })
                 .await;
         sessions.shutdown().await;
-        let _ = tokio::join!(ticker, queue, own, history, telling, looking);
+        let _ = tokio::join!(ticker, queue, own, history, telling, looking, events);
         self.shared.catalog.close().await;
     }
 }

@@ -10,13 +10,14 @@
 //! nothing is left wherever somebody died. A snapshot has the name of its record at the source.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use axum::http::StatusCode;
 use sluice_catalog::{
-    BackupType, DestinationId, ErrorKind, Instance, InstanceId, InstanceSnapshot, NewSnapshot,
-    NewTask, Node, NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId,
-    SnapshotImage, SnapshotKeep, SnapshotState, Source, Task, TaskState, Tx, Visible,
+    BackupType, DestinationId, ErrorKind, Instance, InstanceSnapshot, NewSnapshot, NewTask, Node,
+    NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId, SnapshotImage,
+    SnapshotKeep, SnapshotState, Source, Task, TaskState, Tx, Visible,
 };
 use sluice_node_api::{SnapshotOrder, SnapshotUse, TaskSpec, Work};
 
@@ -35,6 +36,10 @@ const REMOVING_PRIORITY: u32 = 40;
 const AGAIN_MS: u64 = 600_000;
 /// How often is looked for snapshots that are too old, in milliseconds.
 const LOOK_MS: u64 = 60_000;
+/// Snapshots that are removed in one transaction: others want to write as well.
+const AT_ONCE: usize = 200;
+/// Why a snapshot is removed that its rule keeps no more.
+const NOT_KEPT: &str = "its rule keeps it no more";
 /// The kind of task that a node knows which can make snapshots.
 pub(crate) const KIND: &str = "snapshot";
 
@@ -151,10 +156,16 @@ pub(crate) async fn release(
         not_before_ms: after_ms,
         spec: serde_json::to_value(&spec).unwrap_or_default(),
     };
-    if let Some(task) = tx.add_task(&task, now).await? {
-        tx.snapshot_goes(one.id, (node, task), why, now).await?;
+    let part = tx.begin_part().await?;
+    let gone = match tx.add_task(&task, now).await? {
+        Some(task) => tx.snapshot_goes(one, (node, task), why, now).await?,
+        None => false,
+    };
+    match gone {
+        true => Ok(tx.end_part(part).await?),
+        // Somebody else has seen to it since it was read.
+        false => Ok(tx.undo_part(part).await?),
     }
-    Ok(())
 }
 
 /// The folders in which images lie: FOLDER/SNAPSHOT/IMAGE/FILE.
@@ -243,7 +254,7 @@ async fn retain(tx: &mut Tx, all: &[InstanceSnapshot], now: u64) -> Result<()> {
     let Some(keep) = rule.map(|rule| rule.keep) else { return Ok(()) };
     for one in over(all, keep, now) {
         if !tx.snapshot_used(one).await? {
-            release(tx, one, ("its rule keeps it no more", 0), now).await?;
+            release(tx, one, (NOT_KEPT, 0), now).await?;
         }
     }
     Ok(())
@@ -271,14 +282,13 @@ impl Keeper {
     /// Settles what no task told, and removes what is over.
     pub(crate) async fn tick(&mut self, shared: &Shared, now: u64) -> Result<()> {
         let found = shared.catalog.read().await?.snapshots_to_settle(now).await?;
-        let found = apart(WORD, found);
         if !found.is_empty() {
             let mut tx = shared.catalog.begin().await?;
             tx.decide_alone().await?;
-            for one in found {
+            for (id, revision) in found {
                 let part = tx.begin_part().await?;
-                let settled = settle(&mut tx, &one, now).await;
-                match go_on(&format!("the snapshot {}", one.id), settled)? {
+                let settled = settle(&mut tx, (id, revision), now).await;
+                match go_on(&format!("the snapshot {id}"), settled)? {
                     Some(()) => tx.end_part(part).await?,
                     None => tx.undo_part(part).await?,
                 }
@@ -294,7 +304,12 @@ impl Keeper {
     }
 }
 
-async fn settle(tx: &mut Tx, one: &InstanceSnapshot, now: u64) -> Result<()> {
+/// Settles one that is as it was found: another server may have done so since.
+async fn settle(tx: &mut Tx, (id, revision): (SnapshotId, u64), now: u64) -> Result<()> {
+    let one = &tx.instance_snapshot(id, &EVERYTHING).await?;
+    if one.revision != revision {
+        return Ok(());
+    }
     match one.state {
         // Whoever was to remove it could not.
         SnapshotState::Removing => release(tx, one, (&one.message, now + AGAIN_MS), now).await,
@@ -309,31 +324,58 @@ async fn settle(tx: &mut Tx, one: &InstanceSnapshot, now: u64) -> Result<()> {
     }
 }
 
-/// Removes what rules keep no more by its age.
+/// Removes what rules keep no more by its age. What that is, is found before anybody waits.
 async fn expire(shared: &Shared, now: u64) -> Result<()> {
-    let all = apart(WORD, shared.catalog.read().await?.snapshots_of_rules().await?);
-    let mut groups: BTreeMap<(InstanceId, Option<PolicyId>, String), Vec<InstanceSnapshot>> =
-        BTreeMap::new();
-    for one in all {
-        let key = (one.new.instance, one.new.policy, one.new.rule.clone());
-        groups.entry(key).or_default().push(one);
+    let found = no_more_kept(&mut shared.catalog.read().await?, now).await?;
+    for some in found.chunks(AT_ONCE) {
+        let mut tx = shared.catalog.begin().await?;
+        tx.decide_alone().await?;
+        for id in some {
+            let part = tx.begin_part().await?;
+            let released = release_ready(&mut tx, *id, now).await;
+            match go_on(&format!("the snapshot {id}"), released)? {
+                Some(()) => tx.end_part(part).await?,
+                None => tx.undo_part(part).await?,
+            }
+        }
+        tx.commit().await?;
+        shared.work.notify_one();
     }
-    if groups.is_empty() {
+    Ok(())
+}
+
+/// What rules keep no more. Those of a rule that is not there any more stay.
+async fn no_more_kept(tx: &mut Tx, now: u64) -> Result<Vec<SnapshotId>> {
+    let mut policies: BTreeMap<PolicyId, Option<Policy>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for ((_, id, rule), all) in tx.snapshots_of_rules().await? {
+        if let Entry::Vacant(new) = policies.entry(id) {
+            let policy = match tx.get::<Policy>(id, &EVERYTHING).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                policy => go_on(&format!("the policy {id}"), policy.map_err(Problem::from))?,
+            };
+            new.insert(policy.map(|policy| policy.body));
+        }
+        let Some(Some(policy)) = policies.get(&id) else { continue };
+        let Some(keep) = policy.snapshots.iter().find(|one| one.name == rule) else { continue };
+        let made: Vec<u64> = all.iter().map(|(_, made_ms)| *made_ms).collect();
+        let expired = keep.keep.expired(&made, now).into_iter();
+        found.extend(all.iter().zip(expired).filter(|(_, expired)| *expired).map(|(one, _)| one.0));
+    }
+    Ok(found)
+}
+
+/// Removes one that its rule keeps no more, if it is still there and nothing reads it.
+async fn release_ready(tx: &mut Tx, id: SnapshotId, now: u64) -> Result<()> {
+    let one = match tx.instance_snapshot(id, &EVERYTHING).await {
+        Ok(one) => one,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if one.state != SnapshotState::Ready || tx.snapshot_used(&one).await? {
         return Ok(());
     }
-    let mut tx = shared.catalog.begin().await?;
-    tx.decide_alone().await?;
-    for ((instance, ..), all) in groups {
-        let part = tx.begin_part().await?;
-        let retained = retain(&mut tx, &all, now).await;
-        match go_on(&format!("the snapshots of instance {instance}"), retained)? {
-            Some(()) => tx.end_part(part).await?,
-            None => tx.undo_part(part).await?,
-        }
-    }
-    tx.commit().await?;
-    shared.work.notify_one();
-    Ok(())
+    release(tx, &one, (NOT_KEPT, 0), now).await
 }
 
 /// From which snapshot a backup is made that rules want from one; none of what has none by its
@@ -465,6 +507,8 @@ pub(crate) async fn of_kept(tx: &mut Tx, spec: &mut TaskSpec) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use sluice_catalog::{Catalog, InstanceId, TaskFilter, TaskId};
+
     use super::*;
 
     #[test]
@@ -486,5 +530,50 @@ mod tests {
         for odd in [&command, &device] {
             assert_eq!(check(odd).unwrap_err().status, 422);
         }
+    }
+
+    /// A catalog with an instance's snapshot that is ready on a node.
+    async fn ready(folder: &Path) -> (Catalog, SnapshotId) {
+        let url = format!("sqlite:{}", folder.join("catalog.sqlite").display());
+        let catalog = Catalog::open(&url).await.unwrap();
+        let mut tx = catalog.begin().await.unwrap();
+        let node = tx.add_node("mover", Node::default(), "hash", 1).await.unwrap().id;
+        let id = SnapshotId::new(1);
+        let new = NewSnapshot {
+            project: None,
+            instance: InstanceId::new(1),
+            policy: None,
+            rule: String::new(),
+            task: TaskId::new(1),
+            expires_ms: 5,
+        };
+        tx.add_snapshot(id, &new, 1).await.unwrap();
+        tx.snapshot_made(id, node, (2, &[]), 2).await.unwrap();
+        tx.commit().await.unwrap();
+        (catalog, id)
+    }
+
+    async fn removals(tx: &mut Tx) -> usize {
+        let filter = TaskFilter { kind: Some("unsnapshot".into()), ..TaskFilter::default() };
+        tx.tasks(&Visible::All, &filter, &Page::default()).await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn of_two_who_remove_the_same_snapshot_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (catalog, id) = ready(folder.path()).await;
+        let mut tx = catalog.begin().await.unwrap();
+        let found = tx.snapshots_to_settle(9).await.unwrap();
+        assert_eq!(found, [(id, 2)]);
+        let read = tx.instance_snapshot(id, &EVERYTHING).await.unwrap();
+        release(&mut tx, &read, ("its time is over", 0), 9).await.unwrap();
+        let removing = tx.instance_snapshot(id, &EVERYTHING).await.unwrap();
+        assert_eq!((removing.state, removals(&mut tx).await), (SnapshotState::Removing, 1));
+        // What another has read before is not what there is.
+        release(&mut tx, &read, ("its time is over", 0), 9).await.unwrap();
+        settle(&mut tx, found[0], 9).await.unwrap();
+        release_ready(&mut tx, id, 9).await.unwrap();
+        assert_eq!(removals(&mut tx).await, 1, "no task is left that nobody knows of");
+        assert_eq!(tx.instance_snapshot(id, &EVERYTHING).await.unwrap(), removing);
     }
 }

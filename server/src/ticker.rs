@@ -19,7 +19,6 @@ use crate::api::policies::EVERYTHING;
 use crate::complaint::{all_readable, complain, go_on};
 use crate::copies;
 use crate::dispatch::backup_spec;
-use crate::events;
 use crate::imports;
 use crate::inventories;
 use crate::leases::Leases;
@@ -81,7 +80,6 @@ struct Planner {
     plans: plans::Planner,
     maintenance: maintenance::Planner,
     inventories: inventories::schedule::Planner,
-    events: events::Sweep,
     snapshots: Keeper,
     upgrades: upgrades::Watch,
     /// When it was looked last.
@@ -211,17 +209,14 @@ async fn tick(shared: &Shared, planner: &mut Planner, leases: &mut Leases) -> Re
     go_on("the upgrades of nodes", planner.upgrades.tick(shared, now).await)?;
     go_on("the maintenance of destinations", planner.maintenance.tick(shared, now).await)?;
     go_on("the schedules of inventories", planner.inventories.tick(shared, now).await)?;
-    go_on("the end of retention after events", planner.events.tick(shared, now).await)?;
     if planner.changes.as_ref() != Some(&changes) || now < planner.now {
         let plans = std::mem::take(&mut planner.plans);
         let maintenance = std::mem::take(&mut planner.maintenance);
         let inventories = std::mem::take(&mut planner.inventories);
-        let events = std::mem::take(&mut planner.events);
         let snapshots = std::mem::take(&mut planner.snapshots);
         let upgrades = std::mem::take(&mut planner.upgrades);
         let loaded = Planner::load(shared, changes, now).await?;
-        *planner =
-            Planner { plans, maintenance, inventories, events, snapshots, upgrades, ..loaded };
+        *planner = Planner { plans, maintenance, inventories, snapshots, upgrades, ..loaded };
     }
     planner.now = now;
     for planned in &mut planner.policies {

@@ -32,7 +32,7 @@ impl Tx {
         (from, to): (DestinationId, DestinationId),
     ) -> Result<bool> {
         let sql = "SELECT id FROM tasks WHERE instance_id = $1 AND state = 'queued' \
-                   AND kind = 'copy' AND destination_id = $2 AND from_id = $3 LIMIT 1";
+                   AND kind || '' = 'copy' AND destination_id || '' = $2 AND from_id = $3 LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(to.to_string());
         Ok(self.maybe(select.bind(from.to_string())).await?.is_some())
     }
@@ -121,7 +121,7 @@ impl Tx {
         left: &BTreeSet<String>,
         now_ms: u64,
     ) -> Result<u64> {
-        let sql = "SELECT point FROM points WHERE instance_id = $1 AND destination_id = $2 \
+        let sql = "SELECT point FROM points WHERE instance_id = $1 AND destination_id || '' = $2 \
                    AND copy_of <> '' AND removed_ms IS NULL";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(destination.to_string());
         let mut gone = Vec::new();
@@ -146,7 +146,8 @@ impl Tx {
         after_ms: u64,
     ) -> Result<Option<u64>> {
         let sql = "SELECT taken_ms FROM points WHERE instance_id = $1 AND taken_ms > $2 \
-                   AND destination_id = $3 AND removed_ms IS NULL ORDER BY taken_ms LIMIT 1";
+                   AND destination_id || '' = $3 AND removed_ms IS NULL \
+                   ORDER BY taken_ms LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(number(after_ms));
         let row = self.maybe(select.bind(destination.to_string())).await?;
         row.map(|row| row.count("taken_ms")).transpose()

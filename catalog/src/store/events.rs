@@ -1,5 +1,7 @@
 //! Events that have happened, for which retention was waiting.
 
+use std::collections::BTreeSet;
+
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number, query, text_of};
@@ -14,6 +16,8 @@ use crate::record::Page;
 use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = "id, project_id, instance_id, point_id, event, at_ms";
+/// Instances that are named in one statement.
+const AT_ONCE: usize = 500;
 
 /// An event that has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,23 @@ pub struct NewRetentionEvent {
     pub event: String,
     /// When it happened, in milliseconds since 1970.
     pub at_ms: u64,
+}
+
+/// An event, and what was settled of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledEvent {
+    /// What has happened.
+    pub event: RetentionEvent,
+    /// For which ends of the time after it prunes were asked for: words without blanks, as whoever
+    /// settles them has written them.
+    pub settled: BTreeSet<String>,
+}
+
+impl SettledEvent {
+    fn read(row: &AnyRow) -> Result<Self> {
+        let settled = row.text("settled")?.split_whitespace().map(str::to_owned).collect();
+        Ok(Self { event: RetentionEvent::read(row)?, settled })
+    }
 }
 
 impl RetentionEvent {
@@ -137,13 +158,70 @@ impl Tx {
         rows.iter().map(RetentionEvent::read).collect()
     }
 
-    /// The instances with an event that has happened before a time.
+    /// All events of the restore points of some instances. Those that cannot be read are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn with_events(&mut self, before_ms: u64) -> Result<Vec<InstanceId>> {
-        let sql = "SELECT DISTINCT instance_id FROM retention_events WHERE at_ms < $1";
-        let rows = self.all(sqlx::query(sql).bind(number(before_ms))).await?;
-        rows.iter().map(|row| row.id("instance_id")).collect()
+    pub async fn events_of_many(
+        &mut self,
+        instances: &BTreeSet<InstanceId>,
+    ) -> Result<Found<RetentionEvent>> {
+        let instances: Vec<String> = instances.iter().map(ToString::to_string).collect();
+        let mut rows = Vec::new();
+        for part in instances.chunks(AT_ONCE) {
+            let places: Vec<String> = (1..=part.len()).map(|at| format!("${at}")).collect();
+            let sql = format!(
+                "SELECT {COLUMNS} FROM retention_events WHERE instance_id IN ({})",
+                places.join(", ")
+            );
+            let select = part.iter().fold(query(sql), |select, id| select.bind(id.clone()));
+            rows.extend(self.all(select).await?);
+        }
+        Found::apart(&rows, RetentionEvent::read)
+    }
+
+    /// A part of the events that have happened before a time, in the order of their ids, behind
+    /// `page.after`. Those that cannot be read are apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn events_before(
+        &mut self,
+        before_ms: u64,
+        page: &Page,
+    ) -> Result<Found<SettledEvent>> {
+        let sql = format!(
+            "SELECT {COLUMNS}, settled FROM retention_events WHERE id > $1 AND at_ms < $2 \
+             ORDER BY id LIMIT $3"
+        );
+        let select = query(sql)
+            .bind(page.after.clone().unwrap_or_default())
+            .bind(number(before_ms))
+            .bind(i64::from(page.limit));
+        Found::by_id(&self.all(select).await?, page.limit, SettledEvent::read)
+    }
+
+    /// The events of an instance, with what was settled of each.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn settled_events(&mut self, instance: InstanceId) -> Result<Vec<SettledEvent>> {
+        let sql = format!("SELECT {COLUMNS}, settled FROM retention_events WHERE instance_id = $1");
+        let rows = self.all(query(sql).bind(instance.to_string())).await?;
+        rows.iter().map(SettledEvent::read).collect()
+    }
+
+    /// Notes what was settled of an event.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_settled(
+        &mut self,
+        id: RetentionEventId,
+        settled: impl IntoIterator<Item = String>,
+    ) -> Result<()> {
+        let settled = Vec::from_iter(settled).join(" ");
+        let update = sqlx::query("UPDATE retention_events SET settled = $1 WHERE id = $2");
+        self.run(update.bind(settled).bind(id.to_string())).await.map(drop)
     }
 }

@@ -13,7 +13,15 @@ use crate::visible::{Visible, Whose};
 /// A question about a time and a project: `$1`, `$2` and `$3`. The rest is what the caller may
 /// know.
 fn asked(visible: &Visible, within: &Within, sql: impl Fn(&str) -> String) -> Query {
-    let (may, values) = visible.condition(&Whose::OF_INSTANCE, 4);
+    asked_of(visible.condition(&Whose::OF_INSTANCE, 4), within, sql)
+}
+
+/// The same, with the condition of what the caller may know, from `$4`.
+fn asked_of(
+    (may, values): (String, Vec<String>),
+    within: &Within,
+    sql: impl Fn(&str) -> String,
+) -> Query {
     let sql = sql(&format!("($3 = '' OR project_id = $3) AND {may}"));
     let select = query(sql).bind(number(within.from_ms)).bind(number(within.until_ms));
     with(select.bind(text_of(within.project)), values)
@@ -59,10 +67,11 @@ impl Tx {
         visible: &Visible,
         within: &Within,
     ) -> Result<Vec<Ended>> {
-        let select = asked(visible, within, |and| {
+        let may = visible.sieve(&Whose::OF_INSTANCE, 4);
+        let select = asked_of(may, within, |and| {
             format!(
                 "SELECT instance_id, state, COUNT(*) AS tasks FROM tasks \
-                 WHERE finished_ms >= $1 AND finished_ms < $2 AND kind = 'backup' \
+                 WHERE finished_ms >= $1 AND finished_ms < $2 AND kind || '' = 'backup' \
                  AND instance_id <> '' AND {and} GROUP BY instance_id, state"
             )
         });
@@ -90,7 +99,7 @@ impl Tx {
                  CAST(AVG(t.finished_ms - COALESCE(t.started_ms, t.finished_ms)) AS BIGINT) \
                  AS ran_ms FROM (SELECT * FROM transfers WHERE at_ms >= $1 AND at_ms < $2 \
                  AND kind = 'backup' AND {and}) AS m JOIN tasks t ON t.id = m.task_id \
-                 WHERE t.state IN ('succeeded', 'warnings') \
+                 WHERE t.state || '' IN ('succeeded', 'warnings') \
                  GROUP BY m.instance_id, m.destination_id"
             )
         });

@@ -4,6 +4,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query};
 use crate::error::Result;
+use crate::found::Found;
 use crate::id::{InstanceId, InventoryId};
 use crate::model::inventory::{Finding, Looked};
 use crate::record::Page;
@@ -77,16 +78,18 @@ impl Tx {
         self.all(select).await?.iter().map(Finding::read).collect()
     }
 
-    /// What was seen to be gone since a time, a thousand at most.
+    /// What was seen to be gone since a time, a thousand at most. Those that cannot be read are
+    /// apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn gone_since(&mut self, since_ms: u64) -> Result<Vec<Finding>> {
+    pub async fn gone_since(&mut self, since_ms: u64) -> Result<Found<Finding>> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM found_instances WHERE gone_ms >= $1 ORDER BY gone_ms LIMIT $2"
+            "SELECT instance_id AS id, {COLUMNS} FROM found_instances WHERE gone_ms >= $1 \
+             ORDER BY gone_ms LIMIT $2"
         );
         let select = query(sql).bind(number(since_ms.max(1))).bind(i64::from(Page::LARGEST));
-        self.all(select).await?.iter().map(Finding::read).collect()
+        Found::apart(&self.all(select).await?, Finding::read)
     }
 
     /// What came of the last look; nothing before the first.
@@ -99,14 +102,15 @@ impl Tx {
         row.map(|row| row.json("body")).transpose()
     }
 
-    /// The last looks that have not noted as gone what is gone.
+    /// The last looks that have not noted as gone what is gone. Those that cannot be read are
+    /// apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn held_looks(&mut self) -> Result<Vec<(InventoryId, Looked)>> {
-        let sql = "SELECT inventory_id, body FROM inventory_looks WHERE body NOT LIKE $1";
+    pub async fn held_looks(&mut self) -> Result<Found<(InventoryId, Looked)>> {
+        let sql = "SELECT inventory_id AS id, body FROM inventory_looks WHERE body NOT LIKE $1";
         let rows = self.all(sqlx::query(sql).bind("%\"held\":0,%".to_owned())).await?;
-        rows.iter().map(|row| Ok((row.id("inventory_id")?, row.json("body")?))).collect()
+        Found::apart(&rows, |row| Ok((row.id("id")?, row.json("body")?)))
     }
 
     /// Notes what came of a look.
@@ -120,14 +124,27 @@ impl Tx {
         self.run(set).await.map(drop)
     }
 
-    /// Whether a task that looks through an inventory waits or runs.
+    /// Whether a task that looks through an inventory waits or runs: one that is no dry run, when
+    /// it is to note what it finds.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn is_looked_through(&mut self, inventory: InventoryId) -> Result<bool> {
+    pub async fn is_looked_through(
+        &mut self,
+        inventory: InventoryId,
+        noting: bool,
+    ) -> Result<bool> {
         // Ids stand in documents as they are, and nowhere within something else.
-        let sql = "SELECT id FROM tasks WHERE state IN ('queued', 'running') \
-                   AND kind = 'inventory' AND spec LIKE $1 LIMIT 1";
-        Ok(self.maybe(sqlx::query(sql).bind(format!("%{inventory}%"))).await?.is_some())
+        let sql = "SELECT spec FROM tasks WHERE state IN ('queued', 'running') \
+                   AND kind || '' = 'inventory' AND spec LIKE $1";
+        let dry = |row: &AnyRow| -> Result<bool> {
+            Ok(row.json::<serde_json::Value>("spec")?["dry_run"] == true)
+        };
+        for row in self.all(sqlx::query(sql).bind(format!("%{inventory}%"))).await? {
+            if !noting || !dry(&row)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -3,12 +3,14 @@
 
 use sqlx::any::AnyRow;
 
-use crate::db::{Columns, Tx, number};
+use crate::db::{Columns, Tx, number, query};
 use crate::error::Result;
 use crate::id::NodeId;
 
 /// Questions that are looked at in one go.
-const LOOKED_AT: i64 = 64;
+const LOOKED_AT: i64 = 500;
+/// Questions that are named in one statement.
+const AT_ONCE: usize = 500;
 
 /// A question that no node has taken yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,21 +39,20 @@ impl Tx {
         self.run(insert).await.map(drop)
     }
 
-    /// Questions for a node that wait since `since_ms`, the oldest first.
+    /// Questions that wait since `since_ms`, the oldest first, for whatever node.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn looks_waiting(&mut self, node: NodeId, since_ms: u64) -> Result<Vec<WaitingLook>> {
+    pub async fn looks_waiting(&mut self, since_ms: u64) -> Result<Vec<WaitingLook>> {
         let sql = format!(
-            "SELECT id, node_id, question FROM looks WHERE taken_ms = 0 AND node_id = $1 \
-             AND created_ms >= $2 ORDER BY created_ms, id LIMIT {LOOKED_AT}"
+            "SELECT id, node_id, question FROM looks WHERE taken_ms = 0 AND created_ms >= $1 \
+             ORDER BY created_ms, id LIMIT {LOOKED_AT}"
         );
         let read = |row: &AnyRow| {
             let (id, node) = (row.text("id")?, row.id("node_id")?);
             Ok(WaitingLook { id, node, question: row.text("question")? })
         };
-        let select = crate::db::query(sql).bind(node.to_string()).bind(number(since_ms));
-        self.all(select).await?.iter().map(read).collect()
+        self.all(query(sql).bind(number(since_ms))).await?.iter().map(read).collect()
     }
 
     /// Takes a question to its node; returns whether nobody else has.
@@ -64,33 +65,68 @@ impl Tx {
         Ok(self.run(take).await? > 0)
     }
 
-    /// Keeps what a node answers, once, if somebody still wants to know.
+    /// Keeps what a node answers, once, if somebody still wants to know what was asked since
+    /// `since_ms`.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn answer_look(&mut self, id: &str, node: NodeId, answer: &str) -> Result<bool> {
+    pub async fn answer_look(
+        &mut self,
+        id: &str,
+        node: NodeId,
+        answer: &str,
+        since_ms: u64,
+    ) -> Result<bool> {
         let sql = "UPDATE looks SET answer = $1 WHERE id = $2 AND node_id = $3 AND answer = '' \
-                   AND taken_ms > 0";
+                   AND taken_ms > 0 AND created_ms >= $4";
         let keep = sqlx::query(sql).bind(answer.to_owned()).bind(id.to_owned());
-        Ok(self.run(keep.bind(node.to_string())).await? > 0)
+        Ok(self.run(keep.bind(node.to_string()).bind(number(since_ms))).await? > 0)
     }
 
-    /// What was answered, if anything was.
+    /// What was answered of these questions, by their ids.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn look_answer(&mut self, id: &str) -> Result<Option<String>> {
-        let select = sqlx::query("SELECT answer FROM looks WHERE id = $1 AND answer <> ''");
-        let row = self.maybe(select.bind(id.to_owned())).await?;
-        row.map(|row| row.text("answer")).transpose()
+    pub async fn look_answers(&mut self, ids: &[String]) -> Result<Vec<(String, String)>> {
+        let mut answers = Vec::new();
+        for part in ids.chunks(AT_ONCE) {
+            let places: Vec<String> = (1..=part.len()).map(|at| format!("${at}")).collect();
+            let sql = format!(
+                "SELECT id, answer FROM looks WHERE id IN ({}) AND answer <> ''",
+                places.join(", ")
+            );
+            let select = part.iter().fold(query(sql), |select, id| select.bind(id.clone()));
+            for row in self.all(select).await? {
+                answers.push((row.text("id")?, row.text("answer")?));
+            }
+        }
+        Ok(answers)
     }
 
-    /// Removes a question, and all that were asked before `before_ms`.
+    /// Removes a question and what was answered.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn forget_look(&mut self, id: &str, before_ms: u64) -> Result<()> {
-        let remove = sqlx::query("DELETE FROM looks WHERE id = $1 OR created_ms < $2");
-        self.run(remove.bind(id.to_owned()).bind(number(before_ms))).await.map(drop)
+    pub async fn forget_look(&mut self, id: &str) -> Result<()> {
+        let remove = sqlx::query("DELETE FROM looks WHERE id = $1");
+        self.run(remove.bind(id.to_owned())).await.map(drop)
+    }
+
+    /// Whether there is a question that was asked before `before_ms`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn has_old_looks(&mut self, before_ms: u64) -> Result<bool> {
+        let select = sqlx::query("SELECT id FROM looks WHERE created_ms < $1 LIMIT 1");
+        Ok(self.maybe(select.bind(number(before_ms))).await?.is_some())
+    }
+
+    /// Removes all that were asked before `before_ms`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn forget_old_looks(&mut self, before_ms: u64) -> Result<()> {
+        let remove = sqlx::query("DELETE FROM looks WHERE created_ms < $1");
+        self.run(remove.bind(number(before_ms))).await.map(drop)
     }
 }

@@ -97,8 +97,8 @@ impl Tx {
     /// Those of the database.
     pub async fn liveness(&mut self) -> Result<BTreeMap<NodeId, NodeLiveness>> {
         let sql = "SELECT p.node_id, p.last_seen_ms, \
-                   (SELECT COUNT(*) FROM tasks t \
-                    WHERE t.node_id = p.node_id AND t.state = 'running') AS running \
+                   (SELECT COUNT(*) FROM tasks t WHERE t.node_id = p.node_id \
+                    AND t.state IN ('queued', 'running') AND t.state = 'running') AS running \
                    FROM node_presence p";
         let mut all = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {

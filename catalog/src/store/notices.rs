@@ -4,6 +4,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, number};
 use crate::error::Result;
+use crate::found::Found;
 use crate::id::Guid;
 use crate::model::notice::{FailedTask, Notice};
 
@@ -82,25 +83,25 @@ impl Tx {
         self.run(delete).await.map(drop)
     }
 
-    /// Tasks that failed since a time, oldest first, at most a thousand.
+    /// Tasks that failed since a time, oldest first, at most a thousand. Those that cannot be read
+    /// are apart.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn failed_since(&mut self, since_ms: u64) -> Result<Vec<FailedTask>> {
+    pub async fn failed_since(&mut self, since_ms: u64) -> Result<Found<FailedTask>> {
         let sql = "SELECT id, kind, project_id, instance_id, message, finished_ms FROM tasks \
-                   WHERE finished_ms >= $1 AND state = 'failed' ORDER BY finished_ms LIMIT 1000";
+                   WHERE finished_ms >= $1 AND state || '' = 'failed' \
+                   ORDER BY finished_ms LIMIT 1000";
         let rows = self.all(sqlx::query(sql).bind(number(since_ms))).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(FailedTask {
-                    id: row.id("id")?,
-                    kind: row.text("kind")?,
-                    project: row.maybe_id("project_id")?,
-                    instance: row.maybe_id("instance_id")?,
-                    message: row.text("message")?,
-                    finished_ms: row.count("finished_ms")?,
-                })
+        Found::apart(&rows, |row| {
+            Ok(FailedTask {
+                id: row.id("id")?,
+                kind: row.text("kind")?,
+                project: row.maybe_id("project_id")?,
+                instance: row.maybe_id("instance_id")?,
+                message: row.text("message")?,
+                finished_ms: row.count("finished_ms")?,
             })
-            .collect()
+        })
     }
 }

@@ -16,7 +16,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn tasks_open(&mut self, visible: &Visible) -> Result<Vec<TaskCount>> {
-        let (may, values) = visible.condition(&OF_TASK, 1);
+        let (may, values) = visible.sieve(&OF_TASK, 1);
         let sql = format!(
             "SELECT kind, state, COUNT(*) AS tasks, CAST(0 AS BIGINT) AS ran_ms FROM tasks \
              WHERE state IN ('queued', 'running') AND {may} GROUP BY kind, state"
@@ -33,11 +33,12 @@ impl Tx {
         visible: &Visible,
         since_ms: u64,
     ) -> Result<Vec<TaskCount>> {
-        let (may, values) = visible.condition(&OF_TASK, 2);
+        let (may, values) = visible.sieve(&OF_TASK, 2);
+        // Rows of one kind lie together in another index: all tasks there are.
         let sql = format!(
-            "SELECT kind, state, COUNT(*) AS tasks, \
+            "SELECT kind || '' AS kind, state, COUNT(*) AS tasks, \
              CAST(SUM(finished_ms - COALESCE(started_ms, finished_ms)) AS BIGINT) AS ran_ms \
-             FROM tasks WHERE finished_ms >= $1 AND {may} GROUP BY kind, state"
+             FROM tasks WHERE finished_ms >= $1 AND {may} GROUP BY kind || '', state"
         );
         self.counts(with(query(sql).bind(number(since_ms)), values)).await
     }

@@ -241,7 +241,8 @@ impl Tx {
     async fn last_good_again(&mut self, destination: DestinationId, now_ms: u64) -> Result<()> {
         let sql = "UPDATE held SET last_good_ms = COALESCE((SELECT MAX(p.taken_ms) FROM points p \
                    WHERE p.instance_id = held.instance_id \
-                   AND p.destination_id = held.destination_id AND p.removed_ms IS NULL), 0) \
+                   AND p.destination_id || '' = held.destination_id \
+                   AND p.removed_ms IS NULL), 0) \
                    WHERE destination_id = $1 AND instance_id IN (SELECT instance_id FROM points \
                    WHERE removed_ms = $2)";
         let update = sqlx::query(sql).bind(destination.to_string()).bind(number(now_ms));

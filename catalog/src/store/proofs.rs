@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Query, Tx, number, query, text_of};
 use crate::error::Result;
+use crate::found::Found;
 use crate::id::{DestinationId, InstanceId, PointId, ProjectId};
 use crate::model::point::Point;
 use crate::model::proof::{BackupType, VerifyDepth};
@@ -13,9 +14,8 @@ use crate::visible::{Visible, Whose};
 
 /// Restore points that are named in one statement.
 const AT_ONCE: usize = 500;
-/// Those that a verification was to look at: four values.
-const SCOPE: &str = "destination_id = $1 AND ($2 = '' OR instance_id = $2) \
-    AND ($3 = '' OR point = $3) AND id < $4 AND removed_ms IS NULL";
+/// Damage that is told of at a time: nobody reads more.
+const TOLD: u32 = 1000;
 
 /// What a verification looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,16 @@ pub struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// With the values of `SCOPE`.
+    /// Those that it was to look at: four values. Of one instance, these are found by it.
+    fn scope(&self) -> String {
+        let of = match self.instance {
+            Some(_) => "destination_id || '' = $1 AND instance_id = $2",
+            None => "destination_id = $1 AND $2 = ''",
+        };
+        format!("{of} AND ($3 = '' OR point = $3) AND id < $4 AND removed_ms IS NULL")
+    }
+
+    /// With the values of [`Checked::scope`].
     fn scoped(&self, statement: Query, before: &str) -> Query {
         statement
             .bind(self.destination.to_string())
@@ -107,7 +116,8 @@ impl Tx {
         for part in sound.chunks(AT_ONCE) {
             let sql = format!(
                 "UPDATE points SET proof = 'sound', proof_depth = $5, proof_ms = $6 \
-                 WHERE {SCOPE} AND point IN ({}) {heals}",
+                 WHERE {} AND point IN ({}) {heals}",
+                looked.scope(),
                 places(7, part.len())
             );
             let update = looked.scoped(query(sql), &before);
@@ -122,7 +132,7 @@ impl Tx {
     /// there. Damage stays noted.
     async fn unprove(&mut self, looked: &Checked<'_>, before: &str) -> Result<()> {
         let Some(seen) = looked.seen else { return Ok(()) };
-        let sql = format!("SELECT point FROM points WHERE {SCOPE} AND proof = 'sound'");
+        let sql = format!("SELECT point FROM points WHERE {} AND proof = 'sound'", looked.scope());
         let mut lost = Vec::new();
         for row in self.all(looked.scoped(query(sql), before)).await? {
             lost.extend(Some(row.text("point")?).filter(|point| !seen.contains(point)));
@@ -130,7 +140,8 @@ impl Tx {
         for part in lost.chunks(AT_ONCE) {
             let sql = format!(
                 "UPDATE points SET proof = '', proof_depth = '', proof_ms = NULL \
-                 WHERE {SCOPE} AND point IN ({})",
+                 WHERE {} AND point IN ({})",
+                looked.scope(),
                 places(5, part.len())
             );
             let update = looked.scoped(query(sql), before);
@@ -166,15 +177,33 @@ impl Tx {
         visible: &Visible,
         project: Option<ProjectId>,
     ) -> Result<Vec<Point>> {
-        let (may, values) = visible.condition(&Whose::OF_INSTANCE, 2);
+        let (may, values) = visible.sieve(&Whose::OF_INSTANCE, 2);
+        // Put in order by the database, all restore points would be read in that order.
         let sql = format!(
-            "SELECT {} FROM points WHERE proof = 'damaged' AND removed_ms IS NULL \
-             AND ($1 = '' OR project_id = $1) AND {may} ORDER BY id",
+            "SELECT {} FROM points WHERE proof = 'damaged' AND proof_ms >= 0 \
+             AND removed_ms IS NULL AND ($1 = '' OR project_id = $1) AND {may}",
             Point::COLUMNS
         );
         let select = query(sql).bind(text_of(project));
         let rows = self.all(values.into_iter().fold(select, Query::bind)).await?;
-        rows.iter().map(Point::read).collect()
+        let mut points = rows.iter().map(Point::read).collect::<Result<Vec<_>>>()?;
+        points.sort_unstable_by_key(|point| point.id);
+        Ok(points)
+    }
+
+    /// The restore points that were found damaged since a time, in the order in which they were, as
+    /// many as are told of at a time; with those that cannot be read apart.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn damaged_since(&mut self, since_ms: u64) -> Result<Found<Point>> {
+        let sql = format!(
+            "SELECT {} FROM points WHERE proof = 'damaged' AND removed_ms IS NULL \
+             AND proof_ms >= $1 ORDER BY proof_ms LIMIT {TOLD}",
+            Point::COLUMNS
+        );
+        let rows = self.all(query(sql).bind(number(since_ms))).await?;
+        Found::apart(&rows, Point::read)
     }
 
     /// All restore points of these instances that hold the latest moment of theirs: the newest, and
@@ -214,9 +243,10 @@ impl Tx {
         for part in instances.chunks(AT_ONCE) {
             let sql = format!(
                 "SELECT {} FROM points WHERE id IN (SELECT (SELECT one.id FROM points one \
-                 WHERE one.instance_id = instances.id AND one.destination_id = $1 \
-                 AND one.removed_ms IS NULL ORDER BY one.taken_ms DESC, one.copy_of, one.id DESC \
-                 LIMIT 1) FROM instances WHERE instances.id IN ({}))",
+                 WHERE one.instance_id = instances.id AND one.destination_id || '' = $1 \
+                 AND one.removed_ms + 0 IS NULL \
+                 ORDER BY one.taken_ms DESC, one.copy_of, one.id DESC LIMIT 1) FROM instances \
+                 WHERE instances.id IN ({}))",
                 Point::COLUMNS,
                 places(2, part.len())
             );
@@ -242,7 +272,7 @@ impl Tx {
         for part in instances.chunks(AT_ONCE) {
             let sql = format!(
                 "SELECT id FROM instances WHERE id IN ({}) AND EXISTS (SELECT 1 FROM points \
-                 WHERE points.instance_id = instances.id AND destination_id = $1 \
+                 WHERE points.instance_id = instances.id AND destination_id || '' = $1 \
                  AND proof = 'sound' AND removed_ms IS NULL)",
                 places(2, part.len())
             );
@@ -256,15 +286,25 @@ impl Tx {
     }
 
     /// What moment the newest restore point holds of each instance whose backup took nothing for
-    /// granted, in milliseconds since 1970.
+    /// granted, in milliseconds since 1970: of those that the caller may know of, and of one
+    /// project when it is named.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn last_full(&mut self) -> Result<BTreeMap<InstanceId, u64>> {
-        let sql = "SELECT instance_id, MAX(taken_ms) AS at_ms FROM points \
-                   WHERE backup_type = 'full' AND removed_ms IS NULL GROUP BY instance_id";
+    pub async fn last_full(
+        &mut self,
+        visible: &Visible,
+        project: Option<ProjectId>,
+    ) -> Result<BTreeMap<InstanceId, u64>> {
+        let (may, values) = visible.sieve(&Whose::OF_INSTANCE, 2);
+        let sql = format!(
+            "SELECT instance_id, MAX(taken_ms) AS at_ms FROM points WHERE backup_type = 'full' \
+             AND removed_ms IS NULL AND ($1 = '' OR project_id = $1) AND {may} \
+             GROUP BY instance_id"
+        );
+        let select = query(sql).bind(text_of(project));
         let read = |row: &AnyRow| Ok((row.id("instance_id")?, row.count("at_ms")?));
-        self.all(sqlx::query(sql)).await?.iter().map(read).collect()
+        self.all(values.into_iter().fold(select, Query::bind)).await?.iter().map(read).collect()
     }
 
     /// Whether a verification of an instance's restore points waits or runs that became due by a
@@ -274,7 +314,7 @@ impl Tx {
     /// Those of the database.
     pub async fn is_verified(&mut self, instance: InstanceId, due_key: &str) -> Result<bool> {
         let sql = "SELECT id FROM tasks WHERE instance_id = $1 AND state IN ('queued', 'running') \
-                   AND kind = 'verify' AND substr(due_key, 1, length($2)) = $2 LIMIT 1";
+                   AND kind || '' = 'verify' AND substr(due_key, 1, length($2)) = $2 LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(due_key.to_owned());
         Ok(self.maybe(select).await?.is_some())
     }

@@ -93,7 +93,8 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn inventories_in_line(&mut self) -> Result<BTreeMap<TaskId, Placed>> {
-        let sql = "SELECT id, spec FROM tasks WHERE state = 'queued' AND kind = 'inventory'";
+        // Few tasks wait, and many were inventories once: their state is what is followed.
+        let sql = "SELECT id, spec FROM tasks WHERE state = 'queued' AND kind || '' = 'inventory'";
         let mut placed = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {
             let Ok(spec) = row.json::<serde_json::Value>("spec") else { continue };
@@ -206,7 +207,8 @@ impl Tx {
         destination: DestinationId,
     ) -> Result<bool> {
         let sql = "SELECT id FROM tasks WHERE instance_id = $1 AND state IN ('queued', 'running') \
-                   AND policy_id = $2 AND destination_id = $3 AND kind = 'backup' LIMIT 1";
+                   AND policy_id || '' = $2 AND destination_id || '' = $3 \
+                   AND kind || '' = 'backup' LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(policy.to_string());
         Ok(self.maybe(select.bind(destination.to_string())).await?.is_some())
     }

@@ -200,7 +200,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn test_pending(&mut self, instance: InstanceId, policy: PolicyId) -> Result<bool> {
-        let sql = "SELECT id FROM restore_tests WHERE instance_id = $1 AND policy_id = $2 \
+        let sql = "SELECT id FROM restore_tests WHERE instance_id = $1 AND policy_id || '' = $2 \
                    AND state = 'pending' LIMIT 1";
         let select = sqlx::query(sql).bind(instance.to_string()).bind(policy.to_string());
         Ok(self.maybe(select).await?.is_some())

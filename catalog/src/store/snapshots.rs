@@ -3,6 +3,8 @@
 //! A state is changed by a statement that names the state it comes from, so that of two who change
 //! it at the same time one finds it changed.
 
+use std::collections::BTreeMap;
+
 use sqlx::any::AnyRow;
 
 use crate::db::{Columns, Tx, document, number, query, text_of};
@@ -19,6 +21,8 @@ use crate::visible::{Visible, Whose};
 
 const COLUMNS: &str = "id, project_id, instance_id, node_id, policy_id, rule, task_id, state, \
     made_ms, expires_ms, revision, created_ms, updated_ms, images, message";
+/// Whose snapshot it is that a rule has made: the instance, the policy, and the rule's name.
+pub type OfRule = (InstanceId, PolicyId, String);
 /// Snapshots that are looked at in one go.
 const LOOKED_AT: i64 = 500;
 
@@ -112,34 +116,45 @@ impl Tx {
         Found::by_id(&rows, page.limit, InstanceSnapshot::read)
     }
 
-    /// Snapshots that the server must look at: those whose task has ended and has not told what
-    /// became of them, and those whose time is over. Those that cannot be read are apart.
+    /// Snapshots that the server must look at, with their revisions: those whose task has ended and
+    /// has not told what became of them, and those whose time is over. Whoever does something about
+    /// one reads it again, where nobody else decides: it may be another's by then.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn snapshots_to_settle(&mut self, now_ms: u64) -> Result<Found<InstanceSnapshot>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM snapshots WHERE (state IN ('requested', 'removing') AND NOT \
+    pub async fn snapshots_to_settle(&mut self, now_ms: u64) -> Result<Vec<(SnapshotId, u64)>> {
+        let read = |row: &AnyRow| Ok((row.id("id")?, row.count("revision")?));
+        let untold = format!(
+            "SELECT id, revision FROM snapshots WHERE state IN ('requested', 'removing') AND NOT \
              EXISTS (SELECT 1 FROM tasks t WHERE t.id = snapshots.task_id \
-             AND t.state IN ('queued', 'running'))) \
-             OR (state = 'ready' AND expires_ms > 0 AND expires_ms <= $1) \
-             ORDER BY id LIMIT {LOOKED_AT}"
+             AND t.state IN ('queued', 'running')) ORDER BY id LIMIT {LOOKED_AT}"
         );
-        let rows = self.all(query(sql).bind(number(now_ms))).await?;
-        Found::apart(&rows, InstanceSnapshot::read)
+        let mut found = self.each(query(untold), read).await?;
+        let over = format!(
+            "SELECT id, revision FROM snapshots WHERE state = 'ready' AND expires_ms > 0 \
+             AND expires_ms <= $1 ORDER BY expires_ms LIMIT {LOOKED_AT}"
+        );
+        found.extend(self.each(query(over).bind(number(now_ms)), read).await?);
+        Ok(found)
     }
 
-    /// The snapshots that rules of policies have made and that are there. Those that cannot be
-    /// read are apart.
+    /// The snapshots that rules of policies have made and that are there, by instance, policy and
+    /// rule, each with the moment that it holds.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn snapshots_of_rules(&mut self) -> Result<Found<InstanceSnapshot>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM snapshots WHERE state = 'ready' AND policy_id <> '' ORDER BY id"
-        );
-        let rows = self.all(query(sql)).await?;
-        Found::apart(&rows, InstanceSnapshot::read)
+    pub async fn snapshots_of_rules(&mut self) -> Result<BTreeMap<OfRule, Vec<(SnapshotId, u64)>>> {
+        let sql = "SELECT id, instance_id, policy_id, rule, made_ms FROM snapshots \
+                   WHERE state = 'ready' AND policy_id <> '' ORDER BY id";
+        let mut all: BTreeMap<OfRule, Vec<(SnapshotId, u64)>> = BTreeMap::new();
+        let add = |row: &AnyRow| {
+            let of = (row.id("instance_id")?, row.id("policy_id")?, row.text("rule")?);
+            let one = (row.id("id")?, row.count("made_ms")?);
+            all.entry(of).or_default().push(one);
+            Ok(())
+        };
+        self.each(sqlx::query(sql), add).await?;
+        Ok(all)
     }
 
     /// Whether a rule has a snapshot of an instance under way.
@@ -163,7 +178,7 @@ impl Tx {
     /// # Errors
     /// Those of the database.
     pub async fn snapshot_used(&mut self, snapshot: &InstanceSnapshot) -> Result<bool> {
-        let sql = "SELECT spec FROM tasks WHERE instance_id = $1 AND kind = 'backup' \
+        let sql = "SELECT spec FROM tasks WHERE instance_id = $1 AND kind || '' = 'backup' \
                    AND state IN ('queued', 'running')";
         let select = sqlx::query(sql).bind(snapshot.new.instance.to_string());
         let id = snapshot.id.to_string();
@@ -208,26 +223,29 @@ impl Tx {
         Ok(self.run(update).await? > 0)
     }
 
-    /// Notes that a snapshot is to go, by this task on this node; returns whether it is not gone.
+    /// Notes that a snapshot is to go, by this task on this node; returns whether it was as it was
+    /// read: of two who want it removed, one is told so.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn snapshot_goes(
         &mut self,
-        id: SnapshotId,
+        one: &InstanceSnapshot,
         (node, task): (NodeId, TaskId),
         message: &str,
         now_ms: u64,
     ) -> Result<bool> {
         let sql = "UPDATE snapshots SET state = 'removing', node_id = $1, task_id = $2, \
                    message = $3, updated_ms = $4, revision = revision + 1 \
-                   WHERE id = $5 AND state <> 'gone'";
+                   WHERE id = $5 AND state = $6 AND task_id = $7 AND state <> 'gone'";
         let update = sqlx::query(sql)
             .bind(node.to_string())
             .bind(task.to_string())
             .bind(message.to_owned())
             .bind(number(now_ms))
-            .bind(id.to_string());
+            .bind(one.id.to_string())
+            .bind(one.state.word())
+            .bind(one.new.task.to_string());
         Ok(self.run(update).await? > 0)
     }
 

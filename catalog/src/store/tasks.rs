@@ -26,6 +26,9 @@ const LISTED: &str = "id, project_id, instance_id, policy_id, destination_id, ki
     not_before_ms, created_ms, started_ms, finished_ms, cancel_requested, revision, spec, \
     progress, 'null' AS result, message, from_id";
 
+/// Kinds of which each instance has some at each destination.
+const COMMON: [&str; 4] = ["backup", "copy", "prune", "verify"];
+
 /// A list of tasks. Of what is named, that chooses the index which leaves the fewest rows: an
 /// instance has some hundreds, few tasks are in a state in which most do not end, and most kinds
 /// are as rare. What is seen are `single` resources: they are few enough.
@@ -46,11 +49,18 @@ pub(crate) fn listed(filter: &TaskFilter, single: bool) -> Listed {
             .also("destination_id", text_of(filter.destination))
             .also("node_id", text_of(filter.node));
     }
-    let list = list.of_first(&[
+    let named = [
         ("policy_id", text_of(filter.policy)),
         ("node_id", text_of(filter.node)),
         ("destination_id", text_of(filter.destination)),
-    ]);
+    ];
+    let (first, kind) = match named.iter().all(|(_, id)| id.is_empty()) {
+        true => (String::new(), kind),
+        // Of all that a destination ever did, few were of a kind that few are of.
+        false if COMMON.contains(&kind.as_str()) => (String::new(), kind),
+        false => (kind, String::new()),
+    };
+    let list = list.of_first(&[("kind", first)]).of_first(&named);
     if list.is_narrow() {
         return list.also("state", state).also("kind", kind).also("project_id", project);
     }
@@ -350,7 +360,10 @@ impl Tx {
     /// Those of the database.
     pub async fn reclaim_node(&mut self, node: NodeId, now_ms: u64) -> Result<Vec<Task>> {
         self.lock("lock-dispatch").await?;
-        let sql = format!("SELECT {COLUMNS} FROM tasks WHERE state = 'running' AND node_id = $1");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tasks WHERE state IN ('queued', 'running') \
+             AND state = 'running' AND node_id = $1"
+        );
         let rows = self.all(query(sql).bind(node.to_string())).await?;
         self.take_back(&rows, "the node that ran it was started again", now_ms).await
     }

@@ -139,7 +139,7 @@ impl Tx {
                    instance_id, 0 AS size, stored_bytes AS stored FROM pending \
                    WHERE project_id = $1 AND ($2 = '' OR instance_id = $2) UNION ALL SELECT \
                    instance_id, size_bytes AS size, 0 AS stored FROM tasks \
-                   WHERE state = 'running' AND kind = 'backup' AND size_bytes > 0 \
+                   WHERE state = 'running' AND kind || '' = 'backup' AND size_bytes > 0 \
                    AND project_id = $1 AND ($2 = '' OR instance_id = $2)) AS parts \
                    GROUP BY instance_id) AS instances";
         let select = sqlx::query(sql).bind(project.to_string()).bind(text_of(instance));

@@ -48,15 +48,24 @@ async fn of_an_event_that_is_heard_of_twice_the_later_time_counts(Lab { catalog,
         assert_eq!((found.items.len(), found.next), (many, None), "{filter:?}");
     }
     // Part by part.
-    let part = Page { limit: 1, ..page };
+    let part = Page { limit: 1, ..page.clone() };
     let found = tx.events(&Visible::All, &EventFilter::default(), &part).await.unwrap();
     let part = Page { after: found.next, ..part };
     let rest = tx.events(&Visible::All, &EventFilter::default(), &part).await.unwrap();
     assert_eq!((found.items[0].id, rest.items[0].at_ms), (first.id, 100));
     let hidden = tx.event(first.id, &other).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
-    assert_eq!(tx.with_events(900).await.unwrap(), [web.id]);
-    assert!(tx.with_events(100).await.unwrap().is_empty());
+    let found = tx.events_before(900, &page).await.unwrap();
+    assert_eq!((found.items.len(), found.next), (1, None), "the other happens at 900");
+    assert!(tx.events_before(100, &page).await.unwrap().items.is_empty());
+    // What was settled stays with the event, and nobody else is told of it.
+    let ends = ["a/1".to_owned(), "b/2".to_owned()];
+    tx.set_settled(own.id, ends.clone()).await.unwrap();
+    let known = tx.settled_events(web.id).await.unwrap();
+    let settled = |id| known.iter().find(|one| one.event.id == id).unwrap().settled.clone();
+    assert_eq!((settled(own.id), settled(first.id)), (ends.into(), [].into()));
+    assert_eq!(tx.events_of_many(&[web.id].into()).await.unwrap().items.len(), 2);
+    assert!(tx.events_of_many(&[InstanceId::new(9)].into()).await.unwrap().items.is_empty());
     tx.remove_event(first.id).await.unwrap();
     let left: Vec<RetentionEvent> = tx.events_of(web.id).await.unwrap();
     assert_eq!(left, [own]);

@@ -188,11 +188,16 @@ async fn entries_of_the_audit_log_are_found_by_who_did_what_and_when(Lab { catal
     let word = |word: &str| Some(word.to_owned());
     let none = AuditFilter::default();
     let at = Span { since_ms: Some(2 * DAY), until_ms: Some(4 * DAY) };
-    let wanted: [(AuditFilter, &[u64]); 8] = [
+    let wanted: [(AuditFilter, &[u64]); 13] = [
         (AuditFilter { actor: word("anna"), ..none.clone() }, &[1, 3, 4]),
         (AuditFilter { actor: word("anna"), newest_first: true, ..none.clone() }, &[4, 3, 1]),
         (AuditFilter { action: word("policy.create"), ..none.clone() }, &[1, 4]),
         (AuditFilter { action: word("policy.*"), ..none.clone() }, &[1, 2, 4]),
+        (AuditFilter { action: word("policy.*"), newest_first: true, ..none.clone() }, &[4, 2, 1]),
+        (AuditFilter { action: word("policy.*"), actor: word("otto"), ..none.clone() }, &[2]),
+        (AuditFilter { action: word("policy.*"), at, ..none.clone() }, &[2]),
+        (AuditFilter { action: word("user.*"), ..none.clone() }, &[3]),
+        (AuditFilter { action: word("node.*"), ..none.clone() }, &[]),
         (AuditFilter { object: word("a"), actor: word("otto"), ..none.clone() }, &[2]),
         (AuditFilter { at, ..none.clone() }, &[2, 3]),
         (AuditFilter { at, newest_first: true, ..none.clone() }, &[3, 2]),

@@ -53,9 +53,9 @@ async fn what_was_found_is_known_until_its_instance_or_its_inventory_is_gone(lab
     assert_eq!(places(tx.found(images, &next).await.unwrap()), ["/srv/c"]);
     let gone = Finding { gone_ms: Some(50), ..found(ids[0], images, "/srv/c") };
     tx.set_found(&gone).await.unwrap();
-    assert_eq!(tx.gone_since(50).await.unwrap(), [gone]);
-    assert!(tx.gone_since(51).await.unwrap().is_empty());
-    assert!(tx.gone_since(0).await.unwrap().len() == 1, "what is there is not gone");
+    assert_eq!(tx.gone_since(50).await.unwrap().items, [gone]);
+    assert!(tx.gone_since(51).await.unwrap().items.is_empty());
+    assert!(tx.gone_since(0).await.unwrap().items.len() == 1, "what is there is not gone");
     tx.delete::<Instance>(ids[1]).await.unwrap();
     tx.forget_found(ids[2]).await.unwrap();
     assert_eq!(places(tx.found(images, &Page::default()).await.unwrap()), ["/srv/c"]);
@@ -76,7 +76,7 @@ async fn looks_and_marks_are_remembered(lab: Lab) {
         let looked = Looked { task: Some(TaskId::new(1)), held, mounts, ..Looked::default() };
         tx.set_looked(images, &looked).await.unwrap();
         assert_eq!(tx.looked(images).await.unwrap(), Some(looked.clone()));
-        let told = tx.held_looks().await.unwrap();
+        let told = tx.held_looks().await.unwrap().items;
         assert_eq!(told, if held > 0 { vec![(images, looked)] } else { vec![] });
     }
     assert!(tx.move_mark::<Inventory>(images, "nightly", None, 9).await.unwrap());
@@ -87,8 +87,8 @@ async fn looks_and_marks_are_remembered(lab: Lab) {
 async fn a_look_that_waits_or_runs_is_known(lab: Lab) {
     let mut tx = lab.catalog.begin().await.unwrap();
     let (shop, images) = images(&mut tx).await;
-    assert!(!tx.is_looked_through(images).await.unwrap());
-    let task = NewTask {
+    assert!(!tx.is_looked_through(images, false).await.unwrap());
+    let mut task = NewTask {
         project: Some(shop),
         instance: None,
         policy: None,
@@ -102,8 +102,13 @@ async fn a_look_that_waits_or_runs_is_known(lab: Lab) {
         spec: json!({"kind": "inventory", "look": {"inventory": images}}),
     };
     let id = tx.add_task(&task, 1).await.unwrap().unwrap();
-    assert!(tx.is_looked_through(images).await.unwrap());
-    assert!(!tx.is_looked_through(InventoryId::new(1)).await.unwrap());
+    assert!(tx.is_looked_through(images, true).await.unwrap());
+    assert!(!tx.is_looked_through(InventoryId::new(1), false).await.unwrap());
     tx.cancel(id, 2).await.unwrap();
-    assert!(!tx.is_looked_through(images).await.unwrap());
+    assert!(!tx.is_looked_through(images, false).await.unwrap());
+    // A dry run is not what notes what is there.
+    task.spec["dry_run"] = json!(true);
+    tx.add_task(&task, 3).await.unwrap().unwrap();
+    assert!(tx.is_looked_through(images, false).await.unwrap());
+    assert!(!tx.is_looked_through(images, true).await.unwrap());
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use sluice_catalog::{
-    BackupType, Checked, DestinationId, InstanceId, NewPoint, NewTask, Page, Point, ProjectId,
-    ProofState, Record, Tx, VerifyDepth, Visible,
+    BackupType, Checked, DestinationId, Found, InstanceId, NewPoint, NewTask, Page, Point,
+    ProjectId, ProofState, Record, Tx, VerifyDepth, Visible,
 };
 
 use crate::records::{instance, project};
@@ -94,6 +94,11 @@ async fn damage_is_gone_when_as_much_was_read_again(Lab { catalog, .. }: Lab) {
     ] {
         assert_eq!(tx.damaged_points(&visible, project).await.unwrap().len(), many, "{visible:?}");
     }
+    let since = |found: Found<Point>| -> Vec<String> {
+        found.items.into_iter().map(|point| point.new.point).collect()
+    };
+    assert_eq!(since(tx.damaged_since(6000).await.unwrap()), ["s.web@a"]);
+    assert!(since(tx.damaged_since(6001).await.unwrap()).is_empty(), "it is known since then");
     tx.set_proofs(look(data), &named(&[]), 8000).await.unwrap();
     assert_eq!(state(&mut tx, "s.web@a").await, Some((ProofState::Sound, data, 8000)));
     // What the structure showed, the structure takes back.
@@ -230,5 +235,18 @@ async fn only_full_backups_count_as_full(Lab { catalog, .. }: Lab) {
     add(&mut tx, web, near, "s.web@d", 4000).await;
     let types: Vec<_> = points(&mut tx).await.iter().map(|point| point.backup_type).collect();
     assert_eq!((types[0], types[3]), (Some(BackupType::Full), None), "{types:?}");
-    assert_eq!(tx.last_full().await.unwrap()[&web], 2000);
+    assert_eq!(tx.last_full(&Visible::All, None).await.unwrap()[&web], 2000);
+    // Of what somebody may not know of, nothing is told.
+    let shop = points(&mut tx).await[0].project.unwrap();
+    let blog = ProjectId::new(2);
+    for (visible, project, many) in [
+        (Visible::projects([shop]), None, 1),
+        (Visible::projects([shop]), Some(shop), 1),
+        (Visible::projects([blog]), None, 0),
+        (Visible::projects([blog]), Some(shop), 0),
+        (Visible::All, Some(blog), 0),
+    ] {
+        let told = tx.last_full(&visible, project).await.unwrap();
+        assert_eq!(told.len(), many, "{visible:?} {project:?}");
+    }
 }

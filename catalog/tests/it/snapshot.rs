@@ -1,5 +1,7 @@
 use serde_json::json;
-use sluice_catalog::{AuditEntry, Catalog, ErrorKind, NewTask, Page, Project, TaskFilter, Visible};
+use sluice_catalog::{
+    AuditEntry, Catalog, ErrorKind, NewTask, Node, Page, Project, TaskFilter, Visible, WaitingLook,
+};
 
 use crate::support::{Lab, on_both, sqlite};
 use crate::tasks::backup;
@@ -7,6 +9,7 @@ use crate::tasks::backup;
 on_both! {
     a_snapshot_has_everything_and_becomes_a_catalog_again
     a_catalog_in_use_takes_no_snapshot_over
+    what_passes_between_servers_is_in_no_snapshot
 }
 
 async fn filled(catalog: &Catalog) {
@@ -73,4 +76,35 @@ async fn a_catalog_in_use_takes_no_snapshot_over(lab: Lab) {
     tx.commit().await.unwrap();
     let again = lab.catalog.restore(&file).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Conflict);
+}
+
+async fn what_passes_between_servers_is_in_no_snapshot(lab: Lab) {
+    let mut tx = lab.catalog.begin().await.unwrap();
+    let node = tx.add_node("mover", Node::default(), "hash", 1).await.unwrap().id;
+    let question = "{}".to_owned();
+    let look = WaitingLook { id: "l".into(), node, question };
+    tx.add_look(&look, 5).await.unwrap();
+    assert_eq!(tx.looks_waiting(5).await.unwrap(), std::slice::from_ref(&look));
+    assert!(tx.looks_waiting(6).await.unwrap().is_empty());
+    assert!(tx.take_look("l", 6).await.unwrap());
+    let content = "content of a guest ".repeat(1000);
+    assert!(!tx.answer_look("l", node, &content, 6).await.unwrap(), "nobody waits for it");
+    assert!(tx.answer_look("l", node, &content, 5).await.unwrap());
+    tx.commit().await.unwrap();
+    let file = lab._folder.path().join("snapshot.sqlite");
+    lab.catalog.snapshot(&file).await.unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let part = b"content of a guest";
+    assert!(!bytes.windows(part.len()).any(|some| some == part), "it can be read in the file");
+    let target = sqlite().await.unwrap();
+    target.catalog.restore(&file).await.unwrap();
+    let ids = ["l".to_owned()];
+    let mut tx = target.catalog.read().await.unwrap();
+    assert!(tx.look_answers(&ids).await.unwrap().is_empty());
+    assert!(!tx.has_old_looks(u64::MAX).await.unwrap());
+    let mut tx = lab.catalog.begin().await.unwrap();
+    assert_eq!(tx.look_answers(&ids).await.unwrap(), [("l".to_owned(), content)]);
+    assert!(tx.has_old_looks(6).await.unwrap() && !tx.has_old_looks(5).await.unwrap());
+    tx.forget_old_looks(6).await.unwrap();
+    assert!(tx.look_answers(&ids).await.unwrap().is_empty());
 }

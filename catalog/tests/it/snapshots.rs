@@ -36,14 +36,21 @@ async fn a_snapshot_goes_through_its_states_and_never_back(lab: Lab) {
     assert!(!tx.snapshot_made(id, node, made, 3).await.unwrap(), "it is told once");
     let ready = tx.instance_snapshot(id, &Visible::All).await.unwrap();
     assert_eq!((&ready.new, ready.state, ready.made_ms), (&wanted, SnapshotState::Ready, 50));
-    assert_eq!((ready.images, ready.node), (vec![image], Some(node)));
-    assert_eq!(tx.snapshots_of_rules().await.unwrap().items.len(), 1);
+    assert_eq!((&ready.images, ready.node), (&vec![image], Some(node)));
+    let of = (instance, policy, "hourly".to_owned());
+    assert_eq!(tx.snapshots_of_rules().await.unwrap(), [(of, vec![(id, 50)])].into());
     let other = Visible::projects([ProjectId::new(2)]);
     let hidden = tx.instance_snapshot(id, &other).await.unwrap_err();
     assert_eq!(hidden.kind(), ErrorKind::NotFound);
-    assert!(tx.snapshot_goes(id, (node, TaskId::new(2)), "over", 4).await.unwrap());
+    let task = TaskId::new(2);
+    assert!(tx.snapshot_goes(&ready, (node, task), "over", 4).await.unwrap());
+    let twice = tx.snapshot_goes(&ready, (node, TaskId::new(3)), "again", 5).await.unwrap();
+    assert!(!twice, "who has read it before somebody else removed it removes nothing");
+    let goes = tx.instance_snapshot(id, &Visible::All).await.unwrap();
+    assert_eq!((goes.new.task, &*goes.message), (task, "over"));
     tx.snapshot_gone(id, None, 5).await.unwrap();
-    assert!(!tx.snapshot_goes(id, (node, TaskId::new(3)), "again", 6).await.unwrap());
+    let gone = tx.instance_snapshot(id, &Visible::All).await.unwrap();
+    assert!(!tx.snapshot_goes(&gone, (node, TaskId::new(3)), "again", 6).await.unwrap());
     let gone = tx.instance_snapshot(id, &Visible::All).await.unwrap();
     assert_eq!((gone.state, &*gone.message, gone.updated_ms), (SnapshotState::Gone, "over", 5));
     let listed = |state| SnapshotFilter { state, instance: Some(instance) };
@@ -68,6 +75,5 @@ async fn what_no_task_told_and_what_is_over_is_to_be_settled(lab: Lab) {
         ids.push(id);
     }
     let found = tx.snapshots_to_settle(100).await.unwrap();
-    let found: Vec<_> = found.items.into_iter().map(|one| one.id).collect();
-    assert_eq!(found, [ids[0], ids[2]], "its task is gone, and its time is over");
+    assert_eq!(found, [(ids[0], 1), (ids[2], 2)], "its task is gone, and its time is over");
 }

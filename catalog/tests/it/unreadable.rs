@@ -46,15 +46,10 @@ async fn what_is_settled_comes_without_what_cannot_be_read(lab: Lab) {
 
     let mut tx = lab.catalog.read().await.unwrap();
     let (filter, page) = (SnapshotFilter::default(), Page::default());
-    for found in [
-        tx.snapshots_to_settle(100).await.unwrap(),
-        tx.snapshots_of_rules().await.unwrap(),
-        tx.snapshots(&Visible::All, &filter, &page).await.unwrap(),
-    ] {
-        assert_eq!(found.items.iter().map(|one| one.id).collect::<Vec<_>>(), [snapshots[1]]);
-        let apart: Vec<_> = found.unreadable.iter().map(|one| one.id.clone()).collect();
-        assert_eq!(apart, [snapshots[0].to_string()]);
-    }
+    let found = tx.snapshots(&Visible::All, &filter, &page).await.unwrap();
+    assert_eq!(found.items.iter().map(|one| one.id).collect::<Vec<_>>(), [snapshots[1]]);
+    let apart: Vec<_> = found.unreadable.iter().map(|one| one.id.clone()).collect();
+    assert_eq!(apart, [snapshots[0].to_string()]);
     for found in
         [tx.mounts_to_settle(100).await.unwrap(), tx.mounts_of_node(mount_of.node).await.unwrap()]
     {

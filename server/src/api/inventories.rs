@@ -1,5 +1,7 @@
 //! Looking through inventories by hand, and what was found.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -51,7 +53,7 @@ pub(crate) async fn run(
     let record = tx.get::<Inventory>(id, &actor.visible()).await?;
     let needs = if run.accept_gone { Permission::Manage } else { Permission::Operate };
     actor.require(needs, &record)?;
-    if tx.is_looked_through(id).await? {
+    if tx.is_looked_through(id, false).await? {
         let text = "this inventory is being looked through: see its task";
         return Err(Problem::new(StatusCode::CONFLICT, "looked-through", text));
     }
@@ -113,10 +115,14 @@ pub(crate) async fn found(
     tx.get::<Inventory>(id, &actor.visible()).await?;
     let looked = tx.looked(id).await?;
     let mut items = Vec::new();
-    for found in tx.found(id, &page).await? {
-        let Finding { instance, place, gone_ms, format, size_bytes, .. } = found;
-        let record = tx.get::<Instance>(instance, &EVERYTHING).await?;
-        let (name, present) = (record.name, record.body.present);
+    let found = tx.found(id, &page).await?;
+    let ids: Vec<InstanceId> = found.iter().map(|one| one.instance).collect();
+    let records = tx.get_many::<Instance>(&ids).await?.whole()?;
+    let mut named: BTreeMap<InstanceId, (String, bool)> =
+        records.into_iter().map(|one| (one.id, (one.name, one.body.present))).collect();
+    for Finding { instance, place, gone_ms, format, size_bytes, .. } in found {
+        let named = named.remove(&instance).ok_or_else(|| Problem::not_found("instance"));
+        let (name, present) = named?;
         items.push(FoundView { instance, name, place, present, gone_ms, format, size_bytes });
     }
     let List { items, next, .. } =

@@ -69,11 +69,11 @@ async fn views(tx: &mut Tx, points: Vec<Point>) -> Result<Vec<PointView>> {
         let copy = CopyView { id: copy.id, destination, point, proof: copy.proof };
         copies.entry(original).or_default().push(copy);
     }
-    let mut keepings = Keepings::load(tx).await?;
+    let keepings = Keepings::load_of(tx, &points).await?;
     let mut views = Vec::with_capacity(points.len());
     for point in points {
         let copies = copies.remove(&point.id).unwrap_or_default();
-        let events = keepings.of(tx, &point).await?;
+        let events = keepings.of(&point);
         views.push(PointView { copies, events, ..PointView::from(point) });
     }
     Ok(views)

@@ -271,7 +271,7 @@ pub(crate) async fn protection_report(
     let mut overdue = copies::overdue(tx, now).await?;
     let mut doubts = verifications::doubts(tx, visible, query.project).await?;
     let mut newest = verifications::newest(tx, &doubts).await?;
-    let mut full = tx.last_full().await?;
+    let mut full = tx.last_full(visible, query.project).await?;
     let mut items = Vec::new();
     for instance in readable::<Instance>(tx, visible).await? {
         let other = query.project.is_some() && query.project != instance.project;

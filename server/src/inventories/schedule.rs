@@ -62,7 +62,7 @@ impl Scheduled for Slot {
 
     async fn begin(&self, tx: &mut Tx, at: u64, now: u64) -> Result<Option<MissReason>> {
         let inventory = &self.inventory;
-        if tx.is_looked_through(inventory.id).await? {
+        if tx.is_looked_through(inventory.id, true).await? {
             return Ok(Some(MissReason::StillActive));
         }
         let mut task = super::task(inventory, How::default(), PRIORITY, ATTEMPTS);

@@ -1,13 +1,19 @@
 //! What happened that somebody may want to know.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use serde::{Deserialize, Serialize};
-use sluice_catalog::{Destination, Instance, Inventory, Policy, Project, ProjectId, Tx};
+use sluice_catalog::{
+    Destination, DestinationId, Instance, Inventory, Policy, Project, ProjectId, Tx,
+};
 use utoipa::ToSchema;
 
+use super::Wanted;
 use crate::api::policies::EVERYTHING;
-use crate::complaint::all_readable;
+use crate::complaint::{all_readable, apart, go_on};
 use crate::copies;
-use crate::problem::Result;
+use crate::problem::{Problem, Result};
 use crate::queue::moment;
 use crate::quota::{self, Capped, Counted};
 use crate::self_backup::SelfBackupState;
@@ -69,15 +75,18 @@ pub(crate) struct Occurrence {
 /// All that happened since, and all that holds now; some of it may have been told.
 pub(super) async fn since(
     tx: &mut Tx,
-    since: u64,
-    now: u64,
+    wanted: &Wanted,
+    (since, now): (u64, u64),
     certificate_end: Option<u64>,
 ) -> Result<Vec<Occurrence>> {
     let from = since.saturating_sub(OVERLAP_MS);
     let mut all = Vec::new();
     failed(tx, from, &mut all).await?;
     missed(tx, from, &mut all).await?;
-    damaged(tx, from, &mut all).await?;
+    // What nobody is told of is not looked for.
+    if wanted.wants(Event::PointDamaged) {
+        damaged(tx, from, &mut all).await?;
+    }
     nodes(tx, now, &mut all).await?;
     quotas(tx, now, &mut all).await?;
     found(tx, from, &mut all).await?;
@@ -99,9 +108,11 @@ pub(super) async fn since(
 pub(super) async fn overdue(tx: &mut Tx, now: u64) -> Result<Vec<Occurrence>> {
     let mut all = Vec::new();
     for (id, copies) in copies::overdue(tx, now).await? {
-        let instance = tx.get::<Instance>(id, &EVERYTHING).await?;
+        let instance = tx.get::<Instance>(id, &EVERYTHING).await.map_err(Problem::from);
+        let Some(instance) = go_on(&format!("the instance {id}"), instance)? else { continue };
         for copy in copies {
-            let at = tx.get::<Destination>(copy.destination, &EVERYTHING).await?.name;
+            let at = tx.get::<Destination>(copy.destination, &EVERYTHING).await;
+            let at = at.map_or_else(|_| copy.destination.to_string(), |at| at.name);
             all.push(Occurrence {
                 event: Event::CopyOverdue,
                 at_ms: now,
@@ -132,7 +143,7 @@ fn certificate(end: u64, now: u64) -> Option<Occurrence> {
 }
 
 async fn failed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
-    for task in tx.failed_since(from).await? {
+    for task in apart("task", tx.failed_since(from).await?) {
         let of = match task.instance {
             Some(id) => match tx.get::<Instance>(id, &EVERYTHING).await {
                 Ok(instance) => format!(" of {}", instance.name),
@@ -171,10 +182,16 @@ async fn missed(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()>
 }
 
 async fn damaged(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
-    for point in tx.damaged_points(&EVERYTHING, None).await? {
-        let Some(proof) = point.proof.filter(|proof| proof.at_ms >= from) else { continue };
-        let at = tx.get::<Destination>(point.new.destination, &EVERYTHING).await;
-        let at = at.map_or_else(|_| point.new.destination.to_string(), |at| at.name);
+    let mut names: BTreeMap<DestinationId, String> = BTreeMap::new();
+    for point in apart("restore point", tx.damaged_since(from).await?) {
+        let (Some(proof), id) = (point.proof, point.new.destination) else { continue };
+        let at = match names.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let at = tx.get::<Destination>(id, &EVERYTHING).await;
+                new.insert(at.map_or_else(|_| id.to_string(), |at| at.name))
+            }
+        };
         all.push(Occurrence {
             event: Event::PointDamaged,
             at_ms: proof.at_ms,
@@ -204,7 +221,7 @@ async fn nodes(tx: &mut Tx, now: u64, all: &mut Vec<Occurrence>) -> Result<()> {
 }
 
 async fn found(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> {
-    for one in tx.gone_since(from).await? {
+    for one in apart("finding", tx.gone_since(from).await?) {
         let Ok(instance) = tx.get::<Instance>(one.instance, &EVERYTHING).await else { continue };
         let at_ms = one.gone_ms.unwrap_or(from);
         all.push(Occurrence {
@@ -215,7 +232,7 @@ async fn found(tx: &mut Tx, from: u64, all: &mut Vec<Occurrence>) -> Result<()> 
             key: format!("gone/{}/{at_ms}", one.instance),
         });
     }
-    for (id, looked) in tx.held_looks().await? {
+    for (id, looked) in apart("last look of inventory", tx.held_looks().await?) {
         let Ok(inventory) = tx.get::<Inventory>(id, &EVERYTHING).await else { continue };
         all.push(Occurrence {
             event: Event::InventoryHeld,

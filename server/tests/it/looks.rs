@@ -6,6 +6,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use http::Method;
 use serde_json::{Value, json};
+use sluice_catalog::Catalog;
 use sluice_node_api::{
     Client, FileEntry, FileKind, LARGEST_PIECE, Lease, Look, LookAnswer, LookOrder, Outcome,
     Report, Reported, Unseen, escaped, unescaped,
@@ -229,6 +230,23 @@ async fn two_servers_with_one_database_find_the_node_wherever_it_waits() {
     let (bytes, _) = fetched(&there, &world.path(FILE), None).await;
     assert!(bytes.len() as u64 == SIZE && is_content(&bytes, 0));
     answers.abort();
+    // Nothing is left of what was asked, nor of what somebody asked who has gone away.
+    let catalog = Catalog::open(&format!("sqlite:{}", database.display())).await.unwrap();
+    let left = async |wanted: bool| loop {
+        let mut tx = catalog.read().await.unwrap();
+        if tx.has_old_looks(u64::MAX).await.unwrap() == wanted {
+            break;
+        }
+        drop(tx);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    left(false).await;
+    let path = world.path("files");
+    let asking = tokio::spawn(async move { there.get::<Value>(&path).await });
+    left(true).await;
+    asking.abort();
+    left(false).await;
+    catalog.close().await;
     second.stop().await;
 }
 

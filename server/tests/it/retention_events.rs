@@ -1,5 +1,7 @@
 //! Retention that waits for events, as nodes and clients see it.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 use sluice_catalog::{Catalog, Visible};
@@ -8,7 +10,7 @@ use sluice_node_api::{EVENTS, Lease, Outcome, TaskSpec};
 use crate::copies::{back_up, copy, end, next, place, points, vault};
 use crate::filters::Later;
 use crate::retention::Place;
-use crate::support::{make, status};
+use crate::support::{Lab, make, status};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -244,4 +246,53 @@ async fn a_prune_by_hand_keeps_what_events_keep_of_each_instance_and_nothing_els
     tell(&place, json!({"instance": place.instance, "event": "over", "at_ms": now - DAY_MS})).await;
     let told = prune().await.1;
     assert_eq!(told["instances_ms"], json!({"shop.web": now + 4 * DAY_MS}));
+}
+
+/// The catalog of a place, beside its server.
+async fn beside(place: &Place) -> Catalog {
+    let file = place.lab.folder.path().join("catalog.sqlite");
+    Catalog::open(&format!("sqlite:{}", file.display())).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_prune_is_asked_for_once_also_when_the_history_of_tasks_has_ended() {
+    let place = place().await;
+    policy(&place, json!({"daily": 3, "after_event": {"sold": 30}})).await;
+    back_up(&place, "shop.web@k1", 5).await;
+    let event = json!({"instance": place.instance, "event": "sold", "at_ms": 7});
+    tell(&place, event.clone()).await;
+    let lease = next(&place).await;
+    assert!(matches!(lease.work.spec, TaskSpec::Prune { .. }));
+    end(&place, &lease, Outcome::Succeeded, json!({"points": []})).await;
+    let catalog = beside(&place).await;
+    let mut tx = catalog.begin().await.unwrap();
+    while tx.forget_ended(u64::MAX).await.unwrap() {}
+    tx.commit().await.unwrap();
+    catalog.close().await;
+    assert!(tasks(&place, "prune").await.is_empty(), "nobody knows that task any more");
+    tell(&place, event.clone()).await;
+    assert!(tasks(&place, "prune").await.is_empty(), "it was asked for");
+    // At a later time, it is another end.
+    tell(&place, json!({"instance": place.instance, "event": "sold", "at_ms": 8})).await;
+    assert_eq!(tasks(&place, "prune").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_over_by_a_rule_of_later_is_found_by_the_look_from_time_to_time() {
+    let place = place().await;
+    back_up(&place, "shop.web@k1", 5).await;
+    tell(&place, json!({"instance": place.instance, "event": "sold", "at_ms": 7})).await;
+    tell(&place, json!({"instance": place.instance, "event": "lost", "at_ms": 7})).await;
+    policy(&place, json!({"daily": 3, "after_event": {"sold": 30}})).await;
+    let Place { lab, .. } = place;
+    let lab = Lab::start(lab.stop().await, Duration::from_secs(60)).await;
+    let admin = lab.login("admin").await;
+    let prunes = async || {
+        let all: Value = admin.get("/api/v1/tasks?kind=prune").await.unwrap();
+        all["items"].as_array().unwrap().len()
+    };
+    while prunes().await == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(prunes().await, 1, "of what no rule names nothing comes");
 }

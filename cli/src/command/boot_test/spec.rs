@@ -69,12 +69,11 @@ impl Wanted {
 
 /// What is to be booted.
 pub(super) fn read(spec: &str) -> Result<TestOrder> {
-    let said: Value = match spec.starts_with('{') {
+    let mut said: Value = match spec.starts_with('{') {
         true => serde_json::from_str(spec).map_err(|error| usage_error(error.to_string()))?,
         false => document(Path::new(spec))?,
     };
-    let mut said = said;
-    let guests = match said.get_mut("guests").map(Value::take) {
+    let guests = match said.as_object_mut().and_then(|said| said.remove("guests")) {
         Some(Value::Array(guests)) => guests,
         None => Vec::new(),
         Some(_) => return Err(usage_error("`guests` is a list")),
