@@ -255,7 +255,9 @@ mod tests {
 
     #[test]
     fn a_point_is_called_by_what_is_unique_of_its_name() {
-        let point = |id: &str, name: &str, of: Value, at: &str| json!({"id": id, "point": name, "copy_of": of, "destination": at});
+        fn point(id: &str, name: &str, of: Value, at: &str) -> Value {
+            json!({"id": id, "point": name, "copy_of": of, "destination": at})
+        }
         let points = [
             point("c", "shop.web@0q5g3aaa", json!("a"), "far"),
             point("a", "shop.web@0q5g3aaa", Value::Null, "near"),
