@@ -161,7 +161,7 @@ async fn tasks(tx: &mut Tx, told: &mut Told) {
         stop_with(id, "") => [];
         line() => ["tasks_by_state_id"];
         instances_in_line() => ["tasks_by_state_id"];
-        inventories_in_line() => ["tasks_by_state_id"];
+        inventories_in_line() => ["tasks_waiting"];
         set_start_by(id, 1) => [];
         any_window_over(1) => ["tasks_too_late"];
         end_late("", 1) => ["tasks_too_late"];

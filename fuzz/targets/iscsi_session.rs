@@ -3,7 +3,7 @@
 //!
 //! An input is a list of pieces, which become what two initiators say: messages, whose lengths,
 //! numbers and digests need not be guessed, and bytes as they are. What the target says is read as
-//! an initiator reads it: every message decodes, lengths are what was agreed on, answers are
+//! an initiator reads it: every message decodes, none is longer than any may take, answers are
 //! numbered without gaps, and when all have gone the target holds nothing.
 
 #![no_main]

@@ -180,7 +180,7 @@ fn files_of_a_mount_are_listed_and_downloaded_through_the_server() {
     assert_eq!(image["size"], size);
 
     let (path, got) = (image["path"].as_str().unwrap(), lab.path("got"));
-    let get = ["remote-mount", "download", id, path, "--output", text(&got)];
+    let get = ["--no-progress", "remote-mount", "download", id, path, "--output", text(&got)];
     assert_eq!(lab.ok(&get).json()["bytes"], size);
     assert!(fs::read(&got).unwrap() == fs::read(lab.path("disk.raw")).unwrap());
     // What is there stays unless that is wanted, and a device always.

@@ -245,7 +245,7 @@ fn a_point_that_is_kept_may_be_named_as_lists_show_it_and_must_be_there() {
     for (wrong, says) in [
         ("vm@vvvvvvvv", "fits"),
         ("other@vvvvvvvv", "no restore point"),
-        ("vm", "name a restore point"),
+        ("v", "no such instance"),
     ] {
         repo.fails(2, ["prune", "--keep-last", "1", &keep(wrong)]).says(&[wrong, says]);
     }
