@@ -2,7 +2,7 @@
 
 use futures::future::try_join_all;
 use sluice_block::{BlockError, BlockRead, PoolBuffer};
-use sluice_nbd_wire::{Chunk, CommandFlags, Framing, Request};
+use sluice_nbd_wire::{Chunk, Command, CommandFlags, Framing, Request};
 
 use crate::command::Agreement;
 use crate::reply::{Reply, ReplyBuilder};
@@ -10,6 +10,11 @@ use crate::sparse::{Run, runs};
 
 /// The shortest read that is checked for holes; below, asking costs more than it saves.
 const SPARSE_FROM: u64 = 32 << 10;
+
+/// Whether it is an `NBD_CMD_READ` of a part of a block, as a rule.
+pub(crate) fn is_short(request: &Request) -> bool {
+    request.command == Command::Read && request.length < SPARSE_FROM
+}
 
 /// The answer to a short `NBD_CMD_READ` that was checked, when the device has it at hand.
 pub(crate) fn read_at_hand(agreement: &Agreement, request: &Request) -> Option<Reply> {

@@ -24,6 +24,7 @@ use crate::export::Exports;
 use crate::handshake::{HandshakeError, Outcome, greet, negotiate};
 use crate::limits::Limits;
 use crate::negotiation::Secrecy;
+use crate::read::is_short;
 use crate::reply::{Permits, Reply, ReplyBuilder, write_replies};
 use crate::tls::Encryption;
 
@@ -257,7 +258,7 @@ impl<'a> Transmission<'a> {
             let payload = self.payload(&mut input, &request).await?;
             // Finished ones are forgotten; crashes were answered already.
             while self.running.try_join_next().is_some() {}
-            let idle = input.buffer().is_empty() && self.running.is_empty();
+            let idle = input.buffer().is_empty();
             self.start(Incoming { request, payload }, permits, idle).await;
         }
         while self.running.join_next().await.is_some() {}
@@ -347,8 +348,9 @@ impl<'a> Transmission<'a> {
     }
 
     /// Starts a request. A short read from a cache is answered in place, and so is what is ready
-    /// at once when no other request waits or is under way: a detour through the scheduler would
-    /// take longer. Beside others it is work for another core.
+    /// at once when no other request is waiting: a detour through the scheduler would take longer.
+    /// A short read that no cache answers decodes a block, which beside others is work for another
+    /// core.
     async fn start(&mut self, incoming: Incoming, permits: Permits, idle: bool) {
         let queue = self.queue.clone();
         if let Some(reply) = answer_at_hand(&self.link, &incoming) {
@@ -356,8 +358,12 @@ impl<'a> Transmission<'a> {
             let _ = queue.send((reply, permits)).await;
             return;
         }
+        let decodes = is_short(&incoming.request) && !self.running.is_empty();
         let mut work = Box::pin(answer(self.link.clone(), incoming));
-        if idle && let Some(reply) = poll_once(work.as_mut()).await {
+        if idle
+            && !decodes
+            && let Some(reply) = poll_once(work.as_mut()).await
+        {
             let _ = queue.send((reply, permits)).await;
             return;
         }

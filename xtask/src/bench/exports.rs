@@ -4,7 +4,8 @@
 //! socket; every server is started anew for each measurement. *Warm*: the image is in the page
 //! cache, and what a server caches itself is there too, because all of it was read before. *Cold*:
 //! the server has just been started, and each block comes from the repository, where it is
-//! compressed and encrypted, or from a qcow2 with zstd, which is only compressed.
+//! compressed and encrypted, or from a qcow2 with zstd, which is only compressed. Their files are
+//! in the page cache, for all.
 
 mod clients;
 mod servers;
@@ -192,6 +193,10 @@ pub fn run(
 fn measure(contest: &Contest, disk: &Disk, seconds: u32, results: &mut Results) -> Result<()> {
     for (number, load) in contest.loads.iter().enumerate() {
         for server in contest.servers {
+            if contest.cold {
+                // What is cold is the server, and not the disk that it reads.
+                data::read_all(&disk.place.folder)?;
+            }
             let serving = disk.serve(*server)?;
             if !contest.cold {
                 clients::warm(&serving)?;

@@ -242,11 +242,9 @@ fn a_point_that_is_kept_may_be_named_as_lists_show_it_and_must_be_there() {
     let (repo, points) = points(3);
     let short = &points[0][..points[0].len() - 1];
     let keep = |point: &str| format!("--keep-until={point}=2200-01-01");
-    for (wrong, says) in [
-        ("vm@vvvvvvvv", "fits"),
-        ("other@vvvvvvvv", "no restore point"),
-        ("v", "no such instance"),
-    ] {
+    for (wrong, says) in
+        [("vm@vvvvvvvv", "fits"), ("other@vvvvvvvv", "no restore point"), ("v", "no such instance")]
+    {
         repo.fails(2, ["prune", "--keep-last", "1", &keep(wrong)]).says(&[wrong, says]);
     }
     let simulate = ["prune", "--keep-last", "1", "--simulate", "9d", &keep(short)];
