@@ -22,6 +22,7 @@ mod node;
 mod node_config;
 mod operate;
 mod overlay;
+mod periods;
 mod plan;
 mod points;
 mod prune;

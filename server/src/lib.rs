@@ -77,6 +77,7 @@ mod verifications;
 mod watchers;
 
 pub use api::openapi;
+pub use restore_tests::add_checks;
 pub use self_backup::{CATALOG, INSTANCE, KEYS, restore_state};
 pub use server::{Config, Server, ServerError};
 pub use state::Local;

@@ -53,30 +53,43 @@ fn order(id: RestoreTestId, point: &Point, spec: &BootSpec) -> TestOrder {
         timeout_seconds: spec.timeout_seconds,
         ..TestOrder::default()
     };
-    for check in &spec.checks {
-        match check {
-            BootCheck::Console { pattern } => order.console.push(pattern.clone()),
-            BootCheck::Tcp { port, banner: None } => order.tcp.push(port.to_string()),
-            BootCheck::Tcp { port, banner: Some(banner) } => {
-                order.tcp.push(format!("{port}={banner}"));
-            }
-            BootCheck::GuestAgent {} => order.guest_agent = true,
-            BootCheck::Script { command, ports, accept, reject, limit_seconds } => {
-                order.scripts.push(CheckScript {
-                    command: command.clone(),
-                    ports: ports.iter().copied().collect(),
-                    accept: accept.iter().copied().collect(),
-                    reject: reject.iter().copied().collect(),
-                    limit_seconds: *limit_seconds,
-                });
-            }
-            BootCheck::Ssh { user, port, command } => {
-                let (user, command) = (user.clone(), command.clone());
-                order.ssh.push(CheckSsh { user, port: *port, command });
-            }
+    spec.checks.iter().for_each(|check| add_check(&mut order, check));
+    order
+}
+
+/// Adds checks to what a node is told, as plans and restore tests say them: `[{"kind": "tcp",
+/// "port": 22}]`.
+///
+/// # Errors
+/// When they are not checks, or have fields that checks have not.
+pub fn add_checks(order: &mut TestOrder, said: Value) -> serde_json::Result<()> {
+    let checks: Vec<BootCheck> = serde_json::from_value(said)?;
+    checks.iter().for_each(|check| add_check(order, check));
+    Ok(())
+}
+
+fn add_check(order: &mut TestOrder, check: &BootCheck) {
+    match check {
+        BootCheck::Console { pattern } => order.console.push(pattern.clone()),
+        BootCheck::Tcp { port, banner: None } => order.tcp.push(port.to_string()),
+        BootCheck::Tcp { port, banner: Some(banner) } => {
+            order.tcp.push(format!("{port}={banner}"));
+        }
+        BootCheck::GuestAgent {} => order.guest_agent = true,
+        BootCheck::Script { command, ports, accept, reject, limit_seconds } => {
+            order.scripts.push(CheckScript {
+                command: command.clone(),
+                ports: ports.iter().copied().collect(),
+                accept: accept.iter().copied().collect(),
+                reject: reject.iter().copied().collect(),
+                limit_seconds: *limit_seconds,
+            });
+        }
+        BootCheck::Ssh { user, port, command } => {
+            let (user, command) = (user.clone(), command.clone());
+            order.ssh.push(CheckSsh { user, port: *port, command });
         }
     }
-    order
 }
 
 /// A word as documents have it.

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use sluice_catalog::{
     BackupType, DestinationId, ErrorKind, Instance, InstanceSnapshot, NewSnapshot, NewTask, Node,
     NodeConfig, NodeId, Page, Policy, PolicyId, Record, SnapshotFilter, SnapshotId, SnapshotImage,
-    SnapshotKeep, SnapshotState, Source, Task, TaskState, Tx, Visible,
+    SnapshotState, Source, Task, TaskState, Tx, Visible,
 };
 use sluice_node_api::{SnapshotOrder, SnapshotUse, TaskSpec, Work};
 
@@ -227,48 +227,36 @@ pub(crate) async fn task_ended(
     }
 }
 
-/// Removes what the rule of a new snapshot keeps no more.
+/// Removes what the rule of a new snapshot keeps no more. Those of a rule that is not there any
+/// more stay: nobody says how long.
 async fn retain_of(tx: &mut Tx, new: &InstanceSnapshot, now: u64) -> Result<()> {
+    let Some(policy) = new.new.policy else { return Ok(()) };
+    let policy = match tx.get::<Policy>(policy, &EVERYTHING).await {
+        Ok(policy) => policy.body,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
     let filter =
         SnapshotFilter { state: Some(SnapshotState::Ready), instance: Some(new.new.instance) };
     let page = Page { after: None, limit: Page::LARGEST };
     let all = apart(WORD, tx.snapshots(&Visible::All, &filter, &page).await?);
     let same =
         |one: &InstanceSnapshot| (one.new.policy, &one.new.rule) == (new.new.policy, &new.new.rule);
-    retain(tx, &all.into_iter().filter(same).collect::<Vec<_>>(), now).await
-}
-
-/// Removes what a rule keeps no more of its snapshots of an instance. Those of a rule that is not
-/// there any more stay: nobody says how long.
-async fn retain(tx: &mut Tx, all: &[InstanceSnapshot], now: u64) -> Result<()> {
-    let Some((policy, rule)) = all.first().and_then(|one| Some((one.new.policy?, &one.new.rule)))
-    else {
-        return Ok(());
-    };
-    let policy = match tx.get::<Policy>(policy, &EVERYTHING).await {
-        Ok(policy) => policy.body,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let rule = policy.snapshots.iter().find(|known| known.name == *rule);
-    let Some(keep) = rule.map(|rule| rule.keep) else { return Ok(()) };
-    for one in over(all, keep, now) {
-        if !tx.snapshot_used(one).await? {
-            release(tx, one, (NOT_KEPT, 0), now).await?;
-        }
+    let all: Vec<_> = all.into_iter().filter(same).map(|one| (one.id, one.made_ms)).collect();
+    for id in over(&policy, &new.new.rule, &all, now) {
+        release_ready(tx, id, now).await?;
     }
     Ok(())
 }
 
-/// What is kept no more.
-fn over(
-    all: &[InstanceSnapshot],
-    keep: SnapshotKeep,
-    now: u64,
-) -> impl Iterator<Item = &InstanceSnapshot> {
-    let made: Vec<u64> = all.iter().map(|one| one.made_ms).collect();
-    let expired = keep.expired(&made, now);
-    all.iter().zip(expired).filter(|(_, expired)| *expired).map(|(one, _)| one)
+/// What a rule keeps no more of its snapshots of an instance.
+fn over(policy: &Policy, rule: &str, all: &[(SnapshotId, u64)], now: u64) -> Vec<SnapshotId> {
+    let Some(rule) = policy.snapshots.iter().find(|one| one.name == rule) else {
+        return Vec::new();
+    };
+    let made: Vec<u64> = all.iter().map(|(_, made_ms)| *made_ms).collect();
+    let expired = rule.keep.expired(&made, now).into_iter();
+    all.iter().zip(expired).filter(|(_, expired)| *expired).map(|((id, _), _)| *id).collect()
 }
 
 /// Looks after snapshots.
@@ -357,10 +345,7 @@ async fn no_more_kept(tx: &mut Tx, now: u64) -> Result<Vec<SnapshotId>> {
             new.insert(policy.map(|policy| policy.body));
         }
         let Some(Some(policy)) = policies.get(&id) else { continue };
-        let Some(keep) = policy.snapshots.iter().find(|one| one.name == rule) else { continue };
-        let made: Vec<u64> = all.iter().map(|(_, made_ms)| *made_ms).collect();
-        let expired = keep.keep.expired(&made, now).into_iter();
-        found.extend(all.iter().zip(expired).filter(|(_, expired)| *expired).map(|(one, _)| one.0));
+        found.extend(over(policy, &rule, &all, now));
     }
     Ok(found)
 }

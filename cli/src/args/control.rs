@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::lists::{Listing, PointListArgs, PolicyListArgs, TaskListArgs};
+use super::periods::PeriodArgs;
 use super::{TargetFormat, value};
 
 /// Run everything on this machine: server, one node, one destination
@@ -289,24 +290,8 @@ pub(crate) struct TaskPruneArgs {
     /// The destination
     #[arg(value_name = "[PROJECT/]NAME")]
     pub(crate) destination: String,
-    /// Keep the newest N points of each instance
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_last: Option<u32>,
-    /// Keep the newest point of each of the last N hours that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_hourly: Option<u32>,
-    /// Keep the newest point of each of the last N days that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_daily: Option<u32>,
-    /// Keep the newest point of each of the last N weeks that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_weekly: Option<u32>,
-    /// Keep the newest point of each of the last N months that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_monthly: Option<u32>,
-    /// Keep the newest point of each of the last N years that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_yearly: Option<u32>,
+    #[command(flatten)]
+    pub(crate) periods: PeriodArgs,
 }
 
 /// Show the restore points that a server knows

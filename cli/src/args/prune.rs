@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::periods::PeriodArgs;
 use super::value;
 
 /// Remove restore points that no rule keeps
@@ -22,24 +23,8 @@ pub(crate) struct PruneArgs {
     /// Only points of this instance
     pub(crate) instance: Option<String>,
 
-    /// Keep the newest N points
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_last: Option<u32>,
-    /// Keep the newest point of each of the last N hours that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_hourly: Option<u32>,
-    /// Keep the newest point of each of the last N days that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_daily: Option<u32>,
-    /// Keep the newest point of each of the last N weeks that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_weekly: Option<u32>,
-    /// Keep the newest point of each of the last N months that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_monthly: Option<u32>,
-    /// Keep the newest point of each of the last N years that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_yearly: Option<u32>,
+    #[command(flatten)]
+    pub(crate) periods: PeriodArgs,
     /// Keep every point not older than this, such as 30d
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub(crate) keep_within: Option<Duration>,

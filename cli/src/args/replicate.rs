@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use jiff::civil::Time;
 
+use super::periods::PeriodArgs;
 use super::value;
 
 /// Copy the repository to a second place, or from there
@@ -61,28 +62,6 @@ pub(crate) struct ReplicateRunArgs {
     /// Also bring back packs the target has lost; without filters that is always done
     #[arg(long)]
     pub(crate) repair: bool,
-    /// The target keeps the newest N points of each instance
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_last: Option<u32>,
-    /// The target keeps the newest point of each of the last N hours that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_hourly: Option<u32>,
-    /// The target keeps the newest point of each of the last N days that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_daily: Option<u32>,
-    /// The target keeps the newest point of each of the last N weeks that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_weekly: Option<u32>,
-    /// The target keeps the newest point of each of the last N months that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_monthly: Option<u32>,
-    /// The target keeps the newest point of each of the last N years that have one
-    #[arg(long, value_name = "N")]
-    pub(crate) keep_yearly: Option<u32>,
-    /// The target keeps every point not older than this, such as 30d
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
-    pub(crate) keep_within: Option<Duration>,
-
     /// Move at most so much a second, such as 20MiB/s
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(crate) limit: Option<u64>,
@@ -121,6 +100,12 @@ pub(crate) struct ReplicateRunArgs {
     /// Show what would be copied and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// Keep every point not older than this, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(help_heading = "What the target keeps")]
+    pub(crate) keep_within: Option<Duration>,
+    #[command(flatten, next_help_heading = "What the target keeps")]
+    pub(crate) periods: PeriodArgs,
 }
 
 /// What else can be done about replicas.

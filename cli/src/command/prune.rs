@@ -116,15 +116,10 @@ async fn meant(context: &Context, repository: &Repository, text: &str) -> Result
 pub(super) fn policy(context: &Context, args: &PruneArgs) -> Result<Policy> {
     let (keep_until_ms, _) = until(context, args)?;
     Ok(Policy {
-        keep_last: args.keep_last,
-        keep_hourly: args.keep_hourly,
-        keep_daily: args.keep_daily,
-        keep_weekly: args.keep_weekly,
-        keep_monthly: args.keep_monthly,
-        keep_yearly: args.keep_yearly,
         keep_within: args.keep_within,
         keep_until_ms,
         min_age: args.min_age,
+        ..args.periods.policy()
     })
 }
 

@@ -111,17 +111,7 @@ fn nothing() -> Opened {
 }
 
 fn options(context: &Context, args: &ReplicateRunArgs) -> Result<Options> {
-    let keep = Policy {
-        keep_last: args.keep_last,
-        keep_hourly: args.keep_hourly,
-        keep_daily: args.keep_daily,
-        keep_weekly: args.keep_weekly,
-        keep_monthly: args.keep_monthly,
-        keep_yearly: args.keep_yearly,
-        keep_within: args.keep_within,
-        keep_until_ms: None,
-        min_age: None,
-    };
+    let keep = Policy { keep_within: args.keep_within, ..args.periods.policy() };
     if keep.is_empty() && keep != Policy::default() {
         let text = sluice_repository::retention::EmptyPolicy.to_string();
         return Err(usage_error(text));

@@ -11,61 +11,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_node_api::{CheckScript, CheckSsh, TestOrder};
 
 use crate::command::control::document;
 use crate::error::usage_error;
-
-/// Something that tells that a guest answers.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-enum Wanted {
-    Console {
-        pattern: String,
-    },
-    Tcp {
-        port: u16,
-        #[serde(default)]
-        banner: Option<String>,
-    },
-    GuestAgent {},
-    Script {
-        command: Vec<String>,
-        #[serde(default)]
-        ports: Vec<u16>,
-        #[serde(default)]
-        accept: Vec<i32>,
-        #[serde(default)]
-        reject: Vec<i32>,
-        #[serde(default)]
-        limit_seconds: u64,
-    },
-    Ssh {
-        user: String,
-        #[serde(default)]
-        port: u16,
-        #[serde(default)]
-        command: Vec<String>,
-    },
-}
-
-impl Wanted {
-    /// The same, as a node is told it.
-    fn add_to(self, order: &mut TestOrder) {
-        match self {
-            Self::Console { pattern } => order.console.push(pattern),
-            Self::Tcp { port, banner: None } => order.tcp.push(port.to_string()),
-            Self::Tcp { port, banner: Some(banner) } => order.tcp.push(format!("{port}={banner}")),
-            Self::GuestAgent {} => order.guest_agent = true,
-            Self::Script { command, ports, accept, reject, limit_seconds } => {
-                order.scripts.push(CheckScript { command, ports, accept, reject, limit_seconds });
-            }
-            Self::Ssh { user, port, command } => order.ssh.push(CheckSsh { user, port, command }),
-        }
-    }
-}
 
 /// What is to be booted.
 pub(super) fn read(spec: &str) -> Result<TestOrder> {
@@ -94,9 +44,8 @@ fn guest(mut said: Value) -> Result<TestOrder> {
     }
     let checks = said.as_object_mut().and_then(|said| said.remove("checks")).unwrap_or(json!([]));
     let wrong = |error: serde_json::Error| usage_error(error.to_string());
-    let checks: Vec<Wanted> = serde_json::from_value(checks).map_err(wrong)?;
     let mut order: TestOrder = serde_json::from_value(said).map_err(wrong)?;
-    checks.into_iter().for_each(|check| check.add_to(&mut order));
+    sluice_server::add_checks(&mut order, checks).map_err(wrong)?;
     Ok(order)
 }
 
@@ -157,7 +106,8 @@ mod tests {
             {"kind": "script", "command": ["/t"], "ports": [80], "reject": [4]}]}]}"#;
         let nodes = r#"{"guests": [{"console": ["x"], "tcp": ["22=^SSH", "80"],
             "guest_agent": true, "ssh": [{"user": "root", "port": 22}],
-            "scripts": [{"command": ["/t"], "ports": [80], "reject": [4]}]}]}"#;
+            "scripts": [{"command": ["/t"], "ports": [80], "reject": [4],
+                "limit_seconds": 60}]}]}"#;
         assert_eq!(read(people).unwrap(), read(nodes).unwrap());
         // What a node types is read as it was meant.
         let order = read(nodes).unwrap();

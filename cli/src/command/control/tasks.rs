@@ -97,13 +97,14 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<Exit>
         }
         TaskCommand::Prune(args) => {
             let destinations = Records::load(&client, "destinations").await?;
+            let keep = &args.periods;
             let periods = [
-                ("last", args.keep_last),
-                ("hourly", args.keep_hourly),
-                ("daily", args.keep_daily),
-                ("weekly", args.keep_weekly),
-                ("monthly", args.keep_monthly),
-                ("yearly", args.keep_yearly),
+                ("last", keep.keep_last),
+                ("hourly", keep.keep_hourly),
+                ("daily", keep.keep_daily),
+                ("weekly", keep.keep_weekly),
+                ("monthly", keep.keep_monthly),
+                ("yearly", keep.keep_yearly),
             ];
             let keep: BTreeMap<&str, u32> =
                 periods.into_iter().filter_map(|(name, many)| Some((name, many?))).collect();
