@@ -91,6 +91,7 @@ pub(crate) async fn wanted(
         source: Source::Folder { path: format!("{folder}/{name}") },
         tags: BTreeSet::new(),
         node: Some(*node),
+        manager: None,
         cluster: None,
         host: None,
         paused: true,

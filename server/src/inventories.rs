@@ -299,6 +299,7 @@ fn draft(record: &Record<Inventory>, unit: &judge::Unit) -> Instance {
         source: unit.source.clone(),
         tags: record.body.tags.clone(),
         node: record.body.node,
+        manager: record.body.manager.clone(),
         cluster: record.body.cluster.clone(),
         host: None,
         paused: false,

@@ -351,7 +351,7 @@ async fn same_nodes(
         return Ok(());
     }
     let text = "other nodes would read this source then: somebody with a role in the system \
-                changes its cluster, host or tags, or names its node";
+                changes its manager, cluster, host or tags, or names its node";
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "source-not-allowed", text))
 }
 

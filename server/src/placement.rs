@@ -195,12 +195,12 @@ impl Asked {
 
 /// An instance as configurations look at it.
 pub(crate) fn placed(record: &Record<Instance>) -> Placed {
-    let Instance { tags, cluster, host, .. } = &record.body;
+    let Instance { tags, manager, cluster, host, .. } = record.body.clone();
     let name = match &record.project_name {
         Some(project) => format!("{project}/{}", record.name),
         None => record.name.clone(),
     };
-    Placed { name, tags: tags.clone(), cluster: cluster.clone(), host: host.clone() }
+    Placed { name, tags, manager, cluster, host }
 }
 
 /// Says of each node whether it may do what is asked for, and why.

@@ -22,6 +22,10 @@ pub struct Instance {
     /// The node that reaches the source; without one, any node may try.
     #[serde(default)]
     pub node: Option<NodeId>,
+    /// What manages the clusters and hosts it runs on: a cloud, a hypervisor's management. Nodes
+    /// are assigned by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<String>,
     /// What it runs on: a cluster, a host, a storage. Limits and accounts go by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -162,6 +166,9 @@ impl Instance {
         }
         if self.cluster.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
             return Err(CatalogError::invalid("a cluster has 1 to 128 bytes"));
+        }
+        if self.manager.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
+            return Err(CatalogError::invalid("a manager has 1 to 128 bytes"));
         }
         if self.host.as_ref().is_some_and(|name| name.is_empty() || name.len() > 128) {
             return Err(CatalogError::invalid("a host has 1 to 128 bytes"));

@@ -50,6 +50,9 @@ pub struct Inventory {
     /// on; afterwards they are theirs.
     #[serde(default)]
     pub tags: BTreeSet<String>,
+    /// The manager of what is found here, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<String>,
     /// The cluster of what is found here, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -189,8 +192,8 @@ impl Inventory {
         if lists.iter().any(|list| list.len() > MOST_PATTERNS || list.iter().any(odd)) {
             return no("an inventory has at most 100 patterns of a kind, each of 1 to 128 bytes");
         }
-        if self.cluster.iter().chain(&self.tags).any(odd) {
-            return no("tags and clusters have 1 to 128 bytes");
+        if self.manager.iter().chain(&self.cluster).chain(&self.tags).any(odd) {
+            return no("tags, clusters and managers have 1 to 128 bytes");
         }
         let rest = PARTS.iter().fold(self.naming.clone(), |rest, part| rest.replace(part, ""));
         if rest == self.naming || rest.contains(['{', '}', '/', '@', ':']) || odd(&self.naming) {

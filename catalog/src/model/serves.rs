@@ -1,13 +1,14 @@
 //! Which instances the nodes of a configuration work for.
 //!
 //! ```text
-//!   instances ─► tags ─► hosts ─► clusters ─► nobody names it
-//!   most specific                             nodes that serve nobody in particular
+//!   instances ─► tags ─► hosts ─► clusters ─► managers ─► nobody names it
+//!   most specific                                         nodes that serve nobody in particular
 //! ```
 //!
 //! Of all configurations, those that name an instance most specifically have it: one that names
-//! the instance before one that names its tag, then its host, then its cluster. Several of the same
-//! rank share it. An instance that nobody names is for nodes whose configuration names nobody.
+//! the instance before one that names its tag, then its host, then its cluster, then its manager.
+//! Several of the same rank share it. An instance that nobody names is for nodes whose
+//! configuration names nobody.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +27,9 @@ const MOST: usize = 200;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serves {
+    /// Those in the care of these managers.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub managers: BTreeSet<String>,
     /// Those on these clusters.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub clusters: BTreeSet<String>,
@@ -46,6 +50,8 @@ pub struct Serves {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum ServesBy {
+    /// Its manager.
+    Manager,
     /// Its cluster.
     Cluster,
     /// Its host.
@@ -60,6 +66,7 @@ impl ServesBy {
     /// Its word.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Manager => "its manager",
             Self::Cluster => "its cluster",
             Self::Host => "its host",
             Self::Tag => "a tag",
@@ -75,6 +82,8 @@ pub struct Placed {
     pub name: String,
     /// Its tags.
     pub tags: BTreeSet<String>,
+    /// Its manager.
+    pub manager: Option<String>,
     /// Its cluster.
     pub cluster: Option<String>,
     /// Its host.
@@ -88,7 +97,11 @@ fn matches(patterns: &BTreeSet<String>, text: &str) -> bool {
 impl Serves {
     /// Whether it names nobody.
     pub fn is_nothing(&self) -> bool {
-        [&self.clusters, &self.hosts, &self.tags, &self.instances].iter().all(|l| l.is_empty())
+        self.lists().iter().all(|list| list.is_empty())
+    }
+
+    fn lists(&self) -> [&BTreeSet<String>; 5] {
+        [&self.managers, &self.clusters, &self.hosts, &self.tags, &self.instances]
     }
 
     /// By what it names an instance, most specifically; nothing when it does not.
@@ -104,6 +117,8 @@ impl Serves {
             Some(ServesBy::Host)
         } else if on(&self.clusters, &instance.cluster) {
             Some(ServesBy::Cluster)
+        } else if on(&self.managers, &instance.manager) {
+            Some(ServesBy::Manager)
         } else {
             None
         }
@@ -114,7 +129,7 @@ impl Serves {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] when it does not.
     pub fn sense(&self) -> Result<()> {
-        for list in [&self.clusters, &self.hosts, &self.tags, &self.instances] {
+        for list in self.lists() {
             let odd = |word: &String| word.is_empty() || word.len() > LONGEST;
             if list.len() > MOST || list.iter().any(odd) {
                 let text = "serves has at most 200 words of a kind, each of 1 to 255 bytes";
@@ -144,12 +159,15 @@ mod tests {
         let web = Placed {
             name: "shop/web-1".into(),
             tags: ["gold".to_owned()].into(),
+            manager: Some("cloud-a".into()),
             cluster: Some("rack-1".into()),
             host: Some("hyper-7".into()),
         };
         for (value, by) in [
             (json!({}), None),
-            (json!({"clusters": ["rack-*"]}), Some(ServesBy::Cluster)),
+            (json!({"managers": ["cloud-?"]}), Some(ServesBy::Manager)),
+            (json!({"managers": ["cloud-b"]}), None),
+            (json!({"managers": ["*"], "clusters": ["rack-*"]}), Some(ServesBy::Cluster)),
             (json!({"clusters": ["rack-1"], "hosts": ["hyper-?"]}), Some(ServesBy::Host)),
             (json!({"hosts": ["hyper-7"], "tags": ["gold"]}), Some(ServesBy::Tag)),
             (json!({"tags": ["gold"], "instances": ["shop/*"]}), Some(ServesBy::Instance)),
@@ -158,14 +176,17 @@ mod tests {
             assert_eq!(serves(value.clone()).names(&web), by, "{value}");
         }
         let nowhere = Placed { name: "shop/db".into(), ..Placed::default() };
-        assert_eq!(serves(json!({"clusters": ["*"], "hosts": ["*"]})).names(&nowhere), None);
+        let anywhere = json!({"managers": ["*"], "clusters": ["*"], "hosts": ["*"]});
+        assert_eq!(serves(anywhere).names(&nowhere), None);
         assert!(ServesBy::Instance > ServesBy::Tag && ServesBy::Host > ServesBy::Cluster);
+        assert!(ServesBy::Cluster > ServesBy::Manager);
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for odd in [
             json!({"clusters": [""]}),
+            json!({"managers": [""]}),
             json!({"instances": ["web"]}),
             json!({"tags": ["x".repeat(256)]}),
         ] {

@@ -76,19 +76,19 @@ impl Tx {
         let mut placed = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {
             // One that cannot be read is no reason to start nothing: its own task will say so.
-            let Ok(Instance { tags, cluster, host, .. }) = row.json("body") else { continue };
+            let Ok(Instance { tags, manager, cluster, host, .. }) = row.json("body") else { continue };
             let own = row.text("name")?;
             let name = match row.maybe_text("project")? {
                 Some(project) => format!("{project}/{own}"),
                 None => own,
             };
-            placed.insert(row.id("id")?, Placed { name, tags, cluster, host });
+            placed.insert(row.id("id")?, Placed { name, tags, manager, cluster, host });
         }
         Ok(placed)
     }
 
     /// Where the inventories look whose tasks wait, by task: what they find there is their
-    /// project's, and has their tags and cluster.
+    /// project's, and has their tags, manager and cluster.
     ///
     /// # Errors
     /// Those of the database.
@@ -118,8 +118,8 @@ impl Tx {
                     Some(project) => format!("{project}/{}", record.name),
                     None => record.name,
                 };
-                let Inventory { tags, cluster, .. } = record.body;
-                Ok(Some(Placed { name, tags, cluster, host: None }))
+                let Inventory { tags, manager, cluster, .. } = record.body;
+                Ok(Some(Placed { name, tags, manager, cluster, host: None }))
             }
             Err(error) if [ErrorKind::NotFound, ErrorKind::Damaged].contains(&error.kind()) => {
                 Ok(None)

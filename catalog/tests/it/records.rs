@@ -28,6 +28,7 @@ pub fn instance(tags: &[&str]) -> Instance {
         source: Source::Device { path: "/dev/vda".into() },
         tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
         node: None,
+        manager: None,
         cluster: None,
         host: None,
         paused: false,

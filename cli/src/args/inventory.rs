@@ -6,8 +6,9 @@ use super::SetArgs;
 
 /// Places of a server that nodes look through for instances: folders of disk images, and devices
 ///
-/// What is new there becomes an instance with the inventory's tags and cluster, by which policies
-/// take it; what is gone is noted as not present, keeps its restore points, and is not backed up.
+/// What is new there becomes an instance with the inventory's tags, manager and cluster, by which
+/// policies take it; what is gone is noted as not present, keeps its restore points, and is not
+/// backed up.
 /// How one is written is in docs/operations.md.
 #[derive(Debug, Args)]
 pub(crate) struct InventoryArgs {

@@ -190,6 +190,7 @@ fn gone(sources: &[String]) -> Instance {
         source: Source::DiskFiles { images },
         tags: [].into(),
         node: None,
+        manager: None,
         cluster: None,
         host: None,
         paused: false,

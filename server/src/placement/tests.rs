@@ -36,6 +36,7 @@ fn web() -> Placed {
     Placed {
         name: "shop/web".into(),
         tags: ["gold".to_owned()].into(),
+        manager: Some("cloud-a".into()),
         cluster: Some("rack-1".into()),
         host: Some("hyper-7".into()),
     }
@@ -64,6 +65,7 @@ fn backup() -> Asked {
 #[test]
 fn the_most_specific_configuration_has_an_instance() {
     let all = configs(&[
+        ("manager", json!({"managers": ["cloud-a"]})),
         ("cluster", json!({"clusters": ["rack-*"]})),
         ("host", json!({"hosts": ["hyper-7"]})),
         ("host-too", json!({"hosts": ["hyper-*"]})),
@@ -73,6 +75,8 @@ fn the_most_specific_configuration_has_an_instance() {
     assert_eq!(claim(&all, &web()), Claim::By(ServesBy::Host, by(&["host", "host-too"])));
     let moved = Placed { host: None, ..web() };
     assert_eq!(claim(&all, &moved), Claim::By(ServesBy::Cluster, by(&["cluster"])));
+    let elsewhere = Placed { cluster: Some("shelf".into()), ..moved };
+    assert_eq!(claim(&all, &elsewhere), Claim::By(ServesBy::Manager, by(&["manager"])));
     assert_eq!(claim(&all, &Placed::default()), Claim::Open);
     assert_eq!(claim(&configs(&[("nobody", json!({}))]), &web()), Claim::Anyone);
 }
