@@ -76,7 +76,9 @@ impl Tx {
         let mut placed = BTreeMap::new();
         for row in self.all(sqlx::query(sql)).await? {
             // One that cannot be read is no reason to start nothing: its own task will say so.
-            let Ok(Instance { tags, manager, cluster, host, .. }) = row.json("body") else { continue };
+            let Ok(Instance { tags, manager, cluster, host, .. }) = row.json("body") else {
+                continue;
+            };
             let own = row.text("name")?;
             let name = match row.maybe_text("project")? {
                 Some(project) => format!("{project}/{own}"),

@@ -2,7 +2,9 @@
 //!
 //! The functions panic with a message on the first broken promise; call them from a test.
 
-use crate::{BlockRead, BlockWrite, ErrorKind, coalesce};
+use std::sync::Arc;
+
+use crate::{BlockRead, BlockWrite, ErrorKind, Piece, Pool, coalesce};
 
 /// Checks that `disk` reads as `expected`, at many offsets and lengths, and that its extents
 /// agree with the bytes.
@@ -20,7 +22,12 @@ pub async fn read(disk: &dyn BlockRead, expected: &[u8]) {
         buf.fill(0xAA);
         let cached = disk.read_cached(offset, &mut buf);
         assert!(!cached || buf == wanted, "cached bytes differ in {length} at {offset}");
+        if let Some(pieces) = disk.read_shared(offset, length) {
+            assert!(joined(&pieces) == wanted, "shared bytes differ in {length} at {offset}");
+        }
     }
+    assert!(disk.read_shared(size, 1).is_none(), "shared bytes beyond the end");
+    assert!(disk.read_shared(u64::MAX, 2).is_none(), "shared bytes at an offset that overflows");
     assert!(!disk.read_cached(size, &mut [0]), "cached bytes beyond the end");
     assert!(!disk.read_cached(u64::MAX, &mut [0, 0]), "cached bytes at an offset that overflows");
     let beyond = disk.read_at(size, &mut [0]).await.expect_err("read beyond the end");
@@ -28,6 +35,19 @@ pub async fn read(disk: &dyn BlockRead, expected: &[u8]) {
     let overflow = disk.read_at(u64::MAX, &mut [0, 0]).await.expect_err("offset overflow");
     assert_eq!(overflow.kind(), ErrorKind::OutOfRange);
     extents(disk, expected).await;
+}
+
+/// The bytes of pieces, one after the other.
+#[must_use]
+pub fn joined(pieces: &[Piece]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes) => whole.extend_from_slice(bytes),
+            Piece::Zero(length) => whole.resize(whole.len() + *length as usize, 0),
+        }
+    }
+    whole
 }
 
 async fn extents(disk: &dyn BlockRead, expected: &[u8]) {
@@ -56,6 +76,7 @@ pub async fn write(disk: &dyn BlockWrite) {
     let size = disk.size();
     assert!(size >= 256 << 10, "device too small for the checks");
     disk.write_zeroes(0, size).await.expect("zero the device");
+    let pool = Arc::new(Pool::new(size as usize, size as usize));
     let mut model = vec![0u8; size as usize];
     for (step, (offset, length)) in probes(size).into_iter().enumerate() {
         let range = offset as usize..(offset + length) as usize;
@@ -64,7 +85,13 @@ pub async fn write(disk: &dyn BlockWrite) {
             model[range].fill(0);
         } else {
             let fill = vec![step as u8 + 1; length as usize];
-            disk.write_at(offset, &fill).await.expect("write");
+            if step % 3 == 1 {
+                let mut buffer = pool.take(fill.len());
+                buffer.copy_from_slice(&fill);
+                disk.write_buffer(offset, buffer).await.expect("write a buffer");
+            } else {
+                disk.write_at(offset, &fill).await.expect("write");
+            }
             model[range].copy_from_slice(&fill);
         }
     }

@@ -29,6 +29,7 @@ mod pool;
 pub mod conformance;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use buffer::Buffer;
 pub use direct::{ALIGN, DirectFile};
@@ -63,6 +64,14 @@ pub trait BlockRead: Send + Sync {
         false
     }
 
+    /// The bytes at `offset..offset + length` as they lie in memory, in order and not copied, when
+    /// that needs no waiting and keeps no more than about twice as much in memory. A caller that
+    /// gets nothing reads.
+    fn read_shared(&self, offset: u64, length: u64) -> Option<Vec<Piece>> {
+        let _ = (offset, length);
+        None
+    }
+
     /// Describes a prefix of `offset..offset + length` as at most [`MAX_EXTENTS`] extents.
     ///
     /// # Errors
@@ -71,6 +80,15 @@ pub trait BlockRead: Send + Sync {
         check_range(self.size(), offset, length)?;
         Ok(if length == 0 { vec![] } else { vec![Extent::data(offset, length)] })
     }
+}
+
+/// Bytes that a device shares with its reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// As they are.
+    Bytes(Bytes),
+    /// As many zeroes.
+    Zero(u64),
 }
 
 /// A device that can also be written.
@@ -82,6 +100,14 @@ pub trait BlockWrite: BlockRead {
     /// [`ErrorKind::OutOfRange`], [`ErrorKind::ReadOnly`], [`ErrorKind::NoSpace`] or what the
     /// device reports.
     async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// The same with a buffer that the device may keep until it is written, which spares it a copy.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    async fn write_buffer(&self, offset: u64, data: PoolBuffer) -> Result<()> {
+        self.write_at(offset, &data).await
+    }
 
     /// Makes the range read as zeroes, releasing its space where the device can.
     ///

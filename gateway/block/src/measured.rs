@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use crate::{BlockRead, BlockWrite, Extent, Result};
+use crate::{BlockRead, BlockWrite, Extent, Piece, PoolBuffer, Result};
 
 /// Upper bounds of the histogram of latencies, in microseconds. A request that takes longer than
 /// all of them is in none.
@@ -125,6 +125,13 @@ impl<D: BlockRead + ?Sized> BlockRead for Measured<D> {
         done
     }
 
+    fn read_shared(&self, offset: u64, length: u64) -> Option<Vec<Piece>> {
+        let begun = Instant::now();
+        let shared = self.inner.read_shared(offset, length)?;
+        self.counters.read.count(begun, length, true);
+        Some(shared)
+    }
+
     async fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
         self.inner.extents(offset, length).await
     }
@@ -136,6 +143,13 @@ impl<D: BlockWrite + ?Sized> BlockWrite for Measured<D> {
         let begun = Instant::now();
         let done = self.inner.write_at(offset, data).await;
         self.counters.write.count(begun, data.len() as u64, done.is_ok());
+        done
+    }
+
+    async fn write_buffer(&self, offset: u64, data: PoolBuffer) -> Result<()> {
+        let (begun, length) = (Instant::now(), data.len() as u64);
+        let done = self.inner.write_buffer(offset, data).await;
+        self.counters.write.count(begun, length, done.is_ok());
         done
     }
 

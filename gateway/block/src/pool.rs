@@ -136,6 +136,12 @@ impl Deref for PoolBuffer {
     }
 }
 
+impl AsRef<[u8]> for PoolBuffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl DerefMut for PoolBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.length]

@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use sluice_block::{BlockRead, Extent, ExtentList, MAX_EXTENTS, check_range};
+use sluice_block::{BlockRead, Extent, ExtentList, MAX_EXTENTS, Piece, check_range};
 use tokio::runtime::Handle;
 
 use crate::error::{RepositoryError, Result};
@@ -324,17 +325,17 @@ impl Inner {
         Ok(entries)
     }
 
-    /// Fills `buf` from the caches, unless something is not there: then nothing is copied.
-    fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> Look {
+    /// The chunks of a range from the caches, nothing for zeroes, or what is not there.
+    fn cached_chunks(&self, offset: u64, length: u64) -> Result<Vec<Option<Bytes>>, Look> {
         let (size, fanout) = (u64::from(self.record.block_size), FANOUT as u64);
-        let end = offset + buf.len() as u64;
+        let end = offset + length;
         // Neighbours share their leaf.
         let mut known: Option<(u64, Option<Arc<Page>>)> = None;
         let (mut chunks, mut entries, mut complete) = (Vec::new(), Vec::new(), true);
         for block in offset / size..end.div_ceil(size) {
             let number = block / fanout;
             if known.as_ref().is_none_or(|(leaf, _)| *leaf != number) {
-                let Some(page) = self.cached_leaf(number) else { return Look::NoPage };
+                let page = self.cached_leaf(number).ok_or(Look::NoPage)?;
                 known = Some((number, page));
             }
             let page = known.as_ref().and_then(|(_, page)| page.as_ref());
@@ -349,9 +350,19 @@ impl Inner {
             }
         }
         if !complete {
-            return Look::NoChunk(entries);
+            return Err(Look::NoChunk(entries));
         }
         self.shared.caches.count_hits(chunks.iter().flatten().count() as u64);
+        Ok(chunks)
+    }
+
+    /// Fills `buf` from the caches, unless something is not there: then nothing is copied.
+    fn copy_cached(&self, offset: u64, buf: &mut [u8]) -> Look {
+        let chunks = match self.cached_chunks(offset, buf.len() as u64) {
+            Ok(chunks) => chunks,
+            Err(missing) => return missing,
+        };
+        let size = u64::from(self.record.block_size);
         let (mut within, mut rest) = ((offset % size) as usize, buf);
         for chunk in chunks {
             let take = rest.len().min(size as usize - within);
@@ -478,6 +489,26 @@ impl BlockRead for ImageReader {
             }
         }
         true
+    }
+
+    fn read_shared(&self, offset: u64, length: u64) -> Option<Vec<Piece>> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.size())?;
+        let size = u64::from(self.block_size());
+        // A reader that keeps whole chunks for parts of them would keep far more than it counts.
+        let kept = end.next_multiple_of(size) - offset / size * size;
+        if kept > 2 * length {
+            return None;
+        }
+        let chunks = self.inner.cached_chunks(offset, length).ok()?;
+        self.read_ahead(offset, length);
+        let mut at = offset;
+        let share = |chunk: Option<Bytes>| {
+            let (within, take) = ((at % size) as usize, (size - at % size).min(end - at));
+            at += take;
+            let of = |chunk: Bytes| Piece::Bytes(chunk.slice(within..within + take as usize));
+            chunk.map_or(Piece::Zero(take), of)
+        };
+        Some(chunks.into_iter().map(share).collect())
     }
 
     async fn extents(&self, offset: u64, length: u64) -> sluice_block::Result<Vec<Extent>> {

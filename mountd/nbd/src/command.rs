@@ -13,7 +13,7 @@ use sluice_nbd_wire::{
 use crate::context::Context;
 use crate::export::Open;
 use crate::read::{read, read_at_hand};
-use crate::reply::{Reply, ReplyBuilder};
+use crate::reply::{Content, Reply, ReplyBuilder};
 use crate::write;
 
 /// Bytes of one `NBD_CMD_CACHE` that are warmed; the command is a hint.
@@ -108,9 +108,9 @@ async fn execute(link: Link, incoming: Incoming) -> Reply {
         tracing::debug!(?request, %error, message, "request refused");
         return builder.error(error, message);
     }
-    let outcome = match (request.command, &payload) {
+    let outcome = match (request.command, payload) {
         (Command::Read, _) => read(agreement, &request).await,
-        (Command::BlockStatus, _) => block_status(agreement, &request, &payload).await,
+        (Command::BlockStatus, payload) => block_status(agreement, &request, &payload).await,
         (Command::Cache, _) => cache(agreement, &request).await.map(|()| builder.success()),
         (Command::Write, Payload::Content(content)) => {
             write::content(&link, &request, content).await.map(|()| builder.success())
@@ -228,7 +228,7 @@ async fn block_status(
     for (index, chunk) in chunks.iter().enumerate() {
         builder.chunk(chunk, index + 1 == chunks.len());
     }
-    Ok(builder.finish(None))
+    Ok(builder.finish(Content::None))
 }
 
 /// Reads the range and drops it, which leaves it in whatever cache the device has.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use sluice_block::PoolBuffer;
 use sluice_nbd_wire::{Chunk, ChunkHeader, Errno, Framing, ReplyFlags, Request, SimpleReply};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -25,9 +25,28 @@ pub(crate) struct Permits {
 /// A finished reply: headers, interleaved with content that is not copied.
 pub(crate) struct Reply {
     heads: BytesMut,
-    content: Option<PoolBuffer>,
+    content: Content,
     /// Lengths of alternating slices of `heads` and `content`, in order.
     parts: Vec<(usize, usize)>,
+}
+
+/// The bytes that a read asked for.
+pub(crate) enum Content {
+    None,
+    /// In one piece.
+    Own(PoolBuffer),
+    /// In the pieces that a cache has.
+    Shared(Vec<Bytes>),
+}
+
+impl Content {
+    fn piece(&self, number: usize) -> &[u8] {
+        match self {
+            Self::Own(bytes) if number == 0 => bytes,
+            Self::Shared(pieces) => pieces.get(number).map_or(&[], |piece| piece),
+            Self::None | Self::Own(_) => &[],
+        }
+    }
 }
 
 /// Builds the reply to one request.
@@ -40,7 +59,8 @@ pub(crate) struct ReplyBuilder {
 
 impl ReplyBuilder {
     pub(crate) fn new(framing: Framing, request: &Request) -> Self {
-        let reply = Reply { heads: BytesMut::with_capacity(64), content: None, parts: vec![] };
+        let reply =
+            Reply { heads: BytesMut::with_capacity(64), content: Content::None, parts: vec![] };
         Self { framing, cookie: request.cookie, offset: request.offset, reply }
     }
 
@@ -63,10 +83,9 @@ impl ReplyBuilder {
         self.reply
     }
 
-    /// The whole content of a read as a simple reply.
-    pub(crate) fn content(mut self, content: PoolBuffer) -> Reply {
-        let length = content.len();
-        self.reply.content = Some(content);
+    /// The whole content of a read, of so many bytes, as a simple reply.
+    pub(crate) fn content(mut self, content: Content, length: usize) -> Reply {
+        self.reply.content = content;
         self.simple(None, length)
     }
 
@@ -88,7 +107,7 @@ impl ReplyBuilder {
     }
 
     /// The chunks so far, with the content that [`data`](Self::data) spoke of.
-    pub(crate) fn finish(mut self, content: Option<PoolBuffer>) -> Reply {
+    pub(crate) fn finish(mut self, content: Content) -> Reply {
         self.reply.content = content;
         self.reply
     }
@@ -119,13 +138,19 @@ impl ReplyBuilder {
 impl Reply {
     fn slices<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
         let mut heads = &self.heads[..];
-        let mut content = self.content.as_deref().unwrap_or_default();
+        let (mut content, mut number) = (self.content.piece(0), 1);
         for (head, body) in &self.parts {
             let (this_head, next_heads) = heads.split_at(*head);
-            let (this_body, next_content) = content.split_at(*body);
-            (heads, content) = (next_heads, next_content);
+            heads = next_heads;
             out.push(IoSlice::new(this_head));
-            if !this_body.is_empty() {
+            let mut left = *body;
+            while left > 0 {
+                if content.is_empty() {
+                    (content, number) = (self.content.piece(number), number + 1);
+                }
+                // Parts speak of no more than there is.
+                let (this_body, next_content) = content.split_at(left.min(content.len()));
+                (content, left) = (next_content, left - this_body.len());
                 out.push(IoSlice::new(this_body));
             }
         }

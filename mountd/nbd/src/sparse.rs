@@ -22,6 +22,13 @@ pub(crate) struct Run {
     pub(crate) zero: bool,
 }
 
+/// Whether runs that lie in a cache are answered as they are: not when they are too many, or when a
+/// hole between them is too short.
+pub(crate) fn worth_it(runs: &[Run]) -> bool {
+    let short = |run: &Run| run.zero && run.length < SHORTEST_HOLE;
+    runs.len() <= MOST_RUNS && (runs.len() == 1 || !runs.iter().any(short))
+}
+
 /// Cuts a range into runs. Without an answer from the device all of it is data.
 pub(crate) async fn runs(device: &dyn BlockRead, offset: u64, length: u64) -> Vec<Run> {
     let mut known = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use sluice_block::{BlockError, BlockWrite, ErrorKind, Result};
+use sluice_block::{BlockError, BlockWrite, ErrorKind, PoolBuffer, Result};
 use sluice_nbd_wire::{CommandFlags, Request};
 
 use crate::command::Link;
@@ -11,11 +11,11 @@ use crate::command::Link;
 pub(crate) const STEP: u64 = 1 << 20;
 
 /// `NBD_CMD_WRITE`.
-pub(crate) async fn content(link: &Link, request: &Request, content: &[u8]) -> Result<()> {
+pub(crate) async fn content(link: &Link, request: &Request, content: PoolBuffer) -> Result<()> {
     let device = writer(link)?;
     link.unflushed.store(true, Ordering::SeqCst);
     if !content.is_empty() {
-        device.write_at(request.offset, content).await?;
+        device.write_buffer(request.offset, content).await?;
     }
     finish(link, request).await
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sluice_block::{BlockError, BlockRead, BlockWrite, ErrorKind, Extent, Result, check_range};
+use sluice_block::{
+    BlockError, BlockRead, BlockWrite, ErrorKind, Extent, PoolBuffer, Result, check_range,
+};
 
 use crate::CELL;
 use crate::map::State;
@@ -87,8 +89,19 @@ impl OverlayDisk {
         if view.top().needs_flush() { self.flush().await } else { Ok(()) }
     }
 
-    /// Writes pieces, with what fills up the partial ones.
-    async fn write_pieces(&self, offset: u64, data: Arc<[u8]>, pieces: Arc<[Piece]>) -> Result<()> {
+    /// Writes data that can be kept until it is written, in pieces, with what fills up the partial
+    /// ones.
+    async fn write<D>(&self, offset: u64, data: Arc<D>) -> Result<()>
+    where
+        D: AsRef<[u8]> + Send + Sync + ?Sized + 'static,
+    {
+        let length = (*data).as_ref().len();
+        check_range(self.size, offset, length as u64)?;
+        self.overlay.healthy()?;
+        let pieces: Arc<[Piece]> = pieces(offset, length, self.size).into();
+        if pieces.is_empty() {
+            return Ok(());
+        }
         loop {
             let view = self.view();
             let mut below = Vec::with_capacity(pieces.len());
@@ -99,6 +112,7 @@ impl OverlayDisk {
             }
             let (data, pieces) = (data.clone(), pieces.clone());
             let written = self.change(&view, move |view, overlay| {
+                let data = (*data).as_ref();
                 for (piece, below) in pieces.iter().zip(below) {
                     let from = offset + piece.at as u64;
                     let part = &data[piece.at..piece.at + piece.length];
@@ -139,13 +153,11 @@ impl BlockRead for OverlayDisk {
 #[async_trait]
 impl BlockWrite for OverlayDisk {
     async fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        check_range(self.size, offset, data.len() as u64)?;
-        self.overlay.healthy()?;
-        let pieces = pieces(offset, data.len(), self.size);
-        if pieces.is_empty() {
-            return Ok(());
-        }
-        self.write_pieces(offset, data.into(), pieces.into()).await
+        self.write(offset, Arc::<[u8]>::from(data)).await
+    }
+
+    async fn write_buffer(&self, offset: u64, data: PoolBuffer) -> Result<()> {
+        self.write(offset, Arc::new(data)).await
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {

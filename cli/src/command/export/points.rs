@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use async_trait::async_trait;
 use jiff::tz::TimeZone;
-use sluice_block::{BlockError, BlockRead, ErrorKind as BlockKind, Extent, Result as BlockResult};
+use sluice_block::{
+    BlockError, BlockRead, ErrorKind as BlockKind, Extent, Piece, Result as BlockResult,
+};
 use sluice_nbd::{Changes, Device, Export, OpenDevice, Opened};
 use sluice_repository::{
     ErrorKind, ImageReader, Pin, PointSpec, Repository, RepositoryError, RestorePoint,
@@ -175,6 +177,10 @@ impl BlockRead for Pinned {
 
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
         self.reader.read_cached(offset, buf)
+    }
+
+    fn read_shared(&self, offset: u64, length: u64) -> Option<Vec<Piece>> {
+        self.reader.read_shared(offset, length)
     }
 
     async fn extents(&self, offset: u64, length: u64) -> BlockResult<Vec<Extent>> {

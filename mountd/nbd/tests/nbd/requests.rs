@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sluice_block::{BlockError, BlockRead, ErrorKind, FaultyRead, MemoryDisk, Result};
+use sluice_block::{BlockError, BlockRead, ErrorKind, FaultyRead, MemoryDisk, Piece, Result};
 use sluice_nbd::Limits;
 use sluice_nbd_wire::{
     Chunk, ChunkType, Command, CommandFlags, Errno, Framing, MetaRequest, OptionReply,
@@ -35,6 +35,88 @@ async fn zero_runs_travel_as_hole_chunks_unless_fragments_are_refused() {
         assert_eq!((only.kind, only.flags), (ChunkType::OffsetData, ReplyFlags::DONE));
         assert!(data[8..] == sample()[..1 << 20]);
     }
+    server.stop().await;
+}
+
+/// Has everything in memory, in pieces, and counts what it is read.
+#[derive(Default)]
+struct Lender {
+    reads: AtomicU64,
+}
+
+impl Lender {
+    const PIECE: u64 = 16 << 10;
+}
+
+#[async_trait::async_trait]
+impl BlockRead for Lender {
+    fn size(&self) -> u64 {
+        sample().len() as u64
+    }
+
+    async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        buf.copy_from_slice(&sample()[offset as usize..offset as usize + buf.len()]);
+        Ok(())
+    }
+
+    fn read_shared(&self, offset: u64, length: u64) -> Option<Vec<Piece>> {
+        let (whole, mut at, end) = (bytes::Bytes::from(sample()), offset, offset + length);
+        let mut pieces = Vec::new();
+        while at < end {
+            let to = ((at / Self::PIECE + 1) * Self::PIECE).min(end);
+            let piece = whole.slice(at as usize..to as usize);
+            let zero = piece.iter().all(|byte| *byte == 0);
+            pieces.push(if zero { Piece::Zero(to - at) } else { Piece::Bytes(piece) });
+            at = to;
+        }
+        Some(pieces)
+    }
+}
+
+#[tokio::test]
+async fn what_a_device_shares_is_sent_as_it_lies_there() {
+    let device = Arc::new(Lender::default());
+    let server = Fixture::device(device.clone(), Limits::default()).await;
+    let (mib, bytes) = (1 << 20, sample());
+    let part = |from: u64, length: u64| &bytes[from as usize..(from + length) as usize];
+    let mut raw = Raw::ready(server.address, Framing::Simple).await;
+    raw.read(1, mib + 700, mib).await;
+    assert_eq!(raw.simple().await, (None, 1));
+    let mut content = vec![0; mib as usize];
+    raw.stream.read_exact(&mut content).await.unwrap();
+    assert!(content == part(mib + 700, mib));
+    for framing in [Framing::Structured, Framing::Extended] {
+        let mut raw = Raw::ready(server.address, framing).await;
+        // Content of many pieces, a hole, and content once more.
+        raw.read(2, 2 * mib, 8 * mib).await;
+        for (from, length) in [(2 * mib, mib), (9 * mib, 5 * Lender::PIECE)] {
+            let (head, data) = raw.chunk().await;
+            assert_eq!((head.kind, head.cookie), (ChunkType::OffsetData, 2));
+            assert!(data[..8] == from.to_be_bytes() && &data[8..] == part(from, length));
+            let (head, hole) = raw.chunk().await;
+            let Chunk::OffsetHole { offset, length: zeroes } =
+                Chunk::decode(head.kind, &hole).unwrap()
+            else {
+                panic!("{head:?}");
+            };
+            assert_eq!(offset, from + length);
+            assert!(part(offset, u64::from(zeroes)).iter().all(|byte| *byte == 0));
+            assert_eq!(head.flags == ReplyFlags::DONE, from == 9 * mib);
+        }
+    }
+    assert_eq!(device.reads.load(Ordering::Relaxed), 0, "nothing of that was copied");
+    // Zeroes are no part of one piece, nor is a hole of a few bytes worth a chunk of its own.
+    let mut raw = Raw::ready(server.address, Framing::Structured).await;
+    raw.send_flagged(CommandFlags::DF, Command::Read, 3, 2 * mib, 2 * mib).await;
+    let (only, data) = raw.chunk().await;
+    assert_eq!((only.kind, only.flags), (ChunkType::OffsetData, ReplyFlags::DONE));
+    assert!(&data[8..] == part(2 * mib, 2 * mib));
+    raw.read(4, mib - 512, mib).await;
+    let (only, data) = raw.chunk().await;
+    assert_eq!((only.kind, only.flags), (ChunkType::OffsetData, ReplyFlags::DONE));
+    assert!(&data[8..] == part(mib - 512, mib));
+    assert_eq!(device.reads.load(Ordering::Relaxed), 2);
     server.stop().await;
 }
 
