@@ -56,10 +56,11 @@ impl Machine {
 
     pub fn markdown(&self) -> String {
         let versions: Vec<String> =
-            self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            self.versions.iter().map(|(name, version)| format!(" {name} {version}")).collect();
+        let end = if versions.is_empty() { "" } else { "." };
         format!(
             "Made on {}, commit {}: {}, {} cores, {} MiB of memory; {}; images and repositories \
-             on {}. {}.\n",
+             on {}.{}{end}\n",
             self.date,
             self.commit,
             self.processor,
@@ -67,7 +68,7 @@ impl Machine {
             self.memory_mib,
             self.system,
             self.file_system,
-            versions.join(", ")
+            versions.join(",")
         )
     }
 
