@@ -26,9 +26,12 @@ use sluice_destination::{
 async fn google_keeps_the_contract() {
     let Some(lab) = Lab::find() else { return };
     let part = AtomicUsize::new(0);
+    // The emulator closes the connection after it has refused a range, sometimes only when the next
+    // request is on its way: such a request is repeated, as it is for everybody but tests.
     conformance::run(|| async {
         let part = part.fetch_add(1, Ordering::Relaxed);
-        lab.open(&lab.url(&format!("part-{part}")))
+        let store = Retry::new(lab.open(&lab.url(&format!("part-{part}"))), QUICK);
+        Arc::new(store) as Arc<dyn Destination>
     })
     .await;
     lab.clean_up().await;
