@@ -7,7 +7,7 @@ const STREAMS: usize = 8;
 /// First window in bytes.
 const SMALLEST: u64 = 1 << 20;
 /// Largest window in bytes.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: u64 = 8 << 20;
 /// How far a request may lie from where its stream stands: parallel readers arrive out of order.
 const SLACK: u64 = 4 << 20;
 

@@ -19,7 +19,7 @@ use crate::format::descriptor::Descriptor;
 use crate::format::header::{Header, Kind};
 use crate::format::id::{RepositoryId, descriptor_key};
 use crate::format::keyslot::{KdfCost, KeySlot, RecoveryKey};
-use crate::format::{FormatError, record};
+use crate::format::{FormatError, MAX_BLOCK, record};
 use crate::keys::{self, Opened};
 use crate::lock::LockRule;
 use crate::met::Met;
@@ -30,6 +30,8 @@ const STORE: &str = "store";
 
 /// Another destination than the one with the data decides.
 const EXTERNAL: &str = "external";
+/// Bytes of memory kept for chunks that are decoded next: as much as is read ahead at once.
+const SPARE: usize = 8 << 20;
 
 /// How to unlock a repository.
 #[derive(Clone)]
@@ -113,6 +115,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) caches: Caches,
     pub(crate) pool: Pool,
+    /// Memory of chunks on their way into the cache and out of it.
+    pub(crate) buffers: Arc<sluice_block::Pool>,
     pub(crate) flights: Flights,
     /// Damage that readers met.
     pub(crate) met: Met,
@@ -279,6 +283,7 @@ impl Repository {
             settings,
             caches,
             pool,
+            buffers: Arc::new(sluice_block::Pool::new(MAX_BLOCK as usize, SPARE)),
             flights,
             met: Met::default(),
         };
