@@ -73,7 +73,7 @@ impl OverlayDisk {
         work: impl FnOnce(&View, &Overlay) -> std::io::Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
         let (overlay, view, index) = (self.overlay.clone(), Arc::clone(view), self.index);
-        let done = blocking(move || {
+        let done = self.overlay.lanes[self.index].run(move || {
             // Held until the bytes are where they belong: a freeze waits for it.
             let _writing = overlay.writing.read();
             if !Arc::ptr_eq(&overlay.views.read()[index], &view) {

@@ -38,6 +38,7 @@ mod error;
 mod folder;
 mod freeze;
 mod hydrate;
+mod lane;
 mod layer;
 pub mod log;
 mod map;

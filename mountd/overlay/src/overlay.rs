@@ -13,6 +13,7 @@ use crate::disk::OverlayDisk;
 use crate::error::{OverlayError, Result, io_error};
 use crate::folder::Folder;
 use crate::hydrate::{Hydration, hydration};
+use crate::lane::Lane;
 use crate::layer::{Layer, sync_folder};
 use crate::map::{CHUNK, Entry, State};
 use crate::note::Boot;
@@ -74,6 +75,8 @@ pub struct Overlay {
     /// The disks as they are now. Held for an instant only: whoever reads looks here, on threads
     /// that must not block.
     pub(crate) views: RwLock<Vec<Arc<View>>>,
+    /// Where each disk's data is written.
+    pub(crate) lanes: Box<[Arc<Lane>]>,
     pub(crate) space: Space,
     pub(crate) frozen: AtomicBool,
     /// Held by whoever puts something into the copies of the bases.
@@ -138,6 +141,7 @@ impl Overlay {
         });
         Ok(Arc::new(Self {
             writing: RwLock::new(()),
+            lanes: description.disks.iter().map(|_| Arc::default()).collect(),
             views: RwLock::new(views.collect()),
             space: Space::new(used, most),
             folder,
