@@ -14,6 +14,8 @@ use crate::view::{View, blocking};
 
 /// Bytes of zeroes in one step of making a range zero: how long a freeze may have to wait.
 const ZERO_STEP: u64 = 1 << 30;
+/// Writes from this size on go side by side: measured, they are slower one after the other.
+const LARGE: u64 = 64 << 10;
 
 /// A disk that can be written, whatever lies under it.
 #[derive(Debug, Clone)]
@@ -65,23 +67,28 @@ impl OverlayDisk {
         Arc::clone(&self.overlay.views.read()[self.index])
     }
 
-    /// Does something to the top layer that `view` shows, unless another one has come on top.
-    /// Returns what was done, or nothing when it must be tried again.
+    /// Does something to `length` bytes of the top layer that `view` shows, unless another one has
+    /// come on top. Returns what was done, or nothing when it must be tried again.
     async fn change<T: Send + 'static>(
         &self,
         view: &Arc<View>,
+        length: u64,
         work: impl FnOnce(&View, &Overlay) -> std::io::Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
         let (overlay, view, index) = (self.overlay.clone(), Arc::clone(view), self.index);
-        let done = self.overlay.lanes[self.index].run(move || {
+        let work = move || {
             // Held until the bytes are where they belong: a freeze waits for it.
             let _writing = overlay.writing.read();
             if !Arc::ptr_eq(&overlay.views.read()[index], &view) {
                 return Ok(None);
             }
             work(&view, &overlay).map(Some)
-        });
-        done.await?.map_err(|error| cannot_write(&self.overlay, error))
+        };
+        let done = match length {
+            ..LARGE => self.overlay.lanes[index].run(work).await,
+            LARGE.. => blocking(work).await,
+        };
+        done?.map_err(|error| cannot_write(&self.overlay, error))
     }
 
     /// Bounds what is noted since the last flush.
@@ -111,7 +118,7 @@ impl OverlayDisk {
                 below.push(if known { None } else { Some(view.below(cell).await?) });
             }
             let (data, pieces) = (data.clone(), pieces.clone());
-            let written = self.change(&view, move |view, overlay| {
+            let written = self.change(&view, length as u64, move |view, overlay| {
                 let data = (*data).as_ref();
                 for (piece, below) in pieces.iter().zip(below) {
                     let from = offset + piece.at as u64;
@@ -175,7 +182,7 @@ impl BlockWrite for OverlayDisk {
                 let cells = from / CELL..(from + piece.length as u64).div_ceil(CELL);
                 loop {
                     let (cells, view) = (cells.clone(), self.view());
-                    let done = self.change(&view, move |view, overlay| {
+                    let done = self.change(&view, step as u64, move |view, overlay| {
                         view.top().zero_cells(cells, &overlay.space)
                     });
                     if done.await?.is_some() {

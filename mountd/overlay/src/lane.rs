@@ -1,4 +1,4 @@
-//! The one thread at a time that writes to a disk's data.
+//! The one thread at a time that does the short writes to a disk's data.
 //!
 //! File systems let one writer at a time into a file anyway (an exclusive lock of the inode for
 //! buffered writes), and those who wait for it spin. So writes wait here instead, in order, and
@@ -148,7 +148,7 @@ mod tests {
         };
         let (one, other) = (runtime(), runtime());
         // The only thread has something else to do, so the lane's work does not begin.
-        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
         drop(one.spawn_blocking(move || held.recv()));
         let waiting = one.spawn({
             let lane = lane.clone();
