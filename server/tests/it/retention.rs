@@ -1,5 +1,6 @@
 //! What is kept after backups by policy.
 
+use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::{Client, Finished, Lease, Outcome, Report, Reported, TaskSpec};
 
@@ -39,6 +40,16 @@ impl Place {
         let rules: Vec<Value> = keep.iter().enumerate().map(rule).collect();
         let spec = json!({"assign": {"tags": tags}, "rules": rules});
         make(&self.admin, "policies", json!({"name": name, "spec": spec})).await
+    }
+
+    /// Pauses the instance.
+    pub async fn pause(&self) {
+        let source = json!({"kind": "device", "path": "/dev/x"});
+        let spec = json!({"source": source, "tags": ["gold"], "paused": true});
+        let path = format!("/api/v1/instances/{}", self.instance);
+        let change = json!({"name": "web", "spec": spec});
+        let tag = [("if-match", "\"1\"")];
+        self.admin.send(Method::PUT, &path, Some(&change), &tag).await.unwrap();
     }
 
     /// A policy that makes a backup every second.

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use serde_json::{Value, json};
 use sluice_node_api::Client;
 
@@ -95,12 +94,7 @@ async fn copies_and_restore_tests_that_are_not_made_are_missed() {
         let one = missed(&place.admin, schedule, "still-active").await;
         assert_eq!(one["instance"], place.instance.as_str(), "{one}");
     }
-    let source = json!({"kind": "device", "path": "/dev/x"});
-    let spec = json!({"source": source, "tags": ["gold"], "paused": true});
-    let path = format!("/api/v1/instances/{}", place.instance);
-    let change = json!({"name": "web", "spec": spec});
-    let tag = [("if-match", "\"1\"")];
-    place.admin.send(Method::PUT, &path, Some(&change), &tag).await.unwrap();
+    place.pause().await;
     for schedule in ["away/often", "boots/often"] {
         missed(&place.admin, schedule, "paused").await;
     }
@@ -109,12 +103,7 @@ async fn copies_and_restore_tests_that_are_not_made_are_missed() {
 #[tokio::test]
 async fn an_instance_that_is_paused_is_not_backed_up_and_this_is_told() {
     let place = Place::new().await;
-    let source = json!({"kind": "device", "path": "/dev/x"});
-    let spec = json!({"source": source, "tags": ["gold"], "paused": true});
-    let path = format!("/api/v1/instances/{}", place.instance);
-    let change = json!({"name": "web", "spec": spec});
-    let tag = [("if-match", "\"1\"")];
-    place.admin.send(Method::PUT, &path, Some(&change), &tag).await.unwrap();
+    place.pause().await;
     place.often(json!({})).await;
     let missed = loop {
         let report: Value = place.admin.get("/api/v1/reports/missed").await.unwrap();
