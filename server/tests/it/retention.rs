@@ -102,7 +102,7 @@ async fn what_any_rule_of_any_policy_keeps_is_kept() {
     place.policy("others", &["silver"], &place.destination, &[json!({"last": 80})]).await;
     let by_hand = place.policy("hand", &[], &place.destination, &[json!({"hourly": 12})]).await;
     let path = format!("/api/v1/policies/{by_hand}/instances/{}", place.instance);
-    place.admin.send(http::Method::PUT, &path, None, &[]).await.unwrap();
+    place.admin.send(Method::PUT, &path, None, &[]).await.unwrap();
     place.often(json!({"last": 2, "daily": 7})).await;
     let keep = place.backups(9).await.expect("there is something to prune");
     let all = json!({"last": 2, "hourly": 12, "daily": 31, "weekly": 5, "yearly": 3});
