@@ -235,6 +235,7 @@ fn connections(process: u32, socket: &Path) -> io::Result<HashSet<String>> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::Read as _;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Command, Stdio};
@@ -254,13 +255,15 @@ mod tests {
         // What a process finds that has this open.
         let found = |open: OwnedFd| {
             let id = FileId::of(&File::from(open.try_clone().unwrap()).metadata().unwrap());
-            let mut child = Command::new("sleep")
-                .arg("600")
+            // It speaks once nothing of its beginning is open any more, as libraries are.
+            let mut child = Command::new("sh")
+                .args(["-c", "echo here >&2; kill -STOP $$"])
                 .stdin(open)
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
+            child.stderr.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
             let look = |known| check(child.id(), &image, &at("socket"), known).unwrap();
             let found = look(&from_outside);
             let had = from_outside.iter().cloned().chain([("0".to_owned(), id)]).collect();
