@@ -2,7 +2,7 @@
 //!
 //! The directory came with the manifest, so opening costs nothing more. A read looks up the
 //! level-1 page, the leaf, and the chunks, each cached and each verified. A reader that goes
-//! through the image in order is read ahead of, with a window that grows from 1 to 16 MiB.
+//! through the image in order is read ahead of, with a window that grows from 1 to 8 MiB.
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use crate::view::{View, blocking};
 
 /// Bytes of zeroes in one step of making a range zero: how long a freeze may have to wait.
 const ZERO_STEP: u64 = 1 << 30;
-/// Writes from this size on go side by side: measured, they are slower one after the other.
+/// Bytes from which on writes go side by side: measured, such are slower one after the other.
 const LARGE: u64 = 64 << 10;
 
 /// A disk that can be written, whatever lies under it.
@@ -182,7 +182,7 @@ impl BlockWrite for OverlayDisk {
                 let cells = from / CELL..(from + piece.length as u64).div_ceil(CELL);
                 loop {
                     let (cells, view) = (cells.clone(), self.view());
-                    let done = self.change(&view, step as u64, move |view, overlay| {
+                    let done = self.change(&view, piece.length as u64, move |view, overlay| {
                         view.top().zero_cells(cells, &overlay.space)
                     });
                     if done.await?.is_some() {

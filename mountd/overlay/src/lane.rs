@@ -2,7 +2,8 @@
 //!
 //! File systems let one writer at a time into a file anyway (an exclusive lock of the inode for
 //! buffered writes), and those who wait for it spin. So writes wait here instead, in order, and
-//! whoever brings one while another is being written wakes nobody.
+//! whoever brings one while another is being written wakes nobody. Long writes do not come here:
+//! see `LARGE` in `disk.rs`.
 //!
 //! # Invariants
 //!
